@@ -1,0 +1,48 @@
+"""
+The ``<npy@>`` column type for DataJoint: plain ``.npy`` files, lazy references, nothing lost.
+
+Importing this package puts its codec in place of DataJoint's own for every ``<npy@>`` column
+of every table, declared before or after.
+"""
+
+from dj_npy import _corrections, embedded
+from dj_npy._codec import NpyCodec
+from dj_npy._errors import (
+    ArrayCorruptError,
+    ArrayInvalidError,
+    ArrayMissingError,
+    NpyError,
+    StoreError,
+)
+from dj_npy._ref import NpyRef
+from dj_npy._settings import settings
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArrayCorruptError",
+    "ArrayInvalidError",
+    "ArrayMissingError",
+    "NpyCodec",
+    "NpyError",
+    "NpyRef",
+    "StoreError",
+    "__version__",
+    "embedded",
+    "settings",
+]
+
+_corrections.apply()
+
+# Users read these names in tracebacks and reprs; where they are defined is our affair.
+for _public in (
+    ArrayCorruptError,
+    ArrayInvalidError,
+    ArrayMissingError,
+    NpyCodec,
+    NpyError,
+    NpyRef,
+    StoreError,
+):
+    _public.__module__ = __name__
+del _public

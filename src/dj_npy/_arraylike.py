@@ -1,0 +1,255 @@
+"""What behaves as an array in NumPy's hands although its data are elsewhere."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from dj_npy._fileformat import AnyArray
+
+as_scalar: ContextVar[bool] = ContextVar("as_scalar", default=False)
+"""While true, NumPy is handed an array-like as one Python object, not as its data."""
+
+
+def _method(name: str) -> Callable[..., Any]:
+    def method(self: "ArrayLike", *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._array(), name)(*args, **kwargs)
+
+    method.__name__ = name
+    method.__doc__ = f"Load the data and call :meth:`numpy.ndarray.{name}`."
+    return method
+
+
+class ArrayLike(NDArrayOperatorsMixin):
+    """
+    Operators, ufuncs, methods and conversions of an array, on data that come when needed.
+
+    A subclass says `shape` and `dtype`, which cost nothing, and `_array()`, which may. All
+    of `ndarray` is here that changes nothing; what changes the array in place is refused, as
+    the change would reach a copy in memory and no file.
+    """
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype[Any]:
+        """Type of an element."""
+
+    @abstractmethod
+    def _array(self) -> AnyArray: ...
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self.size * self.itemsize
+
+    # Properties as in NumPy, but lazy: `hasattr` evaluates a property and must not load.
+    @property
+    def T(self) -> "View":  # noqa: N802
+        """The array with its axes reversed, still unloaded."""
+        return View(self, np.transpose, self.shape[::-1], self.dtype)
+
+    @property
+    def real(self) -> "View":
+        """The real part, still unloaded."""
+        return View(self, np.real, self.shape, np.empty(0, self.dtype).real.dtype)
+
+    @property
+    def imag(self) -> "View":
+        """The imaginary part, still unloaded."""
+        return View(self, np.imag, self.shape, np.empty(0, self.dtype).imag.dtype)
+
+    @property
+    def flat(self) -> "View":
+        """All elements along one axis, the last varying fastest, still unloaded."""
+        return View(self, np.ravel, (self.size,), self.dtype)
+
+    all = _method("all")
+    any = _method("any")
+    argmax = _method("argmax")
+    argmin = _method("argmin")
+    argpartition = _method("argpartition")
+    argsort = _method("argsort")
+    astype = _method("astype")
+    choose = _method("choose")
+    clip = _method("clip")
+    compress = _method("compress")
+    conj = _method("conj")
+    conjugate = _method("conjugate")
+    copy = _method("copy")
+    cumprod = _method("cumprod")
+    cumsum = _method("cumsum")
+    diagonal = _method("diagonal")
+    dot = _method("dot")
+    flatten = _method("flatten")
+    item = _method("item")
+    max = _method("max")
+    mean = _method("mean")
+    min = _method("min")
+    nonzero = _method("nonzero")
+    prod = _method("prod")
+    ravel = _method("ravel")
+    repeat = _method("repeat")
+    reshape = _method("reshape")
+    round = _method("round")
+    searchsorted = _method("searchsorted")
+    squeeze = _method("squeeze")
+    std = _method("std")
+    sum = _method("sum")
+    swapaxes = _method("swapaxes")
+    take = _method("take")
+    tobytes = _method("tobytes")
+    tofile = _method("tofile")
+    tolist = _method("tolist")
+    trace = _method("trace")
+    transpose = _method("transpose")
+    var = _method("var")
+    view = _method("view")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> AnyArray:
+        """Hand the data to NumPy (the array protocol of NumPy 1 and 2)."""
+        if as_scalar.get():
+            scalar = np.empty((), object)
+            scalar[()] = self
+            return scalar
+        array = self._array()
+        if copy:
+            return np.array(array, dtype=dtype)
+        if dtype is None or array.dtype == dtype:
+            return array
+        if copy is False:
+            raise ValueError(f"cannot convert {array.dtype} to {np.dtype(dtype)} without a copy")
+        return array.astype(dtype)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        outputs = kwargs.get("out", ())
+        if any(isinstance(x, ArrayLike) for x in outputs) or (
+            method == "at" and isinstance(inputs[0], ArrayLike)
+        ):
+            raise TypeError(
+                f"numpy.{ufunc.__name__} cannot change an {type(self).__name__} in place: "
+                f"compute a new array (`x = ref + 1`), or change the file itself through "
+                f"ref.load(mmap_mode='r+')"
+            )
+        if "where" in kwargs:
+            kwargs["where"] = _materialized(kwargs["where"])
+        return getattr(ufunc, method)(*map(_materialized, inputs), **kwargs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._array()[_materialized(index)]
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of unsized object")  # as NumPy says it
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.shape:
+            raise TypeError("iteration over a 0-d array")
+        return self._rows()
+
+    def _rows(self) -> Iterator[Any]:  # a generator, so that iter() alone loads nothing
+        yield from self._array()
+
+    def __contains__(self, value: Any) -> bool:
+        return value in self._array()
+
+    def __float__(self) -> float:
+        return float(self._one())
+
+    def __int__(self) -> int:
+        return int(self._one())
+
+    def __complex__(self) -> complex:
+        return complex(self._one())
+
+    def __index__(self) -> int:
+        if self.shape:
+            raise TypeError("only integer scalar arrays can be converted to a scalar index")
+        return self._one().__index__()
+
+    def __bool__(self) -> bool:
+        return bool(self._one())
+
+    def _one(self) -> Any:
+        """The data if they are one element; else a stand-in of which NumPy says what is wrong."""
+        return self._array() if self.size == 1 else np.zeros(min(self.size, 2), self.dtype)
+
+    # The mixin defines __eq__ elementwise, which would take the hash away.
+    __hash__ = object.__hash__
+
+
+class View(ArrayLike):
+    """
+    What an attribute of an unloaded array (``ref.T``) is: the array seen another way.
+
+    Parameters
+    ----------
+    source : ArrayLike
+        Where the data are.
+    function : callable
+        Turns the source's data into the view's.
+    shape, dtype
+        What will come of that.
+    """
+
+    __slots__ = ("_dtype", "_function", "_shape", "_source")
+
+    def __init__(
+        self,
+        source: ArrayLike,
+        function: Callable[[AnyArray], AnyArray],
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+    ) -> None:
+        self._source, self._function, self._shape, self._dtype = source, function, shape, dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        return self._shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of an element."""
+        return self._dtype
+
+    def _array(self) -> AnyArray:
+        return self._function(self._source._array())
+
+    def __repr__(self) -> str:
+        return f"{self._function.__name__}({self._source!r})"
+
+
+def _materialized(value: Any) -> Any:
+    """Return the data of an array-like, also one within an index."""
+    if isinstance(value, ArrayLike):
+        return value._array()
+    if isinstance(value, tuple):
+        return tuple(map(_materialized, value))
+    return value

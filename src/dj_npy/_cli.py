@@ -1,0 +1,117 @@
+"""The command ``dj-npy``."""
+
+import argparse
+import ast
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datajoint as dj
+
+from dj_npy import NpyError, __version__, embedded
+
+QUICK_START = '''\
+import datajoint as dj
+import numpy as np
+
+schema = dj.Schema("quickstart")
+
+@schema
+class Recording(dj.Manual):
+    definition = """
+    recording_id : int
+    ---
+    waveform : <npy@>
+    """
+
+Recording.insert1({
+    'recording_id': 1,
+    'waveform': np.random.randn(1000, 32),
+})
+
+ref = (Recording & 'recording_id=1').fetch1('waveform')
+ref
+ref.shape
+ref.dtype
+ref.path
+mean = np.mean(ref, axis=0)
+mean.shape
+arr = ref.load()
+arr.shape
+ref
+'''
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="dj-npy", description="NumPy arrays beside a DataJoint database, as .npy files."
+    )
+    parser.add_argument("--version", action="version", version=f"dj-npy {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    quickstart_parser = commands.add_parser(
+        "quickstart",
+        help="start a database of your own and run a first example on it",
+        description="Start PostgreSQL and a file store in FOLDER, declare a table, insert an "
+        "array, fetch it back, show each step. All of it stays for you to look at.",
+        epilog="example: dj-npy quickstart ~/dj-npy-quickstart",
+    )
+    quickstart_parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path("dj-npy-quickstart"),
+        metavar="FOLDER",
+        help="default: %(default)s",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        quickstart(options.folder)
+    except NpyError as error:
+        print(f"dj-npy: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def quickstart(folder: Path) -> None:
+    """
+    Run the quick start in an embedded database and print each line with its result.
+
+    Parameters
+    ----------
+    folder : Path
+        Where database and store are made, or found from an earlier run.
+
+    Raises
+    ------
+    StoreError
+        If the database cannot be started there.
+    """
+    dj.logger.setLevel("ERROR")  # it has notices about the database's address and types
+    place = embedded.start(folder)
+    print(f"PostgreSQL runs in {place.database}, the store is {place.store}\n")
+    names: dict[str, Any] = {"__name__": "quickstart"}
+    for statement in ast.parse(QUICK_START).body:
+        first = min(
+            [statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", []))]
+        )
+        lines = QUICK_START.splitlines()[first - 1 : statement.end_lineno]
+        if "insert1" in lines[0] and names["Recording"]():
+            print("# the row is there from an earlier run: not inserted again")
+            continue
+        print(">>> " + "\n... ".join(lines))
+        if isinstance(statement, ast.Expr):
+            result = eval(compile(ast.Expression(statement.value), "<quickstart>", "eval"), names)
+            if result is not None:
+                print(result if isinstance(result, dj.Table) else repr(result))
+        else:
+            exec(compile(ast.Module([statement], []), "<quickstart>", "exec"), names)
+    print(
+        f"\nThe array is an ordinary .npy file:\n  {place.store / names['ref'].path}\n"
+        f"\nTo go on from Python:\n"
+        f"  import datajoint as dj, dj_npy\n"
+        f"  dj_npy.embedded.start({str(folder.absolute())!r})\n"
+        f"  Recording = dj.FreeTable(dj.conn(), 'quickstart.recording')\n"
+        f"  Recording.to_dicts()"
+    )

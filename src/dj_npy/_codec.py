@@ -1,0 +1,190 @@
+"""The ``<npy@>`` column type: from a row's value to a file and a JSON, and back."""
+
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from itertools import chain, repeat
+from typing import Any
+
+import datajoint as dj
+import numpy as np
+import xxhash
+from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
+from datajoint.codecs import is_codec_registered, unregister_codec
+
+from dj_npy import _fileformat as fileformat
+from dj_npy._addressing import array_path, with_token
+from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
+from dj_npy._ref import CHECKSUM, NpyRef
+from dj_npy._stores import Store, open_store, schema_addressing
+
+# Subclasses whose whole content is the data.
+_PLAIN = (np.ndarray, np.memmap, np.matrix, np.recarray)
+
+row_key: ContextVar[dict[str, Any] | None] = ContextVar("row_key", default=None)
+"""Primary key of the row being written, where DataJoint does not pass it (`update1`)."""
+written: ContextVar[list[tuple[Store, str]] | None] = ContextVar("written", default=None)
+"""While a list: where files that the current insert has created are noted."""
+
+# A reload of this module, too, finds the name taken.
+if is_codec_registered("npy"):
+    unregister_codec("npy")
+
+
+class NpyCodec(dj.SchemaCodec):  # type: ignore[misc]  # datajoint is untyped
+    """
+    Store arrays as ``.npy`` files at paths that mirror the database; fetch references.
+
+    In a table definition: ``waveform : <npy@>`` in the default store, ``<npy@archive>`` in
+    the one called ``archive``. The column itself holds a JSON of ``path``, ``store``,
+    ``dtype``, ``shape``, ``offset``, ``checksum``, and ``fortran_order`` where true.
+    """
+
+    name = "npy"
+
+    def validate(self, value: Any) -> None:
+        """
+        Check that a value would come back from a ``.npy`` file as it is.
+
+        Parameters
+        ----------
+        value : ndarray or NpyRef
+            An array of any shape, memory order and byte order, or a reference to one that
+            is stored already.
+
+        Raises
+        ------
+        ArrayInvalidError
+            For anything else, for Python objects as elements, and for arrays that carry more
+            than their data (masks, units) or whose dtype the file would change.
+        """
+        if isinstance(value, NpyRef):
+            return
+        if not isinstance(value, np.ndarray):
+            raise ArrayInvalidError(f"<npy> requires numpy.ndarray, got {type(value).__name__}")
+        if isinstance(value, np.ma.MaskedArray):
+            raise ArrayInvalidError(
+                "<npy> does not support masked arrays, the mask would be lost: store "
+                "array.filled(value), or data and mask in two attributes"
+            )
+        if type(value) not in _PLAIN and _carries_more(value):
+            raise ArrayInvalidError(
+                f"<npy> requires a plain numpy.ndarray: {type(value).__name__} carries more "
+                f"than its data, which would be lost. Store numpy.asarray(value) if it may be"
+            )
+        fileformat.check_dtype(value.dtype)
+
+    def encode(
+        self,
+        value: Any,
+        *,
+        key: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None,
+        store_name: str | None = None,
+    ) -> dict[str, Any]:
+        """
+        Write an array to its store and describe it.
+
+        Nothing that exists is overwritten: where the plain name is taken, the file gets one
+        with a random token, and the description says so.
+
+        Parameters
+        ----------
+        value : ndarray or NpyRef
+            What :meth:`validate` accepts. Of an `NpyRef` the file's bytes are copied.
+        key : dict
+            Primary key of the row, in primary-key order.
+        context : dict
+            ``schema``, ``table``, ``field`` and the connection's ``config``.
+        store_name : str, optional
+            None and ``""`` are the default store.
+
+        Returns
+        -------
+        dict
+            The JSON for the database.
+
+        Raises
+        ------
+        ArrayInvalidError, StoreError
+            If the value or the store refuses. No file is left.
+        """
+        self.validate(value)
+        schema, table, attribute, primary_key = self._extract_context(key, context)
+        config = self._codec_config(key, context) or dj.config
+        store = open_store(config, store_name)
+        plain = array_path(
+            schema,
+            table,
+            {**(row_key.get() or {}), **primary_key},
+            attribute,
+            **schema_addressing(config, store)._asdict(),
+        )
+        names = chain([plain], map(with_token, repeat(plain)))
+        hasher = xxhash.xxh3_128()
+        if isinstance(value, NpyRef):
+            source = value._open()
+            header = value._header(source)
+            pieces: Iterable[memoryview] = source.pieces(value.path)
+        else:
+            contents = fileformat.NpyBytes(value)
+            header, pieces = contents.header, contents
+        path = store.create(names, _hashed(pieces, hasher))
+        checksum = CHECKSUM + hasher.hexdigest()
+        if isinstance(value, NpyRef) and value._meta.get("checksum", checksum) != checksum:
+            store.remove(path)
+            raise ArrayCorruptError(
+                f"{source.where(value.path)} has changed since it was inserted: expected "
+                f"{value._meta['checksum']}, found {checksum}. It was not copied"
+            )
+        if (created := written.get()) is not None:
+            created.append((store, path))
+        description = {
+            "path": path,
+            "store": store.name,
+            "dtype": fileformat.dtype_to_json(header.dtype),
+            "shape": list(header.shape),
+            "offset": header.offset,
+            "checksum": checksum,
+        }
+        return {**description, "fortran_order": True} if header.fortran_order else description
+
+    def decode(
+        self,
+        stored: dict[str, Any],
+        *,
+        key: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None,
+    ) -> NpyRef:
+        """
+        Return a reference to the array that a row describes. No I/O.
+
+        Parameters
+        ----------
+        stored : dict
+            The JSON from the database.
+        key : dict, optional
+            Not used.
+        context : dict, optional
+            The connection's ``config``.
+        """
+        return NpyRef(stored, context["config"] if context else dj.config)
+
+
+# A heading loaded before this module holds an instance of the built-in codec and validates
+# with that, then looks the codec up by name and encodes with ours.
+BuiltinNpyCodec.validate = NpyCodec.validate
+
+
+def _carries_more(value: Any) -> bool:
+    """Whether a subclass of `ndarray` has attributes of its own."""
+    return bool(getattr(value, "__dict__", None)) or any(
+        cls.__dict__.get("__slots__")
+        for cls in type(value).__mro__
+        if cls not in _PLAIN and cls is not object
+    )
+
+
+def _hashed(pieces: Iterable[memoryview], hasher: "xxhash.xxh3_128") -> Iterator[memoryview]:
+    for piece in pieces:
+        hasher.update(piece)
+        yield piece

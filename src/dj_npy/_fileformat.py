@@ -1,0 +1,280 @@
+"""
+The ``.npy`` file: its header, and where in it the bytes of an array lie. Pure: no I/O.
+
+Source of every rule here: the NumPy format specification, versions 1.0, 2.0 and 3.0
+(https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html).
+"""
+
+import ast
+import math
+import warnings
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
+
+AnyArray = npt.NDArray[Any]
+Json = str | list[Any]
+
+MAGIC = b"\x93NUMPY"
+ALIGNMENT = 64
+"""Data begin at a multiple of this many bytes."""
+MAX_HEADER = 256 << 10
+"""Longest header read, in bytes: a structured dtype of some 5,000 fields, parsed in under 1 s."""
+FIRST_READ = 512
+"""Bytes to read of a file whose header is unknown; holds every header but a structured one's."""
+PIECE = 1 << 20
+"""Bytes per piece when writing: what was just hashed is still in the cache when it is written."""
+
+_LENGTH_SIZE = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
+_ENCODING = {(1, 0): "latin1", (2, 0): "latin1", (3, 0): "utf8"}
+# np.save leaves room for the first axis to grow to this many digits without a longer header.
+_GROWTH_DIGITS = 21
+
+
+class Header(NamedTuple):
+    """What a ``.npy`` header says, and how long it is."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    fortran_order: bool
+    offset: int
+    """Bytes before the data."""
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the whole file."""
+        return self.offset + math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def order(self) -> Any:  # numpy spells its literal types differently in each function
+        """Memory order: ``"F"`` or ``"C"``."""
+        return "F" if self.fortran_order else "C"
+
+    def __str__(self) -> str:
+        return f"shape {self.shape}, dtype {self.dtype}"
+
+
+def header_of(array: AnyArray) -> Header:
+    """Header under which `array` is stored: Fortran order only if it is not also in C order."""
+    fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+    return Header(
+        array.dtype, array.shape, fortran, len(header_bytes(array.dtype, array.shape, fortran))
+    )
+
+
+@lru_cache(maxsize=1024)
+def header_bytes(dtype: np.dtype[Any], shape: tuple[int, ...], fortran_order: bool) -> bytes:
+    """Return the header that ``np.save`` writes, byte for byte, padding included."""
+    text = (
+        f"{{'descr': {np.lib.format.dtype_to_descr(dtype)!r}, "
+        f"'fortran_order': {fortran_order}, 'shape': {shape!r}, }}"
+    )
+    if shape:
+        text += " " * (_GROWTH_DIGITS - len(repr(shape[-1 if fortran_order else 0])))
+    for version, length_size in _LENGTH_SIZE.items():
+        try:
+            body = text.encode(_ENCODING[version])
+        except UnicodeEncodeError:
+            continue  # a field name outside latin1 needs version 3.0
+        before = len(MAGIC) + 2 + length_size
+        # NumPy pads by a whole 64 bytes where none would be needed.
+        body += b" " * (ALIGNMENT - (before + len(body) + 1) % ALIGNMENT) + b"\n"
+        if len(body) < 1 << 8 * length_size:
+            return MAGIC + bytes(version) + len(body).to_bytes(length_size, "little") + body
+    raise ArrayInvalidError("<npy> cannot store this dtype: its header would exceed 4 GiB")
+
+
+def header_length(prefix: bytes, where: str) -> int:
+    """Bytes before the data, from the first 12 bytes of a file."""
+    version = (prefix[6], prefix[7]) if len(prefix) > 7 else None
+    if version not in _LENGTH_SIZE or not prefix.startswith(MAGIC):
+        raise ArrayCorruptError(
+            f"{where} is not a .npy file: expected it to begin with {MAGIC!r} and a version "
+            f"1.0, 2.0 or 3.0, found {bytes(prefix[:8])!r}"
+        )
+    before = 8 + _LENGTH_SIZE[version]
+    length = before + int.from_bytes(prefix[8:before], "little")
+    if length > MAX_HEADER:
+        raise ArrayCorruptError(
+            f"{where} has a header of {length} bytes, more than the {MAX_HEADER} that are read"
+        )
+    return length
+
+
+def parse_header(prefix: bytes, file_size: int, where: str) -> Header:
+    """
+    Read a header strictly: three keys, plain literals, sizes that agree with the file's.
+
+    Parameters
+    ----------
+    prefix : bytes
+        The file's beginning, at least :func:`header_length` bytes of it.
+    file_size : int
+        Bytes of the whole file.
+    where : str
+        What an error is to call the file.
+
+    Raises
+    ------
+    ArrayCorruptError
+        If the header is not one of an array without Python objects, or the file is not as
+        long as it says.
+    """
+    offset = header_length(prefix, where)
+    version = (prefix[6], prefix[7])
+    try:
+        if len(prefix) < offset:
+            raise ValueError(f"the file ends inside it, at {len(prefix)} of {offset} bytes")
+        text = prefix[8 + _LENGTH_SIZE[version] : offset].decode(_ENCODING[version])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a hostile header's invalid escapes
+            fields = ast.literal_eval(text.strip())
+        if type(fields) is not dict or fields.keys() != {"descr", "fortran_order", "shape"}:
+            raise ValueError("expected the keys descr, fortran_order and shape")
+        fortran_order, shape = fields["fortran_order"], fields["shape"]
+        if type(fortran_order) is not bool:
+            raise ValueError(f"fortran_order is {fortran_order!r:.40}")
+        if type(shape) is not tuple or not all(type(n) is int and n >= 0 for n in shape):
+            raise ValueError(f"shape is {shape!r:.80}")
+        header = Header(_dtype(fields["descr"]), shape, fortran_order, offset)
+    # literal_eval raises all of these on hostile text, np.dtype most of them.
+    except (ValueError, TypeError, SyntaxError, KeyError, IndexError, MemoryError) as error:
+        raise ArrayCorruptError(f"{where} has a bad .npy header: {error}") from None
+    except (RecursionError, OverflowError, AttributeError):
+        raise ArrayCorruptError(f"{where} has a bad .npy header") from None
+    if header.file_size != file_size:
+        raise ArrayCorruptError(
+            f"{where} does not have the size its header says ({header}): "
+            f"expected {header.file_size} bytes, found {file_size}"
+        )
+    return header
+
+
+def dtype_to_json(dtype: np.dtype[Any]) -> Json:
+    """Write a dtype for a row: its name, or the ``.npy`` descr as nested lists if structured."""
+    return str(dtype) if dtype.names is None else _lists(np.lib.format.dtype_to_descr(dtype))
+
+
+def dtype_from_json(value: Any) -> np.dtype[Any]:
+    """
+    Read a dtype from a row, those of DataJoint's built-in codec included.
+
+    That codec writes ``str(dtype)``, which for a structured dtype is a Python literal.
+
+    Raises
+    ------
+    ValueError, TypeError, SyntaxError
+        If it is none, or has Python objects in it.
+    """
+    if isinstance(value, str):
+        text = value.removeprefix("(numpy.record, ")
+        if text.startswith(("[", "{")):
+            text = text.removesuffix(")") if text is not value else text
+            return np.dtype(ast.literal_eval(text))
+    return _dtype(_tuples(value))
+
+
+@lru_cache(maxsize=256)
+def check_dtype(dtype: np.dtype[Any]) -> None:
+    """
+    Refuse a dtype that a ``.npy`` file would not give back equal.
+
+    Raises
+    ------
+    ArrayInvalidError
+        For Python objects anywhere in it, and for what ``.npy`` would change silently, such
+        as `StringDType` and ml_dtypes' `bfloat16`.
+    """
+    if _has_objects(dtype):
+        raise ArrayInvalidError("<npy> does not support object dtype arrays")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy's notice that it would pickle
+            returned = np.lib.format.descr_to_dtype(np.lib.format.dtype_to_descr(dtype))
+    except ValueError as error:  # fields that overlap or are out of order
+        raise ArrayInvalidError(f"<npy> cannot store dtype {dtype}: {error}") from None
+    if returned != dtype:
+        raise ArrayInvalidError(
+            f"<npy> cannot store dtype {dtype}: a .npy file would return it as {returned}. "
+            f"Convert the array first, for example with .astype()"
+        )
+
+
+class NpyBytes:
+    """
+    The bytes of an array's ``.npy`` file, in pieces, as often as it is iterated.
+
+    A piece is valid until the next one is asked for. An array that is contiguous in either
+    order is handed out from its own memory; any other through one buffer of 1 MiB.
+
+    Parameters
+    ----------
+    array : ndarray
+        Any shape, order and byte order; its dtype passes :func:`check_dtype`.
+    """
+
+    def __init__(self, array: AnyArray) -> None:
+        self._array = array.view(np.ndarray)  # a matrix would not become one-dimensional
+        self.header = header_of(self._array)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        dtype, shape, fortran_order, _ = self.header
+        yield memoryview(header_bytes(dtype, shape, fortran_order))
+        array = self._array
+        if array.nbytes == 0:
+            return
+        if array.flags.forc:
+            whole = bytes_view(array)
+            for start in range(0, len(whole), PIECE):
+                yield whole[start : start + PIECE]
+        else:
+            for chunk in np.nditer(
+                array,
+                flags=["external_loop", "buffered"],
+                buffersize=max(PIECE // array.itemsize, 1),
+                order="C",
+            ):
+                yield bytes_view(np.ascontiguousarray(chunk))  # a chunk may be a strided view
+
+
+def bytes_view(array: AnyArray) -> memoryview:
+    """Return the memory of a contiguous array as bytes, in the order they lie there."""
+    if array.nbytes == 0:
+        return memoryview(b"")
+    flat = array.reshape(-1, order="C" if array.flags.c_contiguous else "F")
+    # A view as uint8: not every dtype (datetime64, for one) speaks the buffer protocol.
+    return memoryview(flat.view(np.uint8))
+
+
+def _dtype(descr: Any) -> np.dtype[Any]:
+    dtype = np.lib.format.descr_to_dtype(descr)
+    if dtype.hasobject:
+        raise ValueError("it has Python objects in it")
+    return dtype
+
+
+def _has_objects(dtype: np.dtype[Any]) -> bool:
+    """`dtype.hasobject` is true of StringDType too, which deserves the other message."""
+    if dtype.names is not None:
+        return any(_has_objects(dtype[name]) for name in dtype.names)
+    return dtype.base.kind == "O"
+
+
+def _lists(descr: Any) -> Any:
+    return [_lists(part) for part in descr] if isinstance(descr, (list, tuple)) else descr
+
+
+def _tuples(descr: Any) -> Any:
+    """Undo :func:`_lists`: a list of fields stays one, all that is within is tuples."""
+    if not isinstance(descr, list):
+        return descr
+    fields = []
+    for name, inner, *shape in descr:
+        name_ = tuple(name) if isinstance(name, list) else name
+        fields.append((name_, _tuples(inner), *(tuple(axes) for axes in shape)))
+    return fields

@@ -1,0 +1,277 @@
+"""What a fetch hands out: a reference to an array that is still in its store."""
+
+from typing import Any, cast
+
+import datajoint as dj
+import numpy as np
+import xxhash
+
+from dj_npy import _fileformat as fileformat
+from dj_npy._arraylike import ArrayLike
+from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
+from dj_npy._fileformat import AnyArray, Header
+from dj_npy._residency import Resident, residency
+from dj_npy._stores import Store, StoreConfig, describe, open_store
+
+CHECKSUM = "xxh3_128:"
+"""Begins a checksum in a row; 32 hex digits follow, as ``xxh128sum`` prints them."""
+_MAP_MODES = (None, "r", "r+", "c")
+
+
+class NpyRef(ArrayLike, Resident, dj.NpyRef):  # type: ignore[misc]  # datajoint is untyped
+    """
+    Lazy reference to an array in a ``.npy`` file.
+
+    What describes the array (`shape`, `dtype`, `path` ...) comes from the row and costs no
+    I/O. The data are loaded when they are first needed and then kept: while somebody uses
+    them, and beyond that as one of the most recently used, up to ``dj_npy.settings.memory``.
+
+    A reference can stand wherever NumPy takes an array: operators, ufuncs, functions, the
+    methods of `ndarray` that change nothing, indexing, iteration. It compares elementwise,
+    as an array does, and is hashed by identity. It pickles without data and without secrets:
+    the process that unpickles it needs the store's credentials in its own configuration.
+
+    Fetched from a table; not to be constructed.
+
+    Examples
+    --------
+    >>> ref = (Recording & "recording_id=1").fetch1("waveform")  # doctest: +SKIP
+    >>> ref  # doctest: +SKIP
+    NpyRef(shape=(1000, 32), dtype=float64, not loaded)
+    >>> ref.mean(axis=0).shape  # doctest: +SKIP
+    (32,)
+    """
+
+    # `_meta` and `_cached` are slots of the base class.
+    __slots__ = ("__weakref__", "_config")
+
+    def __init__(self, metadata: dict[str, Any], config: StoreConfig) -> None:
+        self._meta = metadata
+        self._config = config
+        self._cached = None
+
+    @property
+    def path(self) -> str:
+        """Where the file lies, relative to its store."""
+        return cast(str, self._meta["path"])
+
+    @property
+    def store(self) -> str | None:
+        """Name of the store; None for the default one, in rows of DataJoint's own codec."""
+        return self._meta.get("store") or None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        shape = self._meta.get("shape")
+        if type(shape) is not list or not all(type(n) is int and n >= 0 for n in shape):
+            raise self._bad_row("shape", shape)
+        return tuple(shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of an element."""
+        dtype = self._meta.get("dtype")
+        try:
+            return fileformat.dtype_from_json(dtype)
+        except (ValueError, TypeError, SyntaxError):
+            raise self._bad_row("dtype", dtype) from None
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the data are in memory."""
+        return self._resident() is not None
+
+    def load(self, mmap_mode: str | None = None) -> AnyArray:
+        """
+        Return the whole array.
+
+        Parameters
+        ----------
+        mmap_mode : {None, 'r', 'r+', 'c'}
+            None reads the data into memory, once: the same array is returned until
+            :meth:`unload`. The others map the file and read what is touched, when it is
+            touched: ``'r'`` read-only, ``'r+'`` with changes going to the file, ``'c'`` with
+            changes staying in memory.
+
+        Returns
+        -------
+        ndarray
+            Of the row's shape and dtype, in the file's memory order; a `numpy.memmap` if
+            mapped.
+
+        Raises
+        ------
+        ArrayMissingError, ArrayCorruptError, StoreError
+            If the file is gone, is not what the row says, or cannot be read.
+        ArrayInvalidError
+            If `mmap_mode` is none of these.
+        """
+        if mmap_mode is None:
+            return residency.get(self, self._read)
+        if mmap_mode not in _MAP_MODES:
+            raise ArrayInvalidError(f"mmap_mode is None, 'r', 'r+' or 'c', not {mmap_mode!r}")
+        return self._map(mmap_mode)
+
+    def read(self, selection: Any = ..., *, out: AnyArray | None = None) -> AnyArray:
+        """
+        Read a part of the array, or all of it, into memory of the caller's own.
+
+        Nothing is kept: in a loop with one `out`, nothing is allocated.
+
+        Parameters
+        ----------
+        selection
+            Any index that NumPy takes; default everything.
+        out : ndarray, optional
+            Where to put the data: writable, of the selection's shape and of the array's dtype.
+
+        Returns
+        -------
+        ndarray
+            `out`, or a new array that owns its memory.
+
+        Raises
+        ------
+        ArrayInvalidError
+            If `out` does not fit; it is unchanged.
+        """
+        array = self._resident()
+        whole = selection is ... or selection == ()
+        if array is None and whole and out is None:
+            return self._read()
+        if array is None and whole and out is not None and out.shape == self.shape:
+            self._check_out(out, self.shape)
+            store = self._open()
+            header = self._header(store)
+            if out.flags[f"{header.order}_CONTIGUOUS"]:
+                self._fill(store, header, out)
+                return out
+        part = np.asanyarray((self._map("r") if array is None else array)[selection])
+        if out is None:
+            return np.array(part)
+        self._check_out(out, part.shape)
+        np.copyto(out, part)
+        return out
+
+    def unload(self) -> None:
+        """Let go of the data; they are loaded again when next needed."""
+        residency.drop(self)
+
+    def verify(self) -> None:
+        """
+        Read the whole file and check it against the row, to the byte where the row can tell.
+
+        Raises
+        ------
+        ArrayMissingError, ArrayCorruptError, StoreError
+            If the file is gone, has another size, shape, dtype or checksum than the row
+            says, or cannot be read.
+        """
+        store = self._open()
+        self._header(store)
+        expected = self._meta.get("checksum")
+        if expected is None:  # a row of DataJoint's own codec
+            return
+        hasher = xxhash.xxh3_128()
+        for piece in store.pieces(self.path):
+            hasher.update(piece)
+        found = CHECKSUM + hasher.hexdigest()
+        if found != expected:
+            raise ArrayCorruptError(
+                f"{store.where(self.path)} has changed: expected {expected}, found {found}. "
+                f"Restore it from a copy"
+            )
+
+    def __repr__(self) -> str:
+        loaded = "loaded" if self.is_loaded else "not loaded"
+        return f"NpyRef(shape={self.shape}, dtype={self.dtype}, {loaded})"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NpyRef, (self._meta, describe(self._config, self.store))
+
+    def _array(self) -> AnyArray:
+        return self.load()
+
+    def _open(self) -> Store:
+        return open_store(self._config, self.store)
+
+    def _read(self) -> AnyArray:
+        """Read the file into a new array: one pass, if the file is what the row says."""
+        store = self._open()
+        expected = self._expected_header()
+        if expected is not None:
+            array = self._allocate(store, expected)
+            prefix = bytearray(expected.offset)
+            size = store.read_into(self.path, 0, (memoryview(prefix), fileformat.bytes_view(array)))
+            if size == expected.file_size and prefix == fileformat.header_bytes(*expected[:3]):
+                return array
+        header = self._header(store)  # says what is wrong, if anything is
+        array = self._allocate(store, header)
+        self._fill(store, header, array)
+        return array
+
+    def _allocate(self, store: Store, header: Header) -> AnyArray:
+        try:
+            return np.empty(header.shape, header.dtype, order=header.order)
+        except (MemoryError, ValueError):  # ValueError: more than an address can count
+            self._header(store)  # a row that promises too much is told from a machine too small
+            raise
+
+    def _fill(self, store: Store, header: Header, array: AnyArray) -> None:
+        view = fileformat.bytes_view(array)
+        if store.read_into(self.path, header.offset, (view,)) != header.file_size:
+            raise ArrayCorruptError(f"{store.where(self.path)} changed while it was read")
+
+    def _map(self, mmap_mode: Any) -> AnyArray:
+        store = self._open()
+        header = self._header(store)
+        file = store.mappable(self.path)
+        try:
+            return np.memmap(
+                file, header.dtype, mmap_mode, header.offset, header.shape, header.order
+            )
+        except OSError as error:  # no permission to write, no address space left
+            raise store.refused(error, self.path, "map") from error
+
+    def _expected_header(self) -> Header | None:
+        """The header that the row promises; None if the row does not tell."""
+        offset = self._meta.get("offset")
+        if offset is None:
+            return None
+        fortran_order = self._meta.get("fortran_order", False) is True
+        dtype, shape = self.dtype, self.shape
+        if len(fileformat.header_bytes(dtype, shape, fortran_order)) != offset:
+            return None
+        return Header(dtype, shape, fortran_order, offset)
+
+    def _header(self, store: Store) -> Header:
+        """Read the file's header and check it against the row."""
+        where = store.where(self.path)
+        prefix, size = store.read_beginning(self.path, fileformat.FIRST_READ)
+        length = fileformat.header_length(prefix, where)
+        if length > len(prefix):
+            prefix, size = store.read_beginning(self.path, length)
+        header = fileformat.parse_header(prefix, size, where)
+        if (header.shape, header.dtype) != (self.shape, self.dtype):
+            raise ArrayCorruptError(
+                f"{where} is another array than the row says: expected shape {self.shape}, "
+                f"dtype {self.dtype}, found {header}. Restore the file from a copy"
+            )
+        return header
+
+    def _check_out(self, out: AnyArray, shape: tuple[int, ...]) -> None:
+        if out.shape != shape or out.dtype != self.dtype or not out.flags.writeable:
+            raise ArrayInvalidError(
+                f"out must be writable, of shape {shape} and dtype {self.dtype}; it is "
+                f"{'writable' if out.flags.writeable else 'read-only'}, of shape {out.shape} "
+                f"and dtype {out.dtype}"
+            )
+
+    def _bad_row(self, what: str, value: Any) -> ArrayCorruptError:
+        return ArrayCorruptError(
+            f"the row of the array at {self._meta.get('path')!r} in store {self.store!r} has "
+            f"no valid {what}: found {value!r:.200}"
+        )

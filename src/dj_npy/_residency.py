@@ -1,0 +1,113 @@
+"""Which loaded arrays stay in memory when nobody but their reference holds them."""
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from dj_npy._fileformat import AnyArray
+from dj_npy._settings import settings
+
+
+class Resident:
+    """
+    Mixin of a reference whose array loads once and stays while it is used or recent.
+
+    `_cached` is the array itself while within the budget, a weak reference to it after, None
+    before.
+    """
+
+    __slots__ = ()
+
+    _cached: AnyArray | weakref.ref[AnyArray] | None
+
+    def _resident(self) -> AnyArray | None:
+        loaded = self._cached
+        return loaded() if isinstance(loaded, weakref.ref) else loaded
+
+
+class Residency:
+    """
+    The most recently used arrays, up to ``settings.memory`` bytes together.
+
+    An array that drops out lives on for as long as somebody holds it or a view of it, and
+    its reference still gives the same one. Thread-safe, and safe to fork.
+    """
+
+    def __init__(self) -> None:
+        self._recent: OrderedDict[int, tuple[weakref.ref[Resident], int]] = OrderedDict()
+        self._reset_locks()
+        if hasattr(os, "register_at_fork"):
+            # The child has none of the parent's threads: nobody would release their locks.
+            os.register_at_fork(after_in_child=self._reset_locks)
+
+    def _reset_locks(self) -> None:
+        # Reentrant: collecting a reference may run `_forget` while this thread is in here.
+        self._mutex = threading.RLock()
+        self._loading: dict[int, threading.Lock] = {}
+        self._nbytes = sum(nbytes for _, nbytes in list(self._recent.values()))
+
+    def get(self, ref: Resident, read: Callable[[], AnyArray]) -> AnyArray:
+        """Return the array of `ref`, by `read` if need be; threads that ask together read once."""
+        identity = id(ref)
+        while True:
+            with self._mutex:
+                array = ref._resident()
+                if array is not None:
+                    self._keep(ref, array)
+                    return array
+                other = self._loading.get(identity)
+                if other is None:
+                    mine = self._loading[identity] = threading.Lock()
+                    mine.acquire()
+                    break
+            with other:  # until that thread has read, or failed to
+                pass
+        try:
+            array = read()
+            with self._mutex:
+                self._keep(ref, array)
+            return array
+        finally:
+            with self._mutex:
+                self._loading.pop(identity, None)
+            mine.release()
+
+    def drop(self, ref: Resident) -> None:
+        """Forget the array of `ref`."""
+        with self._mutex:
+            ref._cached = None
+            self._forget(id(ref))
+
+    def _keep(self, ref: Resident, array: AnyArray) -> None:
+        identity = id(ref)
+        if identity in self._recent:
+            self._recent.move_to_end(identity)
+            return
+        ref._cached = array
+        gone = weakref.ref(ref, lambda _: self._forget(identity))
+        self._recent[identity] = gone, array.nbytes
+        self._nbytes += array.nbytes
+        while self._nbytes > settings.memory and self._recent:
+            oldest, (oldest_ref, nbytes) = self._recent.popitem(last=False)
+            self._nbytes -= nbytes
+            holder = oldest_ref()
+            if holder is not None and id(holder) == oldest:
+                holder._cached = weakref.ref(array if holder is ref else _array_of(holder))
+
+    def _forget(self, identity: int) -> None:
+        with self._mutex:
+            entry = self._recent.pop(identity, None)
+            if entry is not None:
+                self._nbytes -= entry[1]
+
+
+def _array_of(ref: Resident) -> Any:
+    array = ref._resident()
+    assert array is not None  # it was in `_recent`, which holds only loaded ones
+    return array
+
+
+residency = Residency()

@@ -1,0 +1,44 @@
+"""What a user may set, by environment variable or by assignment."""
+
+import os
+
+from pydantic import ByteSize, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _quarter_of_ram() -> ByteSize:
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows does not tell this way
+        total = 8 << 30
+    return ByteSize(total // 4)
+
+
+class Settings(BaseSettings):
+    """
+    Settings of this process; each is also an environment variable ``DJ_NPY_<NAME>``.
+
+    Sizes are in bytes and may be written with a unit (``"2 GiB"``). A value that does
+    not fit raises :class:`pydantic.ValidationError`, on assignment too.
+
+    Examples
+    --------
+    >>> Settings(memory="2 GiB").memory
+    2147483648
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="DJ_NPY_", env_ignore_empty=True, validate_assignment=True
+    )
+
+    memory: ByteSize = Field(
+        default_factory=_quarter_of_ram,
+        description="Bytes of loaded arrays kept beyond those still in use. Default: RAM / 4.",
+    )
+    fsync: bool = Field(
+        default=True,
+        description="Whether an insert into a local store waits until the disk has the array.",
+    )
+
+
+settings = Settings()

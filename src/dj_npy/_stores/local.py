@@ -1,0 +1,210 @@
+"""Files in a folder of this machine, or of a file server mounted there."""
+
+import errno
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from dj_npy._errors import ArrayMissingError, NpyError, StoreError
+from dj_npy._settings import settings
+from dj_npy._stores.base import Store
+
+TEMPORARY_SUFFIX = ".dj-npy-tmp"
+"""Ends the name of a file that is still being written."""
+_READ_PIECE = 1 << 20
+_MAX_SYNCED = 10_000
+
+# FAT, some FUSE and network file systems: they do not know links, or not here.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+_NO_FILE = {errno.ENOENT, errno.ENOTDIR}
+
+
+class LocalStore(Store):
+    """
+    A store whose `location` is a folder.
+
+    Parameters
+    ----------
+    name : str
+        What the DataJoint configuration calls the store.
+    location : str
+        The folder. It must exist: one that does not is more likely a file server that is not
+        mounted than a place to put data.
+    """
+
+    def __init__(self, name: str, location: str) -> None:
+        super().__init__(name)
+        self.location = os.path.abspath(location)
+        self._synced: set[str] = set()
+
+    def _create(self, paths: Iterable[str], pieces: Iterable[memoryview]) -> str:
+        candidates = iter(paths)
+        path = next(candidates)
+        folder = os.path.dirname(self._full(path))
+        temporary = os.path.join(folder, f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+        try:
+            if not os.path.isdir(self.location):
+                raise FileNotFoundError(errno.ENOENT, "no such folder", self.location)
+            os.makedirs(folder, exist_ok=True)
+            try:
+                _write(temporary, pieces)
+                while not _moved(temporary, self._full(path)):
+                    path = next(candidates)
+            finally:
+                _remove_if_there(temporary)
+            if settings.fsync:
+                try:
+                    self._sync_folders(folder)
+                except OSError:
+                    _remove_if_there(self._full(path))
+                    raise
+        except NpyError:  # of the store that the pieces come from
+            raise
+        except OSError as error:
+            raise self.refused(error, path, "write") from error
+        return path
+
+    def _sync_folders(self, folder: str) -> None:
+        """
+        Make the names durable: the file's in its folder, that folder's in its parent, and so on.
+
+        A folder high up is synced once a process, not once a file. It is so even where
+        another process made it, which may have died before it came to sync it.
+        """
+        for depth, path in enumerate(_upwards(folder, self.location)):
+            if depth > 1 and path in self._synced:
+                break
+            _sync_folder(path)
+            if depth > 1:
+                if len(self._synced) >= _MAX_SYNCED:
+                    self._synced.clear()
+                self._synced.add(path)
+
+    def _read_into(self, path: str, start: int, buffers: Sequence[memoryview]) -> int | None:
+        try:
+            with open(self._full(path), "rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size < start + sum(map(len, buffers)):
+                    return None
+                if start:
+                    file.seek(start)
+                for buffer in buffers:
+                    # Linux reads at most 2 GiB at a time.
+                    while count := file.readinto(buffer):
+                        buffer = buffer[count:]
+                    if buffer:
+                        return None  # it was cut short while we read
+                return size
+        except OSError as error:
+            raise self.refused(error, path, "read") from error
+
+    def _read_beginning(self, path: str, length: int) -> tuple[bytes, int]:
+        try:
+            with open(self._full(path), "rb", buffering=0) as file:
+                return file.read(length) or b"", os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise self.refused(error, path, "read") from error
+
+    def _pieces(self, path: str) -> Iterator[memoryview]:
+        buffer = memoryview(bytearray(_READ_PIECE))
+        try:
+            with open(self._full(path), "rb", buffering=0) as file:
+                while count := file.readinto(buffer):
+                    yield buffer[:count]
+        except OSError as error:
+            raise self.refused(error, path, "read") from error
+
+    def _remove(self, path: str) -> None:
+        try:
+            _remove_if_there(self._full(path))
+        except OSError as error:
+            raise self.refused(error, path, "remove") from error
+
+    def _mappable(self, path: str) -> Path:
+        return Path(self._full(path))
+
+    def _full(self, path: str) -> str:
+        return f"{self.location}/{path}"
+
+    def refused(self, error: OSError, path: str, verb: str) -> NpyError:
+        what = f"could not {verb} {self.where(path)} (folder {self.location!r})"
+        if not os.path.isdir(self.location):
+            return StoreError(
+                f"{what}: that folder does not exist. Is the file server mounted? "
+                f"Otherwise create it, or correct `location` in the store's configuration"
+            )
+        if verb == "read" and error.errno in _NO_FILE:
+            return ArrayMissingError(
+                f"{what}: there is no such file. The row refers to it: restore it from a copy, "
+                f"or delete the row"
+            )
+        advice = {
+            errno.ENOSPC: "the disk is full; nothing was stored. Free some space and try again",
+            errno.EDQUOT: "the quota is used up; nothing was stored. Free some space and try again",
+            errno.EROFS: "the file system is read-only",
+            errno.EACCES: "permission denied for this user",
+            errno.EPERM: "permission denied for this user",
+        }
+        # `strerror` and not `str`: that would name the temporary file.
+        reason = advice.get(error.errno or 0, error.strerror or type(error).__name__)
+        return StoreError(f"{what}: {reason}")
+
+
+def _write(path: str, pieces: Iterable[memoryview]) -> None:
+    with open(path, "xb", buffering=0) as file:
+        for piece in pieces:
+            while piece:
+                piece = piece[file.write(piece) :]
+        if settings.fsync:
+            os.fsync(file.fileno())
+
+
+def _moved(temporary: str, final: str) -> bool:
+    """Give the file its final name, unless that is taken."""
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    else:
+        return True
+    # Reserve the name, then rename over the reservation: nobody refers to it yet.
+    try:
+        os.close(os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    try:
+        os.replace(temporary, final)
+    except OSError:
+        _remove_if_there(final)
+        raise
+    return True
+
+
+def _remove_if_there(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _upwards(folder: str, root: str) -> Iterator[str]:
+    """`folder`, its parent, and so on up to `root`."""
+    while True:
+        yield folder
+        if folder == root:
+            return
+        folder = os.path.dirname(folder)
+
+
+def _sync_folder(path: str) -> None:
+    if os.name == "nt":  # Windows cannot open a folder; NTFS journals names by itself
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
