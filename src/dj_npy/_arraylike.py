@@ -191,7 +191,7 @@ class ArrayLike(NDArrayOperatorsMixin):
     def __index__(self) -> int:
         if self.shape:
             raise TypeError("only integer scalar arrays can be converted to a scalar index")
-        return self._one().__index__()
+        return int(self._one().__index__())
 
     def __bool__(self) -> bool:
         return bool(self._one())

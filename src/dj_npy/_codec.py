@@ -30,7 +30,7 @@ if is_codec_registered("npy"):
     unregister_codec("npy")
 
 
-class NpyCodec(dj.SchemaCodec):  # type: ignore[misc]  # datajoint is untyped
+class NpyCodec(dj.SchemaCodec):
     """
     Store arrays as ``.npy`` files at paths that mirror the database; fetch references.
 
@@ -130,11 +130,11 @@ class NpyCodec(dj.SchemaCodec):  # type: ignore[misc]  # datajoint is untyped
             header, pieces = contents.header, contents
         path = store.create(names, _hashed(pieces, hasher))
         checksum = CHECKSUM + hasher.hexdigest()
-        if isinstance(value, NpyRef) and value._meta.get("checksum", checksum) != checksum:
+        if isinstance(value, NpyRef) and value._row.get("checksum", checksum) != checksum:
             store.remove(path)
             raise ArrayCorruptError(
                 f"{source.where(value.path)} has changed since it was inserted: expected "
-                f"{value._meta['checksum']}, found {checksum}. It was not copied"
+                f"{value._row['checksum']}, found {checksum}. It was not copied"
             )
         if (created := written.get()) is not None:
             created.append((store, path))
@@ -152,7 +152,7 @@ class NpyCodec(dj.SchemaCodec):  # type: ignore[misc]  # datajoint is untyped
         self,
         stored: dict[str, Any],
         *,
-        key: dict[str, Any] | None = None,
+        key: dict[str, Any] | None = None,  # noqa: ARG002
         context: dict[str, Any] | None = None,
     ) -> NpyRef:
         """

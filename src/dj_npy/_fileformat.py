@@ -162,21 +162,24 @@ def dtype_to_json(dtype: np.dtype[Any]) -> Json:
 
 def dtype_from_json(value: Any) -> np.dtype[Any]:
     """
-    Read a dtype from a row, those of DataJoint's built-in codec included.
-
-    That codec writes ``str(dtype)``, which for a structured dtype is a Python literal.
+    Read a dtype from a row, one of DataJoint's built-in codec included.
 
     Raises
     ------
     ValueError, TypeError, SyntaxError
         If it is none, or has Python objects in it.
     """
-    if isinstance(value, str):
-        text = value.removeprefix("(numpy.record, ")
-        if text.startswith(("[", "{")):
-            text = text.removesuffix(")") if text is not value else text
-            return np.dtype(ast.literal_eval(text))
-    return _dtype(_tuples(value))
+    return _dtype_from_text(value) if isinstance(value, str) else _dtype(_tuples(value))
+
+
+@lru_cache(maxsize=256)
+def _dtype_from_text(text: str) -> np.dtype[Any]:
+    """`str(dtype)` back to the dtype; the built-in codec writes that for structured ones too."""
+    if text.startswith("(numpy.record, "):
+        text = text.removeprefix("(numpy.record, ").removesuffix(")")
+    if text.startswith(("[", "{")):
+        return _no_objects(np.dtype(ast.literal_eval(text)))
+    return _dtype(text)
 
 
 @lru_cache(maxsize=256)
@@ -248,11 +251,14 @@ def bytes_view(array: AnyArray) -> memoryview:
         return memoryview(b"")
     flat = array.reshape(-1, order="C" if array.flags.c_contiguous else "F")
     # A view as uint8: not every dtype (datetime64, for one) speaks the buffer protocol.
-    return memoryview(flat.view(np.uint8))
+    return memoryview(flat.view(np.uint8))  # type: ignore[arg-type]  # before Python 3.12
 
 
 def _dtype(descr: Any) -> np.dtype[Any]:
-    dtype = np.lib.format.descr_to_dtype(descr)
+    return _no_objects(np.lib.format.descr_to_dtype(descr))
+
+
+def _no_objects(dtype: np.dtype[Any]) -> np.dtype[Any]:
     if dtype.hasobject:
         raise ValueError("it has Python objects in it")
     return dtype

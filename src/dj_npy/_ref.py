@@ -1,5 +1,6 @@
 """What a fetch hands out: a reference to an array that is still in its store."""
 
+import weakref
 from typing import Any, cast
 
 import datajoint as dj
@@ -10,7 +11,7 @@ from dj_npy import _fileformat as fileformat
 from dj_npy._arraylike import ArrayLike
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
 from dj_npy._fileformat import AnyArray, Header
-from dj_npy._residency import Resident, residency
+from dj_npy._residency import loaded_array, residency
 from dj_npy._stores import Store, StoreConfig, describe, open_store
 
 CHECKSUM = "xxh3_128:"
@@ -18,7 +19,7 @@ CHECKSUM = "xxh3_128:"
 _MAP_MODES = (None, "r", "r+", "c")
 
 
-class NpyRef(ArrayLike, Resident, dj.NpyRef):  # type: ignore[misc]  # datajoint is untyped
+class NpyRef(ArrayLike, dj.NpyRef):
     """
     Lazy reference to an array in a ``.npy`` file.
 
@@ -42,28 +43,29 @@ class NpyRef(ArrayLike, Resident, dj.NpyRef):  # type: ignore[misc]  # datajoint
     (32,)
     """
 
-    # `_meta` and `_cached` are slots of the base class.
-    __slots__ = ("__weakref__", "_config")
+    __slots__ = ("__weakref__", "_config", "_loaded", "_row")
+
+    _loaded: AnyArray | weakref.ref[AnyArray] | None
 
     def __init__(self, metadata: dict[str, Any], config: StoreConfig) -> None:
-        self._meta = metadata
+        self._row = metadata
         self._config = config
-        self._cached = None
+        self._loaded = None
 
     @property
     def path(self) -> str:
         """Where the file lies, relative to its store."""
-        return cast(str, self._meta["path"])
+        return cast(str, self._row["path"])
 
     @property
     def store(self) -> str | None:
         """Name of the store; None for the default one, in rows of DataJoint's own codec."""
-        return self._meta.get("store") or None
+        return self._row.get("store") or None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Length of each axis."""
-        shape = self._meta.get("shape")
+        shape = self._row.get("shape")
         if type(shape) is not list or not all(type(n) is int and n >= 0 for n in shape):
             raise self._bad_row("shape", shape)
         return tuple(shape)
@@ -71,7 +73,7 @@ class NpyRef(ArrayLike, Resident, dj.NpyRef):  # type: ignore[misc]  # datajoint
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of an element."""
-        dtype = self._meta.get("dtype")
+        dtype = self._row.get("dtype")
         try:
             return fileformat.dtype_from_json(dtype)
         except (ValueError, TypeError, SyntaxError):
@@ -80,7 +82,7 @@ class NpyRef(ArrayLike, Resident, dj.NpyRef):  # type: ignore[misc]  # datajoint
     @property
     def is_loaded(self) -> bool:
         """Whether the data are in memory."""
-        return self._resident() is not None
+        return loaded_array(self) is not None
 
     def load(self, mmap_mode: str | None = None) -> AnyArray:
         """
@@ -136,7 +138,7 @@ class NpyRef(ArrayLike, Resident, dj.NpyRef):  # type: ignore[misc]  # datajoint
         ArrayInvalidError
             If `out` does not fit; it is unchanged.
         """
-        array = self._resident()
+        array = loaded_array(self)
         whole = selection is ... or selection == ()
         if array is None and whole and out is None:
             return self._read()
@@ -144,7 +146,7 @@ class NpyRef(ArrayLike, Resident, dj.NpyRef):  # type: ignore[misc]  # datajoint
             self._check_out(out, self.shape)
             store = self._open()
             header = self._header(store)
-            if out.flags[f"{header.order}_CONTIGUOUS"]:
+            if out.flags.f_contiguous if header.fortran_order else out.flags.c_contiguous:
                 self._fill(store, header, out)
                 return out
         part = np.asanyarray((self._map("r") if array is None else array)[selection])
@@ -170,7 +172,7 @@ class NpyRef(ArrayLike, Resident, dj.NpyRef):  # type: ignore[misc]  # datajoint
         """
         store = self._open()
         self._header(store)
-        expected = self._meta.get("checksum")
+        expected = self._row.get("checksum")
         if expected is None:  # a row of DataJoint's own codec
             return
         hasher = xxhash.xxh3_128()
@@ -190,7 +192,7 @@ class NpyRef(ArrayLike, Resident, dj.NpyRef):  # type: ignore[misc]  # datajoint
     __str__ = __repr__
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return NpyRef, (self._meta, describe(self._config, self.store))
+        return NpyRef, (self._row, describe(self._config, self.store))
 
     def _array(self) -> AnyArray:
         return self.load()
@@ -238,10 +240,10 @@ class NpyRef(ArrayLike, Resident, dj.NpyRef):  # type: ignore[misc]  # datajoint
 
     def _expected_header(self) -> Header | None:
         """The header that the row promises; None if the row does not tell."""
-        offset = self._meta.get("offset")
+        offset = self._row.get("offset")
         if offset is None:
             return None
-        fortran_order = self._meta.get("fortran_order", False) is True
+        fortran_order = self._row.get("fortran_order", False) is True
         dtype, shape = self.dtype, self.shape
         if len(fileformat.header_bytes(dtype, shape, fortran_order)) != offset:
             return None
@@ -272,6 +274,6 @@ class NpyRef(ArrayLike, Resident, dj.NpyRef):  # type: ignore[misc]  # datajoint
 
     def _bad_row(self, what: str, value: Any) -> ArrayCorruptError:
         return ArrayCorruptError(
-            f"the row of the array at {self._meta.get('path')!r} in store {self.store!r} has "
+            f"the row of the array at {self._row.get('path')!r} in store {self.store!r} has "
             f"no valid {what}: found {value!r:.200}"
         )

@@ -5,27 +5,27 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 from dj_npy._fileformat import AnyArray
 from dj_npy._settings import settings
 
 
-class Resident:
+class Loadable(Protocol):
     """
-    Mixin of a reference whose array loads once and stays while it is used or recent.
+    What keeps an array: one slot, and its owner leaves it to :class:`Residency`.
 
-    `_cached` is the array itself while within the budget, a weak reference to it after, None
+    `_loaded` is the array itself while within the budget, a weak reference to it after, None
     before.
     """
 
-    __slots__ = ()
+    _loaded: AnyArray | weakref.ref[AnyArray] | None
 
-    _cached: AnyArray | weakref.ref[AnyArray] | None
 
-    def _resident(self) -> AnyArray | None:
-        loaded = self._cached
-        return loaded() if isinstance(loaded, weakref.ref) else loaded
+def loaded_array(ref: Loadable) -> AnyArray | None:
+    """Return the array of `ref` if it is in memory. No I/O."""
+    loaded = ref._loaded
+    return loaded() if isinstance(loaded, weakref.ref) else loaded
 
 
 class Residency:
@@ -37,7 +37,7 @@ class Residency:
     """
 
     def __init__(self) -> None:
-        self._recent: OrderedDict[int, tuple[weakref.ref[Resident], int]] = OrderedDict()
+        self._recent: OrderedDict[int, tuple[weakref.ref[Loadable], int]] = OrderedDict()
         self._reset_locks()
         if hasattr(os, "register_at_fork"):
             # The child has none of the parent's threads: nobody would release their locks.
@@ -49,12 +49,12 @@ class Residency:
         self._loading: dict[int, threading.Lock] = {}
         self._nbytes = sum(nbytes for _, nbytes in list(self._recent.values()))
 
-    def get(self, ref: Resident, read: Callable[[], AnyArray]) -> AnyArray:
+    def get(self, ref: Loadable, read: Callable[[], AnyArray]) -> AnyArray:
         """Return the array of `ref`, by `read` if need be; threads that ask together read once."""
         identity = id(ref)
         while True:
             with self._mutex:
-                array = ref._resident()
+                array = loaded_array(ref)
                 if array is not None:
                     self._keep(ref, array)
                     return array
@@ -75,18 +75,18 @@ class Residency:
                 self._loading.pop(identity, None)
             mine.release()
 
-    def drop(self, ref: Resident) -> None:
+    def drop(self, ref: Loadable) -> None:
         """Forget the array of `ref`."""
         with self._mutex:
-            ref._cached = None
+            ref._loaded = None
             self._forget(id(ref))
 
-    def _keep(self, ref: Resident, array: AnyArray) -> None:
+    def _keep(self, ref: Loadable, array: AnyArray) -> None:
         identity = id(ref)
         if identity in self._recent:
             self._recent.move_to_end(identity)
             return
-        ref._cached = array
+        ref._loaded = array
         gone = weakref.ref(ref, lambda _: self._forget(identity))
         self._recent[identity] = gone, array.nbytes
         self._nbytes += array.nbytes
@@ -95,19 +95,14 @@ class Residency:
             self._nbytes -= nbytes
             holder = oldest_ref()
             if holder is not None and id(holder) == oldest:
-                holder._cached = weakref.ref(array if holder is ref else _array_of(holder))
+                kept = loaded_array(holder)
+                holder._loaded = None if kept is None else weakref.ref(kept)
 
     def _forget(self, identity: int) -> None:
         with self._mutex:
             entry = self._recent.pop(identity, None)
             if entry is not None:
                 self._nbytes -= entry[1]
-
-
-def _array_of(ref: Resident) -> Any:
-    array = ref._resident()
-    assert array is not None  # it was in `_recent`, which holds only loaded ones
-    return array
 
 
 residency = Residency()

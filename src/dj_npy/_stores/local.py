@@ -4,6 +4,8 @@ import errno
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 
 from dj_npy._errors import ArrayMissingError, NpyError, StoreError
@@ -14,6 +16,9 @@ TEMPORARY_SUFFIX = ".dj-npy-tmp"
 """Ends the name of a file that is still being written."""
 _READ_PIECE = 1 << 20
 _MAX_SYNCED = 10_000
+_SIDE_BY_SIDE = 32 << 20
+"""Bytes from which several threads read: one alone copies 256 MB a quarter slower."""
+_READERS = 4
 
 # FAT, some FUSE and network file systems: they do not know links, or not here.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
@@ -90,10 +95,11 @@ class LocalStore(Store):
                 if start:
                     file.seek(start)
                 for buffer in buffers:
-                    # Linux reads at most 2 GiB at a time.
-                    while count := file.readinto(buffer):
-                        buffer = buffer[count:]
-                    if buffer:
+                    if len(buffer) < _SIDE_BY_SIDE:
+                        filled = _filled(file, buffer)
+                    else:
+                        filled = _filled_side_by_side(file, buffer)
+                    if not filled:
                         return None  # it was cut short while we read
                 return size
         except OSError as error:
@@ -158,6 +164,30 @@ def _write(path: str, pieces: Iterable[memoryview]) -> None:
                 piece = piece[file.write(piece) :]
         if settings.fsync:
             os.fsync(file.fileno())
+
+
+def _filled(file: FileIO, buffer: memoryview) -> bool:
+    while buffer:  # Linux reads at most 2 GiB at a time
+        count = file.readinto(buffer)
+        if not count:
+            return False
+        buffer = buffer[count:]
+    return True
+
+
+def _filled_side_by_side(file: FileIO, buffer: memoryview) -> bool:
+    start = file.tell()
+    step = -(-len(buffer) // _READERS)
+
+    def filled(position: int) -> bool:
+        with open(file.name, "rb", buffering=0) as own:
+            own.seek(start + position)
+            return _filled(own, buffer[position : position + step])
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        everything = all(pool.map(filled, range(0, len(buffer), step)))
+    file.seek(start + len(buffer))
+    return everything
 
 
 def _moved(temporary: str, final: str) -> bool:
