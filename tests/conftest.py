@@ -1,0 +1,200 @@
+"""Real databases and real disks, started for the session and gone after it."""
+
+import atexit
+import os
+
+# The user's own DataJoint configuration is not part of the tests.
+os.environ["DJ_IGNORE_CONFIG_FILE"] = "true"
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datajoint as dj
+import pytest
+
+import dj_npy
+
+MakeTable = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def session_folder() -> Path:
+    """A folder with a short name: a PostgreSQL socket's path has at most 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="dj-npy-tests-"))
+    # Not when the session ends, but after the server in it has been stopped at exit.
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def postgresql(session_folder: Path) -> Any:
+    dj_npy.embedded.start(session_folder / "embedded")
+    return SimpleNamespace(
+        Schema=dj.Schema, FreeTable=dj.FreeTable, config=dj.config, connection=dj.conn()
+    )
+
+
+@pytest.fixture(scope="session")
+def mariadb(session_folder: Path) -> Iterator[Any]:
+    path = f"{os.environ['PATH']}:/usr/sbin"
+    server = shutil.which("mariadbd", path=path)
+    install = shutil.which("mariadb-install-db", path=path)
+    if not (server and install):
+        pytest.skip("MariaDB is not installed: apt-get install mariadb-server-core")
+    folder, port = session_folder / "mariadb", free_port()
+    owner = ["--user=root"] if os.geteuid() == 0 else []
+    subprocess.run(
+        [
+            install,
+            "--no-defaults",
+            f"--datadir={folder}",
+            "--auth-root-authentication-method=normal",
+        ]
+        + owner,
+        check=True,
+        capture_output=True,
+    )
+    process = subprocess.Popen(
+        [server, "--no-defaults", f"--datadir={folder}", f"--port={port}", *owner]
+        + [
+            "--character-set-server=utf8mb4",
+            "--bind-address=127.0.0.1",
+            f"--socket={session_folder / 'mariadb.sock'}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield connected_instance(port)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def connected_instance(port: int) -> Any:
+    for _ in range(100):
+        try:
+            with socket.create_connection(("127.0.0.1", port), 1):
+                break
+        except OSError:
+            time.sleep(0.1)
+    return dj.Instance(
+        host="127.0.0.1", user="root", password="", port=port, backend="mysql", use_tls=False
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def database(request: pytest.FixtureRequest) -> Any:
+    """Each database in turn."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """An empty folder for a store."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def stores(database: Any, store: Path, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """The stores `main` (the default) and `archive`, configured for `database`."""
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    before = database.config.stores
+    configured = {
+        "default": "main",
+        "main": {"protocol": "file", "location": str(store)},
+        "archive": {"protocol": "file", "location": str(archive)},
+    }
+    database.config.stores = configured
+    yield configured
+    database.config.stores = before
+
+
+@pytest.fixture
+def schema(database: Any, stores: dict[str, Any]) -> Iterator[Any]:
+    """An empty schema, dropped after the test."""
+    schema = database.Schema(f"test_{uuid.uuid4().hex[:12]}")
+    yield schema
+    database.connection.cancel_transaction() if database.connection.in_transaction else None
+    schema.drop(prompt=False)
+
+
+@pytest.fixture
+def table(schema: Any) -> MakeTable:
+    """Declares a table from a definition."""
+
+    def make(definition: str, name: str = "Recording", base: type = dj.Manual) -> Any:
+        return schema(type(name, (base,), {"definition": definition}))
+
+    return make
+
+
+@pytest.fixture
+def recording(table: MakeTable) -> Any:
+    """The specification's table."""
+    return table("recording_id : int32\n---\nwaveform : <npy@>")
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The path of every file that the store backends open from now on."""
+    return record_opened(monkeypatch)
+
+
+def record_opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    import builtins
+
+    paths: list[str] = []
+    original = builtins.open
+
+    def counting(file: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(file).endswith(".npy"):
+            paths.append(str(file))
+        return original(file, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "open", counting)
+    return paths
+
+
+@pytest.fixture(scope="session")
+def case_blind_disk(session_folder: Path) -> Iterator[Path]:
+    """A real exFAT file system of 16 MB: blind to case, without links."""
+    needed = ("mkfs.exfat", "mount.exfat-fuse", "losetup")
+    if os.geteuid() != 0 or not all(shutil.which(name) for name in needed):
+        pytest.skip("needs root, and apt-get install exfat-fuse exfatprogs")
+    image, folder = session_folder / "exfat.img", session_folder / "exfat"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    run(["mkfs.exfat", str(image)])
+    device = run(["losetup", "-f", "--show", str(image)]).stdout.strip()
+    try:
+        run(["mount.exfat-fuse", device, str(folder)])
+        yield folder
+        run(["umount", str(folder)])
+    finally:
+        run(["losetup", "-d", device])
+
+
+def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command; its output is the error if it fails."""
+    result = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+    return result
