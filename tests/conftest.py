@@ -204,10 +204,8 @@ def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def stored(store: Path) -> Callable[..., dj_npy.NpyRef]:
     """Stores an array without a database and returns the reference a fetch would."""
-    config = SimpleNamespace(
-        stores={"default": "main", "main": {"protocol": "file", "location": str(store)}},
-        get_store_spec=lambda name: config.stores[name],
-    )
+    stores = {"default": "main", "main": {"protocol": "file", "location": str(store)}}
+    config = SimpleNamespace(stores=stores, get_store_spec=lambda name: stores[name])
     codec = dj_npy.NpyCodec()
     context = {"schema": "lab", "table": "recording", "field": "waveform", "config": config}
 

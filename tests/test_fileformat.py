@@ -27,6 +27,10 @@ def saved(array: Any) -> bytes:
     return file.getvalue()
 
 
+def loaded(contents: bytes) -> Any:
+    return np.load(io.BytesIO(contents), max_header_size=1 << 20)
+
+
 def written(array: Any) -> bytes:
     return b"".join(bytes(piece) for piece in fileformat.NpyBytes(array))
 
@@ -38,7 +42,11 @@ def written(array: Any) -> bytes:
 @example(np.asfortranarray(np.zeros((0, 5))))
 @settings(max_examples=500, deadline=None)
 def test_the_bytes_are_those_of_numpy_save(array: Any) -> None:
-    assert written(array) == saved(array)
+    found, expected = written(array), saved(array)
+    assert len(found) == len(expected)
+    length = fileformat.header_length(expected, "the file")
+    assert found[:length] == expected[:length]
+    assert same(loaded(found), loaded(expected))
 
 
 @given(arrays())
@@ -50,7 +58,7 @@ def test_what_numpy_saved_is_read_back(array: Any) -> None:
     assert (header.dtype, header.shape) == (array.dtype, array.shape)
     data = contents[header.offset :]
     found = np.ndarray(header.shape, header.dtype, data, order=header.order)
-    assert same(found, np.load(io.BytesIO(contents), max_header_size=1 << 20))
+    assert same(found, loaded(contents))
 
 
 @given(DTYPES)
@@ -69,7 +77,7 @@ def test_a_dtype_comes_back_equal_from_a_row_of_the_built_in_codec(dtype: np.dty
 
 
 def test_a_dtype_of_records_comes_back_from_a_row_of_the_built_in_codec() -> None:
-    dtype = np.rec.array([(1, 2.0)], names="a,b").dtype
+    dtype = np.zeros(1, [("a", "i8"), ("b", "f8")]).view(np.recarray).dtype
     assert fileformat.dtype_from_json(str(dtype)) == dtype
 
 
@@ -82,7 +90,7 @@ def test_a_dtype_of_records_comes_back_from_a_row_of_the_built_in_codec() -> Non
     ],
 )
 def test_objects_are_refused(dtype: np.dtype[Any]) -> None:
-    with pytest.raises(ArrayInvalidError, match="^<npy> does not support object dtype arrays$"):
+    with pytest.raises(ArrayInvalidError, match=r"^<npy> does not support object dtype arrays$"):
         fileformat.check_dtype(dtype)
 
 
@@ -163,7 +171,7 @@ def with_header(text: str, version: tuple[int, int] = (1, 0)) -> bytes:
     ],
 )
 def test_a_bad_header_is_refused(contents: bytes) -> None:
-    with pytest.raises(ArrayCorruptError, match="^the file "):
+    with pytest.raises(ArrayCorruptError, match=r"^the file "):
         fileformat.parse_header(contents, len(contents), "the file")
 
 

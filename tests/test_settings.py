@@ -20,6 +20,6 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("value", ["much", "-1", "2 XB"])
 def test_a_value_that_does_not_fit_is_refused(value: str) -> None:
     with pytest.raises(ValidationError):
-        Settings(memory=value)
+        Settings(memory=value)  # type: ignore[arg-type]
     with pytest.raises(ValidationError):
         Settings().memory = value  # type: ignore[assignment]

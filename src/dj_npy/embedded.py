@@ -107,9 +107,12 @@ def _leave(folder: Path, server: Any) -> None:
 
 def _after_fork() -> None:
     """Take the child's own share: a lock belongs to a process, and the parent may end first."""
-    for folder, in_use in list(_in_use.items()):
-        _in_use[folder] = type(in_use)(folder / ".in-use")
-        _in_use[folder].acquire_read_lock()
+    for folder in list(_in_use):
+        # The inherited one is closed first: closing it later would let go of the new one too.
+        lock_type = type(_in_use.pop(folder))
+        in_use = lock_type(folder / ".in-use")
+        in_use.acquire_read_lock()
+        _in_use[folder] = in_use
 
 
 if hasattr(os, "register_at_fork"):
