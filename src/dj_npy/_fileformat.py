@@ -178,9 +178,17 @@ def _dtype_from_text(text: str) -> np.dtype[Any]:
     if text.startswith("(numpy.record, "):
         text = text.removeprefix("(numpy.record, ").removesuffix(")")
     if text.startswith(("[", "{")):
-        # What `aligned` would add to the offsets is in them already.
-        return _no_objects(np.dtype(ast.literal_eval(text.replace(", 'aligned': True", ""))))
+        return _no_objects(np.dtype(_unaligned(ast.literal_eval(text))))
     return _dtype(text)
+
+
+def _unaligned(literal: Any) -> Any:
+    """Without `aligned`, which would add to offsets that are aligned already."""
+    if isinstance(literal, dict):
+        return {key: _unaligned(value) for key, value in literal.items() if key != "aligned"}
+    if isinstance(literal, (list, tuple)):
+        return type(literal)(map(_unaligned, literal))
+    return literal
 
 
 @lru_cache(maxsize=256)
