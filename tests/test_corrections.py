@@ -10,8 +10,10 @@ import datajoint as dj
 import numpy as np
 import pandas as pd
 import pytest
+from datajoint import codecs
 from datajoint.errors import DataJointError, DuplicateError
 from datajoint.expression import QueryExpression
+from datajoint.heading import Heading
 from datajoint.settings import Config
 from datajoint.table import Table
 
@@ -27,11 +29,13 @@ CORRECTED = [
     (QueryExpression, "fetch"),
     (Table, "update1"),
     (Table, "_insert_rows"),
+    (Heading, "__getitem__"),
+    (codecs, "resolve_dtype"),
 ]
 
 
 @contextlib.contextmanager
-def without(owner: type, *names: str) -> Iterator[None]:
+def without(owner: Any, *names: str) -> Iterator[None]:
     """DataJoint's own methods, for a while."""
     corrected = {name: getattr(owner, name) for name in names}
     for name, method in corrected.items():
@@ -44,7 +48,7 @@ def without(owner: type, *names: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("owner", "name"), CORRECTED)
-def test_a_corrected_method_is_wrapped_once(owner: type, name: str) -> None:
+def test_a_corrected_method_is_wrapped_once(owner: Any, name: str) -> None:
     dj_npy._corrections.apply()
     method = getattr(owner, name)
     assert method.__name__ == name
@@ -316,6 +320,64 @@ def test_after_a_lost_connection_the_files_stay(
             two_rows.insert1({"id": 5, "n": 0, "waveform": WAVEFORM})
     assert len(files(store) - before) == 1
     (two_rows & "id=5").fetch1("waveform").verify()
+
+
+# --- cost_of_a_value -------------------------------------------------------------------------
+
+
+def calls_per_row(table: Any, owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> float:
+    """How often a function of DataJoint runs for each row of a fetch, beyond once."""
+    count = 0
+    original = getattr(owner, name)
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, counting)
+        table.to_dicts(limit=1)
+        for_one, count = count, 0
+        table.to_dicts()
+        return (count - for_one) / (len(table()) - 1)
+
+
+def test_a_chain_of_codecs_is_worked_out_once(
+    two_rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert calls_per_row(two_rows, codecs, "parse_type_spec", monkeypatch) == 0
+    with without(codecs, "resolve_dtype"):
+        assert calls_per_row(two_rows, codecs, "parse_type_spec", monkeypatch) > 0
+
+
+def test_a_codec_that_is_replaced_is_used_at_once(two_rows: Any) -> None:
+    assert isinstance((two_rows & "id=0").fetch1("waveform"), NpyRef)
+    with built_in_codec():
+        assert not isinstance((two_rows & "id=0").fetch1("waveform"), NpyRef)
+    assert isinstance((two_rows & "id=0").fetch1("waveform"), NpyRef)
+
+
+def test_an_attribute_is_looked_up_without_copying_the_heading(two_rows: Any) -> None:
+    heading = two_rows.heading
+    copies = 0
+
+    class Counting(Heading):  # type: ignore[misc, unused-ignore]
+        @property
+        def attributes(self) -> Any:
+            nonlocal copies
+            copies += 1
+            return super().attributes
+
+    counting = Counting()
+    counting._attributes = heading._attributes
+    assert counting["waveform"] is heading.attributes["waveform"]
+    assert copies == 0
+    with pytest.raises(KeyError):
+        counting["no_such"]
+    with without(Heading, "__getitem__"):
+        counting["waveform"]
+    assert copies == 2
 
 
 def test_no_warning_of_ours_on_any_of_these(two_rows: Any) -> None:

@@ -1,0 +1,1 @@
+"""Measurements. ``python -m benchmarks`` prints them as tables; they are no tests."""
