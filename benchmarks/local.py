@@ -73,7 +73,7 @@ def large_arrays(location: Path) -> None:
             "built-in": lambda: builtin.load(stored_builtin),
             "readinto": readinto,
         },
-        11,
+        31,
     )
     row(
         f"load {MEGABYTES} MB",

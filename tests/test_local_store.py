@@ -226,6 +226,7 @@ def test_a_large_file_is_read_side_by_side(
     local_store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "_SIDE_BY_SIDE", 100)
+    monkeypatch.setattr(local, "_PART", 64)
     contents = os.urandom(1003)
     path = create(local_store, contents)
     head, body, tail = bytearray(7), bytearray(901), bytearray(50)
