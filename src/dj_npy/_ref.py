@@ -36,11 +36,14 @@ class NpyRef(ArrayLike, dj.NpyRef):
 
     Examples
     --------
-    >>> ref = (Recording & "recording_id=1").fetch1("waveform")  # doctest: +SKIP
-    >>> ref  # doctest: +SKIP
+    With ``ref = (Recording & "recording_id=1").fetch1("waveform")``:
+
+    >>> ref
     NpyRef(shape=(1000, 32), dtype=float64, not loaded)
-    >>> ref.mean(axis=0).shape  # doctest: +SKIP
+    >>> ref.mean(axis=0).shape
     (32,)
+    >>> ref
+    NpyRef(shape=(1000, 32), dtype=float64, loaded)
     """
 
     __slots__ = ("__weakref__", "_config", "_loaded", "_row")
@@ -137,6 +140,12 @@ class NpyRef(ArrayLike, dj.NpyRef):
         ------
         ArrayInvalidError
             If `out` does not fit; it is unchanged.
+
+        Examples
+        --------
+        >>> out = np.empty((10, 32))
+        >>> ref.read(np.s_[100:110], out=out) is out
+        True
         """
         array = loaded_array(self)
         whole = selection is ... or selection == ()
