@@ -111,6 +111,13 @@ class NpyRef(ArrayLike, dj.NpyRef):
             If the file is gone, is not what the row says, or cannot be read.
         ArrayInvalidError
             If `mmap_mode` is none of these.
+
+        Examples
+        --------
+        >>> ref.load() is ref.load()
+        True
+        >>> ref.load(mmap_mode="r")[100:200].shape
+        (100, 32)
         """
         if mmap_mode is None:
             return residency.get(self, self._read)
@@ -166,7 +173,16 @@ class NpyRef(ArrayLike, dj.NpyRef):
         return out
 
     def unload(self) -> None:
-        """Let go of the data; they are loaded again when next needed."""
+        """
+        Let go of the data; they are loaded again when next needed.
+
+        Examples
+        --------
+        >>> _ = ref.load()
+        >>> ref.unload()
+        >>> ref.is_loaded
+        False
+        """
         residency.drop(self)
 
     def verify(self) -> None:
@@ -178,6 +194,10 @@ class NpyRef(ArrayLike, dj.NpyRef):
         ArrayMissingError, ArrayCorruptError, StoreError
             If the file is gone, has another size, shape, dtype or checksum than the row
             says, or cannot be read.
+
+        Examples
+        --------
+        >>> ref.verify()
         """
         store = self._open()
         self._header(store)
