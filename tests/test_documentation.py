@@ -16,28 +16,37 @@ import dj_npy
 from tests.conftest import run
 
 ROOT = Path(__file__).parent.parent
-MODULES = [
-    "dj_npy",
-    *(module.name for module in pkgutil.walk_packages(dj_npy.__path__, "dj_npy.")),
-]
+MODULES = [module.name for module in pkgutil.walk_packages(dj_npy.__path__, "dj_npy.")]
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_the_examples_of_docstrings(name: str, stored: Callable[..., dj_npy.NpyRef]) -> None:
-    example = {"ref": stored(np.zeros((1000, 32))), "np": np}
-    result = doctest.testmod(importlib.import_module(name), extraglobs=example)
-    assert result.failed == 0
-
-
-def test_there_are_examples() -> None:
+def docstrings_with_examples() -> list[doctest.DocTest]:
+    """Of every object by where it is defined; a public one says it is of `dj_npy`."""
     finder = doctest.DocTestFinder(exclude_empty=True)
-    found = [
-        example
-        for name in MODULES
-        for test in finder.find(importlib.import_module(name))
-        for example in test.examples
-    ]
-    assert len(found) >= 8
+    found = {}
+    for name in MODULES:
+        for key, member in vars(importlib.import_module(name)).items():
+            if getattr(member, "__module__", "").startswith("dj_npy"):
+                for test in finder.find(member, key, module=False):
+                    if test.examples:
+                        found[test.name] = test
+    return list(found.values())
+
+
+@pytest.mark.parametrize("test", docstrings_with_examples(), ids=lambda test: test.name)
+def test_the_examples_of_a_docstring(
+    test: doctest.DocTest, stored: Callable[..., dj_npy.NpyRef]
+) -> None:
+    test.globs = {
+        **{key: value for name in MODULES for key, value in vars(sys.modules[name]).items()},
+        "ref": stored(np.zeros((1000, 32))),
+        "np": np,
+    }
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_the_methods_of_a_reference_have_examples() -> None:
+    names = {test.name for test in docstrings_with_examples()}
+    assert {f"NpyRef.{name}" for name in ("load", "read", "unload", "verify")} <= names
 
 
 def test_the_quick_start_of_the_readme(session_folder: Path) -> None:
