@@ -1,6 +1,7 @@
 """What behaves as an array in NumPy's hands although its data are elsewhere."""
 
 import math
+import operator
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -75,6 +76,14 @@ class ArrayLike(NDArrayOperatorsMixin):
         return View(self, np.transpose, self.shape[::-1], self.dtype)
 
     @property
+    def mT(self) -> "View":  # noqa: N802
+        """The array with its last two axes swapped, still unloaded."""
+        if self.ndim < 2:
+            raise ValueError("matrix transpose with ndim < 2 is undefined")  # as NumPy says it
+        shape = (*self.shape[:-2], self.shape[-1], self.shape[-2])
+        return View(self, _matrix_transpose, shape, self.dtype)
+
+    @property
     def real(self) -> "View":
         """The real part, still unloaded."""
         return View(self, np.real, self.shape, np.empty(0, self.dtype).real.dtype)
@@ -88,6 +97,10 @@ class ArrayLike(NDArrayOperatorsMixin):
     def flat(self) -> "View":
         """All elements along one axis, the last varying fastest, still unloaded."""
         return View(self, np.ravel, (self.size,), self.dtype)
+
+    def byteswap(self) -> AnyArray:
+        """Load the data and return them with the bytes of each element in the other order."""
+        return self._array().byteswap()
 
     all = _method("all")
     any = _method("any")
@@ -106,7 +119,10 @@ class ArrayLike(NDArrayOperatorsMixin):
     cumsum = _method("cumsum")
     diagonal = _method("diagonal")
     dot = _method("dot")
+    dump = _method("dump")
+    dumps = _method("dumps")
     flatten = _method("flatten")
+    getfield = _method("getfield")
     item = _method("item")
     max = _method("max")
     mean = _method("mean")
@@ -159,6 +175,18 @@ class ArrayLike(NDArrayOperatorsMixin):
         if "where" in kwargs:
             kwargs["where"] = _materialized(kwargs["where"])
         return getattr(ufunc, method)(*map(_materialized, inputs), **kwargs)
+
+    # The mixin would call numpy.power, which gives bool ** 2 another dtype than the operator.
+    def __pow__(self, other: Any) -> Any:
+        return operator.pow(self._array(), _materialized(other))
+
+    def __rpow__(self, other: Any) -> Any:
+        return operator.pow(other, self._array())
+
+    def __format__(self, specification: str) -> str:
+        if specification and not self.shape:  # NumPy, too, formats numbers only
+            return format(self._array(), specification)
+        return object.__format__(self, specification)
 
     def __getitem__(self, index: Any) -> Any:
         return self._array()[_materialized(index)]
@@ -244,6 +272,10 @@ class View(ArrayLike):
 
     def __repr__(self) -> str:
         return f"{self._function.__name__}({self._source!r})"
+
+
+def _matrix_transpose(array: AnyArray) -> AnyArray:
+    return np.swapaxes(array, -1, -2)  # numpy.matrix_transpose is of NumPy 2
 
 
 def _materialized(value: Any) -> Any:

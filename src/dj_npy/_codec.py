@@ -134,7 +134,8 @@ class NpyCodec(dj.SchemaCodec):
             store.remove(path)
             raise ArrayCorruptError(
                 f"{source.where(value.path)} has changed since it was inserted: expected "
-                f"{value._row['checksum']}, found {checksum}. It was not copied"
+                f"{value._row['checksum']}, found {checksum}. It was not copied. If it was "
+                f"changed through mmap_mode='r+', insert ref.load() instead of ref"
             )
         if (created := written.get()) is not None:
             created.append((store, path))

@@ -8,10 +8,13 @@ no longer has the fault. The replaced method is its replacement's ``__wrapped__`
 import functools
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from functools import partial
+from traceback import walk_tb
 from typing import Any
 
-from datajoint import codecs
-from datajoint.errors import DataJointError, QueryError
+from datajoint import codecs, expression
+from datajoint.autopopulate import AutoPopulate
+from datajoint.errors import DataJointError
 from datajoint.expression import QueryExpression
 from datajoint.heading import Heading
 from datajoint.settings import Config
@@ -20,6 +23,7 @@ from datajoint.table import Table
 from dj_npy._arraylike import as_scalar
 from dj_npy._codec import row_key, written
 from dj_npy._errors import NpyError
+from dj_npy._ref import NpyRef
 
 Method = Callable[..., Any]
 
@@ -69,7 +73,8 @@ def fetch_without_loading() -> None:
     `fetch` and `to_arrays` load every array of every row.
 
     They put what the codec decoded through `numpy.array`, which takes any array-like apart.
-    Within them a reference tells NumPy that it is one object.
+    Within them a reference tells NumPy that it is one object; but not to another codec that
+    is chained to ours and decodes what we hand it.
     """
 
     def correct(original: Method) -> Method:
@@ -78,6 +83,15 @@ def fetch_without_loading() -> None:
 
         return fetch
 
+    def correct_decode(original: Method) -> Method:
+        def decode_attribute(attr: Any, *args: Any, **kwargs: Any) -> Any:
+            if attr.codec is None or not as_scalar.get():
+                return original(attr, *args, **kwargs)
+            return _while_set(as_scalar, False, lambda: original(attr, *args, **kwargs))
+
+        return decode_attribute
+
+    _replace(expression, "decode_attribute", correct_decode)
     _replace(QueryExpression, "to_arrays", correct)
     _replace(QueryExpression, "fetch", correct)
 
@@ -90,36 +104,77 @@ def key_of_an_update() -> None:
             # What is not a mapping is the original's to complain about.
             names = self.primary_key if isinstance(row, Mapping) else ()
             key = {name: row[name] for name in names if name in row}
-            return _while_set(row_key, key, lambda: original(self, row))
+            call = partial(_while_set, row_key, key, lambda: original(self, row))
+            # It may run within an insert, in a generator of rows, and its file is not of that.
+            return _while_set(written, None, call)
 
         return update1
 
     _replace(Table, "update1", correct)
 
 
-def files_of_a_refused_insert() -> None:
+def hash_of_a_three_part_make() -> None:
     """
-    An insert that is refused leaves the files of the rows, or attributes, before the bad one.
+    `populate` hashes all that a three-part `make` has fetched, element by element, twice.
 
-    `Table` encodes row after row, then sends the INSERT. When the value, the store or the
-    database says no, the files this insert has created are removed. After any other error,
-    a lost connection above all, the rows may be there: then the files stay.
+    That would load every array. The row of an array, with path and checksum, tells as well
+    whether it has changed.
     """
+
+    def correct_hash(original: Method) -> Method:
+        def _hash(self: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
+            value = obj._row if isinstance(obj, NpyRef) else obj
+            return original(self, value, *args, **kwargs)
+
+        return _hash
+
+    def correct(original: Method) -> Method:
+        def _populate1(self: Any, *args: Any, **kwargs: Any) -> Any:
+            from deepdiff import DeepHash  # as late as DataJoint imports it: it takes long
+
+            _replace(DeepHash, "_hash", correct_hash)
+            return original(self, *args, **kwargs)
+
+        return _populate1
+
+    if hasattr(AutoPopulate, "_populate1"):
+        _replace(AutoPopulate, "_populate1", correct)
+
+
+def files_of_unsent_rows() -> None:
+    """
+    An insert that fails at one row leaves the files of the rows, or attributes, before it.
+
+    `Table` encodes row after row, then sends one INSERT. An error while it encodes proves that
+    nothing was sent, so what this insert has created is removed. After any other error it
+    stays: a duplicate, even, may be DataJoint's second attempt after a lost connection, and
+    the row of the first one be there.
+    """
+    encoding = getattr(getattr(Table, "_Table__make_row_to_insert", None), "__code__", None)
 
     def correct(original: Method) -> Method:
         def _insert_rows(self: Any, *args: Any, **kwargs: Any) -> Any:
             created: list[Any] = []
             try:
                 return _while_set(written, created, lambda: original(self, *args, **kwargs))
-            except (NpyError, QueryError):
-                for store, path in created:
-                    store.remove(path)
+            except BaseException as error:
+                frames = (frame for frame, _ in walk_tb(error.__traceback__))
+                if any(frame.f_code is encoding for frame in frames):
+                    _remove(created)
                 raise
 
         return _insert_rows
 
-    if hasattr(Table, "_insert_rows"):
+    if encoding is not None and hasattr(Table, "_insert_rows"):
         _replace(Table, "_insert_rows", correct)
+
+
+def _remove(created: list[Any]) -> None:
+    for store, path in created:
+        try:
+            store.remove(path)
+        except NpyError:  # an orphan; what the insert failed of is what the user has to know
+            continue
 
 
 def cost_of_a_value() -> None:
@@ -165,5 +220,6 @@ def apply() -> None:
     default_store()
     fetch_without_loading()
     key_of_an_update()
-    files_of_a_refused_insert()
+    hash_of_a_three_part_make()
+    files_of_unsent_rows()
     cost_of_a_value()

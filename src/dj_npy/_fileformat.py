@@ -7,8 +7,9 @@ Source of every rule here: the NumPy format specification, versions 1.0, 2.0 and
 
 import ast
 import math
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ MAX_HEADER = 256 << 10
 """Longest header read, in bytes: a structured dtype of some 5,000 fields, parsed in under 1 s."""
 FIRST_READ = 512
 """Bytes to read of a file whose header is unknown; holds every header but a structured one's."""
+MAX_AXES = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
+"""Axes that an array may have."""
 PIECE = 256 << 10
 """
 Bytes per piece when writing: what was just hashed is still in the cache when it is written.
@@ -144,9 +147,10 @@ def parse_header(prefix: bytes, file_size: int, where: str) -> Header:
         fortran_order, shape = fields["fortran_order"], fields["shape"]
         if type(fortran_order) is not bool:
             raise ValueError(f"fortran_order is {fortran_order!r:.40}")
-        if type(shape) is not tuple or not all(type(n) is int and n >= 0 for n in shape):
+        dtype = _dtype(fields["descr"])
+        if type(shape) is not tuple or not is_shape(shape, dtype.itemsize):
             raise ValueError(f"shape is {shape!r:.80}")
-        header = Header(_dtype(fields["descr"]), shape, fortran_order, offset)
+        header = Header(dtype, shape, fortran_order, offset)
     # literal_eval raises all of these on hostile text, np.dtype most of them.
     except (ValueError, TypeError, SyntaxError, KeyError, IndexError, MemoryError) as error:
         raise ArrayCorruptError(f"{where} has a bad .npy header: {error}") from None
@@ -158,6 +162,19 @@ def parse_header(prefix: bytes, file_size: int, where: str) -> Header:
             f"expected {header.file_size} bytes, found {file_size}"
         )
     return header
+
+
+def is_shape(lengths: Sequence[Any], itemsize: int = 1) -> bool:
+    """
+    Whether NumPy can make an array of these lengths, memory aside.
+
+    It counts an axis of length 0 as 1 when it looks whether an address could reach the end.
+    """
+    return (
+        len(lengths) <= MAX_AXES
+        and all(type(n) is int and n >= 0 for n in lengths)
+        and math.prod(max(n, 1) for n in lengths) * max(itemsize, 1) <= sys.maxsize
+    )
 
 
 def dtype_to_json(dtype: np.dtype[Any]) -> Json:
@@ -183,7 +200,7 @@ def _dtype_from_text(text: str) -> np.dtype[Any]:
     if text.startswith("(numpy.record, "):
         text = text.removeprefix("(numpy.record, ").removesuffix(")")
     if text.startswith(("[", "{")):
-        return _no_objects(np.dtype(_unaligned(ast.literal_eval(text))))
+        return _elementary(np.dtype(_unaligned(ast.literal_eval(text))))
     return _dtype(text)
 
 
@@ -271,12 +288,14 @@ def bytes_view(array: AnyArray) -> memoryview:
 
 
 def _dtype(descr: Any) -> np.dtype[Any]:
-    return _no_objects(np.lib.format.descr_to_dtype(descr))
+    return _elementary(np.lib.format.descr_to_dtype(descr))
 
 
-def _no_objects(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def _elementary(dtype: np.dtype[Any]) -> np.dtype[Any]:
     if dtype.hasobject:
         raise ValueError("it has Python objects in it")
+    if dtype.subdtype is not None:  # "(2,)f8": it would add axes to the shape
+        raise ValueError("it is an array itself")
     return dtype
 
 

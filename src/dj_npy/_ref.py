@@ -1,7 +1,7 @@
 """What a fetch hands out: a reference to an array that is still in its store."""
 
 import weakref
-from typing import Any, cast
+from typing import Any
 
 import datajoint as dj
 import numpy as np
@@ -58,25 +58,31 @@ class NpyRef(ArrayLike, dj.NpyRef):
     @property
     def path(self) -> str:
         """Where the file lies, relative to its store."""
-        return cast(str, self._row["path"])
+        path = self._said("path")
+        if not isinstance(path, str):
+            raise self._bad_row("path", path)
+        return path
 
     @property
     def store(self) -> str | None:
         """Name of the store; None for the default one, in rows of DataJoint's own codec."""
-        return self._row.get("store") or None
+        store = self._said("store")
+        if not isinstance(store, str | None):
+            raise self._bad_row("store", store)
+        return store or None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Length of each axis."""
-        shape = self._row.get("shape")
-        if type(shape) is not list or not all(type(n) is int and n >= 0 for n in shape):
+        shape = self._said("shape")
+        if not isinstance(shape, list) or not fileformat.is_shape(shape):
             raise self._bad_row("shape", shape)
         return tuple(shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of an element."""
-        dtype = self._row.get("dtype")
+        dtype = self._said("dtype")
         try:
             return fileformat.dtype_from_json(dtype)
         except (ValueError, TypeError, SyntaxError):
@@ -123,6 +129,8 @@ class NpyRef(ArrayLike, dj.NpyRef):
             return residency.get(self, self._read)
         if mmap_mode not in _MAP_MODES:
             raise ArrayInvalidError(f"mmap_mode is None, 'r', 'r+' or 'c', not {mmap_mode!r}")
+        if mmap_mode == "r+":
+            self.unload()  # what is in memory will not be what is in the file
         return self._map(mmap_mode)
 
     def read(self, selection: Any = ..., *, out: AnyArray | None = None) -> AnyArray:
@@ -154,6 +162,8 @@ class NpyRef(ArrayLike, dj.NpyRef):
         >>> ref.read(np.s_[100:110], out=out) is out
         True
         """
+        if out is not None and not isinstance(out, np.ndarray):
+            raise ArrayInvalidError(f"out must be a numpy.ndarray, not {type(out).__name__}")
         array = loaded_array(self)
         whole = selection is ... or selection == ()
         if array is None and whole and out is None:
@@ -201,7 +211,7 @@ class NpyRef(ArrayLike, dj.NpyRef):
         """
         store = self._open()
         self._header(store)
-        expected = self._row.get("checksum")
+        expected = self._said("checksum")
         if expected is None:  # a row of DataJoint's own codec
             return
         hasher = xxhash.xxh3_128()
@@ -210,13 +220,17 @@ class NpyRef(ArrayLike, dj.NpyRef):
         found = CHECKSUM + hasher.hexdigest()
         if found != expected:
             raise ArrayCorruptError(
-                f"{store.where(self.path)} has changed: expected {expected}, found {found}. "
-                f"Restore it from a copy"
+                f"{store.where(self.path)} has changed since it was inserted: expected "
+                f"{expected}, found {found}. If that was not through mmap_mode='r+', restore it "
+                f"from a copy"
             )
 
     def __repr__(self) -> str:
         loaded = "loaded" if self.is_loaded else "not loaded"
-        return f"NpyRef(shape={self.shape}, dtype={self.dtype}, {loaded})"
+        try:
+            return f"NpyRef(shape={self.shape}, dtype={self.dtype}, {loaded})"
+        except ArrayCorruptError:
+            return f"NpyRef(invalid row {self._row!r:.80})"
 
     __str__ = __repr__
 
@@ -225,6 +239,10 @@ class NpyRef(ArrayLike, dj.NpyRef):
 
     def _array(self) -> AnyArray:
         return self.load()
+
+    def _said(self, name: str) -> Any:
+        """What the row says; it is JSON, which may be anything."""
+        return self._row.get(name) if isinstance(self._row, dict) else None
 
     def _open(self) -> Store:
         return open_store(self._config, self.store)
@@ -269,10 +287,10 @@ class NpyRef(ArrayLike, dj.NpyRef):
 
     def _expected_header(self) -> Header | None:
         """The header that the row promises; None if the row does not tell."""
-        offset = self._row.get("offset")
+        offset = self._said("offset")
         if offset is None:
             return None
-        fortran_order = self._row.get("fortran_order", False) is True
+        fortran_order = self._said("fortran_order") is True
         dtype, shape = self.dtype, self.shape
         if len(fileformat.header_bytes(dtype, shape, fortran_order)) != offset:
             return None
@@ -296,7 +314,7 @@ class NpyRef(ArrayLike, dj.NpyRef):
     def _has_dtype(self, found: np.dtype[Any]) -> bool:
         expected = self.dtype
         # The built-in codec writes a structured dtype as text, which leaves out padding.
-        by_text = expected.names is not None and isinstance(self._row["dtype"], str)
+        by_text = expected.names is not None and isinstance(self._said("dtype"), str)
         return found == expected or (by_text and found.names == expected.names)
 
     def _check_out(self, out: AnyArray, shape: tuple[int, ...]) -> None:
@@ -309,6 +327,6 @@ class NpyRef(ArrayLike, dj.NpyRef):
 
     def _bad_row(self, what: str, value: Any) -> ArrayCorruptError:
         return ArrayCorruptError(
-            f"the row of the array at {self._row.get('path')!r} in store {self.store!r} has "
-            f"no valid {what}: found {value!r:.200}"
+            f"the row of the array at {self._said('path')!r:.200} in store "
+            f"{self._said('store')!r:.200} has no valid {what}: found {value!r:.200}"
         )

@@ -15,7 +15,7 @@ from dj_npy._stores.base import Store
 TEMPORARY_SUFFIX = ".dj-npy-tmp"
 """Ends the name of a file that is still being written."""
 _READ_PIECE = 1 << 20
-_MAX_SYNCED = 10_000
+_MAX_DURABLE = 10_000
 _SIDE_BY_SIDE = 32 << 20
 """Bytes from which several threads read: one alone copies 256 MB a quarter slower."""
 _READERS = 4
@@ -42,7 +42,7 @@ class LocalStore(Store):
     def __init__(self, name: str, location: str) -> None:
         super().__init__(name)
         self.location = os.path.abspath(location)
-        self._synced: set[str] = set()
+        self._durable: set[str] = set()  # folders whose names have been synced
 
     def _create(self, paths: Iterable[str], pieces: Iterable[memoryview]) -> str:
         candidates = iter(paths)
@@ -52,7 +52,7 @@ class LocalStore(Store):
         try:
             if not os.path.isdir(self.location):
                 raise FileNotFoundError(errno.ENOENT, "no such folder", self.location)
-            os.makedirs(folder, exist_ok=True)
+            self._make_folder(folder)
             try:
                 _write(temporary, pieces)
                 while not _moved(temporary, self._full(path)):
@@ -61,7 +61,7 @@ class LocalStore(Store):
                 _remove_if_there(temporary)
             if settings.fsync:
                 try:
-                    self._sync_folders(folder)
+                    self._sync_names(folder)
                 except OSError:
                     _remove_if_there(self._full(path))
                     raise
@@ -71,21 +71,32 @@ class LocalStore(Store):
             raise self.refused(error, path, "write") from error
         return path
 
-    def _sync_folders(self, folder: str) -> None:
-        """
-        Make the names durable: the file's in its folder, that folder's in its parent, and so on.
+    def _make_folder(self, folder: str) -> None:
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            return  # or a file is in the way, which opening a file in it will tell
+        except FileNotFoundError:
+            self._make_folder(os.path.dirname(folder))
+            self._make_folder(folder)
+            return
+        self._durable.discard(folder)  # it was there before, and was removed
 
-        A folder high up is synced once a process, not once a file. It is so even where
-        another process made it, which may have died before it came to sync it.
+    def _sync_names(self, folder: str) -> None:
         """
-        for depth, path in enumerate(_upwards(folder, self.location)):
-            if depth > 1 and path in self._synced:
-                break
-            _sync_folder(path)
-            if depth > 1:
-                if len(self._synced) >= _MAX_SYNCED:
-                    self._synced.clear()
-                self._synced.add(path)
+        Make the file's name durable, and those of the folders that lead to it.
+
+        A folder's name is synced once a process, whoever has made the folder: another process
+        may have died before it came to that.
+        """
+        _sync_folder(folder)
+        while folder != self.location and folder not in self._durable:
+            parent = os.path.dirname(folder)
+            _sync_folder(parent)
+            if len(self._durable) >= _MAX_DURABLE:
+                self._durable.clear()
+            self._durable.add(folder)
+            folder = parent
 
     def _read_into(self, path: str, start: int, buffers: Sequence[memoryview]) -> int | None:
         try:
@@ -184,8 +195,11 @@ def _filled_side_by_side(file: FileIO, buffer: memoryview) -> bool:
             own.seek(start + position)
             return _filled(own, buffer[position : position + _PART])
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        everything = all(pool.map(filled, range(0, len(buffer), _PART)))
+    try:
+        with ThreadPoolExecutor(_READERS) as pool:
+            everything = all(pool.map(filled, range(0, len(buffer), _PART)))
+    except RuntimeError:  # no more threads: the interpreter is shutting down
+        return _filled(file, buffer)
     file.seek(start + len(buffer))
     return everything
 
@@ -219,15 +233,6 @@ def _remove_if_there(path: str) -> None:
         os.unlink(path)
     except FileNotFoundError:
         pass
-
-
-def _upwards(folder: str, root: str) -> Iterator[str]:
-    """`folder`, its parent, and so on up to `root`."""
-    while True:
-        yield folder
-        if folder == root:
-            return
-        folder = os.path.dirname(folder)
 
 
 def _sync_folder(path: str) -> None:

@@ -1,10 +1,12 @@
 """From DataJoint's configuration to a store."""
 
 import json
+import os
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import datajoint as dj
+from datajoint.errors import ThreadSafetyError
 
 from dj_npy._errors import StoreError
 from dj_npy._stores.base import Store
@@ -49,6 +51,7 @@ class Addressing(NamedTuple):
 _opened: dict[str, Store] = {}
 # The same by the configuration they came from: this much can be asked for every array.
 _recent: dict[tuple[int, str], tuple[dict[str, Any], Store]] = {}
+_MAX_RECENT = 1000
 
 
 def open_store(config: StoreConfig, name: str | None) -> Store:
@@ -74,9 +77,13 @@ def open_store(config: StoreConfig, name: str | None) -> Store:
     # Compared by value: a configuration may be changed in place, and an id used again.
     if known is not None and known[0] == settings:
         return known[1]
+    if isinstance(settings, str):  # "default", which names a store and is none
+        raise StoreError(f"no store is called {name!r}")
     spec = config.get_store_spec(name or None)
     identity = json.dumps([name, spec], sort_keys=True, default=repr)
     store = _opened.get(identity) or _opened.setdefault(identity, _new_store(name, spec))
+    if len(_recent) >= _MAX_RECENT:
+        _recent.clear()
     _recent[id(config), name] = (dict(settings or {}), store)
     return store
 
@@ -105,7 +112,10 @@ class DescribedStore:
     @property
     def stores(self) -> dict[str, Any]:
         """The store, as the default one."""
-        own = dj.config.stores.get(self._name, {})
+        try:
+            own = dj.config.stores.get(self._name, {})
+        except ThreadSafetyError:  # DataJoint in thread-safe mode has no configuration of its own
+            own = {}
         return {"default": self._name, self._name: {**own, **dict(self._public)}}
 
     def get_store_spec(self, store: str | None = None) -> dict[str, Any]:
@@ -127,6 +137,8 @@ def describe(config: StoreConfig, name: str | None) -> DescribedStore:
     name = name or config.stores.get("default") or ""
     settings = config.stores.get(name) or {}
     public = {key: settings[key] for key in _PUBLIC if key in settings}
+    if public.get("protocol") == "file":  # the other process may be in another folder
+        public["location"] = os.path.abspath(public["location"])
     if "@" in str(public.get("endpoint", "")):  # https://user:password@host
         del public["endpoint"]
     return _described(name, tuple(public.items()))
