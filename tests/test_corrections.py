@@ -10,7 +10,8 @@ import datajoint as dj
 import numpy as np
 import pandas as pd
 import pytest
-from datajoint import codecs
+from datajoint import codecs, expression
+from datajoint.autopopulate import AutoPopulate
 from datajoint.errors import DataJointError, DuplicateError
 from datajoint.expression import QueryExpression
 from datajoint.heading import Heading
@@ -20,6 +21,7 @@ from datajoint.table import Table
 import dj_npy
 from dj_npy import NpyRef
 from dj_npy._arraylike import as_scalar
+from dj_npy._stores.local import LocalStore
 from tests.conftest import MakeTable
 from tests.test_codec import WAVEFORM, built_in_codec, files
 
@@ -29,6 +31,8 @@ CORRECTED = [
     (QueryExpression, "fetch"),
     (Table, "update1"),
     (Table, "_insert_rows"),
+    (AutoPopulate, "_populate1"),
+    (expression, "decode_attribute"),
     (Heading, "__getitem__"),
     (codecs, "resolve_dtype"),
 ]
@@ -217,6 +221,37 @@ def test_a_failing_fetch_leaves_conversion_as_it_was(two_rows: Any) -> None:
     assert as_scalar.get() is False
 
 
+class DoubledCodec(dj.Codec):
+    """Chained to ours: what it decodes is what ours has decoded."""
+
+    name = "doubled"
+
+    def get_dtype(self, is_store: bool) -> str:
+        return "<npy@>"
+
+    def encode(self, value: Any, *, key: Any = None, store_name: Any = None) -> Any:
+        return np.asarray(value) * 2
+
+    def decode(self, stored: Any, *, key: Any = None) -> Any:
+        return np.asarray(stored) / 2
+
+
+def test_a_codec_chained_to_ours_has_the_data_in_every_fetch(table: MakeTable) -> None:
+    chained = table("id : int32\n---\nwaveform : <doubled@>\nplain : <npy@>")
+    chained.insert1({"id": 1, "waveform": WAVEFORM, "plain": WAVEFORM})
+    for fetched in (
+        chained.to_dicts()[0],
+        chained.fetch(as_dict=True)[0],
+        chained.fetch()[0],
+        chained.to_arrays()[0],
+        {"waveform": chained.fetch("waveform")[0], "plain": chained.fetch("plain")[0]},
+        {"waveform": chained.to_arrays("waveform")[0], "plain": chained.to_arrays("plain")[0]},
+    ):
+        np.testing.assert_array_equal(fetched["waveform"], WAVEFORM)
+        assert isinstance(fetched["plain"], NpyRef)
+        assert not fetched["plain"].is_loaded
+
+
 def test_to_arrow_says_that_arrow_has_no_such_type(two_rows: Any, opened: list[str]) -> None:
     import pyarrow
 
@@ -273,18 +308,114 @@ def test_a_bad_update_is_refused_as_before(two_rows: Any) -> None:
             two_rows.update1(row)
 
 
-# --- files_of_a_refused_insert ---------------------------------------------------------------
+# --- hash_of_a_three_part_make ---------------------------------------------------------------
 
 
-def test_a_refused_insert_takes_its_files_back(two_rows: Any, store: Path) -> None:
+def test_a_three_part_make_loads_what_it_uses_only(
+    two_rows: Any, schema: Any, opened: list[str]
+) -> None:
+    @schema
+    class Mean(dj.Computed):
+        definition = "id : int32\n---\nmean : float64"
+        key_source = two_rows.proj()
+        use = False
+
+        def make_fetch(self, key: Any) -> Any:
+            return ((two_rows & key).fetch1("waveform"), (two_rows & key).fetch1("n"))
+
+        def make_compute(self, key: Any, waveform: Any, n: int) -> Any:
+            return (float(waveform.mean()) if self.use else n,)
+
+        def make_insert(self, key: Any, mean: float) -> None:
+            self.insert1({**key, "mean": mean})
+
+    Mean.populate({"id": 0})
+    assert opened == []
+    Mean.use = True
+    Mean.populate()
+    assert (Mean() & "id=1").fetch1("mean") == (WAVEFORM + 1).mean()
+    assert len(opened) == 1
+
+
+def test_a_three_part_make_sees_that_an_array_was_replaced_meanwhile(
+    two_rows: Any, schema: Any
+) -> None:
+    @schema
+    class Meddled(dj.Computed):
+        definition = "id : int32\n---\nmean : float64"
+        key_source = two_rows.proj()
+
+        def make_fetch(self, key: Any) -> Any:
+            return ((two_rows & key).fetch1("waveform"),)
+
+        def make_compute(self, key: Any, waveform: Any) -> Any:
+            two_rows.update1({**key, "waveform": WAVEFORM * 2})
+            return (0.0,)
+
+        def make_insert(self, key: Any, mean: float) -> None:
+            self.insert1({**key, "mean": mean})
+
+    with pytest.raises(DataJointError, match="has changed"):
+        Meddled.populate()
+    assert len(Meddled()) == 0
+
+
+# --- files_of_unsent_rows --------------------------------------------------------------------
+
+
+def test_an_error_at_one_row_takes_back_the_files_of_the_rows_before(
+    two_rows: Any, store: Path
+) -> None:
     before = files(store)
-    rows = [{"id": n, "n": 0, "waveform": WAVEFORM} for n in (5, 6, 0)]
+    good = [{"id": n, "n": 0, "waveform": WAVEFORM} for n in (5, 6)]
+    for bad in (
+        {"id": 7, "n": 0, "waveform": [1]},
+        {"id": 7, "n": "no number", "waveform": WAVEFORM},
+        {"id": 7, "waveform": WAVEFORM},
+    ):
+        with pytest.raises((DataJointError, ValueError)):
+            two_rows.insert([*good, bad])
+        assert files(store) == before
+    with without(Table, "_insert_rows"), pytest.raises(DataJointError):
+        two_rows.insert([*good, {"id": 7, "n": 0, "waveform": [1]}])
+    assert len(files(store) - before) == 2
+
+
+def test_what_cannot_be_removed_does_not_hide_what_went_wrong(
+    two_rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove(*_: Any) -> None:
+        raise dj_npy.StoreError("the disk is gone")
+
+    monkeypatch.setattr(LocalStore, "remove", remove)
+    rows = [{"id": 5, "n": 0, "waveform": WAVEFORM}, {"id": 6, "n": 0, "waveform": [1]}]
+    with pytest.raises(dj_npy.ArrayInvalidError, match="got list"):
+        two_rows.insert(rows)
+
+
+def test_once_it_is_sent_nothing_is_taken_back(two_rows: Any, store: Path) -> None:
+    before = files(store)
     with pytest.raises(DuplicateError):
-        two_rows.insert(rows)
-    assert files(store) == before
-    with without(Table, "_insert_rows"), pytest.raises(DuplicateError):
-        two_rows.insert(rows)
+        two_rows.insert([{"id": n, "n": 0, "waveform": WAVEFORM} for n in (5, 6, 0)])
     assert len(files(store) - before) == 3
+
+
+def test_inserts_and_updates_within_an_insert_keep_their_files(
+    two_rows: Any, table: MakeTable
+) -> None:
+    other = table("id : int32\n---\nwaveform : <npy@>", "Other")
+    other.insert1({"id": 1, "waveform": WAVEFORM})
+
+    def rows() -> Iterator[Any]:
+        yield {"id": 5, "n": 0, "waveform": WAVEFORM}
+        other.insert1({"id": 2, "waveform": WAVEFORM})
+        other.update1({"id": 1, "waveform": WAVEFORM + 1})
+        yield {"id": 6, "n": 0, "waveform": "bad"}
+
+    with pytest.raises(dj_npy.ArrayInvalidError):
+        two_rows.insert(rows())
+    for ref in other.to_arrays("waveform"):
+        ref.verify()
 
 
 def test_an_insert_in_chunks_keeps_the_files_of_the_chunks_that_are_in(
@@ -294,32 +425,9 @@ def test_an_insert_in_chunks_keeps_the_files_of_the_chunks_that_are_in(
     rows = [{"id": n, "n": 0, "waveform": WAVEFORM} for n in (5, 6, 7, 0)]
     with pytest.raises(DuplicateError):
         two_rows.insert(rows, chunk_size=2)
-    assert len(files(store) - before) == 2
+    assert len(files(store) - before) == 4
     for ref in two_rows.to_arrays("waveform"):
         ref.verify()
-
-
-def test_after_a_lost_connection_the_files_stay(
-    two_rows: Any, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = files(store)
-
-    def answer_is_lost(original: Any) -> Any:
-        def query(query: str, *args: Any, **kwargs: Any) -> Any:
-            result = original(query, *args, **kwargs)
-            if query.startswith("INSERT"):
-                raise dj.errors.LostConnectionError("after the server had done it")
-            return result
-
-        return query
-
-    with monkeypatch.context() as patch:
-        connection = two_rows().connection
-        patch.setattr(connection, "query", answer_is_lost(connection.query))
-        with pytest.raises(dj.errors.LostConnectionError):
-            two_rows.insert1({"id": 5, "n": 0, "waveform": WAVEFORM})
-    assert len(files(store) - before) == 1
-    (two_rows & "id=5").fetch1("waveform").verify()
 
 
 # --- cost_of_a_value -------------------------------------------------------------------------

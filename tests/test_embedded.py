@@ -148,8 +148,35 @@ def test_starting_twice_in_a_process_is_fine(folder: Path) -> None:
     run(python(code, folder))
 
 
-def test_a_folder_with_a_long_name(folder: Path) -> None:
-    assert "[1]" in run(python(INSERT, folder / ("x" * 120), 1)).stdout
+@pytest.mark.parametrize(
+    "name", ["x" * 120, "with a space", "co:lon", "quo'te", "semi;colon & (more)", "größe", "a%41"]
+)
+def test_a_folder_of_any_name(folder: Path, name: str) -> None:
+    assert "[1]" in run(python(INSERT, folder / name, 1)).stdout
+    assert "[1, 2]" in run(python(INSERT, folder / name, 2)).stdout
+    assert server(folder / name) is None
+
+
+@pytest.mark.parametrize("name", ["$HOME", "`id`", 'quo"te', "back\\slash", "$(touch pwned)"])
+def test_a_name_that_a_shell_would_change_is_refused(folder: Path, name: str) -> None:
+    result = subprocess.run(
+        python(START, folder / name), capture_output=True, text=True, check=False
+    )
+    assert "StoreError: PostgreSQL cannot run in" in result.stderr
+    assert not (folder / name).exists()
+
+
+def test_once_the_cause_is_mended_it_starts(folder: Path) -> None:
+    code = (
+        "import os, sys, dj_npy\n"
+        "open(sys.argv[1], 'w').close()\n"
+        "for _ in range(2):\n"
+        "    try: dj_npy.embedded.start(sys.argv[1])\n"
+        "    except dj_npy.StoreError as error: assert 'PosixPath' not in str(error), error\n"
+        "    else: raise SystemExit('it should not start')\n"
+        "os.unlink(sys.argv[1])\n" + START
+    )
+    run(python(code, folder))
 
 
 AS_A_USER = """

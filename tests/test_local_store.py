@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -197,6 +198,22 @@ def test_every_new_name_is_synced_after_the_file(
     synced.clear()
     create(local_store, b"2", "lab/t/k=2/a.npy")
     assert synced[1:] == [f"{root}/lab/t/k=2", f"{root}/lab/t"]
+    # A key of several attributes: each folder that is new has its name synced.
+    synced.clear()
+    create(local_store, b"1", "lab/u/a=1/b=1/a.npy")
+    below = f"{root}/lab/u"
+    assert synced[1:] == [f"{below}/a=1/b=1", f"{below}/a=1", below, f"{root}/lab"]
+    synced.clear()
+    create(local_store, b"2", "lab/u/a=2/b=1/a.npy")
+    assert synced[1:] == [f"{below}/a=2/b=1", f"{below}/a=2", below]
+    synced.clear()
+    create(local_store, b"3", "lab/u/a=2/b=1/b.npy")
+    assert synced[1:] == [f"{below}/a=2/b=1"]
+    # One that is removed and made anew is new.
+    shutil.rmtree(f"{below}/a=2")
+    synced.clear()
+    create(local_store, b"4", "lab/u/a=2/b=1/a.npy")
+    assert synced[1:] == [f"{below}/a=2/b=1", f"{below}/a=2", below]
     synced.clear()
     monkeypatch.setattr(settings, "fsync", False)
     create(local_store, b"3", "lab/t/k=3/a.npy")
@@ -233,6 +250,24 @@ def test_a_large_file_is_read_side_by_side(
     size = local_store.read_into(path, 45, [memoryview(head), memoryview(body), memoryview(tail)])
     assert size == 1003
     assert head + body + tail == contents[45:]
+
+
+AT_EXIT = """
+import atexit, sys, threading
+from dj_npy._stores.local import LocalStore
+store = LocalStore("main", sys.argv[1])
+def read():
+    buffer = bytearray(40 << 20)
+    assert store.read_into("large", 0, [memoryview(buffer)]) == 40 << 20
+    print(buffer[-1])
+atexit.register(read)
+"""
+
+
+def test_a_large_file_is_read_while_the_interpreter_shuts_down(store: Path) -> None:
+    (store / "large").write_bytes(b"\1" * (40 << 20))
+    result = run([sys.executable, "-W", "ignore", "-c", AT_EXIT, str(store)])
+    assert result.stdout == "1\n", result.stderr
 
 
 def test_the_beginning_of_a_file(local_store: LocalStore) -> None:

@@ -3,7 +3,10 @@
 import copy
 import io
 import operator
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import datajoint as dj
 import numpy as np
 import pytest
+from datajoint.errors import DataJointError
 
 import dj_npy
 from dj_npy import ArrayCorruptError, ArrayInvalidError, ArrayMissingError, NpyRef, StoreError
@@ -122,6 +126,28 @@ def test_inversion_and_matrix_products(stored: Stored) -> None:
     assert same(ref.T @ ref, B.T @ B)
 
 
+@pytest.mark.parametrize("array", [np.array([True, False]), np.array([1 + 2j, 3]), B / 3])
+@pytest.mark.parametrize("power", [2, 0.5, -1.0, np.array(2)])
+def test_a_power_is_the_operator_s_not_the_ufunc_s(stored: Stored, array: Any, power: Any) -> None:
+    with np.errstate(divide="ignore"):
+        np.testing.assert_array_equal(stored(array) ** power, array**power, strict=True)
+    np.testing.assert_array_equal(2.0 ** stored(array, 2), 2.0**array, strict=True)
+
+
+def test_a_number_formats_as_one(stored: Stored, opened: list[str]) -> None:
+    assert f"{stored(np.array(1.25)):.1f}" == "1.2"
+    opened.clear()
+    with pytest.raises(TypeError):
+        f"{stored(A, 2):.1f}"
+    assert opened == []
+
+
+def test_a_matrix_transpose_needs_two_axes(stored: Stored) -> None:
+    with pytest.raises(ValueError, match="undefined"):
+        stored(np.arange(3)).mT  # noqa: B018
+    assert stored(np.zeros((2, 3, 4)), 2).mT.shape == (2, 4, 3)
+
+
 def test_ufuncs_with_all_their_arguments(stored: Stored) -> None:
     ref, where = stored(B), stored(B > 4, 2)
     out = np.zeros_like(B)
@@ -146,7 +172,9 @@ def test_changing_in_place_is_refused_and_changes_nothing(stored: Stored) -> Non
         np.add.at(ref, [0], 1)
     with pytest.raises(TypeError):
         ref[0] = 1
-    for name in ("sort", "fill", "put", "resize", "partition", "setflags", "byteswap"):
+    with pytest.raises(TypeError):
+        ref.byteswap(inplace=True)  # type: ignore[call-arg]
+    for name in ("sort", "fill", "put", "resize", "partition", "setflags"):
         assert not hasattr(ref, name)
     assert same(ref.load(), A)
 
@@ -159,6 +187,7 @@ METHODS: dict[str, tuple[Any, ...]] = {
     "argpartition": (1,),
     "argsort": (),
     "astype": ("f4",),
+    "byteswap": (),
     "clip": (0, 3),
     "compress": ([True, False, True], 0),
     "conj": (),
@@ -168,7 +197,9 @@ METHODS: dict[str, tuple[Any, ...]] = {
     "cumsum": (),
     "diagonal": (),
     "dot": (np.arange(3),),
+    "dumps": (),
     "flatten": (),
+    "getfield": ("i4",),
     "item": (3,),
     "max": (),
     "mean": (),
@@ -213,18 +244,18 @@ def test_methods_that_need_other_data(stored: Stored, tmp_path: Path) -> None:
 
 
 def test_every_method_of_an_array_that_changes_nothing_is_here() -> None:
-    changes = {"byteswap", "fill", "partition", "put", "resize", "setfield", "setflags", "sort"}
+    changes = {"fill", "partition", "put", "resize", "setfield", "setflags", "sort"}
     memory = {"base", "ctypes", "data", "flags", "strides", "device", "to_device"}
-    other = {"dump", "dumps", "getfield", "mT"}
     names = {name for name in dir(np.ndarray) if not name.startswith("_")}
     removed_in_numpy_2 = {"itemset", "newbyteorder", "ptp", "tostring"}
-    assert names - set(dir(NpyRef)) <= changes | memory | other | removed_in_numpy_2
+    assert names - set(dir(NpyRef)) <= changes | memory | removed_in_numpy_2
 
 
-@pytest.mark.parametrize("attribute", ["T", "real", "imag", "flat"])
+@pytest.mark.parametrize("attribute", ["T", "mT", "real", "imag", "flat"])
 def test_a_view_is_as_much_an_array_as_its_source(stored: Stored, attribute: str) -> None:
     ref = stored(A)
-    view, expected = getattr(ref, attribute), np.array(getattr(A, attribute))
+    expected = np.array(A.T if attribute == "mT" else getattr(A, attribute))
+    view = getattr(ref, attribute)
     assert repr(view).endswith("(NpyRef(shape=(4, 3), dtype=float64, not loaded))")
     assert not ref.is_loaded
     assert (view.shape, view.dtype) == (expected.shape, expected.dtype)
@@ -358,6 +389,33 @@ def test_a_pickle_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert restored._config.get_store_spec("cloud") == {**spec, **secrets}
 
 
+def test_a_pickle_knows_a_folder_that_was_given_relatively(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "relative").mkdir()
+    np.save(tmp_path / "relative" / "a.npy", A)
+    spec = {"protocol": "file", "location": "relative"}
+    monkeypatch.setitem(dj.config.stores, "here", spec)
+    row = {"path": "a.npy", "store": "here", "dtype": "float64", "shape": [4, 3]}
+    data = pickle.dumps(dj_npy.NpyCodec().decode(row, context={"config": dj.config}))
+    monkeypatch.chdir("/")
+    monkeypatch.delitem(dj.config.stores, "here")
+    assert same(pickle.loads(data).load(), A)
+
+
+def test_a_pickle_is_read_where_datajoint_has_no_configuration(stored: Stored) -> None:
+    code = "import pickle, sys, dj_npy; print(pickle.load(sys.stdin.buffer).load().sum())"
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        input=pickle.dumps(stored(A)),
+        capture_output=True,
+        env={**os.environ, "DJ_THREAD_SAFE": "true"},
+        check=False,
+    )
+    assert float(result.stdout) == A.sum(), result.stderr
+
+
 def test_memory_maps(stored: Stored, store: Path) -> None:
     ref = stored(A)
     mapped = ref.load(mmap_mode="r")
@@ -370,7 +428,9 @@ def test_memory_maps(stored: Stored, store: Path) -> None:
     private = ref.load(mmap_mode="c")
     private[0, 0] = 99
     assert same(np.load(store / ref.path), A)
+    ref.load()
     shared = ref.load(mmap_mode="r+")
+    assert not ref.is_loaded  # the change is to be seen
     shared[0, 0] = 99
     shared.flush()  # type: ignore[attr-defined]
     assert np.load(store / ref.path)[0, 0] == 99
@@ -418,6 +478,12 @@ def test_memory_that_does_not_fit_is_refused_unchanged(stored: Stored, out: Any)
     with pytest.raises(ArrayInvalidError, match="out must be"):
         stored(A).read(out=out)
     assert (out == 1).all()
+
+
+@pytest.mark.parametrize("out", [[1], bytearray(96), None.__class__])
+def test_memory_that_is_no_array_is_refused(stored: Stored, out: Any) -> None:
+    with pytest.raises(ArrayInvalidError, match=r"out must be a numpy\.ndarray"):
+        stored(A).read(out=out)
 
 
 def test_memory_that_is_read_only_is_refused(stored: Stored) -> None:
@@ -493,7 +559,7 @@ def test_a_missing_file_says_so(stored: Stored, store: Path, use: Callable[[NpyR
 
 
 @pytest.mark.parametrize(
-    "path", ["/etc/passwd", "../x.npy", "a/../../x.npy", "a//b.npy", "", ".", "a/./b", "a\0b", 7]
+    "path", ["/etc/passwd", "../x.npy", "a/../../x.npy", "a//b.npy", "", ".", "a/./b", "a\0b"]
 )
 def test_a_path_that_leaves_the_store_is_refused(stored: Stored, path: Any) -> None:
     ref = stored(A)
@@ -506,7 +572,17 @@ def test_a_path_that_leaves_the_store_is_refused(stored: Stored, path: Any) -> N
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("path", None),
+        ("path", 7),
+        ("store", ["main"]),
+        ("store", {"a": 1}),
         ("shape", None),
+        ("shape", {"4": 3}),
+        ("shape", [1] * 65),
+        ("shape", [10**30, 0]),
+        ("shape", [0, 2**62, 2**62]),
+        ("shape", [1.0]),
+        ("dtype", "(2,)f8"),
         ("shape", [-1]),
         ("shape", ["4"]),
         ("dtype", None),
@@ -520,9 +596,45 @@ def test_a_path_that_leaves_the_store_is_refused(stored: Stored, path: Any) -> N
 def test_a_row_that_describes_no_array_is_told(stored: Stored, name: str, value: Any) -> None:
     ref = stored(A)
     ref._row[name] = value
-    with pytest.raises(ArrayCorruptError, match=f"no valid {name}"):
-        getattr(ref, name)
-    with pytest.raises(ArrayCorruptError, match=f"no valid {name}"):
+    for use in (lambda: getattr(ref, name), ref.load, ref.verify, ref.read):
+        with pytest.raises(ArrayCorruptError, match=f"no valid {name}"):
+            use()
+    repr(ref)
+
+
+@pytest.mark.parametrize("row", [None, [], 5, "text", {}, [{"path": "a.npy"}]])
+def test_a_row_that_is_no_description_at_all_is_told(row: Any) -> None:
+    ref = dj_npy.NpyCodec().decode(row, context={"config": dj.config})
+    assert repr(ref) == f"NpyRef(invalid row {row!r})"
+    for use in (lambda: ref.path, lambda: ref.shape, lambda: ref.dtype, ref.load, ref.verify):
+        with pytest.raises(ArrayCorruptError, match="no valid"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("offset", -1), ("offset", "x"), ("offset", 2**70), ("fortran_order", "yes")],
+)
+def test_additions_that_make_no_sense_are_passed_over(
+    stored: Stored, name: str, value: Any
+) -> None:
+    ref = stored(A)
+    ref._row[name] = value
+    assert same(ref.load(), A)
+
+
+def test_a_checksum_that_makes_no_sense_does_not_verify(stored: Stored) -> None:
+    ref = stored(A)
+    ref._row["checksum"] = 5
+    with pytest.raises(ArrayCorruptError, match="expected 5"):
+        ref.verify()
+
+
+@pytest.mark.parametrize("store", ["default", "nowhere"])
+def test_a_store_that_is_not_configured_is_told(store: str, stores: Any, database: Any) -> None:
+    row = {"path": "a.npy", "store": store, "dtype": "float64", "shape": [1]}
+    ref = dj_npy.NpyCodec().decode(row, context={"config": database.config})
+    with pytest.raises(DataJointError, match=f"'{store}'"):
         ref.load()
 
 

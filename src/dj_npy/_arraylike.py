@@ -81,7 +81,7 @@ class ArrayLike(NDArrayOperatorsMixin):
         if self.ndim < 2:
             raise ValueError("matrix transpose with ndim < 2 is undefined")  # as NumPy says it
         shape = (*self.shape[:-2], self.shape[-1], self.shape[-2])
-        return View(self, _matrix_transpose, shape, self.dtype)
+        return View(self, matrix_transpose, shape, self.dtype)
 
     @property
     def real(self) -> "View":
@@ -274,8 +274,8 @@ class View(ArrayLike):
         return f"{self._function.__name__}({self._source!r})"
 
 
-def _matrix_transpose(array: AnyArray) -> AnyArray:
-    return np.swapaxes(array, -1, -2)  # numpy.matrix_transpose is of NumPy 2
+def matrix_transpose(array: AnyArray) -> AnyArray:
+    return np.swapaxes(array, -1, -2)  # numpy.matrix_transpose is NumPy 2's
 
 
 def _materialized(value: Any) -> Any:
