@@ -640,7 +640,7 @@ def test_a_store_that_is_not_configured_is_told(store: str, stores: Any, databas
 
 def test_a_row_that_promises_more_than_memory_is_told_from_the_file(stored: Stored) -> None:
     ref = stored(A)
-    for shape in ([10**10, 10**3], [2**62, 3]):
+    for shape in ([10**10, 10**3], [2**59]):
         ref._row["shape"] = shape
         ref._row["offset"] = len(fileformat.header_bytes(A.dtype, tuple(shape), False))
         with pytest.raises(ArrayCorruptError, match="another array than the row says"):
