@@ -1,12 +1,15 @@
 """Files in a folder of this machine, or of a file server mounted there."""
 
+import ctypes
 import errno
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from ctypes import c_int64
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 from dj_npy._errors import ArrayMissingError, NpyError, StoreError
 from dj_npy._settings import settings
@@ -20,6 +23,14 @@ _SIDE_BY_SIDE = 32 << 20
 """Bytes from which several threads read: one alone copies 256 MB a quarter slower."""
 _READERS = 4
 _PART = 8 << 20
+_WRITE_BACK = 16 << 20
+"""Bytes after which the disk is set to work: 256 MB are synced in two thirds of the time."""
+_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
+_sync_file_range: Any
+try:
+    _sync_file_range = ctypes.CDLL(None).sync_file_range
+except (AttributeError, OSError, TypeError):  # not Linux
+    _sync_file_range = None
 
 # FAT, some FUSE and network file systems: they do not know links, or not here.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
@@ -171,11 +182,24 @@ class LocalStore(Store):
 
 def _write(path: str, pieces: Iterable[memoryview]) -> None:
     with open(path, "xb", buffering=0) as file:
+        started = written = 0
         for piece in pieces:
             while piece:
-                piece = piece[file.write(piece) :]
+                count = file.write(piece)
+                piece = piece[count:]
+                written += count
+            if settings.fsync and written - started >= _WRITE_BACK:
+                _start_write_back(file.fileno(), started, written - started)
+                started = written
         if settings.fsync:
             os.fsync(file.fileno())
+
+
+def _start_write_back(descriptor: int, offset: int, nbytes: int) -> None:
+    """Set the disk to work on what is written while more is being written (Linux)."""
+    if _sync_file_range is not None:
+        # Its errors are not looked at: fsync will meet them again.
+        _sync_file_range(descriptor, c_int64(offset), c_int64(nbytes), _SYNC_FILE_RANGE_WRITE)
 
 
 def _filled(file: FileIO, buffer: memoryview) -> bool:
