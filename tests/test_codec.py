@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -139,6 +140,16 @@ def test_what_cannot_be_stored_is_refused_and_leaves_nothing(
     assert files(store) == set()
     result = recording.validate([{"recording_id": 1, "waveform": value}])
     assert "Codec validation failed: <npy>" in result.summary()
+
+
+def test_encode_refuses_by_itself_what_validate_does(store: Path) -> None:
+    stores = {"main": {"protocol": "file", "location": str(store)}}
+    config = SimpleNamespace(stores=stores, get_store_spec=stores.get)
+    context = {"schema": "lab", "table": "recording", "field": "waveform", "config": config}
+    masked = np.ma.masked_array([1, 2], [False, True])
+    with pytest.raises(ArrayInvalidError, match="masked"):
+        dj_npy.NpyCodec().encode(masked, key={"id": 1}, context=context, store_name="main")
+    assert files(store) == set()
 
 
 def test_a_bad_row_leaves_no_file_of_the_rows_before_it(recording: Any, store: Path) -> None:

@@ -234,7 +234,9 @@ class DoubledCodec(dj.Codec):
         return np.asarray(value) * 2
 
     def decode(self, stored: Any, *, key: Any = None) -> Any:
-        return np.asarray(stored) / 2
+        array = np.asarray(stored)
+        assert array.dtype == np.float64
+        return array / 2
 
 
 def test_a_codec_chained_to_ours_has_the_data_in_every_fetch(

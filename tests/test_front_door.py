@@ -4,6 +4,8 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import datajoint as dj
 
@@ -44,6 +46,45 @@ def test_importing_anew_after_all_was_forgotten_works() -> None:
         "assert type(dj.get_codec('npy')) is dj_npy.NpyCodec\n"
     )
     run([sys.executable, "-W", "ignore", "-c", code])
+
+
+LATE = """
+import sys, numpy as np, datajoint as dj
+from datajoint.errors import DataJointError
+for name, value in zip(("host", "port"), sys.argv[1:3]):
+    dj.config["database." + name] = int(value) if name == "port" else value
+dj.config["database.backend"] = "postgresql"
+dj.config["database.user"] = "postgres"
+dj.config["database.password"] = ""
+dj.config["database.use_tls"] = False
+dj.config.stores = {"main": {"protocol": "file", "location": sys.argv[3]}, "default": "main"}
+schema = dj.Schema("declared_before")
+@schema
+class Recording(dj.Manual):
+    definition = "id : int32\\n---\\nwaveform : <npy@main>"
+Recording.insert1({"id": 1, "waveform": np.arange(3)})
+assert type(Recording.heading["waveform"].codec).__module__ == "datajoint.builtin_codecs.npy"
+import dj_npy
+ref = (Recording & "id=1").fetch1("waveform")
+assert isinstance(ref, dj_npy.NpyRef) and ref.load().tolist() == [0, 1, 2]
+Recording.insert1({"id": 2, "waveform": np.arange(4)})
+assert (Recording & "id=2").fetch1("waveform").path.endswith("/id=2/waveform.npy")
+Recording.insert1({"id": 3, "waveform": ref})
+assert (Recording & "id=3").fetch1("waveform").load().tolist() == [0, 1, 2]
+try:
+    Recording.insert1({"id": 4, "waveform": np.ma.masked_array([1, 2], [False, True])})
+except dj_npy.ArrayInvalidError as error:
+    print(error)
+schema.drop(prompt=False)
+"""
+
+
+def test_tables_declared_before_the_import_are_ours_after(postgresql: Any, store: Path) -> None:
+    info = postgresql.connection.conn_info
+    result = run(
+        [sys.executable, "-W", "ignore", "-c", LATE, info["host"], str(info["port"]), str(store)]
+    )
+    assert "masked arrays" in result.stdout
 
 
 def test_the_embedded_database_is_optional() -> None:

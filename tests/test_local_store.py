@@ -220,6 +220,26 @@ def test_every_new_name_is_synced_after_the_file(
     assert synced == []
 
 
+def test_the_disk_is_set_to_work_while_a_large_file_is_written(
+    local_store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[int, int]] = []
+    original = local._start_write_back
+
+    def recording(descriptor: int, offset: int, nbytes: int) -> None:
+        started.append((offset, nbytes))
+        original(descriptor, offset, nbytes)
+
+    monkeypatch.setattr(local, "_start_write_back", recording)
+    piece = memoryview(bytes(8 << 20))
+    local_store.create(names(), [piece] * 5)
+    assert started == [(0, 16 << 20), (16 << 20, 16 << 20)]
+    started.clear()
+    monkeypatch.setattr(settings, "fsync", False)
+    local_store.create(names(), [piece] * 5)
+    assert started == []
+
+
 @pytest.mark.parametrize(
     ("start", "lengths"),
     [(0, [10]), (0, [0]), (10, [0]), (3, [7]), (3, [2, 0, 5]), (0, [4, 6]), (9, [1])],
