@@ -346,6 +346,11 @@ def test_a_three_part_make_loads_what_it_uses_only(
     Mean.populate()
     assert (Mean() & "id=1").fetch1("mean") == (WAVEFORM + 1).mean()
     assert len(opened) == 1
+    # One alone, not within what a fetch returned, has the hash of its row too.
+    alone = [(two_rows & f"id={n}").fetch1("waveform") for n in (0, 0, 1)]
+    first, again, other = (DeepHash(ref)[ref] for ref in alone)
+    assert first == again != other
+    assert not any(ref.is_loaded for ref in alone)
     # Without the correction it loads what it does not use.
     Mean.use = False
     Mean().delete_quick()

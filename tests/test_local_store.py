@@ -322,6 +322,12 @@ def test_a_folder_in_the_place_of_a_file(local_store: LocalStore, store: Path) -
     assert create(local_store, b"1") != PLAIN
 
 
+def test_a_folder_that_is_a_link_to_nowhere(local_store: LocalStore, store: Path) -> None:
+    (store / "lab").symlink_to(store / "not mounted")
+    with pytest.raises(StoreError, match="could not write"):
+        create(local_store, b"1")
+
+
 def test_an_error_never_names_the_temporary_file(
     local_store: LocalStore, monkeypatch: pytest.MonkeyPatch, store: Path
 ) -> None:

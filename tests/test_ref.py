@@ -559,7 +559,8 @@ def test_a_missing_file_says_so(stored: Stored, store: Path, use: Callable[[NpyR
 
 
 @pytest.mark.parametrize(
-    "path", ["/etc/passwd", "../x.npy", "a/../../x.npy", "a//b.npy", "", ".", "a/./b", "a\0b"]
+    "path",
+    ["/etc/passwd", "../x.npy", "a/../../x.npy", "a//b.npy", "", ".", "a/./b", "a\0b", "a\ud800b"],
 )
 def test_a_path_that_leaves_the_store_is_refused(stored: Stored, path: Any) -> None:
     ref = stored(A)

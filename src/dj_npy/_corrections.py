@@ -123,8 +123,11 @@ def hash_of_a_three_part_make() -> None:
 
     def correct_hash(original: Method) -> Method:
         def _hash(self: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
-            value = obj._row if isinstance(obj, NpyRef) else obj
-            return original(self, value, *args, **kwargs)
+            if not isinstance(obj, NpyRef):
+                return original(self, obj, *args, **kwargs)
+            result = original(self, obj._row, *args, **kwargs)
+            self.hashes[obj] = result  # it is looked up by what was asked for
+            return result
 
         return _hash
 

@@ -245,6 +245,7 @@ class NpyRef(ArrayLike, dj.NpyRef):
         return self._row.get(name) if isinstance(self._row, dict) else None
 
     def _open(self) -> Store:
+        _ = self.path  # a row that is none is told before its store is looked for
         return open_store(self._config, self.store)
 
     def _read(self) -> AnyArray:

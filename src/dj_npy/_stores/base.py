@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dj_npy._errors import NpyError, StoreError
 
-_CLIMBS = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|\0")
+_CLIMBS = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\0\ud800-\udfff]")
 _CLIMBS_ON_WINDOWS = re.compile(r"\\|:")
 
 

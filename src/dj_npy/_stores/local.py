@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from ctypes import c_int64
 from io import FileIO
 from pathlib import Path
@@ -89,8 +90,8 @@ class LocalStore(Store):
             return  # or a file is in the way, which opening a file in it will tell
         except FileNotFoundError:
             self._make_folder(os.path.dirname(folder))
-            self._make_folder(folder)
-            return
+            with suppress(FileExistsError):  # another process was faster
+                os.mkdir(folder)
         self._durable.discard(folder)  # it was there before, and was removed
 
     def _sync_names(self, folder: str) -> None:
