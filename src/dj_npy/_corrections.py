@@ -8,7 +8,6 @@ no longer has the fault. The replaced method is its replacement's ``__wrapped__`
 import functools
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from functools import partial
 from traceback import walk_tb
 from typing import Any
 
@@ -104,7 +103,7 @@ def key_of_an_update() -> None:
             # What is not a mapping is the original's to complain about.
             names = self.primary_key if isinstance(row, Mapping) else ()
             key = {name: row[name] for name in names if name in row}
-            call = partial(_while_set, row_key, key, lambda: original(self, row))
+            call = functools.partial(_while_set, row_key, key, lambda: original(self, row))
             # It may run within an insert, in a generator of rows, and its file is not of that.
             return _while_set(written, None, call)
 
@@ -146,7 +145,7 @@ def hash_of_a_three_part_make() -> None:
 
 def files_of_unsent_rows() -> None:
     """
-    An insert that fails at one row leaves the files of the rows, or attributes, before it.
+    An insert that cannot encode a value leaves the files of the values before it.
 
     `Table` encodes row after row, then sends one INSERT. An error while it encodes proves that
     nothing was sent, so what this insert has created is removed. After any other error it

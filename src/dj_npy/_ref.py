@@ -16,7 +16,7 @@ from dj_npy._stores import Store, StoreConfig, describe, open_store
 
 CHECKSUM = "xxh3_128:"
 """Begins a checksum in a row; 32 hex digits follow, as ``xxh128sum`` prints them."""
-_MAP_MODES = (None, "r", "r+", "c")
+_MAP_MODES = ("r", "r+", "c")
 
 
 class NpyRef(ArrayLike, dj.NpyRef):
