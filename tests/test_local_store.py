@@ -26,7 +26,7 @@ def names(plain: str = PLAIN) -> Iterator[str]:
 
 
 def create(store: LocalStore, contents: bytes, plain: str = PLAIN) -> str:
-    return store.create(names(plain), [memoryview(contents)])
+    return store.create(names(plain), [memoryview(contents)], len(contents))
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -121,7 +121,7 @@ def interrupted() -> Iterator[memoryview]:
 
 def test_an_interrupted_write_leaves_nothing(local_store: LocalStore, store: Path) -> None:
     with pytest.raises(Stopped):
-        local_store.create(names(), interrupted())
+        local_store.create(names(), interrupted(), 100)
     assert everything(store) == {}
 
 
@@ -232,11 +232,11 @@ def test_the_disk_is_set_to_work_while_a_large_file_is_written(
 
     monkeypatch.setattr(local, "_start_write_back", recording)
     piece = memoryview(bytes(8 << 20))
-    local_store.create(names(), [piece] * 5)
+    local_store.create(names(), [piece] * 5, 40 << 20)
     assert started == [(0, 16 << 20), (16 << 20, 16 << 20)]
     started.clear()
     monkeypatch.setattr(settings, "fsync", False)
-    local_store.create(names(), [piece] * 5)
+    local_store.create(names(), [piece] * 5, 40 << 20)
     assert started == []
 
 

@@ -14,6 +14,7 @@ from datajoint.codecs import is_codec_registered, unregister_codec
 from dj_npy import _fileformat as fileformat
 from dj_npy._addressing import array_path, with_token
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
+from dj_npy._fileformat import Header
 from dj_npy._ref import CHECKSUM, NpyRef
 from dj_npy._stores import Store, open_store, schema_addressing
 
@@ -120,23 +121,12 @@ class NpyCodec(dj.SchemaCodec):
             **schema_addressing(config, store)._asdict(),
         )
         names = chain([plain], map(with_token, repeat(plain)))
-        hasher = xxhash.xxh3_128()
         if isinstance(value, NpyRef):
-            source = value._open()
-            header = value._header(source)
-            pieces: Iterable[memoryview] = source.pieces(value.path)
+            header, path, checksum = _copied(value, store, names)
         else:
             contents = fileformat.NpyBytes(value)
-            header, pieces = contents.header, contents
-        path = store.create(names, _hashed(pieces, hasher))
-        checksum = CHECKSUM + hasher.hexdigest()
-        if isinstance(value, NpyRef) and value._row.get("checksum", checksum) != checksum:
-            store.remove(path)
-            raise ArrayCorruptError(
-                f"{source.where(value.path)} has changed since it was inserted: expected "
-                f"{value._row['checksum']}, found {checksum}. It was not copied. If it was "
-                f"changed through mmap_mode='r+', insert ref.load() instead of ref"
-            )
+            header = contents.header
+            path, checksum = _stored(store, names, contents, header.file_size)
         if (created := written.get()) is not None:
             created.append((store, path))
         description = {
@@ -183,6 +173,35 @@ def _carries_more(value: Any) -> bool:
         for cls in type(value).__mro__
         if cls not in _PLAIN and cls is not object
     )
+
+
+def _copied(ref: NpyRef, store: Store, names: Iterator[str]) -> tuple[Header, str, str]:
+    """Copy the file of a reference, by the server where it can."""
+    source = ref._open()
+    header = ref._header(source)
+    expected = ref._row.get("checksum")
+    if source is store and expected:
+        path = store.copied(names, ref.path, header.file_size)
+        if path is not None:
+            return header, path, expected
+    path, checksum = _stored(store, names, source.pieces(ref.path), header.file_size)
+    if expected not in (None, checksum):
+        store.remove(path)
+        raise ArrayCorruptError(
+            f"{source.where(ref.path)} has changed since it was inserted: expected {expected}, "
+            f"found {checksum}. It was not copied. If it was changed through mmap_mode='r+', "
+            f"insert ref.load() instead of ref"
+        )
+    return header, path, checksum
+
+
+def _stored(
+    store: Store, names: Iterator[str], pieces: Iterable[memoryview], nbytes: int
+) -> tuple[str, str]:
+    """Create a file and return its path and checksum."""
+    hasher = xxhash.xxh3_128()
+    path = store.create(names, _hashed(pieces, hasher), nbytes)
+    return path, CHECKSUM + hasher.hexdigest()
 
 
 def _hashed(pieces: Iterable[memoryview], hasher: "xxhash.xxh3_128") -> Iterator[memoryview]:

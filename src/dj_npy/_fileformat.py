@@ -243,8 +243,8 @@ class NpyBytes:
     """
     The bytes of an array's ``.npy`` file, in pieces, as often as it is iterated.
 
-    A piece is valid until the next one is asked for. An array that is contiguous in either
-    order is handed out from its own memory; any other through one small buffer.
+    An array that is contiguous in either order is handed out from its own memory, any other
+    in small copies, so a piece stays as it is for as long as it is referred to.
 
     Parameters
     ----------
@@ -275,7 +275,8 @@ class NpyBytes:
                 buffersize=max(PIECE // array.itemsize, 1),
                 order="C",
             ):
-                yield bytes_view(np.ascontiguousarray(chunk))  # a chunk may be a strided view
+                # A copy: the chunk is a buffer that is used again.
+                yield bytes_view(np.array(chunk))
 
 
 def bytes_view(array: AnyArray) -> memoryview:

@@ -1,6 +1,9 @@
 """What a fetch hands out: a reference to an array that is still in its store."""
 
+import os
 import weakref
+from collections.abc import Callable
+from io import FileIO
 from typing import Any
 
 import datajoint as dj
@@ -277,14 +280,16 @@ class NpyRef(ArrayLike, dj.NpyRef):
 
     def _map(self, mmap_mode: Any) -> AnyArray:
         store = self._open()
-        header = self._header(store)
-        file = store.mappable(self.path)
-        try:
-            return np.memmap(
-                file, header.dtype, mmap_mode, header.offset, header.shape, header.order
-            )
-        except OSError as error:  # no permission to write, no address space left
-            raise store.refused(error, self.path, "map") from error
+        with store.open_to_map(self.path, writable=mmap_mode == "r+") as file:
+            size = os.fstat(file.fileno()).st_size
+            # Read from the very file that is mapped: another may have its name by now.
+            header = self._checked(lambda length: (_beginning(file, length), size), store)
+            try:
+                return np.memmap(
+                    file, header.dtype, mmap_mode, header.offset, header.shape, header.order
+                )
+            except OSError as error:  # no address space left
+                raise store.refused(error, self.path, "map") from error
 
     def _expected_header(self) -> Header | None:
         """The header that the row promises; None if the row does not tell."""
@@ -299,11 +304,14 @@ class NpyRef(ArrayLike, dj.NpyRef):
 
     def _header(self, store: Store) -> Header:
         """Read the file's header and check it against the row."""
+        return self._checked(lambda length: store.read_beginning(self.path, length), store)
+
+    def _checked(self, beginning: Callable[[int], tuple[bytes, int]], store: Store) -> Header:
         where = store.where(self.path)
-        prefix, size = store.read_beginning(self.path, fileformat.FIRST_READ)
+        prefix, size = beginning(fileformat.FIRST_READ)
         length = fileformat.header_length(prefix, where)
         if length > len(prefix):
-            prefix, size = store.read_beginning(self.path, length)
+            prefix, size = beginning(length)
         header = fileformat.parse_header(prefix, size, where)
         if header.shape != self.shape or not self._has_dtype(header.dtype):
             raise ArrayCorruptError(
@@ -331,3 +339,8 @@ class NpyRef(ArrayLike, dj.NpyRef):
             f"the row of the array at {self._said('path')!r:.200} in store "
             f"{self._said('store')!r:.200} has no valid {what}: found {value!r:.200}"
         )
+
+
+def _beginning(file: FileIO, length: int) -> bytes:
+    file.seek(0)
+    return file.read(length) or b""

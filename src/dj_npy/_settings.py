@@ -1,7 +1,9 @@
 """What a user may set, by environment variable or by assignment."""
 
 import os
+from pathlib import Path
 
+from platformdirs import user_cache_path
 from pydantic import ByteSize, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -38,6 +40,14 @@ class Settings(BaseSettings):
     fsync: bool = Field(
         default=True,
         description="Whether an insert into a local store waits until the disk has the array.",
+    )
+    cache_dir: Path = Field(
+        default_factory=lambda: user_cache_path("dj-npy", appauthor=False),
+        description="Folder for copies of remote files that are mapped into memory.",
+    )
+    cache_bytes: ByteSize = Field(
+        default=ByteSize(10 << 30),
+        description="Bytes of such copies that are kept, those mapped last.",
     )
 
 

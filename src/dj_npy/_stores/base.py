@@ -3,13 +3,32 @@
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from io import FileIO
+from typing import NamedTuple
 
-from dj_npy._errors import NpyError, StoreError
+from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
 
 _CLIMBS = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\0\ud800-\udfff]")
 _CLIMBS_ON_WINDOWS = re.compile(r"\\|:")
+
+
+class Stat(NamedTuple):
+    """What a store knows of a file without reading it."""
+
+    nbytes: int
+    version: str
+    """Changes whenever the contents do; ``""`` where the store cannot tell."""
+
+
+class Listed(NamedTuple):
+    """A file in a listing."""
+
+    path: str
+    nbytes: int
+    modified: datetime
+    """With a time zone."""
 
 
 class Store(ABC):
@@ -32,7 +51,7 @@ class Store(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def create(self, paths: Iterable[str], pieces: Iterable[memoryview]) -> str:
+    def create(self, paths: Iterable[str], pieces: Iterable[memoryview], nbytes: int) -> str:
         """
         Create a file under the first of `paths` that is not taken, and return that path.
 
@@ -42,12 +61,24 @@ class Store(ABC):
         Parameters
         ----------
         paths : iterable of str
-            Names in one folder, in the order they are tried; endless, or ending in a name
-            that cannot be taken.
+            Names in one folder, in the order they are tried: first the one that is wanted,
+            then endless random ones, which nobody else has. A store that cannot create
+            exclusively begins with the second.
         pieces : iterable of memoryview
-            The file's bytes, each piece used before the next is asked for.
+            The file's bytes. A piece stays as it is for as long as it is referred to.
+        nbytes : int
+            How many they are; any other number raises :class:`ArrayInvalidError`.
         """
-        return self._create((self.checked(path) for path in paths), pieces)
+        checked = (self.checked(path) for path in paths)
+        return self._create(checked, _counted(pieces, nbytes), nbytes)
+
+    def copied(self, paths: Iterable[str], source: str, nbytes: int) -> str | None:
+        """
+        Create a copy of `source`, a file of this store, without its bytes coming here.
+
+        Otherwise as :meth:`create`. Returns None where the store cannot.
+        """
+        return self._copied(map(self.checked, paths), self.checked(source), nbytes)
 
     def read_into(self, path: str, start: int, buffers: Sequence[memoryview]) -> int | None:
         """
@@ -55,23 +86,49 @@ class Store(ABC):
 
         Returns None, with nothing read that could be relied on, if the file ends before.
         """
-        return self._read_into(self.checked(path), start, buffers)
+        if start < 0:
+            raise ArrayInvalidError(f"cannot read {self.where(path)} from byte {start} on")
+        if any(map(len, buffers)):
+            return self._read_into(self.checked(path), start, buffers)
+        size = self.stat(path).nbytes
+        return size if start <= size else None
 
     def read_beginning(self, path: str, length: int) -> tuple[bytes, int]:
-        """Return the first `length` bytes, or all there are, and the file's size."""
+        """Return the first `length` bytes, at least one, or all there are, and the file's size."""
         return self._read_beginning(self.checked(path), length)
 
     def pieces(self, path: str) -> Iterable[memoryview]:
-        """Return the file's bytes in pieces, each valid until the next one is asked for."""
+        """Return the file's bytes in pieces; a piece stays as it is while it is referred to."""
         return self._pieces(self.checked(path))
 
     def remove(self, path: str) -> None:
         """Remove a file; one that is not there is none the less removed."""
         self._remove(self.checked(path))
 
-    def mappable(self, path: str) -> Path:
-        """Return a file of this machine that holds the same bytes, for a memory map."""
-        return self._mappable(self.checked(path))
+    def stat(self, path: str) -> Stat:
+        """Return size and version of a file."""
+        return self._stat(self.checked(path))
+
+    def files(self, folder: str = "") -> Iterator[Listed]:
+        """
+        Yield every file in `folder` and below, ``""`` being the whole store; in no order.
+
+        A folder that is not there is empty.
+        """
+        return self._files(self.checked(folder) if folder else "")
+
+    def open_to_map(self, path: str, *, writable: bool = False) -> FileIO:
+        """
+        Open a file of this machine that holds the same bytes, for a memory map.
+
+        Parameters
+        ----------
+        path : str
+            The file.
+        writable : bool
+            Whether what is changed in the map shall be changed in the store.
+        """
+        return self._open_to_map(self.checked(path), writable)
 
     def where(self, path: str) -> str:
         """Return what an error calls a file: store and path."""
@@ -92,11 +149,14 @@ class Store(ABC):
         return path
 
     @abstractmethod
-    def refused(self, error: OSError, path: str, verb: str) -> NpyError:
+    def refused(self, error: Exception, path: str, verb: str) -> NpyError:
         """Return what to raise for a backend's error: the one place where it is translated."""
 
     @abstractmethod
-    def _create(self, paths: Iterable[str], pieces: Iterable[memoryview]) -> str: ...
+    def _create(self, paths: Iterator[str], pieces: Iterator[memoryview], nbytes: int) -> str: ...
+
+    def _copied(self, paths: Iterator[str], source: str, nbytes: int) -> str | None:  # noqa: ARG002
+        return None
 
     @abstractmethod
     def _read_into(self, path: str, start: int, buffers: Sequence[memoryview]) -> int | None: ...
@@ -111,4 +171,25 @@ class Store(ABC):
     def _remove(self, path: str) -> None: ...
 
     @abstractmethod
-    def _mappable(self, path: str) -> Path: ...
+    def _stat(self, path: str) -> Stat: ...
+
+    @abstractmethod
+    def _files(self, folder: str) -> Iterator[Listed]: ...
+
+    @abstractmethod
+    def _open_to_map(self, path: str, writable: bool) -> FileIO: ...
+
+
+def _counted(pieces: Iterable[memoryview], nbytes: int) -> Iterator[memoryview]:
+    """Pass the pieces on, and raise if they are not `nbytes` in all."""
+    left = nbytes
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            break
+        yield piece
+    if left:
+        raise ArrayInvalidError(
+            f"expected {nbytes} bytes to store, found {'more' if left < 0 else nbytes - left}. "
+            f"Nothing was stored"
+        )

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from ctypes import c_int64
+from datetime import datetime, timezone
 from io import FileIO
-from pathlib import Path
 from typing import Any
 
 from dj_npy._errors import ArrayMissingError, NpyError, StoreError
 from dj_npy._settings import settings
-from dj_npy._stores.base import Store
+from dj_npy._stores.base import Listed, Stat, Store
 
 TEMPORARY_SUFFIX = ".dj-npy-tmp"
 """Ends the name of a file that is still being written."""
@@ -56,9 +56,13 @@ class LocalStore(Store):
         self.location = os.path.abspath(location)
         self._durable: set[str] = set()  # folders whose names have been synced
 
-    def _create(self, paths: Iterable[str], pieces: Iterable[memoryview]) -> str:
-        candidates = iter(paths)
-        path = next(candidates)
+    def _create(
+        self,
+        paths: Iterator[str],
+        pieces: Iterator[memoryview],
+        nbytes: int,  # noqa: ARG002
+    ) -> str:
+        path = next(paths)
         folder = os.path.dirname(self._full(path))
         temporary = os.path.join(folder, f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
         try:
@@ -68,7 +72,7 @@ class LocalStore(Store):
             try:
                 _write(temporary, pieces)
                 while not _moved(temporary, self._full(path)):
-                    path = next(candidates)
+                    path = next(paths)
             finally:
                 _remove_if_there(temporary)
             if settings.fsync:
@@ -137,11 +141,10 @@ class LocalStore(Store):
             raise self.refused(error, path, "read") from error
 
     def _pieces(self, path: str) -> Iterator[memoryview]:
-        buffer = memoryview(bytearray(_READ_PIECE))
         try:
             with open(self._full(path), "rb", buffering=0) as file:
-                while count := file.readinto(buffer):
-                    yield buffer[:count]
+                while piece := file.read(_READ_PIECE):
+                    yield memoryview(piece)
         except OSError as error:
             raise self.refused(error, path, "read") from error
 
@@ -151,20 +154,52 @@ class LocalStore(Store):
         except OSError as error:
             raise self.refused(error, path, "remove") from error
 
-    def _mappable(self, path: str) -> Path:
-        return Path(self._full(path))
+    def _stat(self, path: str) -> Stat:
+        try:
+            stat = os.stat(self._full(path))
+        except OSError as error:
+            raise self.refused(error, path, "read") from error
+        return Stat(stat.st_size, f"{stat.st_ino}-{stat.st_mtime_ns}")
+
+    def _files(self, folder: str) -> Iterator[Listed]:
+        try:
+            with os.scandir(self._full(folder) if folder else self.location) as scanned:
+                entries = list(scanned)
+        except OSError as error:
+            if error.errno not in _NO_FILE or not os.path.isdir(self.location):
+                raise self.refused(error, folder, "list") from error
+            return
+        for entry in entries:
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._files(path)
+                continue
+            try:
+                stat = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:  # removed meanwhile
+                continue
+            except OSError as error:
+                raise self.refused(error, path, "list") from error
+            yield Listed(path, stat.st_size, datetime.fromtimestamp(stat.st_mtime, timezone.utc))
+
+    def _open_to_map(self, path: str, writable: bool) -> FileIO:
+        try:
+            return open(self._full(path), "r+b" if writable else "rb", buffering=0)
+        except OSError as error:
+            raise self.refused(error, path, "map") from error
 
     def _full(self, path: str) -> str:
         return f"{self.location}/{path}"
 
-    def refused(self, error: OSError, path: str, verb: str) -> NpyError:
+    def refused(self, error: Exception, path: str, verb: str) -> NpyError:
         what = f"could not {verb} {self.where(path)} (folder {self.location!r})"
         if not os.path.isdir(self.location):
             return StoreError(
                 f"{what}: that folder does not exist. Is the file server mounted? "
                 f"Otherwise create it, or correct `location` in the store's configuration"
             )
-        if verb == "read" and error.errno in _NO_FILE:
+        code = getattr(error, "errno", None) or 0
+        if verb in ("read", "map") and code in _NO_FILE:
             return ArrayMissingError(
                 f"{what}: there is no such file. The row refers to it: restore it from a copy, "
                 f"or delete the row"
@@ -177,7 +212,7 @@ class LocalStore(Store):
             errno.EPERM: "permission denied for this user",
         }
         # `strerror` and not `str`: that would name the temporary file.
-        reason = advice.get(error.errno or 0, error.strerror or type(error).__name__)
+        reason = advice.get(code) or getattr(error, "strerror", None) or type(error).__name__
         return StoreError(f"{what}: {reason}")
 
 

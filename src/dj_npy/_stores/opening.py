@@ -2,14 +2,18 @@
 
 import json
 import os
+import re
+import sys
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import datajoint as dj
 from datajoint.errors import ThreadSafetyError
+from datajoint.storage import StorageBackend
 
 from dj_npy._errors import StoreError
 from dj_npy._stores.base import Store
+from dj_npy._stores.generic import GenericStore
 from dj_npy._stores.local import LocalStore
 
 # What may travel in a pickle. All else, such as a plugin's own settings, may be a secret.
@@ -25,6 +29,8 @@ _PUBLIC = (
     "schema_prefix",
     "partition_pattern",
 )
+
+_SERVICES = ("s3", "gcs", "azure")
 
 
 class StoreConfig(Protocol):
@@ -80,6 +86,8 @@ def open_store(config: StoreConfig, name: str | None) -> Store:
     if isinstance(settings, str):  # "default", which names a store and is none
         raise StoreError(f"no store is called {name!r}")
     spec = config.get_store_spec(name or None)
+    if spec["protocol"].lower() == "s3":
+        spec.setdefault("secure", True)  # as DataJoint reads it; a pickled description has not
     identity = json.dumps([name, spec], sort_keys=True, default=repr)
     store = _opened.get(identity) or _opened.setdefault(identity, _new_store(name, spec))
     if len(_recent) >= _MAX_RECENT:
@@ -154,7 +162,70 @@ def _new_store(name: str, spec: dict[str, Any]) -> Store:
     protocol = spec["protocol"].lower()
     if protocol == "file":
         return LocalStore(name, spec["location"])
-    raise StoreError(
-        f"store {name!r} has protocol {protocol!r}: this version reads and writes stores of "
-        f"protocol 'file'. Do not import dj_npy to use DataJoint's own codec for it"
+    spec = {**spec, "protocol": protocol}
+    if protocol not in _SERVICES:
+        return _generic_store(name, spec, StorageBackend(spec).get_url("").rstrip("/"))
+    # An object's name has no empty component: neither obstore nor this package takes one.
+    location = "/".join(filter(None, str(spec.get("location") or "").split("/")))
+    spec["location"] = location
+    said = re.search(
+        r"(?i)(?:BlobEndpoint|AccountName)=([^;]+)", spec.get("connection_string") or ""
     )
+    where = spec.get("endpoint") or spec.get("account_name") or (said[1] if said else "")
+    where = str(where).rpartition("://")[2]
+    bucket = spec.get("bucket") or spec.get("container")
+    identity = f"{protocol}://{'/'.join(filter(None, (where.rstrip('/'), bucket, location)))}"
+    if not _forked:
+        try:
+            from dj_npy._stores.clients import Inexpressible, cloud_store
+        except ImportError as error:
+            raise _not_installed(name, protocol, error) from error
+        try:
+            return cloud_store(name, spec, identity)
+        except Inexpressible:
+            pass
+    return _generic_store(name, spec, identity)
+
+
+def _generic_store(name: str, spec: dict[str, Any], identity: str) -> Store:
+    # What is asked of DataJoint's backend makes no request.
+    backend = StorageBackend(spec)
+    try:
+        filesystem = backend.fs
+    except ImportError as error:
+        raise _not_installed(name, spec["protocol"], error) from error
+    return GenericStore(
+        name,
+        filesystem,
+        backend._full_path,
+        identity,
+        exclusive=spec["protocol"] in _SERVICES,
+        hidden=[str(spec[key]) for key in spec if key not in _PUBLIC and spec[key]],
+    )
+
+
+def _not_installed(name: str, protocol: str, error: ImportError) -> StoreError:
+    package = f"dj-npy[{protocol}]" if protocol in _SERVICES else error.name
+    return StoreError(
+        f"store {name!r} has protocol {protocol!r}, for which {error.name or error} is not "
+        f"installed: pip install '{package}'"
+    )
+
+
+# Obstore's threads do not survive a fork, and whatever is asked of it then hangs for ever.
+_forked = False
+_of_the_parent: list[Any] = []
+
+
+def _leave_the_parents_stores() -> None:
+    """In a forked child: open stores anew, through fsspec if obstore may have been in use."""
+    global _forked
+    _forked = _forked or "obstore" in sys.modules
+    # Kept, as even to let go of a client might wait for one of its threads.
+    _of_the_parent.append((_opened.copy(), _recent.copy()))
+    _opened.clear()
+    _recent.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_the_parents_stores)

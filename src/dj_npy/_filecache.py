@@ -1,0 +1,165 @@
+"""Private copies of remote files on this machine's disk, for memory maps."""
+
+import hashlib
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+
+from fasteners import InterProcessLock
+
+from dj_npy._errors import NpyError, StoreError
+from dj_npy._settings import settings
+
+_PARTIAL = ".part"
+_ABANDONED_S = 3600.0
+"""Age after which a download that does not grow is nobody's any more."""
+_LOCKS = 64
+
+_threads = [threading.Lock() for _ in range(_LOCKS)]
+
+
+def _forget_locks() -> None:
+    """In a forked child: no thread of it holds any."""
+    _threads[:] = [threading.Lock() for _ in range(_LOCKS)]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)
+
+
+def opened(
+    key: tuple[str, ...], nbytes: int, download: Callable[[FileIO], None], what: str
+) -> FileIO:
+    """
+    Open the copy of a remote file, which is downloaded if it is not there.
+
+    However many threads and processes ask, it is downloaded once. It appears whole or not
+    at all. The copies that were opened longest ago are removed beyond
+    ``settings.cache_bytes``; a map of one that is removed stays as it is (on Windows, it is
+    not removed).
+
+    Parameters
+    ----------
+    key : tuple of str
+        What the copy is of, the version of its contents included.
+    nbytes : int
+        Size of the file.
+    download : callable
+        Writes the file's bytes to a file that is open for it.
+    what : str
+        What an error calls the file.
+
+    Raises
+    ------
+    StoreError
+        If the cache folder cannot be used, or is open to others.
+    """
+    name = hashlib.sha256("\0".join(key).encode("utf-8", "surrogatepass")).hexdigest()
+    try:
+        folder = _private_folder()
+        copy = folder / name
+        with _one_at_a_time(folder, name):
+            if (file := _whole(copy, nbytes)) is None:
+                _make_room(folder, nbytes)
+                partial = copy.with_suffix(_PARTIAL)
+                try:
+                    with FileIO(partial, "w", opener=_privately) as written:
+                        download(written)
+                        os.fsync(written.fileno())
+                    os.replace(partial, copy)
+                except BaseException:
+                    with suppress(OSError):
+                        partial.unlink()
+                    raise
+                file = _whole(copy, nbytes)
+            if file is None:
+                raise StoreError(f"could not map {what}: expected a copy of {nbytes} bytes")
+            os.utime(copy)
+            return file
+    except NpyError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"could not map {what}: its copy cannot be kept in {str(settings.cache_dir)!r} "
+            f"({error.strerror or error}). Set DJ_NPY_CACHE_DIR to a folder of yours with "
+            f"{nbytes / 1e6:.0f} MB to spare, or load the array instead of mapping it"
+        ) from error
+
+
+def write_at(file: FileIO, offset: int, data: memoryview) -> None:
+    """Write at a position of a file, whatever other threads do with the same file."""
+    if not hasattr(os, "pwrite"):  # Windows
+        with FileIO(os.fspath(file.name), "r+") as own:
+            own.seek(offset)
+            while data:
+                data = data[own.write(data) :]
+        return
+    while data:
+        count = os.pwrite(file.fileno(), data, offset)
+        data, offset = data[count:], offset + count
+
+
+def _private_folder() -> Path:
+    folder = Path(settings.cache_dir) / "maps"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if os.name == "nt":  # a folder below the user's own is the user's own
+        return folder
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise StoreError(
+            f"refused the cache folder {str(folder)!r}: it must be a folder of this user that "
+            f"nobody else may enter (chmod 700), and no link. Set DJ_NPY_CACHE_DIR to another"
+        )
+    return folder
+
+
+@contextmanager
+def _one_at_a_time(folder: Path, name: str) -> Iterator[None]:
+    """Hold one of a few locks that are never removed: another copy may have to wait."""
+    number = int(name[:8], 16) % _LOCKS
+    # A lock of the file holds against other processes only, and ends when any thread of
+    # this one closes the file.
+    with _threads[number], InterProcessLock(folder / f"lock-{number:02}"):
+        yield
+
+
+def _privately(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+
+
+def _whole(copy: Path, nbytes: int) -> FileIO | None:
+    try:
+        file = FileIO(copy, "r", opener=_privately)
+    except FileNotFoundError:
+        return None
+    if os.fstat(file.fileno()).st_size == nbytes:
+        return file
+    file.close()
+    return None
+
+
+def _make_room(folder: Path, nbytes: int) -> None:
+    """Remove what was opened longest ago until `nbytes` more are within the limit."""
+    copies = []
+    for entry in os.scandir(folder):
+        with suppress(OSError):  # another process has removed it, or Windows maps it
+            status = entry.stat(follow_symlinks=False)
+            if not entry.name.endswith(_PARTIAL):
+                copies.append((status.st_mtime, status.st_size, entry.path))
+            elif time.time() - status.st_mtime > _ABANDONED_S:
+                os.unlink(entry.path)
+    excess = sum(size for _, size, _ in copies) + nbytes - settings.cache_bytes
+    for _, size, path in sorted(copies):
+        if excess <= 0:
+            break
+        if size:  # a lock is none
+            with suppress(OSError):
+                os.unlink(path)
+                excess -= size

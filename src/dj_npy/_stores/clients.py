@@ -1,0 +1,273 @@
+"""From a DataJoint store's settings to obstore's clients."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from obstore.exceptions import BaseError
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from dj_npy._errors import StoreError
+from dj_npy._stores.cloud import Client, CloudStore
+
+Spec = dict[str, Any]
+
+CONNECT_TIMEOUT_S = 10
+SILENCE_S = 30
+"""How long a server may send nothing while it is read from."""
+REQUEST_S = 300
+"""How long one request may take: 64 MiB want 1.8 Mbit/s."""
+RETRIES: Any = {
+    "max_retries": 8,
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=100),
+        "max_backoff": timedelta(seconds=10),
+        "base": 2,
+    },
+    "retry_timeout": timedelta(seconds=120),
+}
+_CREDENTIALS_LAST = timedelta(minutes=5)
+_HIDDEN = ("access_key", "secret_key", "token", "account_key", "connection_string")
+_AMAZON = re.compile(r"s3(?:[.-](?P<region>[a-z0-9-]+))?\.amazonaws\.com(?:\.cn)?")
+
+
+class Inexpressible(Exception):  # noqa: N818
+    """Obstore has no words for these settings; fsspec may."""
+
+
+def cloud_store(name: str, spec: Spec, identity: str) -> CloudStore:
+    """
+    Return the store that a DataJoint configuration describes.
+
+    Parameters
+    ----------
+    name : str
+        What the configuration calls it.
+    spec : dict
+        Its settings, of protocol ``s3``, ``gcs`` or ``azure``.
+    identity : str
+        Where it is, in words that no other store has.
+
+    Raises
+    ------
+    Inexpressible
+        If the credentials are of a kind that obstore does not know.
+    StoreError
+        If the settings contradict themselves, or there are no credentials.
+    """
+    make = {"s3": _s3, "gcs": _gcs, "azure": _azure}[spec["protocol"].lower()]
+    try:
+        client = make(name, spec)
+        reader = client({"read_timeout": timedelta(seconds=SILENCE_S)})
+        writer = client({})
+    except (BaseError, ValueError, TypeError) as error:
+        raise StoreError(
+            f"store {name!r} is not configured as obstore wants it: "
+            f"{_without(spec, str(error).splitlines()[0])}"
+        ) from None
+    return CloudStore(name, reader, writer, identity, [str(spec.get(key) or "") for key in _HIDDEN])
+
+
+def _without(spec: Spec, text: str) -> str:
+    for key in _HIDDEN:
+        if spec.get(key):
+            text = text.replace(str(spec[key]), "***")
+    return text
+
+
+def _client_options(spec: Spec, url: str, more: Spec) -> Any:
+    options = {
+        **more,
+        "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+        "timeout": timedelta(seconds=REQUEST_S),
+        "allow_http": url.startswith("http://"),
+        "user_agent": "dj-npy",
+    }
+    return {**options, "proxy_url": spec["proxy_server"]} if spec.get("proxy_server") else options
+
+
+def _endpoint(spec: Spec) -> str:
+    endpoint = str(spec["endpoint"]).rstrip("/")
+    if endpoint.startswith(("http://", "https://")):
+        return endpoint
+    return f"{'https' if spec.get('secure', True) else 'http'}://{endpoint}"
+
+
+def _s3(name: str, spec: Spec) -> Callable[[Spec], Client]:
+    if not spec.get("endpoint") or not spec.get("bucket"):
+        raise StoreError(f"store {name!r} has no `endpoint` or no `bucket`")
+    url = _endpoint(spec)
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    options: Spec = {"endpoint": url, "virtual_hosted_style_request": False}
+    if amazon := _AMAZON.fullmatch(urlsplit(url).netloc):
+        region = amazon["region"] or region or bucket_region(f"{url}/{spec['bucket']}")
+        # A certificate for *.s3.amazonaws.com does not hold for a name with dots.
+        options = {"virtual_hosted_style_request": "." not in spec["bucket"]}
+    access, secret = spec.get("access_key"), spec.get("secret_key")
+    if bool(access) != bool(secret):
+        raise StoreError(
+            f"store {name!r} has only one of `access_key` and `secret_key`: set both, or none "
+            f"to use the credentials of this machine"
+        )
+    if access:
+        options |= {"access_key_id": access, "secret_access_key": secret}
+    else:
+        options |= _ambient_s3(name)
+
+    def client(more: Spec) -> Client:
+        return S3Store(
+            spec["bucket"],
+            prefix=spec["location"] or None,
+            region=region or "us-east-1",
+            client_options=_client_options(spec, url, more),
+            retry_config=RETRIES,
+            **options,
+        )
+
+    return client
+
+
+def bucket_region(url: str) -> str | None:
+    """Ask S3 in which region a bucket is; it tells that to anybody."""
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=CONNECT_TIMEOUT_S) as answer:
+            headers = answer.headers
+    except HTTPError as error:
+        headers = error.headers
+    except OSError:
+        return None
+    region = headers.get("x-amz-bucket-region")
+    return str(region) if region else None
+
+
+def _ambient_s3(name: str) -> Spec:
+    """Credentials as botocore finds them: environment, profile, single sign-on, machine."""
+    try:
+        from botocore.session import get_session
+    except ImportError:  # obstore knows some of these places too
+        return {}
+    credentials = get_session().get_credentials()
+    if credentials is None:
+        raise StoreError(
+            f"store {name!r} has no `access_key` and `secret_key`, and there are no AWS "
+            f"credentials on this machine: set these, or AWS_ACCESS_KEY_ID and "
+            f"AWS_SECRET_ACCESS_KEY, or run `aws configure`"
+        )
+
+    def provide() -> Spec:
+        frozen = credentials.get_frozen_credentials()  # renewed by botocore when they expire
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(timezone.utc) + _CREDENTIALS_LAST,
+        }
+
+    return {"credential_provider": provide}
+
+
+def _gcs(name: str, spec: Spec) -> Callable[[Spec], Client]:
+    if os.environ.get("STORAGE_EMULATOR_HOST"):
+        raise Inexpressible("an emulator speaks Google's JSON API only")
+    credentials = _google_credentials(name, spec.get("token"))
+
+    def client(more: Spec) -> Client:
+        return GCSStore(
+            spec["bucket"],
+            prefix=spec["location"] or None,
+            client_options=_client_options(spec, "https://", more),
+            retry_config=RETRIES,
+            **credentials,
+        )
+
+    return client
+
+
+def _google_credentials(name: str, token: Any) -> Spec:
+    """
+    Translate what gcsfs takes as `token`.
+
+    https://gcsfs.readthedocs.io/en/latest/#credentials
+    """
+    if token == "anon":
+        return {"skip_signature": True}
+    if token in (None, "", "google_default"):
+        try:
+            import google.auth
+            from obstore.auth.google import GoogleCredentialProvider
+        except ImportError:  # obstore looks for a key file and for Google's metadata server
+            return {}
+        try:
+            return {"credential_provider": GoogleCredentialProvider()}
+        except google.auth.exceptions.DefaultCredentialsError:
+            if not token:
+                raise Inexpressible("gcsfs looks in more places") from None
+            raise StoreError(
+                f"store {name!r} has token 'google_default', and there are no Google credentials "
+                f"on this machine: run `gcloud auth application-default login`, or set "
+                f"GOOGLE_APPLICATION_CREDENTIALS or the store's `token` to a key file"
+            ) from None
+    if isinstance(token, str) and os.path.isfile(token):
+        with open(token, encoding="utf-8") as file:
+            token = json.load(file)
+    if isinstance(token, dict) and token.get("type") == "service_account":
+        return {"service_account_key": json.dumps(token)}
+    raise Inexpressible("a token that gcsfs may know")
+
+
+def _azure(name: str, spec: Spec) -> Callable[[Spec], Client]:
+    parts = dict(
+        part.split("=", 1)
+        for part in str(spec.get("connection_string") or "").split(";")
+        if "=" in part
+    )
+    said = {key.lower(): value for key, value in parts.items()}
+    options: Spec = {}
+    account = said.get("accountname") or spec.get("account_name")
+    url = said.get("blobendpoint", "").rstrip("/")
+    if said.get("usedevelopmentstorage", "").lower() == "true":
+        options = {"use_emulator": True}
+        url = "http://"
+    else:
+        if not account and url:
+            account = urlsplit(url).netloc.split(".")[0]
+        if not account:
+            raise StoreError(f"store {name!r} has no `account_name` and no `connection_string`")
+        if not url and "endpointsuffix" in said:
+            scheme = said.get("defaultendpointsprotocol", "https")
+            url = f"{scheme}://{account}.blob.{said['endpointsuffix']}"
+        if url:
+            options["endpoint"] = url
+        options["account_name"] = account
+        options |= _azure_credentials(
+            said.get("accountkey") or spec.get("account_key"), said.get("sharedaccesssignature")
+        )
+
+    def client(more: Spec) -> Client:
+        return AzureStore(
+            spec["container"],
+            prefix=spec["location"] or None,
+            client_options=_client_options(spec, url, more),
+            retry_config=RETRIES,
+            **options,
+        )
+
+    return client
+
+
+def _azure_credentials(key: str | None, signature: str | None) -> Spec:
+    if key:
+        return {"account_key": key}
+    if signature:
+        return {"sas_key": signature.removeprefix("?")}
+    try:
+        from obstore.auth.azure import AzureCredentialProvider
+    except ImportError:  # obstore looks in the environment and for a managed identity
+        return {}
+    return {"credential_provider": AzureCredentialProvider()}

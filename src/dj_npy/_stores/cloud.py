@@ -1,0 +1,303 @@
+"""Objects in S3, GCS and Azure, through obstore."""
+
+import random
+import re
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import count
+from typing import Any, TypeVar
+
+import obstore
+from obstore import exceptions
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from dj_npy._errors import NpyError, StoreError
+from dj_npy._stores.base import Listed, Stat
+from dj_npy._stores.remote import (
+    PART,
+    SIDE_BY_SIDE,
+    Answer,
+    RemoteStore,
+    part_size,
+)
+
+T = TypeVar("T")
+Client = S3Store | GCSStore | AzureStore
+
+MARK = "djnpy"
+"""Metadata of an object by which the writer knows its own; a name that Azure takes as well."""
+_ATTEMPTS = 4
+_BACK_OFF_S = 0.1
+
+# Not every error that obstore documents as its own is one: NotFoundError arrives as
+# FileNotFoundError.
+_MISSING = (exceptions.NotFoundError, FileNotFoundError)
+_DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
+_TAKEN = (exceptions.AlreadyExistsError, FileExistsError)
+_CHANGED = (exceptions.PreconditionError, exceptions.NotModifiedError)
+_UNCLEAR = (exceptions.GenericError, exceptions.JoinError, OSError)
+"""After these, a request may have been carried out or not."""
+_FAILURES = (exceptions.BaseError, OSError, ValueError)
+
+_ADVICE = (
+    (_DENIED, "access denied. Check the store's keys, or the credentials that stand in for them"),
+    (_TAKEN, "there is such an object already"),
+    (_CHANGED, "the object has changed meanwhile"),
+    (exceptions.InvalidPathError, "the service cannot have an object of this name"),
+    (exceptions.NotSupportedError, "the service does not support this request"),
+    (exceptions.UnknownConfigurationKeyError, "obstore does not know one of the store's settings"),
+    (exceptions.JoinError, "obstore's thread was stopped"),
+)
+# The wording of obstore's most general error, and what to say; no decision depends on it.
+_HINTS = (
+    (r"redirect|AuthorizationHeaderMalformed|IllegalLocation|30[17] ",
+     "the bucket seems to be in another region: set AWS_REGION, or the endpoint of that region"),
+    (r"SlowDown|status code: 503|status code: 429", "the server is overloaded; try again later"),
+    (r"Connection refused", "is the server running, and are `endpoint` and `secure` right?"),
+    (r"dns error|failed to lookup", "no such host: is `endpoint` right?"),
+    (r"TimedOut|timed out|kind: Timeout", "time-out: the server or the network stalls"),
+    (r"certificate|tls|ssl", "no secure connection: are `endpoint` and `secure` right?"),
+)  # fmt: skip
+
+
+class CloudStore(RemoteStore):
+    """
+    A store in an object storage service.
+
+    Parameters
+    ----------
+    name : str
+        What the DataJoint configuration calls the store.
+    reader, writer : obstore store
+        Clients of the store's location. Two, as they want different time-outs: the one that
+        notices a silent server counts the sending of a large object as silence.
+    identity : str
+        Where it is, in words that no other store has: service, bucket, location.
+    hidden : iterable of str
+        The credentials: no message has them.
+    """
+
+    def __init__(
+        self, name: str, reader: Client, writer: Client, identity: str, hidden: Iterable[str] = ()
+    ) -> None:
+        super().__init__(name, identity)
+        self._reader, self._writer = reader, writer
+        self._hidden = [secret for secret in hidden if secret]
+        self._ranges: bool | None = None  # whether the server honours them; not known yet
+
+    # Writing
+
+    def _put_new(self, path: str, contents: Sequence[memoryview]) -> bool:
+        mark = secrets.token_hex(16)
+        for attempt in count(1):
+            try:
+                obstore.put(
+                    self._writer,
+                    path,
+                    list(contents) or b"",
+                    attributes={MARK: mark},
+                    mode="create",
+                )
+            except _TAKEN:
+                # Or is it the first try of this very request, whose answer was lost?
+                return self._is_marked(path, mark)
+            except _UNCLEAR as error:
+                with suppress(NpyError):
+                    if self._is_marked(path, mark):
+                        return True
+                if attempt == _ATTEMPTS:
+                    raise self.refused(error, path, "write") from None
+                time.sleep(_BACK_OFF_S * 2**attempt * random.random())
+            except _FAILURES as error:
+                raise self.refused(error, path, "write") from None
+            else:
+                return True
+        raise AssertionError("not reached")
+
+    def _is_marked(self, path: str, mark: str) -> bool:
+        try:
+            found = obstore.get(self._reader, path, options={"head": True})
+        except _MISSING:
+            return False
+        except _FAILURES as error:
+            raise self.refused(error, path, "write") from None
+        return bool(found.attributes.get(MARK) == mark)
+
+    def _put(self, path: str, contents: Sequence[memoryview]) -> None:
+        with self._translated(path, "write"):
+            obstore.put(self._writer, path, list(contents) or b"", use_multipart=False)
+
+    def _upload(self, path: str, pieces: Iterable[memoryview], nbytes: int) -> None:
+        try:
+            obstore.put(
+                self._writer,
+                path,
+                iter(pieces),
+                use_multipart=True,
+                chunk_size=part_size(nbytes),
+                max_concurrency=SIDE_BY_SIDE,
+            )
+        except NpyError:  # of the pieces
+            raise
+        except _FAILURES as error:
+            with suppress(NpyError):  # only the answer to the last request may have been lost
+                if self._stat(path).nbytes == nbytes:
+                    return
+            raise self.refused(error, path, "write") from None
+
+    def _copy(self, source: str, path: str) -> None:
+        with self._translated(source, "copy"):
+            obstore.copy(self._writer, source, path)
+
+    def _remove(self, path: str) -> None:
+        with suppress(*_MISSING), self._translated(path, "remove", but=_MISSING):
+            obstore.delete(self._writer, path)
+
+    # Reading
+
+    def _get(self, path: str, start: int, stop: int) -> Answer:
+        with self._translated(path, "read"):
+            if self._ranges is not False:
+                try:
+                    return self._get_range(path, start, stop)
+                except exceptions.GenericError:
+                    # The range begins past the end, or the server answers with the whole.
+                    answer = self._get_through(path, start, stop)
+                    if start < answer.size:
+                        with suppress(exceptions.GenericError):
+                            return self._get_range(path, start, stop)
+                        self._ranges = False
+                    return answer
+            return self._get_through(path, start, stop)
+
+    def _get_range(self, path: str, start: int, stop: int) -> Answer:
+        result = obstore.get(self._reader, path, options={"range": (start, stop)})
+        data, size = result.bytes(), result.meta["size"]
+        self._ranges = True
+        if len(data) != min(stop, size) - start:
+            raise self._cut_short(path, min(stop, size) - start, len(data))
+        return Answer(data, size, result.meta["e_tag"] or "")
+
+    def _get_through(self, path: str, start: int, stop: int) -> Answer:
+        """Read the object from its beginning up to the range and through it."""
+        size, version, chunks = self._stream(path, start, stop)
+        return Answer(b"".join(chunk for _, chunk in chunks), size, version)
+
+    def _stream(
+        self, path: str, start: int, stop: int
+    ) -> tuple[int, str, Iterator[tuple[int, bytes | memoryview]]]:
+        result = obstore.get(self._reader, path)
+        size, version = result.meta["size"], result.meta["e_tag"] or ""
+        wanted = range(start, min(stop, size))
+
+        def chunks() -> Iterator[tuple[int, bytes | memoryview]]:
+            position = 0
+            if wanted:
+                for chunk in result.stream(min_chunk_size=PART):
+                    first = max(wanted.start, position)
+                    part = memoryview(chunk)[first - position : wanted.stop - position]
+                    if part:
+                        yield first, part
+                    position += len(chunk)
+                    if position >= wanted.stop:
+                        return
+                raise self._cut_short(path, len(wanted), max(0, position - start))
+
+        return size, version, chunks()
+
+    def _parts(
+        self,
+        path: str,
+        start: int,
+        stop: int,
+        use: Any,
+        at_once: int = SIDE_BY_SIDE,
+    ) -> Iterator[Any]:
+        if self._ranges is None and start < stop:
+            self._get(path, start, start + 1)
+        if self._ranges:
+            yield from super()._parts(path, start, stop, use, at_once)
+            return
+        with self._translated(path, "read"):
+            size, version, chunks = self._stream(path, start, stop)
+            if size < stop:
+                yield use(start, Answer(b"", size, version))
+                return
+            for first, chunk in chunks:
+                yield use(first, Answer(chunk, size, version))
+
+    def _stat(self, path: str) -> Stat:
+        with self._translated(path, "read"):
+            meta = obstore.head(self._reader, path)
+        return Stat(meta["size"], meta["e_tag"] or "")
+
+    def _files(self, folder: str) -> Iterator[Listed]:
+        with self._translated(folder, "list"):
+            for batch in obstore.list(self._reader, prefix=folder or None):
+                for meta in batch:
+                    yield Listed(meta["path"], meta["size"], meta["last_modified"])
+
+    # Errors
+
+    @contextmanager
+    def _translated(
+        self, path: str, verb: str, but: tuple[type[Exception], ...] = ()
+    ) -> Iterator[None]:
+        try:
+            yield
+        except NpyError:
+            raise
+        except _FAILURES as error:
+            if isinstance(error, but):
+                raise
+            raise self.refused(error, path, verb) from None
+
+    def refused(self, error: Exception, path: str, verb: str) -> NpyError:
+        if isinstance(error, _MISSING) and verb in ("read", "copy") and self._answers(path):
+            return self._missing(path)
+        what = f"could not {verb} {self.where(path)} ({self.identity})"
+        if isinstance(error, _MISSING):
+            return StoreError(
+                f"{what}: there is no such bucket or container. Create it, or correct "
+                f"the store's configuration"
+            )
+        text = str(error)
+        reason = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), None)
+        if reason is None:
+            found = next((hint for words, hint in _HINTS if re.search(words, text)), None)
+            reason = f"{found} ({_in_short(text)})" if found else _in_short(text)
+        elif _code(text):
+            reason += f" ({_code(text)})"
+        for secret in self._hidden:
+            reason = reason.replace(secret, "***")
+        return StoreError(f"{what}: {reason}")
+
+    def _answers(self, path: str) -> bool:
+        """Whether the bucket is there; one that may not be listed is."""
+        try:
+            next(iter(obstore.list(self._reader, prefix=path)), None)
+        except _DENIED:
+            return True
+        except _FAILURES:
+            return False
+        return True
+
+
+def _code(text: str) -> str:
+    """What an XML answer of a server says in words, if `text` has one."""
+    words = [re.search(f"<{tag}>([^<]+)</{tag}>", text) for tag in ("Code", "Message")]
+    return ": ".join(found[1].strip() for found in words if found)[:200]
+
+
+def _in_short(text: str) -> str:
+    """One line of obstore's many, without addresses, which may hold a signature."""
+    status = re.search(r"status code: (\d+ [A-Za-z -]+)", text)
+    told = re.search(r'message: "([^"]+)"', text)
+    if status:
+        return ", ".join(filter(None, [status[1].strip(), _code(text)]))
+    if told:
+        return told[1]
+    line = text.split("\n")[0].rsplit(" - ", 1)[-1].removeprefix("Generic ")
+    return re.sub(r"\w+://\S+", "...", line)[:200]

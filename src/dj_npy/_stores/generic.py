@@ -1,0 +1,187 @@
+"""Files on any fsspec file system: plugins, forked processes, rare credentials."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from typing import Any
+
+from fsspec import AbstractFileSystem
+
+from dj_npy._errors import NpyError, StoreError
+from dj_npy._stores.base import Listed, Stat
+from dj_npy._stores.remote import Answer, RemoteStore, part_size
+
+_VERSION = ("ETag", "etag", "e_tag", "generation", "version_id", "mtime", "LastModified", "created")
+_MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
+
+
+class GenericStore(RemoteStore):
+    """
+    A store on an fsspec file system.
+
+    Parameters
+    ----------
+    name : str
+        What the DataJoint configuration calls the store.
+    filesystem : AbstractFileSystem
+        Where the files are.
+    full_path : callable
+        From a path in the store to one of the file system.
+    identity : str
+        Where it is, in words that no other store has: service, bucket, location.
+    exclusive : bool
+        Whether ``pipe_file(mode="create")`` is one conditional request. Of an unknown file
+        system it may be a look and a write, between which another writer finds time.
+    hidden : iterable of str
+        The credentials: no message has them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        filesystem: AbstractFileSystem,
+        full_path: Callable[[str], str],
+        identity: str,
+        *,
+        exclusive: bool = False,
+        hidden: Iterable[str] = (),
+    ) -> None:
+        super().__init__(name, identity)
+        self._filesystem, self._full_path = filesystem, full_path
+        self._hidden = [secret for secret in hidden if secret]
+        if not exclusive:
+            self._exclusive = False
+
+    # Writing
+
+    def _put_new(self, path: str, contents: Sequence[memoryview]) -> bool:
+        with self._translated(path, "write", but=FileExistsError), suppress(FileExistsError):
+            self._filesystem.pipe_file(self._full_path(path), b"".join(contents), mode="create")
+            return True
+        return False
+
+    def _put(self, path: str, contents: Sequence[memoryview]) -> None:
+        full = self._full_path(path)
+        with self._translated(path, "write"):
+            self._make_folder(full)
+            self._filesystem.pipe_file(full, b"".join(contents))
+
+    def _upload(self, path: str, pieces: Iterable[memoryview], nbytes: int) -> None:
+        full = self._full_path(path)
+        with self._translated(path, "write"):
+            self._make_folder(full)
+            file = self._filesystem.open(full, "wb", block_size=part_size(nbytes))
+            try:
+                for piece in pieces:
+                    file.write(piece)
+            except BaseException:
+                # Closing would make an object of what there is. A file that can be thrown
+                # away is told so, and that it is closed; any other is removed.
+                with suppress(Exception):
+                    file.discard()
+                    file.closed = True
+                with suppress(Exception):
+                    file.close()
+                with suppress(Exception):
+                    self._filesystem.rm_file(full)
+                raise
+            file.close()
+
+    def _make_folder(self, full: str) -> None:
+        # Object stores have none and do nothing; of others an error will come with the file.
+        with suppress(OSError, NotImplementedError):
+            self._filesystem.makedirs(full.rpartition("/")[0], exist_ok=True)
+
+    def _copy(self, source: str, path: str) -> None:
+        with self._translated(source, "copy"):
+            self._filesystem.cp_file(self._full_path(source), self._full_path(path))
+
+    def _remove(self, path: str) -> None:
+        with self._translated(path, "remove", but=FileNotFoundError), suppress(FileNotFoundError):
+            self._filesystem.rm_file(self._full_path(path))
+
+    # Reading
+
+    def _get(self, path: str, start: int, stop: int) -> Answer:
+        size, version = self._stat(path)
+        stop = min(stop, size)
+        if start >= stop:
+            return Answer(b"", size, version)
+        with self._translated(path, "read"):
+            data = self._filesystem.cat_file(self._full_path(path), start=start, end=stop)
+        if len(data) == size > stop - start:  # the server has ignored the range
+            data = data[start:stop]
+        if len(data) != stop - start:
+            raise self._cut_short(path, stop - start, len(data))
+        return Answer(data, size, version)
+
+    def _stat(self, path: str) -> Stat:
+        full = self._full_path(path)
+        with self._translated(path, "read"):
+            self._filesystem.invalidate_cache(full.rpartition("/")[0])
+            info = self._filesystem.info(full)
+        if info.get("type") == "directory":
+            raise self._missing(path)
+        return Stat(info["size"], str(next((info[key] for key in _VERSION if info.get(key)), "")))
+
+    def _files(self, folder: str) -> Iterator[Listed]:
+        root = self._full_path("x").removesuffix("x")
+        top = f"{root}{folder}".rstrip("/")
+        with self._translated(folder, "list", but=FileNotFoundError), suppress(FileNotFoundError):
+            self._filesystem.invalidate_cache()
+            prefix = str(self._filesystem._strip_protocol(root)).rstrip("/") + "/"
+            for full, info in self._filesystem.find(top, detail=True).items():
+                path = full.removeprefix(prefix)
+                if path.startswith(f"{folder}/" if folder else ""):
+                    yield Listed(path, info["size"], _modified(info))
+
+    # Errors
+
+    @contextmanager
+    def _translated(
+        self, path: str, verb: str, but: type[Exception] | tuple[()] = ()
+    ) -> Iterator[None]:
+        try:
+            yield
+        except NpyError:
+            raise
+        except Exception as error:
+            # Of any kind: each file system has its own, of botocore, aiohttp, azure ...
+            if isinstance(error, but):
+                raise
+            raise self.refused(error, path, verb) from None
+
+    def refused(self, error: Exception, path: str, verb: str) -> NpyError:
+        what = f"could not {verb} {self.where(path)} ({self.identity})"
+        if isinstance(error, FileNotFoundError):
+            if verb in ("read", "copy") and self._answers(path):
+                return self._missing(path)
+            reason = "no such bucket, container or folder"
+        elif isinstance(error, PermissionError):
+            reason = "access denied. Check the store's keys and what they may do"
+        else:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        for secret in self._hidden:
+            reason = reason.replace(secret, "***")
+        return StoreError(f"{what}: {reason}")
+
+    def _answers(self, path: str) -> bool:
+        """Whether the bucket is there, if the file system has such."""
+        bucket = self._full_path(path).lstrip("/").split("/")[0]
+        try:
+            return bool(self._filesystem.exists(bucket))
+        except PermissionError:
+            return True
+        except Exception:
+            return False
+
+
+def _modified(info: dict[str, Any]) -> datetime:
+    found = next((info[key] for key in _MODIFIED if info.get(key)), None)
+    if isinstance(found, (int, float)):
+        return datetime.fromtimestamp(found, timezone.utc)
+    if isinstance(found, str):
+        found = datetime.fromisoformat(found.replace("Z", "+00:00"))
+    if not isinstance(found, datetime):  # unknown is young: nothing is removed for its age
+        return datetime.now(timezone.utc)
+    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)

@@ -1,0 +1,266 @@
+"""What all stores behind a network share: how objects are created, and read side by side."""
+
+import secrets
+import threading
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from io import FileIO
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from dj_npy import _filecache as filecache
+from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
+from dj_npy._stores.base import Stat, Store
+
+T = TypeVar("T")
+
+PROBE = ".dj-npy-probe"
+"""An empty object that stays at a store's root: whether it can be created twice tells a lot."""
+ONE_REQUEST = 16 << 20
+"""Bytes up to which one request is as fast as several."""
+PART = 8 << 20
+"""Bytes of one of several requests, upwards and downwards."""
+SIDE_BY_SIDE = 8
+"""Requests in flight: 8 of 8 MiB keep a transfer within 64 MiB beside the array."""
+ONE_PUT = 64 << 20
+"""Bytes up to which an object is created by one conditional request."""
+MAX_PARTS = 10_000  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+MAX_COPY = 5 << 30  # the same: what one CopyObject takes
+
+
+class Answer(NamedTuple):
+    """What a server said to a request for a range."""
+
+    data: Any
+    """The bytes there are of the range."""
+    size: int
+    """Of the whole object."""
+    version: str
+    """As in `Stat`."""
+
+
+class RemoteStore(Store):
+    """
+    A store whose objects are reached by requests.
+
+    A backend brings the requests: `_get`, `_put_new`, `_put`, `_upload`, `_copy`, `_remove`,
+    `_stat`, `_files` and `refused`.
+
+    Parameters
+    ----------
+    name : str
+        What the DataJoint configuration calls the store.
+    identity : str
+        Where it is, in words that no other store has: service, bucket, location.
+    """
+
+    def __init__(self, name: str, identity: str) -> None:
+        super().__init__(name)
+        self.identity = identity
+        self._exclusive: bool | None = None  # not asked yet
+        self._asking = threading.Lock()
+
+    # Writing
+
+    def _create(self, paths: Iterator[str], pieces: Iterator[memoryview], nbytes: int) -> str:
+        if not self._creates_exclusively():
+            path = next(islice(paths, 1, None))
+            if nbytes <= ONE_PUT:
+                self._put(path, list(pieces))
+            else:
+                self._upload(path, pieces, nbytes)
+            return path
+        if nbytes <= ONE_PUT:
+            return self._first_free(paths, list(pieces))
+        path = self._first_free(paths, [])  # reserved
+        return self._over(path, lambda: self._upload(path, pieces, nbytes))
+
+    def _copied(self, paths: Iterator[str], source: str, nbytes: int) -> str | None:
+        if nbytes > MAX_COPY or not self._creates_exclusively():
+            return None
+        path = self._first_free(paths, [])
+        return self._over(path, lambda: self._copy(source, path))
+
+    def _first_free(self, paths: Iterator[str], contents: list[memoryview]) -> str:
+        return next(path for path in paths if self._put_new(path, contents))
+
+    def _over(self, path: str, write: Callable[[], None]) -> str:
+        """Write over a reservation, or take it back."""
+        try:
+            write()
+        except BaseException:
+            with suppress(NpyError):
+                self._remove(path)
+            raise
+        return path
+
+    def _creates_exclusively(self) -> bool:
+        """Whether the server honours ``If-None-Match: *``: some ignore it and overwrite."""
+        with self._asking:
+            if self._exclusive is None:
+                try:
+                    accepted_twice = self._put_new(PROBE, []) and self._put_new(PROBE, [])
+                except StoreError:
+                    # It refuses the condition, or this name. If it takes no object of any
+                    # other name either, the array's own request will say so.
+                    accepted_twice = True
+                self._exclusive = not accepted_twice
+            return self._exclusive
+
+    # Reading
+
+    def _read_into(self, path: str, start: int, buffers: Sequence[memoryview]) -> int | None:
+        stop = start + sum(map(len, buffers))
+
+        def scatter(first: int, answer: Answer) -> tuple[int, str]:
+            if answer.size >= stop:
+                _scatter(answer.data, buffers, first - start)
+            return answer.size, answer.version
+
+        if stop - start <= ONE_REQUEST:
+            size, _ = scatter(start, self._get(path, start, stop))
+        else:
+            (size, version), *others = self._parts(path, start, stop, scatter)
+            if any(other != (size, version) for other in others):
+                return None  # it was replaced while we read
+        return size if size >= stop else None
+
+    def _read_beginning(self, path: str, length: int) -> tuple[bytes, int]:
+        answer = self._get(path, 0, length)
+        return bytes(answer.data), answer.size
+
+    def _pieces(self, path: str) -> Iterator[memoryview]:
+        expected = self._stat(path)
+
+        def unchanged(_: int, answer: Answer) -> memoryview:
+            self._check_version(path, answer, expected)
+            return memoryview(answer.data)
+
+        return self._parts(path, 0, expected.nbytes, unchanged, at_once=SIDE_BY_SIDE // 2)
+
+    def _open_to_map(self, path: str, writable: bool) -> FileIO:
+        if writable:
+            raise StoreError(
+                f"could not map {self.where(path)} with mmap_mode='r+': it is not a file of this "
+                f"machine. Map it with 'c', and insert what has become of it"
+            )
+        stat = self._stat(path)
+
+        def download(file: FileIO) -> None:
+            def write(first: int, answer: Answer) -> None:
+                self._check_version(path, answer, stat)
+                filecache.write_at(file, first, memoryview(answer.data))
+
+            for _ in self._parts(path, 0, stat.nbytes, write):
+                pass
+
+        # Without a version the next object of that name might be taken for this one.
+        version = stat.version or secrets.token_hex(16)
+        return filecache.opened(
+            (self.identity, path, version), stat.nbytes, download, self.where(path)
+        )
+
+    def _check_version(self, path: str, answer: Answer, expected: Stat) -> None:
+        if (answer.size, answer.version) != expected:
+            raise ArrayCorruptError(f"{self.where(path)} changed while it was read")
+
+    def _parts(
+        self,
+        path: str,
+        start: int,
+        stop: int,
+        use: Callable[[int, Answer], T],
+        at_once: int = SIDE_BY_SIDE,
+    ) -> Iterator[T]:
+        """Yield ``use(first, answer)`` of one part after the other, each used in its thread."""
+
+        def fetch(first: int) -> T:
+            return use(first, self._get(path, first, min(first + PART, stop)))
+
+        return side_by_side(fetch, range(start, stop, PART), at_once)
+
+    def _cut_short(self, path: str, expected: int, found: int) -> StoreError:
+        return StoreError(
+            f"could not read {self.where(path)} ({self.identity}): asked for {expected} bytes, "
+            f"the server sent {found}. Try again"
+        )
+
+    def _missing(self, path: str) -> ArrayMissingError:
+        return ArrayMissingError(
+            f"could not read {self.where(path)} ({self.identity}): there is no such object. The "
+            f"row refers to it: restore it from a copy, or delete the row"
+        )
+
+    # What a backend brings
+
+    @abstractmethod
+    def _get(self, path: str, start: int, stop: int) -> Answer:
+        """Return bytes `start` to `stop`, 0 <= start < stop, or all that there are of them."""
+
+    @abstractmethod
+    def _put_new(self, path: str, contents: Sequence[memoryview]) -> bool:
+        """Create an object unless there is one, and return whether this was done."""
+
+    @abstractmethod
+    def _put(self, path: str, contents: Sequence[memoryview]) -> None:
+        """Write an object."""
+
+    @abstractmethod
+    def _upload(self, path: str, pieces: Iterable[memoryview], nbytes: int) -> None:
+        """Write an object in parts, or raise and leave it as it was."""
+
+    @abstractmethod
+    def _copy(self, source: str, path: str) -> None:
+        """Have the server copy `source` over `path`."""
+
+
+def _scatter(data: Any, buffers: Sequence[memoryview], offset: int) -> None:
+    """Copy `data` to byte `offset` of all buffers together."""
+    source = memoryview(data)
+    for buffer in buffers:
+        if offset < len(buffer) and source:
+            part = buffer[offset : offset + len(source)]
+            # NumPy lets other threads run while it copies; a memoryview does not.
+            np.copyto(np.frombuffer(part, np.uint8), np.frombuffer(source[: len(part)], np.uint8))
+            source, offset = source[len(part) :], 0
+        else:
+            offset -= min(offset, len(buffer))
+
+
+def part_size(nbytes: int) -> int:
+    """Size of the parts an object of `nbytes` is uploaded in: so many that S3 takes them."""
+    return max(PART, -(-nbytes // MAX_PARTS))
+
+
+def side_by_side(work: Callable[[Any], T], items: Iterable[Any], at_once: int) -> Iterator[T]:
+    """
+    Yield ``work(item)`` in order, `at_once` of them in threads at a time.
+
+    After an error nothing new is begun, and what is under way is waited for.
+    """
+    waiting = iter(items)
+    with ThreadPoolExecutor(at_once) as pool:
+
+        def begin(count: int) -> Iterator[Future[T]]:
+            for item in islice(waiting, count):
+                try:
+                    yield pool.submit(work, item)
+                except RuntimeError:  # no more threads: the interpreter is shutting down
+                    future: Future[T] = Future()
+                    future.set_result(work(item))
+                    yield future
+
+        futures = deque(begin(at_once))
+        try:
+            while futures:
+                result = futures.popleft().result()
+                futures.extend(begin(1))
+                yield result
+        finally:
+            for future in futures:
+                future.cancel()
