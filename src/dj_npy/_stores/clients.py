@@ -15,12 +15,10 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from dj_npy._errors import StoreError
 from dj_npy._stores.cloud import Client, CloudStore
+from dj_npy._stores.remote import CONNECT_TIMEOUT_S, SILENCE_S
 
 Spec = dict[str, Any]
 
-CONNECT_TIMEOUT_S = 10
-SILENCE_S = 30
-"""How long a server may send nothing while it is read from."""
 REQUEST_S = 300
 """How long one request may take: 64 MiB want 1.8 Mbit/s."""
 RETRIES: Any = {
@@ -50,7 +48,8 @@ def cloud_store(name: str, spec: Spec, identity: str) -> CloudStore:
     name : str
         What the configuration calls it.
     spec : dict
-        Its settings, of protocol ``s3``, ``gcs`` or ``azure``.
+        Its settings, of protocol ``s3``, ``gcs`` or ``azure``; `location` without empty
+        components, `endpoint` as a URL.
     identity : str
         Where it is, in words that no other store has.
 
@@ -92,17 +91,8 @@ def _client_options(spec: Spec, url: str, more: Spec) -> Any:
     return {**options, "proxy_url": spec["proxy_server"]} if spec.get("proxy_server") else options
 
 
-def _endpoint(spec: Spec) -> str:
-    endpoint = str(spec["endpoint"]).rstrip("/")
-    if endpoint.startswith(("http://", "https://")):
-        return endpoint
-    return f"{'https' if spec.get('secure', True) else 'http'}://{endpoint}"
-
-
 def _s3(name: str, spec: Spec) -> Callable[[Spec], Client]:
-    if not spec.get("endpoint") or not spec.get("bucket"):
-        raise StoreError(f"store {name!r} has no `endpoint` or no `bucket`")
-    url = _endpoint(spec)
+    url = spec["endpoint"]
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     options: Spec = {"endpoint": url, "virtual_hosted_style_request": False}
     if amazon := _AMAZON.fullmatch(urlsplit(url).netloc):

@@ -4,9 +4,11 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import count
+from queue import Full, Queue
 from typing import Any, TypeVar
 
 import obstore
@@ -30,6 +32,10 @@ MARK = "djnpy"
 """Metadata of an object by which the writer knows its own; a name that Azure takes as well."""
 _ATTEMPTS = 4
 _BACK_OFF_S = 0.1
+_HANDED = 16
+"""Pieces that wait for their upload."""
+_LOOK_S = 0.1
+"""How often the maker of pieces looks whether the upload is still alive."""
 
 # Not every error that obstore documents as its own is one: NotFoundError arrives as
 # FileNotFoundError.
@@ -130,15 +136,18 @@ class CloudStore(RemoteStore):
             obstore.put(self._writer, path, list(contents) or b"", use_multipart=False)
 
     def _upload(self, path: str, pieces: Iterable[memoryview], nbytes: int) -> None:
-        try:
+        def put(received: Iterator[memoryview]) -> None:
             obstore.put(
                 self._writer,
                 path,
-                iter(pieces),
+                received,
                 use_multipart=True,
                 chunk_size=part_size(nbytes),
                 max_concurrency=SIDE_BY_SIDE,
             )
+
+        try:
+            _passed_on(pieces, put)
         except NpyError:  # of the pieces
             raise
         except _FAILURES as error:
@@ -283,6 +292,42 @@ class CloudStore(RemoteStore):
         except _FAILURES:
             return False
         return True
+
+
+def _passed_on(pieces: Iterable[T], consume: Callable[[Iterator[T]], None]) -> None:
+    """
+    Have `pieces` consumed in another thread, while they are made in this one.
+
+    What makes them may itself read through obstore, which cannot be called from within a
+    call of it. An error on either side ends the other.
+    """
+    handed: Queue[T | BaseException | None] = Queue(_HANDED)
+
+    def received() -> Iterator[T]:
+        while (piece := handed.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+
+    with ThreadPoolExecutor(1) as pool:
+        consumer = pool.submit(consume, received())
+
+        def hand(piece: T | BaseException | None) -> None:
+            while not consumer.done():
+                with suppress(Full):
+                    handed.put(piece, timeout=_LOOK_S)
+                    break
+
+        try:
+            for piece in pieces:
+                hand(piece)
+                if consumer.done():
+                    break
+        except BaseException as error:
+            hand(error)
+            raise
+        hand(None)
+        consumer.result()
 
 
 def _code(text: str) -> str:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import datajoint as dj
+import fsspec
 from datajoint.errors import ThreadSafetyError
 from datajoint.storage import StorageBackend
 
@@ -15,6 +16,7 @@ from dj_npy._errors import StoreError
 from dj_npy._stores.base import Store
 from dj_npy._stores.generic import GenericStore
 from dj_npy._stores.local import LocalStore
+from dj_npy._stores.remote import CONNECT_TIMEOUT_S, SILENCE_S
 
 # What may travel in a pickle. All else, such as a plugin's own settings, may be a secret.
 _PUBLIC = (
@@ -86,8 +88,6 @@ def open_store(config: StoreConfig, name: str | None) -> Store:
     if isinstance(settings, str):  # "default", which names a store and is none
         raise StoreError(f"no store is called {name!r}")
     spec = config.get_store_spec(name or None)
-    if spec["protocol"].lower() == "s3":
-        spec.setdefault("secure", True)  # as DataJoint reads it; a pickled description has not
     identity = json.dumps([name, spec], sort_keys=True, default=repr)
     store = _opened.get(identity) or _opened.setdefault(identity, _new_store(name, spec))
     if len(_recent) >= _MAX_RECENT:
@@ -166,15 +166,10 @@ def _new_store(name: str, spec: dict[str, Any]) -> Store:
     if protocol not in _SERVICES:
         return _generic_store(name, spec, StorageBackend(spec).get_url("").rstrip("/"))
     # An object's name has no empty component: neither obstore nor this package takes one.
-    location = "/".join(filter(None, str(spec.get("location") or "").split("/")))
-    spec["location"] = location
-    said = re.search(
-        r"(?i)(?:BlobEndpoint|AccountName)=([^;]+)", spec.get("connection_string") or ""
-    )
-    where = spec.get("endpoint") or spec.get("account_name") or (said[1] if said else "")
-    where = str(where).rpartition("://")[2]
-    bucket = spec.get("bucket") or spec.get("container")
-    identity = f"{protocol}://{'/'.join(filter(None, (where.rstrip('/'), bucket, location)))}"
+    spec["location"] = "/".join(filter(None, str(spec.get("location") or "").split("/")))
+    if protocol == "s3":
+        spec["endpoint"] = _url(spec)
+    identity = _identity(spec)
     if not _forked:
         try:
             from dj_npy._stores.clients import Inexpressible, cloud_store
@@ -187,11 +182,29 @@ def _new_store(name: str, spec: dict[str, Any]) -> Store:
     return _generic_store(name, spec, identity)
 
 
+def _url(spec: dict[str, Any]) -> str:
+    endpoint = str(spec["endpoint"]).rstrip("/")
+    if endpoint.startswith(("http://", "https://")):
+        return endpoint
+    # DataJoint's default; the description in a pickle has none.
+    return f"{'https' if spec.get('secure', True) else 'http'}://{endpoint}"
+
+
+def _identity(spec: dict[str, Any]) -> str:
+    said = re.search(
+        r"(?i)(?:BlobEndpoint|AccountName)=([^;]+)", spec.get("connection_string") or ""
+    )
+    where = spec.get("endpoint") or spec.get("account_name") or (said[1] if said else "")
+    where = where.rpartition("://")[2].rpartition("@")[2].rstrip("/")
+    bucket = spec.get("bucket") or spec.get("container")
+    return f"{spec['protocol']}://{'/'.join(filter(None, (where, bucket, spec['location'])))}"
+
+
 def _generic_store(name: str, spec: dict[str, Any], identity: str) -> Store:
     # What is asked of DataJoint's backend makes no request.
     backend = StorageBackend(spec)
     try:
-        filesystem = backend.fs
+        filesystem = _s3_filesystem(spec) if spec["protocol"] == "s3" else backend.fs
     except ImportError as error:
         raise _not_installed(name, spec["protocol"], error) from error
     return GenericStore(
@@ -201,6 +214,22 @@ def _generic_store(name: str, spec: dict[str, Any], identity: str) -> Store:
         identity,
         exclusive=spec["protocol"] in _SERVICES,
         hidden=[str(spec[key]) for key in spec if key not in _PUBLIC and spec[key]],
+    )
+
+
+def _s3_filesystem(spec: dict[str, Any]) -> Any:
+    return fsspec.filesystem(
+        "s3",
+        key=spec.get("access_key") or None,
+        secret=spec.get("secret_key") or None,
+        client_kwargs={"endpoint_url": spec["endpoint"]},
+        config_kwargs={
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "read_timeout": SILENCE_S,
+            # Some servers send the checksum of the object with a part of it.
+            "response_checksum_validation": "when_required",
+            "request_checksum_calculation": "when_required",
+        },
     )
 
 

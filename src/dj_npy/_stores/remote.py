@@ -29,6 +29,9 @@ SIDE_BY_SIDE = 8
 """Requests in flight: 8 of 8 MiB keep a transfer within 64 MiB beside the array."""
 ONE_PUT = 64 << 20
 """Bytes up to which an object is created by one conditional request."""
+CONNECT_TIMEOUT_S = 10
+SILENCE_S = 30
+"""How long a server may send nothing while it is read from."""
 MAX_PARTS = 10_000  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MAX_COPY = 5 << 30  # the same: what one CopyObject takes
 
