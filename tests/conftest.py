@@ -22,6 +22,8 @@ import datajoint as dj
 import pytest
 
 import dj_npy
+from tests import servers
+from tests.servers import free_port
 
 MakeTable = Callable[..., Any]
 
@@ -92,10 +94,42 @@ def connected_instance(port: int) -> Any:
     )
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """Amazon's S3 as moto understands it; honours ``If-None-Match``."""
+    with servers.moto() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def rclone_folder(session_folder: Path) -> Path:
+    return session_folder / "rclone"
+
+
+@pytest.fixture(scope="session")
+def rclone(rclone_folder: Path) -> Iterator[str]:
+    """S3 as rclone serves a folder; ignores ``If-None-Match`` and answers ranges with 200."""
+    with servers.rclone(rclone_folder) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def azurite(session_folder: Path) -> Iterator[str]:
+    """Microsoft's own emulator of Azure; a connection string."""
+    with servers.azurite(session_folder / "azurite") as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def fake_gcs() -> Iterator[str]:
+    """An emulator of Google's JSON API."""
+    with servers.fake_gcs() as url:
+        yield url
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dj_npy.settings, "cache_dir", tmp_path / "cache")
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])

@@ -71,21 +71,23 @@ class GenericStore(RemoteStore):
         with self._translated(path, "write"):
             self._make_folder(full)
             file = self._filesystem.open(full, "wb", block_size=part_size(nbytes))
-            try:
-                for piece in pieces:
+        try:
+            for piece in pieces:
+                with self._translated(path, "write"):
                     file.write(piece)
-            except BaseException:
-                # Closing would make an object of what there is. A file that can be thrown
-                # away is told so, and that it is closed; any other is removed.
-                with suppress(Exception):
-                    file.discard()
-                    file.closed = True
-                with suppress(Exception):
-                    file.close()
-                with suppress(Exception):
-                    self._filesystem.rm_file(full)
-                raise
-            file.close()
+            with self._translated(path, "write"):
+                file.close()
+        except BaseException:
+            # Closing would make an object of what there is. A file that can be thrown away
+            # is told so, and that it is closed; any other is removed.
+            with suppress(Exception):
+                file.discard()
+                file.closed = True
+            with suppress(Exception):
+                file.close()
+            with suppress(Exception):
+                self._filesystem.rm_file(full)
+            raise
 
     def _make_folder(self, full: str) -> None:
         # Object stores have none and do nothing; of others an error will come with the file.

