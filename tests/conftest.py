@@ -5,6 +5,8 @@ import os
 
 # The user's own DataJoint configuration is not part of the tests.
 os.environ["DJ_IGNORE_CONFIG_FILE"] = "true"
+# gcsfs asks by gRPC what kind of bucket it has, which the emulator does not speak.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 import json
 import shutil
@@ -121,9 +123,9 @@ def azurite(session_folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def fake_gcs() -> Iterator[str]:
+def fake_gcs(session_folder: Path) -> Iterator[str]:
     """An emulator of Google's JSON API."""
-    with servers.fake_gcs() as url:
+    with servers.fake_gcs(session_folder / "gcs") as url:
         yield url
 
 
