@@ -240,12 +240,13 @@ def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def stored(store: Path) -> Callable[..., dj_npy.NpyRef]:
     """Stores an array without a database and returns the reference a fetch would."""
-    stores = {"default": "main", "main": {"protocol": "file", "location": str(store)}}
-    config = SimpleNamespace(stores=stores, get_store_spec=lambda name: stores[name])
     codec = dj_npy.NpyCodec()
-    context = {"schema": "lab", "table": "recording", "field": "waveform", "config": config}
+    local = {"protocol": "file", "location": str(store)}
 
-    def make(array: Any, recording_id: int = 1) -> dj_npy.NpyRef:
+    def make(array: Any, recording_id: int = 1, *, store: dict[str, Any] = local) -> dj_npy.NpyRef:
+        stores = {"default": "main", "main": store}
+        config = SimpleNamespace(stores=stores, get_store_spec=lambda name: dict(stores[name]))
+        context = {"schema": "lab", "table": "recording", "field": "waveform", "config": config}
         row = codec.encode(array, key={"recording_id": recording_id}, context=context)
         return codec.decode(json.loads(json.dumps(row)), context=context)
 

@@ -22,6 +22,7 @@ class Request:
     query: str
     range: str | None
     length: int
+    condition: str | None
 
     @property
     def name(self) -> str:
@@ -103,17 +104,23 @@ def proxy_of(endpoint: str) -> Iterator[Proxy]:
             target = urlsplit(self.path)
             length = int(self.headers.get("Content-Length") or 0)
             request = Request(
-                self.command, target.path, target.query, self.headers.get("Range"), length
+                self.command,
+                target.path,
+                target.query,
+                self.headers.get("Range"),
+                length,
+                self.headers.get("If-None-Match"),
             )
             proxy.requests.append(request)
             fault = proxy.harm(request)
             if fault.reset:
-                return self.drop()
+                self.drop()
+                return
             body = self.body(length, fault.slow)
             if fault.status:
-                return self.answer(
-                    fault.status, {}, f"<Error><Code>{fault.code}</Code></Error>".encode(), fault
-                )
+                told = f"<Error><Code>{fault.code}</Code></Error>"
+                self.answer(fault.status, {}, told.encode(), fault)
+                return
             headers = dict(self.headers.items())
             if fault.whole:
                 headers = {k: v for k, v in headers.items() if k.lower() != "range"}
@@ -131,8 +138,9 @@ def proxy_of(endpoint: str) -> Iterator[Proxy]:
             finally:
                 connection.close()
             if fault.lose:
-                return self.drop()
-            return self.answer(response.status, dict(response.getheaders()), answer, fault)
+                self.drop()
+                return
+            self.answer(response.status, dict(response.getheaders()), answer, fault)
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_any
 
@@ -168,7 +176,8 @@ def proxy_of(endpoint: str) -> Iterator[Proxy]:
             if fault.cut is not None:
                 self.wfile.write(body[: fault.cut])
                 self.wfile.flush()
-                return self.drop()
+                self.drop()
+                return
             self.wfile.write(body)
 
         def drop(self) -> None:

@@ -188,7 +188,8 @@ class S3Raw:
 
     def uploads(self) -> list[Any]:
         """Multipart uploads that were neither completed nor aborted."""
-        return list(s3_client(self.url).list_multipart_uploads(Bucket=BUCKET).get("Uploads", []))
+        found = s3_client(self.url).list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+        return [upload for upload in found if upload["Key"].startswith(f"{self.location}/")]
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,12 @@ def _client_options(spec: Spec, url: str, more: Spec) -> Any:
 def _s3(name: str, spec: Spec) -> Callable[[Spec], Client]:
     url = spec["endpoint"]
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    options: Spec = {"endpoint": url, "virtual_hosted_style_request": False}
+    # The second, which the environment may set as well, would win.
+    options: Spec = {
+        "endpoint": url,
+        "aws_endpoint_url_s3": url,
+        "virtual_hosted_style_request": False,
+    }
     if amazon := _AMAZON.fullmatch(urlsplit(url).netloc):
         region = amazon["region"] or region or bucket_region(f"{url}/{spec['bucket']}")
         # A certificate for *.s3.amazonaws.com does not hold for a name with dots.
@@ -106,7 +111,9 @@ def _s3(name: str, spec: Spec) -> Callable[[Spec], Client]:
             f"to use the credentials of this machine"
         )
     if access:
-        options |= {"access_key_id": access, "secret_access_key": secret}
+        # By a function, as the environment may have a session token of other credentials.
+        keys = {"access_key_id": access, "secret_access_key": secret, "expires_at": None}
+        options["credential_provider"] = lambda: keys
     else:
         options |= _ambient_s3(name)
 
@@ -166,12 +173,14 @@ def _gcs(name: str, spec: Spec) -> Callable[[Spec], Client]:
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         raise Inexpressible("an emulator speaks Google's JSON API only")
     credentials = _google_credentials(name, spec.get("token"))
+    key = json.loads(credentials.get("service_account_key", "{}"))
+    url = key.get("gcs_base_url", "https://storage.googleapis.com")
 
     def client(more: Spec) -> Client:
         return GCSStore(
             spec["bucket"],
             prefix=spec["location"] or None,
-            client_options=_client_options(spec, "https://", more),
+            client_options=_client_options(spec, url, more),
             retry_config=RETRIES,
             **credentials,
         )
