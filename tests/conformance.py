@@ -4,6 +4,7 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from itertools import chain, repeat
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def names(plain: str = PLAIN) -> Iterator[str]:
     return chain([plain], map(with_token, repeat(plain)))
 
 
-def large(nbytes: int) -> np.ndarray:
+def large(nbytes: int) -> Any:
     return np.random.default_rng(nbytes).integers(0, 256, nbytes, np.uint8)
 
 

@@ -244,7 +244,7 @@ def stored(store: Path) -> Callable[..., dj_npy.NpyRef]:
     local = {"protocol": "file", "location": str(store)}
 
     def make(array: Any, recording_id: int = 1, *, store: dict[str, Any] = local) -> dj_npy.NpyRef:
-        stores = {"default": "main", "main": store}
+        stores: dict[str, Any] = {"default": "main", "main": store}
         config = SimpleNamespace(stores=stores, get_store_spec=lambda name: dict(stores[name]))
         context = {"schema": "lab", "table": "recording", "field": "waveform", "config": config}
         row = codec.encode(array, key={"recording_id": recording_id}, context=context)

@@ -120,6 +120,7 @@ def fake_gcs(folder: Path) -> Iterator[str]:
         "-backend": "filesystem",
         "-filesystem-root": str(folder),
         "-external-url": f"http://127.0.0.1:{port}",
+        "-public-host": f"127.0.0.1:{port}",
     }
     with started([str(server), *itertools.chain(*options.items())], port) as url:
         request = urllib.request.Request(

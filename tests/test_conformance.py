@@ -17,7 +17,7 @@ from tests.servers import BUCKET, AzureRaw, FolderRaw, FsspecRaw, Raw, S3Raw, s3
 
 def store_of(settings: dict[str, Any]) -> Store:
     """The store of these settings, opened anew."""
-    stores = {"default": "main", "main": settings}
+    stores: dict[str, Any] = {"default": "main", "main": settings}
     config = SimpleNamespace(stores=stores, get_store_spec=lambda name: dict(stores[name]))
     opening._opened.clear()
     opening._recent.clear()

@@ -12,7 +12,8 @@ import datajoint as dj
 import pytest
 from datajoint.errors import DataJointError
 
-from tests.conftest import connected_instance, free_port
+from tests.conftest import connected_instance
+from tests.servers import free_port
 from tests.test_codec import WAVEFORM
 
 

@@ -415,7 +415,7 @@ def test_after_an_error_nothing_new_is_begun() -> None:
         list(remote.side_by_side(work, range(100), 2))
     assert len(begun) < 10
     begun.clear()
-    parts = remote.side_by_side(work, range(100), 2)
+    parts: Any = remote.side_by_side(work, range(100), 2)
     next(parts)
     parts.close()
     assert len(begun) <= 4

@@ -64,7 +64,8 @@ _HINTS = (
     (r"Connection refused", "is the server running, and are `endpoint` and `secure` right?"),
     (r"dns error|failed to lookup", "no such host: is `endpoint` right?"),
     (r"TimedOut|timed out|kind: Timeout", "time-out: the server or the network stalls"),
-    (r"ertificate|kind: Connect|InvalidContentType", "no secure connection: are `endpoint` and `secure` right?"),
+    (r"ertificate|kind: Connect|InvalidContentType",
+     "no secure connection: are `endpoint` and `secure` right?"),
 )  # fmt: skip
 
 
