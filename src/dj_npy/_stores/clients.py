@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import Request, getproxies, urlopen
 
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
@@ -70,7 +70,14 @@ def cloud_store(name: str, spec: Spec, identity: str) -> CloudStore:
             f"store {name!r} is not configured as obstore wants it: "
             f"{_without(spec, str(error).splitlines()[0])}"
         ) from None
-    return CloudStore(name, reader, writer, identity, [str(spec.get(key) or "") for key in _HIDDEN])
+    return CloudStore(
+        name,
+        reader,
+        writer,
+        identity,
+        hidden=[str(spec.get(key) or "") for key in _HIDDEN],
+        direct=isinstance(reader, S3Store) and not (spec.get("proxy_server") or getproxies()),
+    )
 
 
 def _without(spec: Spec, text: str) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from itertools import count
 from queue import Full, Queue
 from typing import Any, TypeVar
@@ -17,12 +18,17 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from dj_npy._errors import NpyError, StoreError
 from dj_npy._stores.base import Listed, Stat
+from dj_npy._stores.direct import Direct
 from dj_npy._stores.remote import (
     PART,
     SIDE_BY_SIDE,
+    SILENCE_S,
     Answer,
     RemoteStore,
     part_size,
+    scatter,
+    side_by_side,
+    targets,
 )
 
 T = TypeVar("T")
@@ -32,6 +38,8 @@ MARK = "djnpy"
 """Metadata of an object by which the writer knows its own; a name that Azure takes as well."""
 _ATTEMPTS = 4
 _BACK_OFF_S = 0.1
+_SIGNED_FOR = timedelta(minutes=5)
+_MAX_DIRECT_PART = 32 << 20
 _HANDED = 16
 """Pieces that wait for their upload."""
 _LOOK_S = 0.1
@@ -84,15 +92,25 @@ class CloudStore(RemoteStore):
         Where it is, in words that no other store has: service, bucket, location.
     hidden : iterable of str
         The credentials: no message has them.
+    direct : bool
+        Whether objects may be read from URLs that are signed here, without a proxy.
     """
 
     def __init__(
-        self, name: str, reader: Client, writer: Client, identity: str, hidden: Iterable[str] = ()
+        self,
+        name: str,
+        reader: Client,
+        writer: Client,
+        identity: str,
+        *,
+        hidden: Iterable[str] = (),
+        direct: bool = False,
     ) -> None:
         super().__init__(name, identity)
         self._reader, self._writer = reader, writer
         self._hidden = [secret for secret in hidden if secret]
         self._ranges: bool | None = None  # whether the server honours them; not known yet
+        self._direct = Direct(self._signed, SILENCE_S) if direct else None
 
     # Writing
 
@@ -167,6 +185,10 @@ class CloudStore(RemoteStore):
 
     # Reading
 
+    def _signed(self, path: str) -> str:
+        with self._translated(path, "read"):
+            return str(obstore.sign(self._reader, "GET", path, _SIGNED_FOR))
+
     def _get(self, path: str, start: int, stop: int) -> Answer:
         with self._translated(path, "read"):
             if self._ranges is not False:
@@ -225,9 +247,7 @@ class CloudStore(RemoteStore):
         use: Any,
         at_once: int = SIDE_BY_SIDE,
     ) -> Iterator[Any]:
-        if self._ranges is None and start < stop:
-            self._get(path, start, start + 1)
-        if self._ranges:
+        if start < stop and self._honours_ranges(path, start):
             yield from super()._parts(path, start, stop, use, at_once)
             return
         with self._translated(path, "read"):
@@ -237,6 +257,32 @@ class CloudStore(RemoteStore):
                 return
             for first, chunk in chunks:
                 yield use(first, Answer(chunk, size, version))
+
+    def _honours_ranges(self, path: str, start: int) -> bool:
+        if self._ranges is None:
+            self._get(path, start, start + 1)
+        return bool(self._ranges)
+
+    def _filled(
+        self, path: str, start: int, stop: int, buffers: Sequence[memoryview]
+    ) -> Iterator[Stat]:
+        direct = self._direct
+        if direct is None or not self._honours_ranges(path, start):
+            return super()._filled(path, start, stop, buffers)
+
+        # Each of the threads has one, unless that were too little or too much to ask again.
+        part = min(max(PART, -(-(stop - start) // SIDE_BY_SIDE)), _MAX_DIRECT_PART)
+
+        def fill(first: int) -> Stat:
+            length = min(first + part, stop) - first
+            found = direct.fill(path, first, list(targets(buffers, first - start, length)))
+            if found is not None:
+                return Stat(*found)
+            answer = self._get(path, first, first + length)
+            scatter(answer, buffers, first - start, length)
+            return Stat(answer.size, answer.version)
+
+        return side_by_side(fill, range(start, stop, part), SIDE_BY_SIDE)
 
     def _stat(self, path: str) -> Stat:
         with self._translated(path, "read"):

@@ -119,19 +119,25 @@ class RemoteStore(Store):
 
     def _read_into(self, path: str, start: int, buffers: Sequence[memoryview]) -> int | None:
         stop = start + sum(map(len, buffers))
-
-        def scatter(first: int, answer: Answer) -> tuple[int, str]:
-            if answer.size >= stop:
-                _scatter(answer.data, buffers, first - start)
-            return answer.size, answer.version
-
         if stop - start <= ONE_REQUEST:
-            size, _ = scatter(start, self._get(path, start, stop))
-        else:
-            (size, version), *others = self._parts(path, start, stop, scatter)
-            if any(other != (size, version) for other in others):
-                return None  # it was replaced while we read
-        return size if size >= stop else None
+            answer = self._get(path, start, stop)
+            scatter(answer, buffers, 0, stop - start)
+            return answer.size if answer.size >= stop else None
+        first, *others = self._filled(path, start, stop, buffers)
+        if any(other != first for other in others):
+            return None  # it was replaced while we read
+        return first.nbytes if first.nbytes >= stop else None
+
+    def _filled(
+        self, path: str, start: int, stop: int, buffers: Sequence[memoryview]
+    ) -> Iterator[Stat]:
+        """Fill the buffers part by part, and yield what each part's answer says of the object."""
+
+        def fill(first: int, answer: Answer) -> Stat:
+            scatter(answer, buffers, first - start, len(answer.data))
+            return Stat(answer.size, answer.version)
+
+        return self._parts(path, start, stop, fill)
 
     def _read_beginning(self, path: str, length: int) -> tuple[bytes, int]:
         answer = self._get(path, 0, length)
@@ -222,22 +228,29 @@ class RemoteStore(Store):
         """Have the server copy `source` over `path`."""
 
 
-def _scatter(data: Any, buffers: Sequence[memoryview], offset: int) -> None:
-    """Copy `data` to byte `offset` of all buffers together."""
-    source = memoryview(data)
-    for buffer in buffers:
-        if offset < len(buffer) and source:
-            part = buffer[offset : offset + len(source)]
-            # NumPy lets other threads run while it copies; a memoryview does not.
-            np.copyto(np.frombuffer(part, np.uint8), np.frombuffer(source[: len(part)], np.uint8))
-            source, offset = source[len(part) :], 0
-        else:
-            offset -= min(offset, len(buffer))
-
-
 def part_size(nbytes: int) -> int:
     """Size of the parts an object of `nbytes` is uploaded in: so many that S3 takes them."""
     return max(PART, -(-nbytes // MAX_PARTS))
+
+
+def scatter(answer: Answer, buffers: Sequence[memoryview], offset: int, length: int) -> None:
+    """Copy an answer, if it is as long as it should be, to byte `offset` of all buffers."""
+    source = memoryview(answer.data)
+    if len(source) != length:
+        return  # the object ends before
+    for target in targets(buffers, offset, length):
+        # NumPy lets other threads run while it copies; a memoryview does not.
+        np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source[: len(target)], np.uint8))
+        source = source[len(target) :]
+
+
+def targets(buffers: Sequence[memoryview], offset: int, length: int) -> Iterator[memoryview]:
+    """Yield the parts of the buffers that bytes `offset` to `offset + length` of them all are."""
+    for buffer in buffers:
+        if part := buffer[offset : offset + length]:
+            yield part
+        length -= len(part)
+        offset = max(0, offset - len(buffer))
 
 
 def side_by_side(work: Callable[[Any], T], items: Iterable[Any], at_once: int) -> Iterator[T]:

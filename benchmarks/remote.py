@@ -1,0 +1,251 @@
+"""Stores in S3 against the built-in codec, other libraries, and bare requests."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.error import HTTPError
+
+import numpy as np
+from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
+
+import dj_npy
+from benchmarks._measure import cost, faster, peak_memory, row, side_by_side
+
+MEGABYTES = 256
+BUCKET, KEYS = "bucket", ("AKIAEXAMPLE0", "the-secret-key")
+NGINX = """
+worker_processes 2; daemon off; error_log stderr crit; pid {folder}/nginx.pid;
+events {{ worker_connections 512; }}
+http {{
+    access_log off; sendfile on; keepalive_requests 1000000;
+    server {{ listen 127.0.0.1:{port}; root {folder}; }}
+}}
+"""
+
+
+def main() -> None:
+    """Print the tables."""
+    folder = Path(tempfile.mkdtemp(prefix="dj-npy-bench-"))
+    folder.chmod(0o755)  # nginx reads as another user
+    (folder / BUCKET).mkdir()
+    try:
+        with nginx(folder) as url:
+            print("\n| work | dj-npy, ms | against |\n| --- | --- | --- |")
+            large_array(folder / BUCKET, url)
+        with rclone(folder / "rclone") as url:
+            memory(url)
+            more_than_memory(folder, url)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Codec:
+    """A codec as a table with a store of these settings would call it."""
+
+    def __init__(self, codec: Any, settings: dict[str, Any]) -> None:
+        stores = {"default": "main", "main": settings}
+
+        def spec(_: Any = None) -> dict[str, Any]:
+            return {"schema_prefix": "_schema", **settings}
+
+        config = SimpleNamespace(stores=stores, get_store_spec=spec)
+        self._codec, self._numbers = codec, 0
+        self._context = {"config": config, "schema": "bench", "table": "t", "field": "a"}
+
+    def insert(self, array: Any) -> Any:
+        self._numbers += 1
+        key = {"id": self._numbers, "table": type(self._codec).__module__}
+        return self._codec.encode(array, key=key, context=self._context, store_name="main")
+
+    def load(self, metadata: Any) -> Any:
+        return self._codec.decode(metadata, context=self._context).load()
+
+
+def s3(url: str) -> dict[str, Any]:
+    keys = dict(zip(("access_key", "secret_key"), KEYS, strict=True))
+    return {"protocol": "s3", "endpoint": url, "bucket": BUCKET, "location": "", **keys}
+
+
+def large_array(bucket: Path, url: str) -> None:
+    import obstore
+    import tensorstore
+    import zarr
+    from obstore.store import S3Store
+    from zarr.storage import ObjectStore
+
+    shape = (MEGABYTES << 14, 8)
+    array = np.random.default_rng(0).standard_normal(shape)
+    stored = Codec(dj_npy.NpyCodec(), {"protocol": "file", "location": str(bucket)}).insert(array)
+    rows = (8 << 20) // (8 * shape[1])
+    zarr.create_array(
+        bucket / "zarr", shape=shape, chunks=(rows, shape[1]), dtype="f8", compressors=None
+    )[:] = array
+    ours, builtin = Codec(dj_npy.NpyCodec(), s3(url)), Codec(BuiltinNpyCodec(), s3(url))
+    client = S3Store(BUCKET, endpoint=url, skip_signature=True, client_options={"allow_http": True})
+    on_zarr = zarr.open_array(ObjectStore(client, read_only=True), path="zarr", mode="r")
+    on_tensorstore = tensorstore.open(
+        {"driver": "zarr3", "kvstore": {"driver": "http", "base_url": f"{url}/{BUCKET}/zarr/"}}
+    ).result()
+    path, offset, part = stored["path"], stored["offset"], 8 << 20
+
+    def bare() -> Any:
+        into = np.empty(shape)
+        view = into.reshape(-1).view(np.uint8)
+
+        def fetch(start: int) -> None:
+            stop = min(start + part, array.nbytes)
+            data = obstore.get_range(client, path, start=offset + start, end=offset + stop)
+            view[start:stop] = np.frombuffer(memoryview(data), np.uint8)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(fetch, range(0, array.nbytes, part)))
+        return into
+
+    contenders = {
+        "dj-npy": lambda: ours.load(stored),
+        "built-in": lambda: builtin.load(stored),
+        "zarr on obstore": lambda: on_zarr[:],
+        "TensorStore": lambda: on_tensorstore.read().result(),
+        "parallel ranges": bare,
+    }
+    for run in contenders.values():
+        assert np.array_equal(run(), array)
+    times = side_by_side(contenders, 15)
+    row(
+        f"load {MEGABYTES} MB from S3 (nginx)",
+        times,
+        [
+            faster(times, "built-in", ">= 8x"),
+            faster(times, "zarr on obstore", "> 1x"),
+            faster(times, "TensorStore", "> 1x"),
+            cost(times, "parallel ranges", "<= 1.25x"),
+        ],
+    )
+
+
+def memory(url: str) -> None:
+    array = np.random.default_rng(0).standard_normal(MEGABYTES << 17)
+    strided = array.reshape(2, -1)[:, ::2].T[::-1]
+    print("\n| memory above the array itself, S3, MiB | insert | load |\n| --- | --- | --- |")
+    ours, builtin = Codec(dj_npy.NpyCodec(), s3(url)), Codec(BuiltinNpyCodec(), s3(url))
+    for name, codec, each in (
+        ("dj-npy (<= 96)", ours, array),
+        ("dj-npy, not contiguous (<= 96)", ours, strided),
+        ("built-in", builtin, array),
+    ):
+        with peak_memory() as inserting:
+            stored = codec.insert(each)
+        with peak_memory() as loading:
+            loaded = codec.load(stored)
+        above = loading[0] - loaded.nbytes
+        print(f"| {name} | {inserting[0] / 2**20:.1f} | {above / 2**20:.1f} |", flush=True)
+        del loaded
+
+
+GIGABYTES, LIMIT = 6, 512 << 20
+UPLOAD = """
+import json, sys
+import numpy as np
+import dj_npy
+from benchmarks.remote import Codec, peak_memory
+sys.stdin.readline()
+codec = Codec(dj_npy.NpyCodec(), json.loads(sys.argv[2]))
+array = np.memmap(sys.argv[1], "f8", "r", shape=(6 << 17, 1024))
+codec.insert(np.zeros(3))
+stored = codec.insert(array)
+with open("/proc/self/status") as file:
+    kept = next(line for line in file if line.startswith("RssAnon"))
+print(stored["checksum"], stored["shape"], kept.split()[1])
+"""
+
+
+def more_than_memory(folder: Path, url: str) -> None:
+    """A map of 6 GB goes up in a process that may use 512 MiB, its cached pages included."""
+    file = folder / "sparse"
+    with file.open("wb") as sparse:
+        sparse.truncate(GIGABYTES << 30)
+    groups = Path("/sys/fs/cgroup/memory")
+    print(f"\n| a memmap of {GIGABYTES} GB (sparse) to S3 | |\n| --- | --- |")
+    if not (groups / "memory.limit_in_bytes").exists():
+        print("| not measured | it needs root and the memory controller of cgroups 1 |")
+        return
+    group = groups / f"dj-npy-bench-{time.time_ns()}"
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(LIMIT))
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", UPLOAD, str(file), json.dumps(s3(url))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        (group / "cgroup.procs").write_text(str(process.pid))
+        start = time.perf_counter()
+        told, _ = process.communicate("go\n")
+        seconds = time.perf_counter() - start
+        assert process.returncode == 0, f"it ended with {process.returncode}: out of memory?"
+        checksum, *_, kept = told.split()
+        print(f"| memory it was allowed, in all | {LIMIT >> 20} MiB: enough |")
+        print(f"| of it not just cached pages, at the end | {int(kept) >> 10} MiB |")
+        print(f"| time, import included | {seconds:.1f} s |")
+        print(f"| checksum | {checksum} |", flush=True)
+    finally:
+        time.sleep(0.5)
+        group.rmdir()
+
+
+@contextmanager
+def nginx(folder: Path) -> Iterator[str]:
+    port = free_port()
+    config = folder / "nginx.conf"
+    config.write_text(NGINX.format(folder=folder, port=port))
+    command = shutil.which("nginx", path="/usr/sbin:/usr/bin")
+    assert command, "apt-get install nginx-light"
+    with started([command, "-c", str(config)], port) as url:
+        yield url
+
+
+@contextmanager
+def rclone(folder: Path) -> Iterator[str]:
+    port = free_port()
+    (folder / BUCKET).mkdir(parents=True)
+    command = str(Path(sys.executable).with_name("rclone"))
+    options = ["--auth-key", ",".join(KEYS), "--addr", f"127.0.0.1:{port}"]
+    with started([command, "serve", "s3", *options, str(folder)], port) as url:
+        yield url
+
+
+@contextmanager
+def started(command: list[str], port: int) -> Iterator[str]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(100):
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+                break
+            except HTTPError:
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

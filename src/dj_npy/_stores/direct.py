@@ -1,0 +1,97 @@
+"""Ranges of objects straight from a socket into an array's memory."""
+
+import re
+import ssl
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from urllib.parse import urlsplit
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")  # RFC 9110, section 14.4
+
+
+class Direct:
+    """
+    Reads that save the copy which any client makes that hands out bytes.
+
+    It is asked first and may always decline: whatever is not exactly the answer that was
+    hoped for is left to obstore, which tries again, and tells one error from another.
+
+    Parameters
+    ----------
+    sign : callable
+        From a path to a URL that may be read without further credentials.
+    silence_s : float
+        How long the server may send nothing.
+    """
+
+    def __init__(self, sign: Callable[[str], str], silence_s: float) -> None:
+        self._sign, self._silence_s = sign, silence_s
+        self._idle: deque[HTTPConnection] = deque()
+        weakref.finalize(self, _close, self._idle).atexit = False
+        self._secure: ssl.SSLContext | None = None
+        self._works = True
+
+    def fill(self, path: str, start: int, targets: Sequence[memoryview]) -> tuple[int, str] | None:
+        """
+        Fill `targets`, one after the other, from byte `start` of an object on.
+
+        Returns the object's size and version, or None, with `targets` in any state.
+        """
+        if not self._works:
+            return None
+        url = self._sign(path)
+        while self._idle:  # the server may have closed these meanwhile
+            try:
+                return self._asked(self._idle.pop(), url, start, targets)
+            except (OSError, HTTPException, IndexError):
+                continue
+        try:
+            return self._asked(self._connected(url), url, start, targets)
+        except (OSError, HTTPException):
+            return None
+
+    def _connected(self, url: str) -> HTTPConnection:
+        parts = urlsplit(url)
+        if parts.scheme == "http":
+            return HTTPConnection(parts.netloc, timeout=self._silence_s)
+        if self._secure is None:
+            self._secure = ssl.create_default_context()
+        return HTTPSConnection(parts.netloc, timeout=self._silence_s, context=self._secure)
+
+    def _asked(
+        self, connection: HTTPConnection, url: str, start: int, targets: Sequence[memoryview]
+    ) -> tuple[int, str] | None:
+        stop = start + sum(map(len, targets))
+        parts = urlsplit(url)
+        whole = False
+        try:
+            connection.request(
+                "GET", f"{parts.path}?{parts.query}", headers={"Range": f"bytes={start}-{stop - 1}"}
+            )
+            response = connection.getresponse()
+            answered = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if response.status != 206 or answered is None:
+                self._works = response.status in (404, 416, 429) or response.status >= 500
+                return None
+            if (int(answered[1]), int(answered[2])) != (start, stop - 1):
+                return None
+            for target in targets:
+                while target:
+                    count = response.readinto(target)
+                    if not count:
+                        return None
+                    target = target[count:]
+            whole = True
+            return int(answered[3]), response.headers.get("ETag", "")
+        finally:
+            if whole:
+                self._idle.append(connection)
+            else:
+                connection.close()
+
+
+def _close(connections: deque[HTTPConnection]) -> None:
+    while connections:
+        connections.pop().close()
