@@ -492,3 +492,14 @@ def test_a_store_that_is_not_there_refuses_and_is_not_made(
         recording.insert1({"recording_id": 1, "waveform": WAVEFORM})
     assert not location.exists()
     assert len(recording()) == 0
+
+
+@pytest.mark.parametrize(("said", "length"), [(None, 8), (4, 8), (12, 12), (16, 16), (99, 16)])
+def test_the_length_of_a_token_is_the_stores(
+    stored: Callable[..., dj_npy.NpyRef], store: Path, said: int | None, length: int
+) -> None:
+    settings = {"protocol": "file", "location": str(store), "token_length": said}
+    for _ in range(2):
+        ref = stored(np.zeros(3), store=settings)
+    token = ref.path.rpartition("/waveform_")[2].removesuffix(".npy")
+    assert len(token) == length

@@ -64,13 +64,14 @@ def array_path(
     return "/".join(folders)
 
 
-def with_token(path: str) -> str:
+def with_token(path: str, length: int = 8) -> str:
     """
     Another name beside `path`, for when that one is taken.
 
-    The token has 8 characters of ``A-Z a-z 0-9 _ -``, 48 random bits.
+    The token has `length` characters, 8 to 16, of ``A-Z a-z 0-9 _ -``: 48 random bits or more.
     """
-    return f"{path.removesuffix(EXTENSION)}_{secrets.token_urlsafe(6)}{EXTENSION}"
+    token = secrets.token_urlsafe(16)[: max(8, min(16, length))]
+    return f"{path.removesuffix(EXTENSION)}_{token}{EXTENSION}"
 
 
 def _key_folders(key: Mapping[str, Any], names: list[str]) -> list[str]:

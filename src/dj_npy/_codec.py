@@ -113,14 +113,16 @@ class NpyCodec(dj.SchemaCodec):
         schema, table, attribute, primary_key = self._extract_context(key, context)
         config = self._codec_config(key, context) or dj.config
         store = open_store(config, store_name)
+        prefix, partition, token_length = schema_addressing(config, store)
         plain = array_path(
             schema,
             table,
             {**(row_key.get() or {}), **primary_key},
             attribute,
-            **schema_addressing(config, store)._asdict(),
+            prefix=prefix,
+            partition=partition,
         )
-        names = chain([plain], map(with_token, repeat(plain)))
+        names = chain([plain], map(with_token, repeat(plain), repeat(token_length)))
         if isinstance(value, NpyRef):
             header, path, checksum = _copied(value, store, names)
         else:

@@ -30,6 +30,7 @@ _PUBLIC = (
     "account_name",
     "schema_prefix",
     "partition_pattern",
+    "token_length",
 )
 
 _SERVICES = ("s3", "gcs", "azure")
@@ -53,6 +54,7 @@ class Addressing(NamedTuple):
 
     prefix: str
     partition: str
+    token_length: int
 
 
 # One store object per configured store and process.
@@ -104,7 +106,11 @@ def schema_addressing(config: StoreConfig, store: Store) -> Addressing:
     none was set, which the specification's paths do not have.
     """
     settings = config.stores[store.name]
-    return Addressing(settings.get("schema_prefix") or "", settings.get("partition_pattern") or "")
+    return Addressing(
+        settings.get("schema_prefix") or "",
+        settings.get("partition_pattern") or "",
+        int(settings.get("token_length") or 0),
+    )
 
 
 class DescribedStore:
