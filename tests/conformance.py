@@ -18,7 +18,21 @@ from tests.servers import Raw
 PLAIN = "lab/t/k=1/a.npy"
 DIGITS = b"0123456789"
 # Of rows that other programs wrote, too: our own paths are percent-encoded.
-NAMES = ["plain", "a%2Fb", "sp ace", "é", "a#b", "a+b", "a=b,c", "100%", "(x)", "q'uote", "~t", "&"]
+NAMES = [
+    "plain",
+    "a%2Fb",
+    "sp ace",
+    "é",
+    "a#b",
+    "a+b",
+    "a=b,c",
+    "100%",
+    "(x)",
+    "q'uote",
+    "~t",
+    "&",
+    "a:b*c[d]",
+]
 
 
 class Stopped(Exception):  # noqa: N818

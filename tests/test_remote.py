@@ -1,6 +1,7 @@
 """Stores behind a network when the network does harm, and how often it is asked."""
 
 import hashlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks._measure import peak_memory
 from obstore import exceptions
 
 from dj_npy import ArrayCorruptError, ArrayMissingError, NpyRef, StoreError
-from dj_npy._stores import Store, clients, cloud, remote
+from dj_npy._stores import Store, clients, cloud, opening, remote
 from dj_npy._stores.remote import PROBE
 from tests.conformance import PLAIN, create, large, names, read
 from tests.faults import Fault, Proxy, Request, proxy_of
@@ -380,6 +382,54 @@ class TestErrors:
         assert cloud._in_short(text) == "broken"
         text = "Generic S3 error: no http://user:pass@host/x?sig=abc there\n"
         assert cloud._in_short(text) == "S3 error: no ... there"
+
+
+@pytest.mark.usefixtures("impatient")
+class TestErrorsThroughFsspec:
+    @pytest.fixture(autouse=True)
+    def as_if_forked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(opening, "_forked", True)
+
+    @pytest.mark.parametrize("use", [look, make])
+    def test_no_such_bucket(self, moto: str, use: Callable[[Store], Any]) -> None:
+        message = refusal(s3_settings(moto, bucket="no-such-bucket"), use)
+        assert "no such bucket, container or folder" in message
+
+    @pytest.mark.parametrize("use", [look, make])
+    def test_wrong_credentials(self, rclone: str, use: Callable[[Store], Any]) -> None:
+        message = refusal(s3_settings(rclone, secret_key="wrong" * 8), use)
+        assert "access denied" in message
+        assert "wrong" * 8 not in message
+
+    def test_connection_refused(self) -> None:
+        message = refusal(s3_settings("http://127.0.0.1:9"), look)
+        assert "Could not connect to the endpoint" in message
+
+    @pytest.mark.parametrize("harm", ["500", "503 SlowDown", "reset"])
+    def test_fault(self, proxy: Proxy, raw: S3Raw, location: str, harm: str) -> None:
+        contents = large(SMALL).tobytes()
+        raw.put("file", contents)
+        store = store_of(s3_settings(proxy.endpoint, location=location))
+        proxy.times(1, HARM[harm], "GET", "file")
+        assert read(store, "file", 0, SMALL) == (SMALL, [contents])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux")
+@pytest.mark.parametrize("server", ["moto", "rclone"])
+def test_memory_beside_the_array(
+    server: str, request: pytest.FixtureRequest, location: str, stored: Any
+) -> None:
+    settings = s3_settings(request.getfixturevalue(server), location=location)
+    array = np.random.default_rng(0).standard_normal((1 << 20, 32))
+    warm = stored(np.zeros(3 << 20), 1, store=settings)
+    warm.load()
+    with peak_memory() as inserting:
+        ref = stored(array, 2, store=settings)
+    assert inserting[0] <= 96 << 20
+    with peak_memory() as loading:
+        loaded = ref.load()
+    assert loading[0] - loaded.nbytes <= 96 << 20
+    assert np.array_equal(loaded, array)
 
 
 def test_no_more_than_a_few_parts_are_held(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The specification's Quick Start with the default store in S3, and rows that stay whole."""
 
 import json
+import pickle
 import sys
 import threading
 import uuid
@@ -8,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import datajoint as dj
+import fsspec
 import numpy as np
 import pytest
+from datajoint import storage_adapter
 from datajoint.errors import DuplicateError
+from datajoint.storage_adapter import StorageAdapter
 
 import dj_npy
 from tests.conftest import MakeTable, run
@@ -206,3 +210,45 @@ def test_references_are_copied_between_stores(
         assert np.array_equal(ref, data)
         assert ref.load().flags.f_contiguous
     assert len(S3Raw(moto, location).keys() - {".dj-npy-probe"}) == 3
+
+
+class MemoryAdapter(StorageAdapter):
+    """A plugin as a package would bring it under the entry point ``datajoint.storage``."""
+
+    protocol = "in-memory"
+    required_keys = ("protocol", "location")
+    allowed_keys = ("location", "secret")
+
+    def create_filesystem(self, spec: dict[str, Any]) -> Any:
+        assert spec["secret"] == "not for messages"
+        return fsspec.filesystem("memory")
+
+
+def test_a_plugin_of_datajoint(
+    stores: dict[str, Any],
+    recording: Any,
+    database: Any,
+    location: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    storage_adapter.get_storage_adapter("none")  # its own plugins are found first
+    monkeypatch.setitem(storage_adapter._adapter_registry, "in-memory", MemoryAdapter())
+    plugin = {
+        "protocol": "in-memory",
+        "location": f"/{location}",
+        "secret": "not for messages",
+    }
+    database.config.stores = {**stores, "default": "plugin", "plugin": plugin}
+    data = np.random.default_rng(3).random((500, 40))
+    recording.insert1({"recording_id": 1, "waveform": data})
+    ref = recording.fetch1("waveform")
+    assert ref.path.rpartition("/")[2].startswith("waveform_")  # nobody vouches for the plugin
+    assert np.array_equal(ref + 1, data + 1)
+    assert np.array_equal(ref.load(mmap_mode="r"), data)
+    ref.verify()
+    assert b"not for messages" not in pickle.dumps(ref)
+    fsspec.filesystem("memory").rm(f"/{location}", recursive=True)
+    ref.unload()
+    with pytest.raises(dj_npy.ArrayMissingError) as caught:
+        ref.load()
+    assert "not for messages" not in str(caught.value)

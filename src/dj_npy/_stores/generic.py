@@ -29,9 +29,10 @@ class GenericStore(RemoteStore):
         From a path in the store to one of the file system.
     identity : str
         Where it is, in words that no other store has: service, bucket, location.
-    exclusive : bool
-        Whether ``pipe_file(mode="create")`` is one conditional request. Of an unknown file
-        system it may be a look and a write, between which another writer finds time.
+    service : bool
+        Whether this is S3, GCS or Azure: ``pipe_file(mode="create")`` is one conditional
+        request, and there are no folders to be made. Of an unknown file system the former
+        may be a look and a write, between which another writer finds time.
     hidden : iterable of str
         The credentials: no message has them.
     """
@@ -43,13 +44,14 @@ class GenericStore(RemoteStore):
         full_path: Callable[[str], str],
         identity: str,
         *,
-        exclusive: bool = False,
+        service: bool = False,
         hidden: Iterable[str] = (),
     ) -> None:
         super().__init__(name, identity)
         self._filesystem, self._full_path = filesystem, full_path
         self._hidden = [secret for secret in hidden if secret]
-        if not exclusive:
+        self._service = service
+        if not service:
             self._exclusive = False
 
     # Writing
@@ -90,8 +92,9 @@ class GenericStore(RemoteStore):
             raise
 
     def _make_folder(self, full: str) -> None:
-        # Object stores have none and do nothing; of others an error will come with the file.
-        with suppress(OSError, NotImplementedError):
+        if self._service:  # where it would make a bucket
+            return
+        with suppress(OSError, NotImplementedError):  # the file will tell what is wrong
             self._filesystem.makedirs(full.rpartition("/")[0], exist_ok=True)
 
     def _copy(self, source: str, path: str) -> None:

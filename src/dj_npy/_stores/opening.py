@@ -218,7 +218,7 @@ def _generic_store(name: str, spec: dict[str, Any], identity: str) -> Store:
         filesystem,
         backend._full_path,
         identity,
-        exclusive=spec["protocol"] in _SERVICES,
+        service=spec["protocol"] in _SERVICES,
         hidden=[str(spec[key]) for key in spec if key not in _PUBLIC and spec[key]],
     )
 
