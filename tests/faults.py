@@ -37,7 +37,9 @@ class Fault:
     `status` answers in the server's place. `lose` hands the request on and resets the
     connection instead of answering; `reset` does so at once. `cut` sends that many bytes of
     the body, then resets. `stall` waits that many seconds before the first byte of the body.
-    `whole` hides the range from the server, which so answers with 200 and everything.
+    `late` hands the request on and then answers with that status, as if it had failed.
+    `whole` hides the range from the server, which so answers with 200 and everything;
+    `other` asks it for another range.
     `slow` takes that many seconds to read what the client sends.
     """
 
@@ -47,7 +49,9 @@ class Fault:
     reset: bool = False
     cut: int | None = None
     stall: float = 0
+    late: int = 0
     whole: bool = False
+    other: str = ""
     slow: float = 0
 
 
@@ -117,13 +121,15 @@ def proxy_of(endpoint: str) -> Iterator[Proxy]:
                 self.drop()
                 return
             body = self.body(length, fault.slow)
+            failed = f"<Error><Code>{fault.code}</Code></Error>".encode()
             if fault.status:
-                told = f"<Error><Code>{fault.code}</Code></Error>"
-                self.answer(fault.status, {}, told.encode(), fault)
+                self.answer(fault.status, {}, failed, fault)
                 return
             headers = dict(self.headers.items())
-            if fault.whole:
+            if fault.whole or fault.other:
                 headers = {k: v for k, v in headers.items() if k.lower() != "range"}
+            if fault.other:
+                headers["Range"] = fault.other
             connection = http.client.HTTPConnection(upstream, timeout=60)
             try:
                 connection.putrequest(self.command, self.path, skip_host=True)
@@ -139,6 +145,9 @@ def proxy_of(endpoint: str) -> Iterator[Proxy]:
                 connection.close()
             if fault.lose:
                 self.drop()
+                return
+            if fault.late:
+                self.answer(fault.late, {}, failed, fault)
                 return
             self.answer(response.status, dict(response.getheaders()), answer, fault)
 

@@ -73,6 +73,7 @@ def test_a_large_object_comes_directly(opened: CloudStore, proxy: Proxy, content
         Fault(cut=0),
         Fault(stall=3),
         Fault(whole=True),
+        Fault(other="bytes=7-8388613"),
     ],
     ids=str,
 )

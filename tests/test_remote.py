@@ -107,6 +107,34 @@ def test_a_write_survives_a_fault(
 
 
 @pytest.mark.parametrize("nbytes", [SMALL, 70 << 20])
+def test_a_writer_knows_its_own_object_when_told_that_it_failed(
+    opened: Store, proxy: Proxy, raw: S3Raw, nbytes: int
+) -> None:
+    """The server carries the request out and says 500; tried again, the name is taken."""
+    create(opened, b"", "first/a.npy")
+    contents = large(nbytes).tobytes()
+    proxy.times(1, Fault(late=500), "PUT", "a.npy")
+    path = create(opened, contents)
+    assert path == PLAIN
+    assert hashlib.sha256(raw.get(path)).digest() == hashlib.sha256(contents).digest()
+    assert raw.keys() == {PROBE, "first/a.npy", PLAIN}
+
+
+def test_an_upload_whose_end_is_never_answered(opened: Store, proxy: Proxy, raw: S3Raw) -> None:
+    create(opened, b"", "first/a.npy")
+
+    def harm(request: Request) -> Fault:
+        ends = request.method == "POST" and "uploadId" in request.query
+        return Fault(lose=True) if ends else Fault()
+
+    proxy.harm = harm
+    contents = large(70 << 20).tobytes()
+    assert create(opened, contents) == PLAIN
+    assert hashlib.sha256(raw.get(PLAIN)).digest() == hashlib.sha256(contents).digest()
+    assert raw.keys() == {PROBE, "first/a.npy", PLAIN}
+
+
+@pytest.mark.parametrize("nbytes", [SMALL, 70 << 20])
 @pytest.mark.parametrize(
     "fits",
     [
