@@ -348,6 +348,12 @@ def test_a_setting_that_obstore_refuses() -> None:
     assert "not base64" not in str(caught.value)
 
 
+def test_every_secret_is_known_to_be_one() -> None:
+    connection = "AccountName=me;AccountKey=thekey==;SharedAccessSignature=?sv=1&sig=x"
+    hidden = opening._hidden(azure(connection_string=connection, account_key="akey", secure=True))
+    assert set(hidden) == {connection, "akey", "thekey==", "?sv=1&sig=x"}
+
+
 def test_one_client_a_store_and_process(moto: str, location: str) -> None:
     from types import SimpleNamespace
 

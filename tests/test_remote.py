@@ -441,6 +441,16 @@ class TestErrorsThroughFsspec:
         proxy.times(1, HARM[harm], "GET", "file")
         assert read(store, "file", 0, SMALL) == (SMALL, [contents])
 
+    def test_a_server_that_answers_a_range_with_everything(
+        self, proxy: Proxy, raw: S3Raw, location: str
+    ) -> None:
+        contents = large(SMALL).tobytes()
+        raw.put("file", contents)
+        store = store_of(s3_settings(proxy.endpoint, location=location))
+        proxy.harm = lambda request: Fault(whole=True)
+        assert read(store, "file", 7, 1000) == (SMALL, [contents[7:1007]])
+        assert store.read_beginning("file", 10) == (contents[:10], SMALL)
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux")
 @pytest.mark.parametrize("server", ["moto", "rclone"])
@@ -521,6 +531,19 @@ def test_an_upload_that_fails_stops_the_maker_of_its_pieces() -> None:
     with pytest.raises(KeyError, match="the server"):
         cloud._passed_on(pieces(), consume)
     assert len(made) < 100
+
+
+def test_an_error_of_the_maker_of_pieces_is_the_makers(opened: Store, raw: S3Raw) -> None:
+    def pieces() -> Iterator[memoryview]:
+        yield memoryview(bytes(1 << 20))
+        raise OSError("the microscope is switched off")
+
+    for nbytes in (2 << 20, 70 << 20):
+        with pytest.raises(OSError, match="the microscope") as caught:
+            opened.create(names(), pieces(), nbytes)
+        assert not isinstance(caught.value, StoreError)
+    assert raw.keys() == {PROBE}
+    assert raw.uploads() == []
 
 
 def test_a_create_that_finds_only_taken_names(opened: Store, raw: S3Raw) -> None:

@@ -31,7 +31,6 @@ RETRIES: Any = {
     "retry_timeout": timedelta(seconds=120),
 }
 _CREDENTIALS_LAST = timedelta(minutes=5)
-_HIDDEN = ("access_key", "secret_key", "token", "account_key", "connection_string")
 _AMAZON = re.compile(r"s3(?:[.-](?P<region>[a-z0-9-]+))?\.amazonaws\.com(?:\.cn)?")
 
 
@@ -39,7 +38,7 @@ class Inexpressible(Exception):  # noqa: N818
     """Obstore has no words for these settings; fsspec may."""
 
 
-def cloud_store(name: str, spec: Spec, identity: str) -> CloudStore:
+def cloud_store(name: str, spec: Spec, identity: str, hidden: list[str]) -> CloudStore:
     """
     Return the store that a DataJoint configuration describes.
 
@@ -52,6 +51,8 @@ def cloud_store(name: str, spec: Spec, identity: str) -> CloudStore:
         components, `endpoint` as a URL.
     identity : str
         Where it is, in words that no other store has.
+    hidden : list of str
+        The credentials: no message has them.
 
     Raises
     ------
@@ -66,25 +67,18 @@ def cloud_store(name: str, spec: Spec, identity: str) -> CloudStore:
         reader = client({"read_timeout": timedelta(seconds=SILENCE_S)})
         writer = client({})
     except (BaseError, ValueError, TypeError) as error:
-        raise StoreError(
-            f"store {name!r} is not configured as obstore wants it: "
-            f"{_without(spec, str(error).splitlines()[0])}"
-        ) from None
+        said = str(error).splitlines()[0]
+        for secret in hidden:
+            said = said.replace(secret, "***")
+        raise StoreError(f"store {name!r} is not configured as obstore wants it: {said}") from None
     return CloudStore(
         name,
         reader,
         writer,
         identity,
-        hidden=[str(spec.get(key) or "") for key in _HIDDEN],
-        direct=isinstance(reader, S3Store) and not (spec.get("proxy_server") or getproxies()),
+        hidden=hidden,
+        direct=spec["protocol"] == "s3" and not (spec.get("proxy_server") or getproxies()),
     )
-
-
-def _without(spec: Spec, text: str) -> str:
-    for key in _HIDDEN:
-        if spec.get(key):
-            text = text.replace(str(spec[key]), "***")
-    return text
 
 
 def _client_options(spec: Spec, url: str, more: Spec) -> Any:

@@ -108,7 +108,7 @@ class CloudStore(RemoteStore):
     ) -> None:
         super().__init__(name, identity)
         self._reader, self._writer = reader, writer
-        self._hidden = [secret for secret in hidden if secret]
+        self._hidden = list(hidden)
         self._ranges: bool | None = None  # whether the server honours them; not known yet
         self._direct = Direct(self._signed, SILENCE_S) if direct else None
 
@@ -156,24 +156,22 @@ class CloudStore(RemoteStore):
 
     def _upload(self, path: str, pieces: Iterable[memoryview], nbytes: int) -> None:
         def put(received: Iterator[memoryview]) -> None:
-            obstore.put(
-                self._writer,
-                path,
-                received,
-                use_multipart=True,
-                chunk_size=part_size(nbytes),
-                max_concurrency=SIDE_BY_SIDE,
-            )
+            try:
+                obstore.put(
+                    self._writer,
+                    path,
+                    received,
+                    use_multipart=True,
+                    chunk_size=part_size(nbytes),
+                    max_concurrency=SIDE_BY_SIDE,
+                )
+            except _FAILURES as error:
+                with suppress(NpyError):  # only the answer to the last request may be lost
+                    if self._stat(path).nbytes == nbytes:
+                        return
+                raise self.refused(error, path, "write") from None
 
-        try:
-            _passed_on(pieces, put)
-        except NpyError:  # of the pieces
-            raise
-        except _FAILURES as error:
-            with suppress(NpyError):  # only the answer to the last request may have been lost
-                if self._stat(path).nbytes == nbytes:
-                    return
-            raise self.refused(error, path, "write") from None
+        _passed_on(pieces, put)
 
     def _copy(self, source: str, path: str) -> None:
         with self._translated(source, "copy"):

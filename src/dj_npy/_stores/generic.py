@@ -49,7 +49,7 @@ class GenericStore(RemoteStore):
     ) -> None:
         super().__init__(name, identity)
         self._filesystem, self._full_path = filesystem, full_path
-        self._hidden = [secret for secret in hidden if secret]
+        self._hidden = list(hidden)
         self._service = service
         if not service:
             self._exclusive = False

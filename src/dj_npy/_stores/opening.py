@@ -31,8 +31,12 @@ _PUBLIC = (
     "schema_prefix",
     "partition_pattern",
     "token_length",
+    "subfolding",
+    "hash_prefix",
+    "filepath_prefix",
 )
 
+_SHORTEST_SECRET = 3
 _SERVICES = ("s3", "gcs", "azure")
 
 
@@ -182,7 +186,7 @@ def _new_store(name: str, spec: dict[str, Any]) -> Store:
         except ImportError as error:
             raise _not_installed(name, protocol, error) from error
         try:
-            return cloud_store(name, spec, identity)
+            return cloud_store(name, spec, identity, _hidden(spec))
         except Inexpressible:
             pass
     return _generic_store(name, spec, identity)
@@ -206,6 +210,13 @@ def _identity(spec: dict[str, Any]) -> str:
     return f"{spec['protocol']}://{'/'.join(filter(None, (where, bucket, spec['location'])))}"
 
 
+def _hidden(spec: dict[str, Any]) -> list[str]:
+    """What no message may have: all that is not known to be public, and its parts."""
+    values = [str(value) for key, value in spec.items() if key not in _PUBLIC and value]
+    parts = re.findall(r"(?i)(?:AccountKey|SharedAccessSignature)=([^;]+)", ";".join(values))
+    return [text for text in values + parts if len(text) > _SHORTEST_SECRET]
+
+
 def _generic_store(name: str, spec: dict[str, Any], identity: str) -> Store:
     # What is asked of DataJoint's backend makes no request.
     backend = StorageBackend(spec)
@@ -219,7 +230,7 @@ def _generic_store(name: str, spec: dict[str, Any], identity: str) -> Store:
         backend._full_path,
         identity,
         service=spec["protocol"] in _SERVICES,
-        hidden=[str(spec[key]) for key in spec if key not in _PUBLIC and spec[key]],
+        hidden=_hidden(spec),
     )
 
 
