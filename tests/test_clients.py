@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dj_npy import StoreError
-from dj_npy._stores import clients, opening
+from dj_npy._stores import amazon, clients, opening
 from dj_npy._stores.cloud import CloudStore
 from dj_npy._stores.generic import GenericStore
 from tests.conformance import create
@@ -101,8 +101,8 @@ def test_the_same_keys_through_fsspec(
 
 def test_secure_is_the_default() -> None:
     settings = s3_settings("127.0.0.1:9")
-    assert opening._url(settings) == "https://127.0.0.1:9"
-    assert opening._url({**settings, "secure": False}) == "http://127.0.0.1:9"
+    assert amazon.endpoint_of("main", settings) == "https://127.0.0.1:9"
+    assert amazon.endpoint_of("main", {**settings, "secure": False}) == "http://127.0.0.1:9"
 
 
 def test_the_region_of_the_environment(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,24 +163,26 @@ def test_amazon_itself(
     made: list[dict[str, Any]] = []
     monkeypatch.setattr(clients, "S3Store", lambda *_, **options: made.append(options))
     regions = {f"https://s3.amazonaws.com/{BUCKET}": "ap-south-1"}
-    monkeypatch.setattr(clients, "bucket_region", regions.pop)
+    monkeypatch.setattr(amazon, "bucket_region", regions.pop)
     if environment:
         monkeypatch.setenv("AWS_REGION", environment)
     store_of(s3_settings(endpoint))
-    assert len(made) == 2
+    assert len(made) == 3
+    china = ".cn" if endpoint.endswith(".cn") else ""
     for options in made:
         assert options["region"] == region
         assert options["virtual_hosted_style_request"] is True
-        assert "endpoint" not in options
+        assert options["endpoint"] == f"https://{BUCKET}.s3.{region}.amazonaws.com{china}"
+        assert options["aws_endpoint_url_s3"] == options["endpoint"]
         assert options["client_options"]["allow_http"] is False
     assert bool(regions) is (region != "ap-south-1")
 
 
 def test_a_bucket_tells_its_region(listener: Listener) -> None:
     url = f"http://{listener.address}/{BUCKET}"
-    assert clients.bucket_region(url) == "eu-north-1"
+    assert amazon.bucket_region(url) == "eu-north-1"
     assert listener.asked[0][:2] == ("HEAD", f"/{BUCKET}")
-    assert clients.bucket_region("http://127.0.0.1:9/bucket") is None
+    assert amazon.bucket_region("http://127.0.0.1:9/bucket") is None
 
 
 def test_a_proxy_server(listener: Listener) -> None:
@@ -230,19 +232,19 @@ def test_azure_shared_access_signature(listener: Listener) -> None:
     [
         (
             {"account_name": "me", "account_key": "a2V5"},
-            {"account_name": "me", "account_key": "a2V5"},
+            {"account_name": "me", "access_key": "a2V5"},
         ),
         (
             {"connection_string": "DefaultEndpointsProtocol=https;AccountName=me;"
              "AccountKey=a2V5==;EndpointSuffix=core.chinacloudapi.cn"},
-            {"account_name": "me", "account_key": "a2V5==",
+            {"account_name": "me", "access_key": "a2V5==",
              "endpoint": "https://me.blob.core.chinacloudapi.cn"},
         ),
         ({"connection_string": "UseDevelopmentStorage=true"}, {"use_emulator": True}),
         (
             {"connection_string": "BlobEndpoint=https://me.blob.core.windows.net;"
              "SharedAccessSignature=sig=1"},
-            {"account_name": "me", "sas_key": "sig=1",
+            {"account_name": "me", "sas_token": "sig=1",
              "endpoint": "https://me.blob.core.windows.net"},
         ),
     ],
@@ -255,6 +257,9 @@ def test_azure_settings(
     store_of(azure(**said))
     for key in ("prefix", "client_options", "retry_config"):
         del made[0][key]
+    if provide := made[0].pop("credential_provider", None):
+        assert provide().pop("expires_at", None) is None
+        made[0] |= {key: value for key, value in provide().items() if key != "expires_at"}
     assert made[0] == options
 
 
@@ -342,10 +347,72 @@ def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
         store_of(s3_settings("http://127.0.0.1:9"))
 
 
-def test_a_setting_that_obstore_refuses() -> None:
-    with pytest.raises(StoreError, match="is not configured as obstore wants it") as caught:
-        store_of(azure(account_name="me", account_key="not base64 !"))
-    assert "not base64" not in str(caught.value)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (azure(account_name="me", account_key="not base64 !"), "account key is not base64"),
+        (azure(connection_string="AccountName=me;BlobEndpoint=http://u:sekrit@[x"), "main"),
+        (s3_settings("http://a host"), "`endpoint` must be a host"),
+        (s3_settings("http://user:sekrit@host"), "`endpoint` must be a host"),
+        (s3_settings("http://host/path"), "`endpoint` must be a host"),
+        (gcs(token="/no/such/key.json"), "cannot be opened.*FileNotFoundError"),
+        (gcs(token={"type": "service_account", "private_key": "sekrit"}), "main"),
+    ],
+)
+def test_settings_that_cannot_be_right(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(StoreError, match=message) as caught:
+        store_of(settings)
+    for secret in ("not base64 !", "sekrit"):
+        assert secret not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["no such profile", "broken file", "failing program"])
+def test_credentials_of_this_machine_that_cannot_be_had(
+    listener: Listener, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "no such profile":
+        monkeypatch.setenv("AWS_PROFILE", "typo")
+    elif how == "broken file":
+        (tmp_path / "config").write_text("[default\n")
+    else:
+        (tmp_path / "config").write_text("[default]\ncredential_process = false\n")
+    with pytest.raises(StoreError, match="store 'main'"):
+        store_of(ambient(listener)).read_beginning("a", 1)
+
+
+def test_a_token_of_google_stays_out_of_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    import requests
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise requests.ConnectionError("no route: /tokeninfo?access_token=ya29.SEKRIT-TOKEN now")
+
+    monkeypatch.setattr("datajoint.storage.StorageBackend.fs", property(unreachable))
+    with pytest.raises(StoreError, match="cannot be opened") as caught:
+        store_of(gcs(token="ya29.SEKRIT-TOKEN"))
+    assert "SEKRIT" not in str(caught.value)
+
+
+def test_region_and_proxy_hold_through_fsspec(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "_forked", True)
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    headers = sent(listener, s3_settings(f"http://{listener.address}"))[2]
+    assert "/eu-central-1/s3/" in headers["Authorization"]
+    listener.asked.clear()
+    proxied = s3_settings("http://nowhere.invalid", proxy_server=f"http://{listener.address}")
+    assert sent(listener, proxied)[1].startswith(f"http://nowhere.invalid/{BUCKET}/deep/location/")
+
+
+def test_a_token_of_the_environment_does_not_replace_an_azure_key(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_TOKEN", "othertoken")
+    url = f"http://{listener.address}"
+    connection = f"AccountName=me;AccountKey={AZURITE_KEY};BlobEndpoint={url}/me"
+    headers = sent(listener, azure(connection_string=connection))[2]
+    assert headers["authorization"].startswith("SharedKey me:")
 
 
 def test_every_secret_is_known_to_be_one() -> None:

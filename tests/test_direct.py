@@ -169,11 +169,18 @@ def test_targets_of_a_part() -> None:
 
 def test_over_tls_a_stranger_is_not_believed() -> None:
     """The certificate is checked; obstore then tells what is wrong with it."""
-    asked = Direct(lambda path: f"https://127.0.0.1:9/{path}?x", 1)
-    connection = asked._connected("https://127.0.0.1:9/a?x")
+    asked = Direct(lambda path: f"https://127.0.0.1:9/{path}?x")
+    assert asked.fill("a", 0, [memoryview(bytearray(1))]) is None
     context = asked._secure
     assert context is not None
     assert context.check_hostname
     assert context.verify_mode == 2
-    connection.close()
-    assert asked.fill("a", 0, [memoryview(bytearray(1))]) is None
+
+
+def test_a_server_that_trickles_is_left_to_obstore(
+    opened: CloudStore, contents: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "REQUEST_S", 0)
+    assert opened._direct
+    assert opened._direct.fill("file", 0, [memoryview(bytearray(NBYTES))]) is None
+    assert whole(opened) == contents

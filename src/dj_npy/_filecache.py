@@ -64,22 +64,9 @@ def opened(
         folder = _private_folder()
         copy = folder / name
         with _one_at_a_time(folder, name):
-            if (file := _whole(copy, nbytes)) is None:
-                _make_room(folder, nbytes)
-                partial = copy.with_suffix(_PARTIAL)
-                try:
-                    with FileIO(partial, "w", opener=_privately) as written:
-                        download(written)
-                        os.fsync(written.fileno())
-                    os.replace(partial, copy)
-                except BaseException:
-                    with suppress(OSError):
-                        partial.unlink()
-                    raise
-                file = _whole(copy, nbytes)
-            if file is None:
-                raise StoreError(f"could not map {what}: expected a copy of {nbytes} bytes")
-            os.utime(copy)
+            file = _whole(copy, nbytes) or _downloaded(copy, nbytes, download, what)
+            with suppress(OSError):  # another process has just removed it to make room
+                os.utime(copy)
             return file
     except NpyError:
         raise
@@ -132,6 +119,29 @@ def _one_at_a_time(folder: Path, name: str) -> Iterator[None]:
 
 def _privately(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+
+
+def _downloaded(copy: Path, nbytes: int, download: Callable[[FileIO], None], what: str) -> FileIO:
+    _make_room(copy.parent, nbytes)
+    partial = copy.with_suffix(_PARTIAL)
+    file = FileIO(partial, "w+", opener=_privately)
+    try:
+        download(file)
+        if os.fstat(file.fileno()).st_size != nbytes:
+            raise StoreError(f"could not map {what}: expected a copy of {nbytes} bytes")
+        os.fsync(file.fileno())
+        if os.name == "nt":  # where an open file cannot be renamed
+            file.close()
+        os.replace(partial, copy)
+    except BaseException:
+        file.close()
+        with suppress(OSError):
+            partial.unlink()
+        raise
+    if file.closed:
+        return FileIO(copy)
+    file.seek(0)
+    return file
 
 
 def _whole(copy: Path, nbytes: int) -> FileIO | None:

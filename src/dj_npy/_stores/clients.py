@@ -1,37 +1,32 @@
 """From a DataJoint store's settings to obstore's clients."""
 
+import base64
 import json
 import os
-import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
-from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import Request, getproxies, urlopen
+from urllib.request import getproxies
 
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from dj_npy._errors import StoreError
-from dj_npy._stores.cloud import Client, CloudStore
-from dj_npy._stores.remote import CONNECT_TIMEOUT_S, SILENCE_S
+from dj_npy._stores import remote
+from dj_npy._stores.amazon import AMAZON
+from dj_npy._stores.cloud import Client, CloudStore, in_short
 
 Spec = dict[str, Any]
+MakeClient = Callable[[Spec, int], Client]
 
-REQUEST_S = 300
-"""How long one request may take: 64 MiB want 1.8 Mbit/s."""
-RETRIES: Any = {
-    "max_retries": 8,
-    "backoff": {
-        "init_backoff": timedelta(milliseconds=100),
-        "max_backoff": timedelta(seconds=10),
-        "base": 2,
-    },
-    "retry_timeout": timedelta(seconds=120),
+MAX_RETRIES = 8
+_BACK_OFF = {
+    "init_backoff": timedelta(milliseconds=100),
+    "max_backoff": timedelta(seconds=10),
+    "base": 2,
 }
 _CREDENTIALS_LAST = timedelta(minutes=5)
-_AMAZON = re.compile(r"s3(?:[.-](?P<region>[a-z0-9-]+))?\.amazonaws\.com(?:\.cn)?")
 
 
 class Inexpressible(Exception):  # noqa: N818
@@ -48,7 +43,7 @@ def cloud_store(name: str, spec: Spec, identity: str, hidden: list[str]) -> Clou
         What the configuration calls it.
     spec : dict
         Its settings, of protocol ``s3``, ``gcs`` or ``azure``; `location` without empty
-        components, `endpoint` as a URL.
+        components, `endpoint` as a URL, `region`.
     identity : str
         Where it is, in words that no other store has.
     hidden : list of str
@@ -64,10 +59,11 @@ def cloud_store(name: str, spec: Spec, identity: str, hidden: list[str]) -> Clou
     make = {"s3": _s3, "gcs": _gcs, "azure": _azure}[spec["protocol"].lower()]
     try:
         client = make(name, spec)
-        reader = client({"read_timeout": timedelta(seconds=SILENCE_S)})
-        writer = client({})
+        reader = client({"read_timeout": timedelta(seconds=remote.SILENCE_S)}, MAX_RETRIES)
+        writer = client({}, MAX_RETRIES)
+        remover = client({}, 0)
     except (BaseError, ValueError, TypeError) as error:
-        said = str(error).splitlines()[0]
+        said = in_short(str(error))
         for secret in hidden:
             said = said.replace(secret, "***")
         raise StoreError(f"store {name!r} is not configured as obstore wants it: {said}") from None
@@ -75,36 +71,42 @@ def cloud_store(name: str, spec: Spec, identity: str, hidden: list[str]) -> Clou
         name,
         reader,
         writer,
+        remover,
         identity,
         hidden=hidden,
         direct=spec["protocol"] == "s3" and not (spec.get("proxy_server") or getproxies()),
     )
 
 
+def _retry_config(retries: int) -> Any:
+    limit = timedelta(seconds=remote.RETRY_S)
+    return {"max_retries": retries, "backoff": _BACK_OFF, "retry_timeout": limit}
+
+
 def _client_options(spec: Spec, url: str, more: Spec) -> Any:
     options = {
         **more,
-        "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
-        "timeout": timedelta(seconds=REQUEST_S),
+        "connect_timeout": timedelta(seconds=remote.CONNECT_TIMEOUT_S),
+        "timeout": timedelta(seconds=remote.REQUEST_S),
         "allow_http": url.startswith("http://"),
         "user_agent": "dj-npy",
     }
     return {**options, "proxy_url": spec["proxy_server"]} if spec.get("proxy_server") else options
 
 
-def _s3(name: str, spec: Spec) -> Callable[[Spec], Client]:
-    url = spec["endpoint"]
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    # The second, which the environment may set as well, would win.
+def _s3(name: str, spec: Spec) -> MakeClient:
+    url, virtual = spec["endpoint"], False
+    if AMAZON.fullmatch(urlsplit(url).netloc):
+        # A certificate for *.s3.amazonaws.com does not hold for a name with dots.
+        virtual = "." not in spec["bucket"]
+        host = f"s3.{spec['region']}.amazonaws.com{'.cn' if url.endswith('.cn') else ''}"
+        url = f"https://{spec['bucket']}.{host}" if virtual else f"https://{host}"
+    # The second endpoint, which the environment may set as well, would win.
     options: Spec = {
         "endpoint": url,
         "aws_endpoint_url_s3": url,
-        "virtual_hosted_style_request": False,
+        "virtual_hosted_style_request": virtual,
     }
-    if amazon := _AMAZON.fullmatch(urlsplit(url).netloc):
-        region = amazon["region"] or region or bucket_region(f"{url}/{spec['bucket']}")
-        # A certificate for *.s3.amazonaws.com does not hold for a name with dots.
-        options = {"virtual_hosted_style_request": "." not in spec["bucket"]}
     access, secret = spec.get("access_key"), spec.get("secret_key")
     if bool(access) != bool(secret):
         raise StoreError(
@@ -118,30 +120,17 @@ def _s3(name: str, spec: Spec) -> Callable[[Spec], Client]:
     else:
         options |= _ambient_s3(name)
 
-    def client(more: Spec) -> Client:
+    def client(more: Spec, retries: int) -> Client:
         return S3Store(
             spec["bucket"],
             prefix=spec["location"] or None,
-            region=region or "us-east-1",
+            region=spec["region"],
             client_options=_client_options(spec, url, more),
-            retry_config=RETRIES,
+            retry_config=_retry_config(retries),
             **options,
         )
 
     return client
-
-
-def bucket_region(url: str) -> str | None:
-    """Ask S3 in which region a bucket is; it tells that to anybody."""
-    try:
-        with urlopen(Request(url, method="HEAD"), timeout=CONNECT_TIMEOUT_S) as answer:
-            headers = answer.headers
-    except HTTPError as error:
-        headers = error.headers
-    except OSError:
-        return None
-    region = headers.get("x-amz-bucket-region")
-    return str(region) if region else None
 
 
 def _ambient_s3(name: str) -> Spec:
@@ -170,19 +159,19 @@ def _ambient_s3(name: str) -> Spec:
     return {"credential_provider": provide}
 
 
-def _gcs(name: str, spec: Spec) -> Callable[[Spec], Client]:
+def _gcs(name: str, spec: Spec) -> MakeClient:
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         raise Inexpressible("an emulator speaks Google's JSON API only")
     credentials = _google_credentials(name, spec.get("token"))
     key = json.loads(credentials.get("service_account_key", "{}"))
     url = key.get("gcs_base_url", "https://storage.googleapis.com")
 
-    def client(more: Spec) -> Client:
+    def client(more: Spec, retries: int) -> Client:
         return GCSStore(
             spec["bucket"],
             prefix=spec["location"] or None,
             client_options=_client_options(spec, url, more),
-            retry_config=RETRIES,
+            retry_config=_retry_config(retries),
             **credentials,
         )
 
@@ -213,7 +202,7 @@ def _google_credentials(name: str, token: Any) -> Spec:
                 f"on this machine: run `gcloud auth application-default login`, or set "
                 f"GOOGLE_APPLICATION_CREDENTIALS or the store's `token` to a key file"
             ) from None
-    if isinstance(token, str) and os.path.isfile(token):
+    if isinstance(token, str) and (os.path.isfile(token) or token.endswith(".json")):
         with open(token, encoding="utf-8") as file:
             token = json.load(file)
     if isinstance(token, dict) and token.get("type") == "service_account":
@@ -221,7 +210,7 @@ def _google_credentials(name: str, token: Any) -> Spec:
     raise Inexpressible("a token that gcsfs may know")
 
 
-def _azure(name: str, spec: Spec) -> Callable[[Spec], Client]:
+def _azure(name: str, spec: Spec) -> MakeClient:
     parts = dict(
         part.split("=", 1)
         for part in str(spec.get("connection_string") or "").split(";")
@@ -246,26 +235,34 @@ def _azure(name: str, spec: Spec) -> Callable[[Spec], Client]:
             options["endpoint"] = url
         options["account_name"] = account
         options |= _azure_credentials(
-            said.get("accountkey") or spec.get("account_key"), said.get("sharedaccesssignature")
+            name,
+            said.get("accountkey") or spec.get("account_key"),
+            said.get("sharedaccesssignature"),
         )
 
-    def client(more: Spec) -> Client:
+    def client(more: Spec, retries: int) -> Client:
         return AzureStore(
             spec["container"],
             prefix=spec["location"] or None,
             client_options=_client_options(spec, url, more),
-            retry_config=RETRIES,
+            retry_config=_retry_config(retries),
             **options,
         )
 
     return client
 
 
-def _azure_credentials(key: str | None, signature: str | None) -> Spec:
+def _azure_credentials(name: str, key: str | None, signature: str | None) -> Spec:
+    # By functions, as the environment may have a token, which would win.
     if key:
-        return {"account_key": key}
+        try:
+            base64.b64decode(key, validate=True)
+        except ValueError:
+            raise StoreError(f"store {name!r}: the account key is not base64") from None
+        return {"credential_provider": lambda: {"access_key": key, "expires_at": None}}
     if signature:
-        return {"sas_key": signature.removeprefix("?")}
+        token = {"sas_token": signature.removeprefix("?"), "expires_at": None}
+        return {"credential_provider": lambda: token}
     try:
         from obstore.auth.azure import AzureCredentialProvider
     except ImportError:  # obstore looks in the environment and for a managed identity

@@ -4,34 +4,31 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import count
-from queue import Full, Queue
-from typing import Any, TypeVar
+from typing import Any
 
 import obstore
 from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from dj_npy._errors import NpyError, StoreError
+from dj_npy._errors import ArrayCorruptError, NpyError, StoreError
+from dj_npy._stores import remote
 from dj_npy._stores.base import Listed, Stat
 from dj_npy._stores.direct import Direct
 from dj_npy._stores.remote import (
     PART,
     SIDE_BY_SIDE,
-    SILENCE_S,
     Answer,
     RemoteStore,
     part_size,
     scatter,
-    side_by_side,
     targets,
 )
+from dj_npy._stores.threads import passed_on, side_by_side
 
-T = TypeVar("T")
 Client = S3Store | GCSStore | AzureStore
 
 MARK = "djnpy"
@@ -40,10 +37,8 @@ _ATTEMPTS = 4
 _BACK_OFF_S = 0.1
 _SIGNED_FOR = timedelta(minutes=5)
 _MAX_DIRECT_PART = 32 << 20
-_HANDED = 16
-"""Pieces that wait for their upload."""
-_LOOK_S = 0.1
-"""How often the maker of pieces looks whether the upload is still alive."""
+_FORGET_S = 600
+"""How long a server is believed to ignore ranges: it may have been a mood."""
 
 # Not every error that obstore documents as its own is one: NotFoundError arrives as
 # FileNotFoundError.
@@ -72,7 +67,7 @@ _HINTS = (
     (r"Connection refused", "is the server running, and are `endpoint` and `secure` right?"),
     (r"dns error|failed to lookup", "no such host: is `endpoint` right?"),
     (r"TimedOut|timed out|kind: Timeout", "time-out: the server or the network stalls"),
-    (r"ertificate|kind: Connect|InvalidContentType",
+    (r"ertificate|kind: Connect\b|InvalidContentType",
      "no secure connection: are `endpoint` and `secure` right?"),
 )  # fmt: skip
 
@@ -85,9 +80,10 @@ class CloudStore(RemoteStore):
     ----------
     name : str
         What the DataJoint configuration calls the store.
-    reader, writer : obstore store
-        Clients of the store's location. Two, as they want different time-outs: the one that
-        notices a silent server counts the sending of a large object as silence.
+    reader, writer, remover : obstore store
+        Clients of the store's location. The one that notices a silent server counts the
+        sending of a large object as silence, so it cannot write; and a removal that was
+        carried out and is asked for again would take the next object of that name.
     identity : str
         Where it is, in words that no other store has: service, bucket, location.
     hidden : iterable of str
@@ -101,21 +97,24 @@ class CloudStore(RemoteStore):
         name: str,
         reader: Client,
         writer: Client,
+        remover: Client,
         identity: str,
         *,
         hidden: Iterable[str] = (),
         direct: bool = False,
     ) -> None:
         super().__init__(name, identity)
-        self._reader, self._writer = reader, writer
+        self._reader, self._writer, self._remover = reader, writer, remover
         self._hidden = list(hidden)
         self._ranges: bool | None = None  # whether the server honours them; not known yet
-        self._direct = Direct(self._signed, SILENCE_S) if direct else None
+        self._ask_again = 0.0
+        self._direct = Direct(self._signed) if direct else None
 
     # Writing
 
     def _put_new(self, path: str, contents: Sequence[memoryview]) -> bool:
         mark = secrets.token_hex(16)
+        deadline = time.monotonic() + remote.RETRY_S
         for attempt in count(1):
             try:
                 obstore.put(
@@ -132,7 +131,7 @@ class CloudStore(RemoteStore):
                 with suppress(NpyError):
                     if self._is_marked(path, mark):
                         return True
-                if attempt == _ATTEMPTS:
+                if attempt == _ATTEMPTS or time.monotonic() > deadline:
                     raise self.refused(error, path, "write") from None
                 time.sleep(_BACK_OFF_S * 2**attempt * random.random())
             except _FAILURES as error:
@@ -171,7 +170,11 @@ class CloudStore(RemoteStore):
                         return
                 raise self.refused(error, path, "write") from None
 
-        _passed_on(pieces, put)
+        def remove() -> None:
+            with suppress(NpyError):
+                self._remove(path)
+
+        passed_on(pieces, put, remove)
 
     def _copy(self, source: str, path: str) -> None:
         with self._translated(source, "copy"):
@@ -179,7 +182,7 @@ class CloudStore(RemoteStore):
 
     def _remove(self, path: str) -> None:
         with suppress(*_MISSING), self._translated(path, "remove", but=_MISSING):
-            obstore.delete(self._writer, path)
+            obstore.delete(self._remover, path)
 
     # Reading
 
@@ -189,7 +192,7 @@ class CloudStore(RemoteStore):
 
     def _get(self, path: str, start: int, stop: int) -> Answer:
         with self._translated(path, "read"):
-            if self._ranges is not False:
+            if self._ranges is not False or time.monotonic() > self._ask_again:
                 try:
                     return self._get_range(path, start, stop)
                 except exceptions.GenericError:
@@ -199,6 +202,7 @@ class CloudStore(RemoteStore):
                         with suppress(exceptions.GenericError):
                             return self._get_range(path, start, stop)
                         self._ranges = False
+                        self._ask_again = time.monotonic() + _FORGET_S
                     return answer
             return self._get_through(path, start, stop)
 
@@ -217,23 +221,33 @@ class CloudStore(RemoteStore):
 
     def _stream(
         self, path: str, start: int, stop: int
-    ) -> tuple[int, str, Iterator[tuple[int, bytes | memoryview]]]:
+    ) -> tuple[int, str, Iterator[tuple[int, memoryview]]]:
+        """Return size, version, and the range in chunks, each with where it begins."""
         result = obstore.get(self._reader, path)
         size, version = result.meta["size"], result.meta["e_tag"] or ""
         wanted = range(start, min(stop, size))
 
-        def chunks() -> Iterator[tuple[int, bytes | memoryview]]:
-            position = 0
-            if wanted:
-                for chunk in result.stream(min_chunk_size=PART):
-                    first = max(wanted.start, position)
-                    part = memoryview(chunk)[first - position : wanted.stop - position]
-                    if part:
-                        yield first, part
-                    position += len(chunk)
-                    if position >= wanted.stop:
-                        return
-                raise self._cut_short(path, len(wanted), max(0, position - start))
+        def chunks() -> Iterator[tuple[int, memoryview]]:
+            nonlocal result
+            done, position, failed = wanted.start, 0, 0
+            while done < wanted.stop:
+                try:
+                    for chunk in result.stream(min_chunk_size=PART):
+                        part = memoryview(chunk)[max(0, done - position) : wanted.stop - position]
+                        position += len(chunk)
+                        if part:
+                            yield done, part
+                            done += len(part)
+                        if done == wanted.stop:
+                            return
+                    raise self._cut_short(path, len(wanted), done - wanted.start)
+                except exceptions.GenericError:  # obstore goes on only by ranges
+                    failed += 1
+                    if failed == _ATTEMPTS:
+                        raise
+                result, position = obstore.get(self._reader, path), 0
+                if (result.meta["size"], result.meta["e_tag"] or "") != (size, version):
+                    raise ArrayCorruptError(f"{self.where(path)} changed while it was read")
 
         return size, version, chunks()
 
@@ -250,14 +264,18 @@ class CloudStore(RemoteStore):
             return
         with self._translated(path, "read"):
             size, version, chunks = self._stream(path, start, stop)
-            if size < stop:
-                yield use(start, Answer(b"", size, version))
+        if size < stop:
+            yield use(start, Answer(b"", size, version))
+            return
+        while True:
+            with self._translated(path, "read"):  # and not what becomes of the chunk
+                first, chunk = next(chunks, (None, b""))
+            if first is None:
                 return
-            for first, chunk in chunks:
-                yield use(first, Answer(chunk, size, version))
+            yield use(first, Answer(chunk, size, version))
 
     def _honours_ranges(self, path: str, start: int) -> bool:
-        if self._ranges is None:
+        if self._ranges is None or (not self._ranges and time.monotonic() > self._ask_again):
             self._get(path, start, start + 1)
         return bool(self._ranges)
 
@@ -309,10 +327,12 @@ class CloudStore(RemoteStore):
             raise self.refused(error, path, verb) from None
 
     def refused(self, error: Exception, path: str, verb: str) -> NpyError:
-        if isinstance(error, _MISSING) and verb in ("read", "copy") and self._answers(path):
-            return self._missing(path)
         what = f"could not {verb} {self.where(path)} ({self.identity})"
         if isinstance(error, _MISSING):
+            if self._answers(path) and verb in ("read", "copy"):
+                return self._missing(path)
+            if self._answers(path):  # it is an upload that is missing
+                return StoreError(f"{what}: {in_short(str(error))}. Try again")
             return StoreError(
                 f"{what}: there is no such bucket or container. Create it, or correct "
                 f"the store's configuration"
@@ -321,7 +341,7 @@ class CloudStore(RemoteStore):
         reason = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), None)
         if reason is None:
             found = next((hint for words, hint in _HINTS if re.search(words, text)), None)
-            reason = f"{found} ({_in_short(text)})" if found else _in_short(text)
+            reason = f"{found} ({in_short(text)})" if found else in_short(text)
         elif _code(text):
             reason += f" ({_code(text)})"
         for secret in self._hidden:
@@ -339,49 +359,13 @@ class CloudStore(RemoteStore):
         return True
 
 
-def _passed_on(pieces: Iterable[T], consume: Callable[[Iterator[T]], None]) -> None:
-    """
-    Have `pieces` consumed in another thread, while they are made in this one.
-
-    What makes them may itself read through obstore, which cannot be called from within a
-    call of it. An error on either side ends the other.
-    """
-    handed: Queue[T | BaseException | None] = Queue(_HANDED)
-
-    def received() -> Iterator[T]:
-        while (piece := handed.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
-
-    with ThreadPoolExecutor(1) as pool:
-        consumer = pool.submit(consume, received())
-
-        def hand(piece: T | BaseException | None) -> None:
-            while not consumer.done():
-                with suppress(Full):
-                    handed.put(piece, timeout=_LOOK_S)
-                    break
-
-        try:
-            for piece in pieces:
-                hand(piece)
-                if consumer.done():
-                    break
-        except BaseException as error:
-            hand(error)
-            raise
-        hand(None)
-        consumer.result()
-
-
 def _code(text: str) -> str:
     """What an XML answer of a server says in words, if `text` has one."""
     words = [re.search(f"<{tag}>([^<]+)</{tag}>", text) for tag in ("Code", "Message")]
     return ": ".join(found[1].strip() for found in words if found)[:200]
 
 
-def _in_short(text: str) -> str:
+def in_short(text: str) -> str:
     """One line of obstore's many, without addresses, which may hold a signature."""
     status = re.search(r"status code: (\d+ [A-Za-z -]+)", text)
     told = re.search(r'message: "([^"]+)"', text)

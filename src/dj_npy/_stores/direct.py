@@ -2,11 +2,14 @@
 
 import re
 import ssl
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
+
+from dj_npy._stores import remote
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")  # RFC 9110, section 14.4
 
@@ -22,12 +25,10 @@ class Direct:
     ----------
     sign : callable
         From a path to a URL that may be read without further credentials.
-    silence_s : float
-        How long the server may send nothing.
     """
 
-    def __init__(self, sign: Callable[[str], str], silence_s: float) -> None:
-        self._sign, self._silence_s = sign, silence_s
+    def __init__(self, sign: Callable[[str], str]) -> None:
+        self._sign = sign
         self._idle: deque[HTTPConnection] = deque()
         weakref.finalize(self, _close, self._idle).atexit = False
         self._secure: ssl.SSLContext | None = None
@@ -55,10 +56,16 @@ class Direct:
     def _connected(self, url: str) -> HTTPConnection:
         parts = urlsplit(url)
         if parts.scheme == "http":
-            return HTTPConnection(parts.netloc, timeout=self._silence_s)
-        if self._secure is None:
-            self._secure = ssl.create_default_context()
-        return HTTPSConnection(parts.netloc, timeout=self._silence_s, context=self._secure)
+            connection = HTTPConnection(parts.netloc, timeout=remote.CONNECT_TIMEOUT_S)
+        else:
+            if self._secure is None:
+                self._secure = ssl.create_default_context()
+            connection = HTTPSConnection(
+                parts.netloc, timeout=remote.CONNECT_TIMEOUT_S, context=self._secure
+            )
+        connection.connect()
+        connection.sock.settimeout(remote.SILENCE_S)
+        return connection
 
     def _asked(
         self, connection: HTTPConnection, url: str, start: int, targets: Sequence[memoryview]
@@ -66,6 +73,7 @@ class Direct:
         stop = start + sum(map(len, targets))
         parts = urlsplit(url)
         whole = False
+        deadline = time.monotonic() + remote.REQUEST_S
         try:
             connection.request(
                 "GET", f"{parts.path}?{parts.query}", headers={"Range": f"bytes={start}-{stop - 1}"}
@@ -80,7 +88,7 @@ class Direct:
             for target in targets:
                 while target:
                     count = response.readinto(target)
-                    if not count:
+                    if not count or time.monotonic() > deadline:
                         return None
                     target = target[count:]
             whole = True

@@ -1,5 +1,6 @@
 """Files on any fsspec file system: plugins, forked processes, rare credentials."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -33,6 +34,9 @@ class GenericStore(RemoteStore):
         Whether this is S3, GCS or Azure: ``pipe_file(mode="create")`` is one conditional
         request, and there are no folders to be made. Of an unknown file system the former
         may be a look and a write, between which another writer finds time.
+    remover : AbstractFileSystem, optional
+        The same file system, sending no request twice: a removal that was carried out and
+        is asked for again would take the next object of that name.
     hidden : iterable of str
         The credentials: no message has them.
     """
@@ -45,12 +49,14 @@ class GenericStore(RemoteStore):
         identity: str,
         *,
         service: bool = False,
+        remover: AbstractFileSystem | None = None,
         hidden: Iterable[str] = (),
     ) -> None:
         super().__init__(name, identity)
         self._filesystem, self._full_path = filesystem, full_path
         self._hidden = list(hidden)
         self._service = service
+        self._remover = remover or filesystem
         if not service:
             self._exclusive = False
 
@@ -70,10 +76,11 @@ class GenericStore(RemoteStore):
 
     def _upload(self, path: str, pieces: Iterable[memoryview], nbytes: int) -> None:
         full = self._full_path(path)
-        with self._translated(path, "write"):
-            self._make_folder(full)
-            file = self._filesystem.open(full, "wb", block_size=part_size(nbytes))
+        file: Any = None
         try:
+            with self._translated(path, "write"):
+                self._make_folder(full)
+                file = self._filesystem.open(full, "wb", block_size=part_size(nbytes))
             for piece in pieces:
                 with self._translated(path, "write"):
                     file.write(piece)
@@ -87,8 +94,8 @@ class GenericStore(RemoteStore):
                 file.closed = True
             with suppress(Exception):
                 file.close()
-            with suppress(Exception):
-                self._filesystem.rm_file(full)
+            with suppress(NpyError):
+                self._remove(path)
             raise
 
     def _make_folder(self, full: str) -> None:
@@ -103,12 +110,13 @@ class GenericStore(RemoteStore):
 
     def _remove(self, path: str) -> None:
         with self._translated(path, "remove", but=FileNotFoundError), suppress(FileNotFoundError):
-            self._filesystem.rm_file(self._full_path(path))
+            self._remover.rm_file(self._full_path(path))
 
     # Reading
 
     def _get(self, path: str, start: int, stop: int) -> Answer:
-        size, version = self._stat(path)
+        before = self._stat(path)
+        size, version = before
         stop = min(stop, size)
         if start >= stop:
             return Answer(b"", size, version)
@@ -118,6 +126,8 @@ class GenericStore(RemoteStore):
             data = data[start:stop]
         if len(data) != stop - start:
             raise self._cut_short(path, stop - start, len(data))
+        # The bytes do not say of which version they are; what was the same before and after is.
+        self._check_version(path, Answer(data, *self._stat(path)), before)
         return Answer(data, size, version)
 
     def _stat(self, path: str) -> Stat:
@@ -186,7 +196,8 @@ def _modified(info: dict[str, Any]) -> datetime:
     if isinstance(found, (int, float)):
         return datetime.fromtimestamp(found, timezone.utc)
     if isinstance(found, str):
-        found = datetime.fromisoformat(found.replace("Z", "+00:00"))
+        # Without the fraction, of which Python 3.10 wants 3 or 6 digits.
+        found = datetime.fromisoformat(re.sub(r"\.\d+", "", found).replace("Z", "+00:00"))
     if not isinstance(found, datetime):  # unknown is young: nothing is removed for its age
         return datetime.now(timezone.utc)
     return found if found.tzinfo else found.replace(tzinfo=timezone.utc)

@@ -8,15 +8,14 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import datajoint as dj
-import fsspec
-from datajoint.errors import ThreadSafetyError
+from datajoint.errors import DataJointError, ThreadSafetyError
 from datajoint.storage import StorageBackend
 
 from dj_npy._errors import StoreError
+from dj_npy._stores.amazon import endpoint_of, region_of, s3_filesystem
 from dj_npy._stores.base import Store
 from dj_npy._stores.generic import GenericStore
 from dj_npy._stores.local import LocalStore
-from dj_npy._stores.remote import CONNECT_TIMEOUT_S, SILENCE_S
 
 # What may travel in a pickle. All else, such as a plugin's own settings, may be a secret.
 _PUBLIC = (
@@ -34,6 +33,7 @@ _PUBLIC = (
     "subfolding",
     "hash_prefix",
     "filepath_prefix",
+    "region",
 )
 
 _SHORTEST_SECRET = 3
@@ -173,18 +173,38 @@ def _new_store(name: str, spec: dict[str, Any]) -> Store:
     if protocol == "file":
         return LocalStore(name, spec["location"])
     spec = {**spec, "protocol": protocol}
-    if protocol not in _SERVICES:
+    try:
+        if protocol in _SERVICES:
+            return _service_store(name, spec)
         return _generic_store(name, spec, StorageBackend(spec).get_url("").rstrip("/"))
+    except DataJointError:
+        raise
+    except ImportError as error:
+        package = f"dj-npy[{protocol}]" if protocol in _SERVICES else error.name
+        raise StoreError(
+            f"store {name!r} has protocol {protocol!r}, for which {error.name or error} is not "
+            f"installed: pip install '{package}'"
+        ) from error
+    except Exception as error:
+        # Of any kind: credentials are looked for by botocore, google-auth, azure-identity ...
+        said = re.sub(r"\w+://\S+|\w+=\S+", "...", " ".join(str(error).split())[:300])
+        for secret in _hidden(spec):
+            said = said.replace(secret, "***")
+        raise StoreError(
+            f"store {name!r} cannot be opened with its settings ({type(error).__name__}: {said})"
+        ) from None
+
+
+def _service_store(name: str, spec: dict[str, Any]) -> Store:
     # An object's name has no empty component: neither obstore nor this package takes one.
     spec["location"] = "/".join(filter(None, str(spec.get("location") or "").split("/")))
-    if protocol == "s3":
-        spec["endpoint"] = _url(spec)
+    if spec["protocol"] == "s3":
+        spec["endpoint"] = endpoint_of(name, spec)
+        spec["region"] = region_of(spec)
     identity = _identity(spec)
     if not _forked:
-        try:
-            from dj_npy._stores.clients import Inexpressible, cloud_store
-        except ImportError as error:
-            raise _not_installed(name, protocol, error) from error
+        from dj_npy._stores.clients import Inexpressible, cloud_store
+
         try:
             return cloud_store(name, spec, identity, _hidden(spec))
         except Inexpressible:
@@ -192,19 +212,11 @@ def _new_store(name: str, spec: dict[str, Any]) -> Store:
     return _generic_store(name, spec, identity)
 
 
-def _url(spec: dict[str, Any]) -> str:
-    endpoint = str(spec["endpoint"]).rstrip("/")
-    if endpoint.startswith(("http://", "https://")):
-        return endpoint
-    # DataJoint's default; the description in a pickle has none.
-    return f"{'https' if spec.get('secure', True) else 'http'}://{endpoint}"
-
-
 def _identity(spec: dict[str, Any]) -> str:
     said = re.search(
         r"(?i)(?:BlobEndpoint|AccountName)=([^;]+)", spec.get("connection_string") or ""
     )
-    where = spec.get("endpoint") or spec.get("account_name") or (said[1] if said else "")
+    where = spec.get("endpoint") or (said[1] if said else spec.get("account_name") or "")
     where = where.rpartition("://")[2].rpartition("@")[2].rstrip("/")
     bucket = spec.get("bucket") or spec.get("container")
     return f"{spec['protocol']}://{'/'.join(filter(None, (where, bucket, spec['location'])))}"
@@ -212,49 +224,28 @@ def _identity(spec: dict[str, Any]) -> str:
 
 def _hidden(spec: dict[str, Any]) -> list[str]:
     """What no message may have: all that is not known to be public, and its parts."""
-    values = [str(value) for key, value in spec.items() if key not in _PUBLIC and value]
-    parts = re.findall(r"(?i)(?:AccountKey|SharedAccessSignature)=([^;]+)", ";".join(values))
+    values: list[str] = []
+    for key, value in spec.items():
+        if key not in _PUBLIC and value:
+            values += [str(value), *(map(str, value.values()) if isinstance(value, dict) else ())]
+    said = ";".join([*values, str(spec.get("endpoint") or "")])
+    parts = re.findall(r"(?i)(?:AccountKey|SharedAccessSignature)=([^;]+)", said)
+    parts += re.findall(r"://[^/@]*:([^/@]+)@", said)
     return [text for text in values + parts if len(text) > _SHORTEST_SECRET]
 
 
 def _generic_store(name: str, spec: dict[str, Any], identity: str) -> Store:
     # What is asked of DataJoint's backend makes no request.
     backend = StorageBackend(spec)
-    try:
-        filesystem = _s3_filesystem(spec) if spec["protocol"] == "s3" else backend.fs
-    except ImportError as error:
-        raise _not_installed(name, spec["protocol"], error) from error
+    on_s3 = spec["protocol"] == "s3"
     return GenericStore(
         name,
-        filesystem,
+        s3_filesystem(spec) if on_s3 else backend.fs,
         backend._full_path,
         identity,
         service=spec["protocol"] in _SERVICES,
+        remover=s3_filesystem(spec, once=True) if on_s3 else None,
         hidden=_hidden(spec),
-    )
-
-
-def _s3_filesystem(spec: dict[str, Any]) -> Any:
-    return fsspec.filesystem(
-        "s3",
-        key=spec.get("access_key") or None,
-        secret=spec.get("secret_key") or None,
-        client_kwargs={"endpoint_url": spec["endpoint"]},
-        config_kwargs={
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            "read_timeout": SILENCE_S,
-            # Some servers send the checksum of the object with a part of it.
-            "response_checksum_validation": "when_required",
-            "request_checksum_calculation": "when_required",
-        },
-    )
-
-
-def _not_installed(name: str, protocol: str, error: ImportError) -> StoreError:
-    package = f"dj-npy[{protocol}]" if protocol in _SERVICES else error.name
-    return StoreError(
-        f"store {name!r} has protocol {protocol!r}, for which {error.name or error} is not "
-        f"installed: pip install '{package}'"
     )
 
 

@@ -3,9 +3,7 @@
 import secrets
 import threading
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from io import FileIO
 from itertools import islice
@@ -16,6 +14,7 @@ import numpy as np
 from dj_npy import _filecache as filecache
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
 from dj_npy._stores.base import Stat, Store
+from dj_npy._stores.threads import side_by_side
 
 T = TypeVar("T")
 
@@ -32,6 +31,10 @@ ONE_PUT = 64 << 20
 CONNECT_TIMEOUT_S = 10
 SILENCE_S = 30
 """How long a server may send nothing while it is read from."""
+REQUEST_S = 300
+"""How long one request may take: 64 MiB want 1.8 Mbit/s."""
+RETRY_S = 120
+"""How long a request that failed is tried again."""
 MAX_PARTS = 10_000  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MAX_COPY = 5 << 30  # the same: what one CopyObject takes
 
@@ -73,27 +76,28 @@ class RemoteStore(Store):
     def _create(self, paths: Iterator[str], pieces: Iterator[memoryview], nbytes: int) -> str:
         if not self._creates_exclusively():
             path = next(islice(paths, 1, None))
-            if nbytes <= ONE_PUT:
-                self._put(path, list(pieces))
-            else:
+            if nbytes > ONE_PUT:
                 self._upload(path, pieces, nbytes)
-            return path
+                return path
+            contents = list(pieces)
+            return self._written(path, lambda: self._put(path, contents))
         if nbytes <= ONE_PUT:
             return self._first_free(paths, list(pieces))
         path = self._first_free(paths, [])  # reserved
-        return self._over(path, lambda: self._upload(path, pieces, nbytes))
+        self._upload(path, pieces, nbytes)
+        return path
 
     def _copied(self, paths: Iterator[str], source: str, nbytes: int) -> str | None:
         if nbytes > MAX_COPY or not self._creates_exclusively():
             return None
         path = self._first_free(paths, [])
-        return self._over(path, lambda: self._copy(source, path))
+        return self._written(path, lambda: self._copy(source, path))
 
     def _first_free(self, paths: Iterator[str], contents: list[memoryview]) -> str:
         return next(path for path in paths if self._put_new(path, contents))
 
-    def _over(self, path: str, write: Callable[[], None]) -> str:
-        """Write over a reservation, or take it back."""
+    def _written(self, path: str, write: Callable[[], None]) -> str:
+        """Write under a name that is ours, or leave nothing there."""
         try:
             write()
         except BaseException:
@@ -109,8 +113,8 @@ class RemoteStore(Store):
                 try:
                     accepted_twice = self._put_new(PROBE, []) and self._put_new(PROBE, [])
                 except StoreError:
-                    # It refuses the condition, or this name. If it takes no object of any
-                    # other name either, the array's own request will say so.
+                    # Does it refuse the condition, or any request? Then this will raise.
+                    self._put(PROBE, [])
                     accepted_twice = True
                 self._exclusive = not accepted_twice
             return self._exclusive
@@ -221,7 +225,11 @@ class RemoteStore(Store):
 
     @abstractmethod
     def _upload(self, path: str, pieces: Iterable[memoryview], nbytes: int) -> None:
-        """Write an object in parts, or raise and leave it as it was."""
+        """
+        Write an object in parts under a name that is ours, or raise and leave nothing there.
+
+        It is removed by whoever writes it, when nothing of it is under way any more.
+        """
 
     @abstractmethod
     def _copy(self, source: str, path: str) -> None:
@@ -251,32 +259,3 @@ def targets(buffers: Sequence[memoryview], offset: int, length: int) -> Iterator
             yield part
         length -= len(part)
         offset = max(0, offset - len(buffer))
-
-
-def side_by_side(work: Callable[[Any], T], items: Iterable[Any], at_once: int) -> Iterator[T]:
-    """
-    Yield ``work(item)`` in order, `at_once` of them in threads at a time.
-
-    After an error nothing new is begun, and what is under way is waited for.
-    """
-    waiting = iter(items)
-    with ThreadPoolExecutor(at_once) as pool:
-
-        def begin(count: int) -> Iterator[Future[T]]:
-            for item in islice(waiting, count):
-                try:
-                    yield pool.submit(work, item)
-                except RuntimeError:  # no more threads: the interpreter is shutting down
-                    future: Future[T] = Future()
-                    future.set_result(work(item))
-                    yield future
-
-        futures = deque(begin(at_once))
-        try:
-            while futures:
-                result = futures.popleft().result()
-                futures.extend(begin(1))
-                yield result
-        finally:
-            for future in futures:
-                future.cancel()

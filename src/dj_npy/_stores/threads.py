@@ -1,0 +1,110 @@
+"""Work in other threads: read side by side, and hand pieces on."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
+from queue import Empty, Full, Queue
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_HANDED = 16
+_HANDED_PIECE = 256 << 10
+"""Pieces that wait to be consumed, and the bytes of one."""
+_LOOK_S = 0.1
+"""How often either side looks whether the other is still alive."""
+
+
+def side_by_side(work: Callable[[Any], T], items: Iterable[Any], at_once: int) -> Iterator[T]:
+    """
+    Yield ``work(item)`` in order, `at_once` of them in threads at a time.
+
+    After an error nothing new is begun, and what is under way is waited for.
+    """
+    waiting = iter(items)
+    with ThreadPoolExecutor(at_once) as pool:
+
+        def begin(count: int) -> Iterator[Future[T]]:
+            for item in islice(waiting, count):
+                try:
+                    yield pool.submit(work, item)
+                except RuntimeError:  # no more threads: the interpreter is shutting down
+                    future: Future[T] = Future()
+                    future.set_result(work(item))
+                    yield future
+
+        futures = deque(begin(at_once))
+        try:
+            while futures:
+                result = futures.popleft().result()
+                futures.extend(begin(1))
+                yield result
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+class _GivenUp(Exception):  # noqa: N818
+    """Ends an upload whose maker of pieces has failed."""
+
+
+def passed_on(
+    pieces: Iterable[memoryview],
+    consume: Callable[[Iterator[memoryview]], None],
+    undo: Callable[[], None],
+) -> None:
+    """
+    Have `pieces` consumed in another thread, while they are made in this one.
+
+    What makes them may itself read through obstore, which cannot be called from within a
+    call of it. If either side fails, the other ends, and the consuming thread undoes: so
+    nothing is undone, and no name is free again, while anything is still being written,
+    however often the maker is interrupted.
+    """
+    handed: Queue[memoryview | None] = Queue(_HANDED)
+    given_up = threading.Event()
+    failures: list[BaseException] = []
+
+    def received() -> Iterator[memoryview]:
+        while not given_up.is_set():
+            with suppress(Empty):
+                if (piece := handed.get(timeout=_LOOK_S)) is None:
+                    return
+                yield piece
+        raise _GivenUp
+
+    def consumed() -> None:
+        try:
+            consume(received())
+            if given_up.is_set():
+                raise _GivenUp
+        except BaseException as error:
+            undo()
+            failures.append(error)
+
+    consumer = threading.Thread(target=consumed)
+
+    def hand(piece: memoryview | None) -> None:
+        while consumer.is_alive():
+            with suppress(Full):
+                handed.put(piece, timeout=_LOOK_S)
+                break
+
+    consumer.start()
+    try:
+        for piece in pieces:
+            # Small ones: what waits here is in memory.
+            for start in range(0, len(piece), _HANDED_PIECE):
+                hand(piece[start : start + _HANDED_PIECE])
+            if not consumer.is_alive():
+                break
+        hand(None)
+        consumer.join()
+    finally:
+        given_up.set()
+        consumer.join()
+    if failures:
+        raise failures[0]
