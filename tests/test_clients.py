@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -155,6 +156,7 @@ def test_no_credentials_at_all(listener: Listener) -> None:
         ("s3.cn-north-1.amazonaws.com.cn", None, "cn-north-1"),
         ("s3.amazonaws.com", "us-west-1", "us-west-1"),
         ("s3.amazonaws.com", None, "ap-south-1"),
+        ("s3.us-gov-west-1.amazonaws.com", None, "us-gov-west-1"),
     ],
 )
 def test_amazon_itself(
@@ -182,7 +184,51 @@ def test_a_bucket_tells_its_region(listener: Listener) -> None:
     url = f"http://{listener.address}/{BUCKET}"
     assert amazon.bucket_region(url) == "eu-north-1"
     assert listener.asked[0][:2] == ("HEAD", f"/{BUCKET}")
-    assert amazon.bucket_region("http://127.0.0.1:9/bucket") is None
+    with pytest.raises(StoreError, match="set AWS_REGION"):
+        amazon.bucket_region("http://127.0.0.1:9/bucket")
+
+
+@pytest.mark.parametrize(
+    ("host", "region"),
+    [
+        ("s3.dualstack.eu-west-1.amazonaws.com", "eu-west-1"),
+        ("s3-fips.us-east-2.amazonaws.com", "us-east-2"),
+        ("vpce-1a2b.s3.eu-west-3.vpce.amazonaws.com", "eu-west-3"),
+        ("s3-accelerate.amazonaws.com", "us-east-1"),
+    ],
+)
+def test_other_endpoints_of_amazon_are_used_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, host: str, region: str
+) -> None:
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(clients, "S3Store", lambda *_, **options: made.append(options))
+    store_of(s3_settings(host))
+    assert made[0]["endpoint"] == f"https://{host}"
+    assert made[0]["region"] == region
+
+
+@pytest.mark.parametrize("key", ["schema_prefix", "partition_pattern", "token_length"])
+def test_a_setting_of_the_wrong_type(key: str, store: Path) -> None:
+    from types import SimpleNamespace
+
+    stores = {"main": {"protocol": "file", "location": str(store), key: ["x"]}}
+    config = SimpleNamespace(stores=stores, get_store_spec=lambda name: dict(stores[name]))
+    with pytest.raises(StoreError, match=f"`{key}` must be of type"):
+        opening.schema_addressing(config, opening.open_store(config, "main"))
+
+
+def test_a_default_that_is_no_name(store: Path) -> None:
+    from types import SimpleNamespace
+
+    stores = {"default": {"protocol": "file", "location": str(store)}}
+    with pytest.raises(StoreError, match="must be the name of a store"):
+        opening.open_store(SimpleNamespace(stores=stores, get_store_spec=None), None)
+
+
+def test_secrets_of_a_plugin_are_found_at_any_depth() -> None:
+    options = {"auth": {"password": "nested-pw"}, "hosts": ["list-pw", 5]}
+    hidden = opening._hidden({"protocol": "x", "options": options})
+    assert {"nested-pw", "list-pw"} <= set(hidden)
 
 
 def test_a_proxy_server(listener: Listener) -> None:
@@ -317,7 +363,7 @@ def test_gcs_reads_what_an_emulator_answers(fake_gcs: str, location: str, tmp_pa
 
 @pytest.mark.parametrize("token", ["browser", "cloud", {"type": "authorized_user"}])
 def test_gcs_tokens_that_only_gcsfs_knows(token: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datajoint.storage.StorageBackend.fs", None)
+    monkeypatch.setattr("datajoint.storage.StorageBackend.fs", fsspec.filesystem("memory"))
     store = store_of(gcs(token=token))
     assert isinstance(store, GenericStore)
 
@@ -355,6 +401,13 @@ def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
         (s3_settings("http://a host"), "`endpoint` must be a host"),
         (s3_settings("http://user:sekrit@host"), "`endpoint` must be a host"),
         (s3_settings("http://host/path"), "`endpoint` must be a host"),
+        (s3_settings("http://localhost:99999"), "`endpoint` must be a host"),
+        (s3_settings("http://host", bucket="a b"), "no name of a bucket"),
+        (s3_settings("http://host", bucket=None), "no name of a bucket"),
+        (s3_settings("http://host", secret_key="sekrit\n"), "`secret_key` has a line break"),
+        (s3_settings("http://host", proxy_server="nonsense"), "`proxy_server` must begin"),
+        ({**s3_settings("http://host"), "protocol": 5}, "no `protocol`"),
+        ({"protocol": "file", "location": None}, "cannot be opened"),
         (gcs(token="/no/such/key.json"), "cannot be opened.*FileNotFoundError"),
         (gcs(token={"type": "service_account", "private_key": "sekrit"}), "main"),
     ],

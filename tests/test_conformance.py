@@ -63,6 +63,8 @@ class TestS3ByMoto(Conformance):
 
 @pytest.mark.usefixtures("as_if_forked")
 class TestS3ByMotoThroughFsspec(Conformance):
+    reserves = False
+
     @pytest.fixture
     def raw(self, moto: str, location: str) -> Raw:
         return S3Raw(moto, location)
@@ -94,6 +96,8 @@ class TestS3ByRclone(Conformance):
 
 @pytest.mark.usefixtures("as_if_forked")
 class TestS3ByRcloneThroughFsspec(TestS3ByRclone):
+    reserves = False
+
     @pytest.fixture
     def opened(self, rclone: str, location: str) -> Store:
         store = store_of(s3_settings(rclone, location=location))
@@ -122,6 +126,8 @@ class TestAzure(Conformance):
 
 @pytest.mark.usefixtures("as_if_forked")
 class TestAzureThroughFsspec(TestAzure):
+    reserves = False
+
     @pytest.fixture
     def opened(self, azurite: str, location: str) -> Store:
         store = store_of(
@@ -137,6 +143,8 @@ class TestAzureThroughFsspec(TestAzure):
 
 
 class TestGCSThroughFsspec(Conformance):
+    reserves = False
+
     @pytest.fixture
     def opened(self, fake_gcs: str, location: str, monkeypatch: pytest.MonkeyPatch) -> Store:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", fake_gcs)
@@ -162,6 +170,7 @@ class TestGCSThroughFsspec(Conformance):
 
 class TestMemoryThroughFsspec(Conformance):
     creates_exclusively = False
+    reserves = False
 
     @pytest.fixture
     def raw(self, location: str) -> Raw:

@@ -184,3 +184,15 @@ def test_a_server_that_trickles_is_left_to_obstore(
     assert opened._direct
     assert opened._direct.fill("file", 0, [memoryview(bytearray(NBYTES))]) is None
     assert whole(opened) == contents
+
+
+def test_after_silence_no_other_connection_is_tried(
+    opened: CloudStore, proxy: Proxy, contents: bytes
+) -> None:
+    assert whole(opened) == contents
+    assert opened._direct
+    assert len(opened._direct._idle) > 1
+    proxy.harm = lambda request: Fault(stall=3)
+    proxy.requests.clear()
+    assert opened._direct.fill("file", 0, [memoryview(bytearray(100))]) is None
+    assert len(proxy.requests) == 1

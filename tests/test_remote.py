@@ -407,6 +407,18 @@ class TestErrors:
             general = kind in (exceptions.BaseError, exceptions.GenericError)
             assert known or general or "Try again" in message, kind
 
+    @pytest.mark.parametrize("through", ["obstore", "fsspec"])
+    def test_a_secret_at_the_end_of_a_long_message(
+        self, moto: str, through: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(opening, "_forked", through == "fsspec")
+        store = store_of(s3_settings(moto))
+        for before in range(150, 210):
+            text = f"{'x' * before}{SECRET_KEY}"
+            for kind in (exceptions.GenericError, ValueError):
+                message = str(store.refused(kind(text), "lab/a.npy", "write"))
+                assert SECRET_KEY[:8] not in message
+
     def test_what_a_message_leaves_out(self) -> None:
         text = "Generic S3 error: error at http://user:pass@host/x?sig=abc - broken\n\nDebug source"
         assert cloud.in_short(text) == "broken"
@@ -541,6 +553,16 @@ def test_an_upload_that_fails_stops_the_maker_of_its_pieces() -> None:
     assert undone == [1]
 
 
+def test_a_failure_is_told_before_it_is_undone() -> None:
+    def consume(pieces: Iterator[memoryview]) -> None:
+        raise KeyError("the server")
+
+    undone = threading.Event()
+    with pytest.raises(KeyError, match="the server"):
+        threads.passed_on(iter([PIECE]), consume, undone.set)
+    assert undone.is_set()
+
+
 @pytest.mark.parametrize("when", ["making", "waiting"])
 def test_nothing_is_undone_while_it_is_written(when: str) -> None:
     """However often Ctrl-C is pressed, and also after the last piece."""
@@ -588,20 +610,29 @@ def test_nothing_is_undone_while_it_is_written(when: str) -> None:
     assert events == ["written", "undone"]
 
 
+@pytest.mark.parametrize("fault", [Fault(late=503), Fault(lose=True)], ids=["503", "lost"])
 @pytest.mark.parametrize("through", ["obstore", "fsspec"])
 def test_a_removal_is_asked_for_once(
-    proxy: Proxy, raw: S3Raw, location: str, through: str, impatient: None, monkeypatch: Any
+    proxy: Proxy,
+    raw: S3Raw,
+    location: str,
+    through: str,
+    fault: Fault,
+    impatient: None,
+    monkeypatch: Any,
 ) -> None:
     """Carried out but answered with 503, a second one would take the next writer's object."""
     monkeypatch.setattr(opening, "_forked", through == "fsspec")
     store = store_of(s3_settings(proxy.endpoint, location=location))
     raw.put(PLAIN, b"ours")
+    raw.put("another", b"")
+    store.remove("another")  # over a connection that stays open
     asked = []
 
     def harm(request: Request) -> Fault:
         if request.method == "DELETE" or "delete" in request.query:
             asked.append(request)
-            return Fault(late=503)
+            return fault
         if asked and PLAIN not in set(raw.keys()):
             raw.put(PLAIN, b"the next writer's")
         return Fault()

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -10,7 +11,8 @@ from urllib.request import Request, urlopen
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
 
-AMAZON = re.compile(r"s3(?:[.-](?P<region>[a-z0-9-]+))?\.amazonaws\.com(?P<china>\.cn)?")
+_REGION = r"[a-z]{2}(?:-[a-z]+)+-\d"
+AMAZON = re.compile(rf"s3(?:[.-]{_REGION})?\.amazonaws\.com(?:\.cn)?")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
 
 
@@ -21,7 +23,8 @@ def endpoint_of(name: str, spec: dict[str, Any]) -> str:
         # DataJoint's default; the description in a pickle has none.
         said = f"{'https' if spec.get('secure', True) else 'http'}://{said}"
     parts = urlsplit(said)
-    if not _HOST.fullmatch(parts.netloc) or parts.path or parts.query:
+    port = int(parts.netloc.rpartition(":")[2]) if re.search(r":\d+$", parts.netloc) else 443
+    if not _HOST.fullmatch(parts.netloc) or parts.path or parts.query or port > 65535:
         raise StoreError(
             f"store {name!r}: `endpoint` must be a host, or http:// or https:// and a host, with "
             f"its port if need be, and nothing else"
@@ -31,9 +34,12 @@ def endpoint_of(name: str, spec: dict[str, Any]) -> str:
 
 def region_of(spec: dict[str, Any]) -> str:
     """Return the region: of the endpoint, the environment, or the bucket."""
+    host = urlsplit(spec["endpoint"]).netloc
+    if said := re.search(rf"({_REGION})(?:\.vpce)?\.amazonaws\.com", host):
+        return said[1]
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if amazon := AMAZON.fullmatch(urlsplit(spec["endpoint"]).netloc):
-        region = amazon["region"] or region or bucket_region(f"{spec['endpoint']}/{spec['bucket']}")
+    if not region and AMAZON.fullmatch(host):
+        region = bucket_region(f"{spec['endpoint']}/{spec['bucket']}")
     return region or "us-east-1"
 
 
@@ -44,32 +50,64 @@ def bucket_region(url: str) -> str | None:
             headers = answer.headers
     except HTTPError as error:
         headers = error.headers
-    except OSError:
-        return None
+    except OSError as error:
+        raise StoreError(
+            f"could not ask {urlsplit(url).netloc} for the region of a bucket "
+            f"({type(error).__name__}). Is there a network? Otherwise set AWS_REGION"
+        ) from None
     region = headers.get("x-amz-bucket-region")
     return str(region) if region else None
 
 
-def s3_filesystem(spec: dict[str, Any], *, once: bool = False) -> Any:
-    """Return an s3fs file system; `once`, one that sends no request a second time."""
+def s3_filesystem(spec: dict[str, Any]) -> Any:
+    """Return an s3fs file system."""
     import s3fs
 
-    proxy = spec.get("proxy_server")
-    filesystem = s3fs.S3FileSystem(
+    return s3fs.S3FileSystem(
         key=spec.get("access_key") or None,
         secret=spec.get("secret_key") or None,
         client_kwargs={"endpoint_url": spec["endpoint"], "region_name": spec["region"]},
-        config_kwargs={
-            "connect_timeout": remote.CONNECT_TIMEOUT_S,
-            "read_timeout": remote.SILENCE_S,
-            # Some servers send the checksum of the object with a part of it.
-            "response_checksum_validation": "when_required",
-            "request_checksum_calculation": "when_required",
-            **({"proxies": {"http": proxy, "https": proxy}} if proxy else {}),
-            **({"retries": {"total_max_attempts": 1}} if once else {}),
-        },
+        config_kwargs=_config(spec),
         skip_instance_cache=True,
     )
-    if once:
-        filesystem.retries = 1
-    return filesystem
+
+
+def s3_remove(spec: dict[str, Any]) -> Callable[[str], None]:
+    """
+    Return what removes ``bucket/key`` by one request.
+
+    s3fs sends one again, and below it aiohttp does when a connection ends; botocore itself
+    can be told not to.
+    """
+    from botocore.config import Config
+    from botocore.session import get_session
+
+    client: Any = None
+
+    def remove(full_path: str) -> None:
+        nonlocal client
+        if client is None:
+            client = get_session().create_client(
+                "s3",
+                endpoint_url=spec["endpoint"],
+                region_name=spec["region"],
+                aws_access_key_id=spec.get("access_key") or None,
+                aws_secret_access_key=spec.get("secret_key") or None,
+                config=Config(**_config(spec), retries={"total_max_attempts": 1}),
+            )
+        bucket, _, key = full_path.partition("/")
+        client.delete_object(Bucket=bucket, Key=key)
+
+    return remove
+
+
+def _config(spec: dict[str, Any]) -> dict[str, Any]:
+    proxy = spec.get("proxy_server")
+    return {
+        "connect_timeout": remote.CONNECT_TIMEOUT_S,
+        "read_timeout": remote.SILENCE_S,
+        # Some servers send the checksum of the object with a part of it.
+        "response_checksum_validation": "when_required",
+        "request_checksum_calculation": "when_required",
+        **({"proxies": {"http": proxy, "https": proxy}} if proxy else {}),
+    }

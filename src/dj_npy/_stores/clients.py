@@ -63,10 +63,12 @@ def cloud_store(name: str, spec: Spec, identity: str, hidden: list[str]) -> Clou
         writer = client({}, MAX_RETRIES)
         remover = client({}, 0)
     except (BaseError, ValueError, TypeError) as error:
-        said = in_short(str(error))
+        said = str(error)
         for secret in hidden:
             said = said.replace(secret, "***")
-        raise StoreError(f"store {name!r} is not configured as obstore wants it: {said}") from None
+        raise StoreError(
+            f"store {name!r} is not configured as obstore wants it: {in_short(said)}"
+        ) from None
     return CloudStore(
         name,
         reader,

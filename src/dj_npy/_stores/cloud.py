@@ -329,23 +329,24 @@ class CloudStore(RemoteStore):
     def refused(self, error: Exception, path: str, verb: str) -> NpyError:
         what = f"could not {verb} {self.where(path)} ({self.identity})"
         if isinstance(error, _MISSING):
-            if self._answers(path) and verb in ("read", "copy"):
+            there = self._answers(path)
+            if there and verb in ("read", "copy"):
                 return self._missing(path)
-            if self._answers(path):  # it is an upload that is missing
+            if there:  # it is an upload that is missing
                 return StoreError(f"{what}: {in_short(str(error))}. Try again")
             return StoreError(
                 f"{what}: there is no such bucket or container. Create it, or correct "
                 f"the store's configuration"
             )
         text = str(error)
+        for secret in self._hidden:
+            text = text.replace(secret, "***")
         reason = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), None)
         if reason is None:
             found = next((hint for words, hint in _HINTS if re.search(words, text)), None)
             reason = f"{found} ({in_short(text)})" if found else in_short(text)
         elif _code(text):
             reason += f" ({_code(text)})"
-        for secret in self._hidden:
-            reason = reason.replace(secret, "***")
         return StoreError(f"{what}: {reason}")
 
     def _answers(self, path: str) -> bool:

@@ -46,8 +46,10 @@ class Direct:
         while self._idle:  # the server may have closed these meanwhile
             try:
                 return self._asked(self._idle.pop(), url, start, targets)
-            except (OSError, HTTPException, IndexError):
+            except (ConnectionError, HTTPException, IndexError):
                 continue
+            except OSError:  # silence, on which no other connection will improve
+                return None
         try:
             return self._asked(self._connected(url), url, start, targets)
         except (OSError, HTTPException):

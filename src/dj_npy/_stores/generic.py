@@ -34,9 +34,9 @@ class GenericStore(RemoteStore):
         Whether this is S3, GCS or Azure: ``pipe_file(mode="create")`` is one conditional
         request, and there are no folders to be made. Of an unknown file system the former
         may be a look and a write, between which another writer finds time.
-    remover : AbstractFileSystem, optional
-        The same file system, sending no request twice: a removal that was carried out and
-        is asked for again would take the next object of that name.
+    remove : callable, optional
+        Removes a file by one request: a removal that was carried out and is asked for again
+        would take the next object of that name. Default is the file system's own.
     hidden : iterable of str
         The credentials: no message has them.
     """
@@ -49,18 +49,22 @@ class GenericStore(RemoteStore):
         identity: str,
         *,
         service: bool = False,
-        remover: AbstractFileSystem | None = None,
+        remove: Callable[[str], None] | None = None,
         hidden: Iterable[str] = (),
     ) -> None:
         super().__init__(name, identity)
         self._filesystem, self._full_path = filesystem, full_path
         self._hidden = list(hidden)
         self._service = service
-        self._remover = remover or filesystem
+        self._remove_file = remove or filesystem.rm_file
         if not service:
             self._exclusive = False
 
     # Writing
+
+    def _reserves(self) -> bool:
+        # An interrupt leaves what it interrupts to fsspec's own thread, where it goes on.
+        return False
 
     def _put_new(self, path: str, contents: Sequence[memoryview]) -> bool:
         with self._translated(path, "write", but=FileExistsError), suppress(FileExistsError):
@@ -110,7 +114,7 @@ class GenericStore(RemoteStore):
 
     def _remove(self, path: str) -> None:
         with self._translated(path, "remove", but=FileNotFoundError), suppress(FileNotFoundError):
-            self._remover.rm_file(self._full_path(path))
+            self._remove_file(self._full_path(path))
 
     # Reading
 
@@ -175,9 +179,10 @@ class GenericStore(RemoteStore):
         elif isinstance(error, PermissionError):
             reason = "access denied. Check the store's keys and what they may do"
         else:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        for secret in self._hidden:
-            reason = reason.replace(secret, "***")
+            text = str(error)
+            for secret in self._hidden:
+                text = text.replace(secret, "***")
+            reason = f"{type(error).__name__}: {' '.join(text.split())[:200]}"
         return StoreError(f"{what}: {reason}")
 
     def _answers(self, path: str) -> bool:

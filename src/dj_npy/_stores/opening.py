@@ -12,7 +12,7 @@ from datajoint.errors import DataJointError, ThreadSafetyError
 from datajoint.storage import StorageBackend
 
 from dj_npy._errors import StoreError
-from dj_npy._stores.amazon import endpoint_of, region_of, s3_filesystem
+from dj_npy._stores.amazon import endpoint_of, region_of, s3_filesystem, s3_remove
 from dj_npy._stores.base import Store
 from dj_npy._stores.generic import GenericStore
 from dj_npy._stores.local import LocalStore
@@ -86,13 +86,17 @@ def open_store(config: StoreConfig, name: str | None) -> Store:
     """
     stores = config.stores
     name = name or stores.get("default") or ""
+    if not isinstance(name, str):
+        raise StoreError("stores['default'] must be the name of a store, and that a text")
     settings = stores.get(name)
     known = _recent.get((id(config), name))
     # Compared by value: a configuration may be changed in place, and an id used again.
     if known is not None and known[0] == settings:
         return known[1]
-    if isinstance(settings, str):  # "default", which names a store and is none
-        raise StoreError(f"no store is called {name!r}")
+    if settings is not None and not isinstance(settings, dict):  # "default" names a store
+        raise StoreError(f"no store is called {name!r}, with settings that are a dict")
+    if settings and not isinstance(settings.get("protocol"), str):
+        raise StoreError(f"store {name!r} has no `protocol`, or one that is no text")
     spec = config.get_store_spec(name or None)
     identity = json.dumps([name, spec], sort_keys=True, default=repr)
     store = _opened.get(identity) or _opened.setdefault(identity, _new_store(name, spec))
@@ -110,10 +114,13 @@ def schema_addressing(config: StoreConfig, store: Store) -> Addressing:
     none was set, which the specification's paths do not have.
     """
     settings = config.stores[store.name]
+    for key, kind in (("schema_prefix", str), ("partition_pattern", str), ("token_length", int)):
+        if not isinstance(settings.get(key) or kind(), kind):
+            raise StoreError(f"store {store.name!r}: `{key}` must be of type {kind.__name__}")
     return Addressing(
         settings.get("schema_prefix") or "",
         settings.get("partition_pattern") or "",
-        int(settings.get("token_length") or 0),
+        settings.get("token_length") or 0,
     )
 
 
@@ -170,10 +177,10 @@ def _described(name: str, public: tuple[tuple[str, Any], ...]) -> DescribedStore
 
 def _new_store(name: str, spec: dict[str, Any]) -> Store:
     protocol = spec["protocol"].lower()
-    if protocol == "file":
-        return LocalStore(name, spec["location"])
     spec = {**spec, "protocol": protocol}
     try:
+        if protocol == "file":
+            return LocalStore(name, spec["location"])
         if protocol in _SERVICES:
             return _service_store(name, spec)
         return _generic_store(name, spec, StorageBackend(spec).get_url("").rstrip("/"))
@@ -187,15 +194,25 @@ def _new_store(name: str, spec: dict[str, Any]) -> Store:
         ) from error
     except Exception as error:
         # Of any kind: credentials are looked for by botocore, google-auth, azure-identity ...
-        said = re.sub(r"\w+://\S+|\w+=\S+", "...", " ".join(str(error).split())[:300])
+        said = str(error)
         for secret in _hidden(spec):
             said = said.replace(secret, "***")
+        said = re.sub(r"\w+://\S+|\w+=\S+", "...", " ".join(said.split()))[:200]
         raise StoreError(
             f"store {name!r} cannot be opened with its settings ({type(error).__name__}: {said})"
         ) from None
 
 
 def _service_store(name: str, spec: dict[str, Any]) -> Store:
+    for key, value in spec.items():
+        if isinstance(value, str) and re.search(r"[\0-\x1f\x7f]", value):
+            raise StoreError(f"store {name!r}: `{key}` has a line break or control character in it")
+    bucket = spec.get("bucket") or spec.get("container")
+    if not isinstance(bucket, str) or not re.fullmatch(r"[$\w.-]+", bucket, re.ASCII):
+        raise StoreError(f"store {name!r}: {bucket!r} is no name of a bucket or container")
+    proxy = spec.get("proxy_server")
+    if proxy and not re.match(r"https?://[^/\s]+", str(proxy)):
+        raise StoreError(f"store {name!r}: `proxy_server` must begin with http:// or https://")
     # An object's name has no empty component: neither obstore nor this package takes one.
     spec["location"] = "/".join(filter(None, str(spec.get("location") or "").split("/")))
     if spec["protocol"] == "s3":
@@ -213,9 +230,9 @@ def _service_store(name: str, spec: dict[str, Any]) -> Store:
 
 
 def _identity(spec: dict[str, Any]) -> str:
-    said = re.search(
-        r"(?i)(?:BlobEndpoint|AccountName)=([^;]+)", spec.get("connection_string") or ""
-    )
+    connection = spec.get("connection_string") or ""
+    said = re.search(r"(?i)BlobEndpoint=([^;]+)", connection)
+    said = said or re.search(r"(?i)AccountName=([^;]+)", connection)
     where = spec.get("endpoint") or (said[1] if said else spec.get("account_name") or "")
     where = where.rpartition("://")[2].rpartition("@")[2].rstrip("/")
     bucket = spec.get("bucket") or spec.get("container")
@@ -224,14 +241,19 @@ def _identity(spec: dict[str, Any]) -> str:
 
 def _hidden(spec: dict[str, Any]) -> list[str]:
     """What no message may have: all that is not known to be public, and its parts."""
-    values: list[str] = []
-    for key, value in spec.items():
-        if key not in _PUBLIC and value:
-            values += [str(value), *(map(str, value.values()) if isinstance(value, dict) else ())]
+    values = _texts({key: value for key, value in spec.items() if key not in _PUBLIC})
     said = ";".join([*values, str(spec.get("endpoint") or "")])
     parts = re.findall(r"(?i)(?:AccountKey|SharedAccessSignature)=([^;]+)", said)
     parts += re.findall(r"://[^/@]*:([^/@]+)@", said)
     return [text for text in values + parts if len(text) > _SHORTEST_SECRET]
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [text for each in value for text in _texts(each)]
+    return [str(value)] if value else []
 
 
 def _generic_store(name: str, spec: dict[str, Any], identity: str) -> Store:
@@ -244,7 +266,7 @@ def _generic_store(name: str, spec: dict[str, Any], identity: str) -> Store:
         backend._full_path,
         identity,
         service=spec["protocol"] in _SERVICES,
-        remover=s3_filesystem(spec, once=True) if on_s3 else None,
+        remove=s3_remove(spec) if on_s3 else None,
         hidden=_hidden(spec),
     )
 

@@ -74,24 +74,29 @@ class RemoteStore(Store):
     # Writing
 
     def _create(self, paths: Iterator[str], pieces: Iterator[memoryview], nbytes: int) -> str:
-        if not self._creates_exclusively():
-            path = next(islice(paths, 1, None))
-            if nbytes > ONE_PUT:
-                self._upload(path, pieces, nbytes)
-                return path
-            contents = list(pieces)
-            return self._written(path, lambda: self._put(path, contents))
         if nbytes <= ONE_PUT:
-            return self._first_free(paths, list(pieces))
-        path = self._first_free(paths, [])  # reserved
+            contents = list(pieces)
+            if self._creates_exclusively():
+                return self._first_free(paths, contents)
+            path = _of_nobody_else(paths)
+            return self._written(path, lambda: self._put(path, contents))
+        path = self._reserved(paths)
         self._upload(path, pieces, nbytes)
         return path
 
     def _copied(self, paths: Iterator[str], source: str, nbytes: int) -> str | None:
         if nbytes > MAX_COPY or not self._creates_exclusively():
             return None
-        path = self._first_free(paths, [])
+        path = self._reserved(paths)
         return self._written(path, lambda: self._copy(source, path))
+
+    def _reserved(self, paths: Iterator[str]) -> str:
+        """Return a name that may be written to by more than one request."""
+        return self._first_free(paths, []) if self._reserves() else _of_nobody_else(paths)
+
+    def _reserves(self) -> bool:
+        """Whether a name may be reserved: what is begun under it ends before it is free again."""
+        return self._creates_exclusively()
 
     def _first_free(self, paths: Iterator[str], contents: list[memoryview]) -> str:
         return next(path for path in paths if self._put_new(path, contents))
@@ -234,6 +239,10 @@ class RemoteStore(Store):
     @abstractmethod
     def _copy(self, source: str, path: str) -> None:
         """Have the server copy `source` over `path`."""
+
+
+def _of_nobody_else(paths: Iterator[str]) -> str:
+    return next(islice(paths, 1, None))
 
 
 def part_size(nbytes: int) -> int:

@@ -82,10 +82,11 @@ def passed_on(
             if given_up.is_set():
                 raise _GivenUp
         except BaseException as error:
-            undo()
             failures.append(error)
+            undo()
 
-    consumer = threading.Thread(target=consumed)
+    # A daemon: if an interrupt comes before anybody can tell it to end, the program still can.
+    consumer = threading.Thread(target=consumed, daemon=True)
 
     def hand(piece: memoryview | None) -> None:
         while consumer.is_alive():
@@ -93,8 +94,8 @@ def passed_on(
                 handed.put(piece, timeout=_LOOK_S)
                 break
 
-    consumer.start()
     try:
+        consumer.start()
         for piece in pieces:
             # Small ones: what waits here is in memory.
             for start in range(0, len(piece), _HANDED_PIECE):
@@ -105,6 +106,7 @@ def passed_on(
         consumer.join()
     finally:
         given_up.set()
-        consumer.join()
+        if consumer.ident is not None:
+            consumer.join()
     if failures:
         raise failures[0]
