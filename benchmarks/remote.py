@@ -2,28 +2,25 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.error import HTTPError
 
 import numpy as np
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
+from tests.servers import BUCKET, free_port, rclone, s3_settings, started
 
 import dj_npy
 from benchmarks._measure import cost, faster, peak_memory, row, side_by_side
 
 MEGABYTES = 256
-BUCKET, KEYS = "bucket", ("AKIAEXAMPLE0", "the-secret-key")
 NGINX = """
 worker_processes 2; daemon off; error_log stderr crit; pid {folder}/nginx.pid;
 events {{ worker_connections 512; }}
@@ -73,8 +70,7 @@ class Codec:
 
 
 def s3(url: str) -> dict[str, Any]:
-    keys = dict(zip(("access_key", "secret_key"), KEYS, strict=True))
-    return {"protocol": "s3", "endpoint": url, "bucket": BUCKET, "location": "", **keys}
+    return s3_settings(url, location="")
 
 
 def large_array(bucket: Path, url: str) -> None:
@@ -214,38 +210,3 @@ def nginx(folder: Path) -> Iterator[str]:
     assert command, "apt-get install nginx-light"
     with started([command, "-c", str(config)], port) as url:
         yield url
-
-
-@contextmanager
-def rclone(folder: Path) -> Iterator[str]:
-    port = free_port()
-    (folder / BUCKET).mkdir(parents=True)
-    command = str(Path(sys.executable).with_name("rclone"))
-    options = ["--auth-key", ",".join(KEYS), "--addr", f"127.0.0.1:{port}"]
-    with started([command, "serve", "s3", *options, str(folder)], port) as url:
-        yield url
-
-
-@contextmanager
-def started(command: list[str], port: int) -> Iterator[str]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(100):
-            try:
-                urllib.request.urlopen(url, timeout=5).close()
-                break
-            except HTTPError:
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -37,14 +37,10 @@ def side_by_side(work: Callable[[Any], T], items: Iterable[Any], at_once: int) -
                     yield future
 
         futures = deque(begin(at_once))
-        try:
-            while futures:
-                result = futures.popleft().result()
-                futures.extend(begin(1))
-                yield result
-        finally:
-            for future in futures:
-                future.cancel()
+        while futures:
+            result = futures.popleft().result()
+            futures.extend(begin(1))
+            yield result
 
 
 class _GivenUp(Exception):  # noqa: N818
