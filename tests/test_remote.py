@@ -1,6 +1,7 @@
 """Stores behind a network when the network does harm, and how often it is asked."""
 
 import hashlib
+import json
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ from dj_npy import ArrayCorruptError, ArrayMissingError, NpyRef, StoreError
 from dj_npy._stores import Store, clients, cloud, opening, remote, threads
 from dj_npy._stores.remote import PROBE
 from tests.conformance import PLAIN, create, large, names, read
+from tests.conftest import run
 from tests.faults import Fault, Proxy, Request, proxy_of
 from tests.servers import ACCESS_KEY, SECRET_KEY, S3Raw, s3_settings
 from tests.test_conformance import location, store_of
@@ -742,3 +744,24 @@ def test_a_create_that_finds_only_taken_names(opened: Store, raw: S3Raw) -> None
     first = next(paths)
     raw.put(first, b"taken")
     assert opened.create([first, *[next(paths)]], [memoryview(b"1")], 1) != first
+
+
+AT_EXIT = """
+import atexit, json, sys
+from tests.test_conformance import store_of
+store = store_of(json.loads(sys.argv[1]))
+def read():
+    buffer = bytearray(40 << 20)
+    assert store.read_into("large", 0, [memoryview(buffer)]) == 40 << 20
+    print(buffer[-1])
+atexit.register(read)
+"""
+
+
+def test_a_large_object_is_read_while_the_interpreter_shuts_down(
+    moto: str, location: str, raw: S3Raw
+) -> None:
+    raw.put("large", b"\1" * (40 << 20))
+    settings = json.dumps(s3_settings(moto, location=location))
+    result = run([sys.executable, "-W", "ignore", "-c", AT_EXIT, settings], timeout=60)
+    assert result.stdout == "1\n", result.stderr
