@@ -547,6 +547,7 @@ def test_an_upload_that_fails_stops_the_maker_of_its_pieces() -> None:
 
     def consume(pieces: Iterator[memoryview]) -> None:
         next(pieces)
+        time.sleep(0.5)  # meanwhile, the maker waits for room
         raise KeyError("the server")
 
     with pytest.raises(KeyError, match="the server"):

@@ -275,7 +275,7 @@ class CloudStore(RemoteStore):
             yield use(first, Answer(chunk, size, version))
 
     def _honours_ranges(self, path: str, start: int) -> bool:
-        if self._ranges is None or (not self._ranges and time.monotonic() > self._ask_again):
+        if not self._ranges and time.monotonic() > self._ask_again:
             self._get(path, start, start + 1)
         return bool(self._ranges)
 
