@@ -62,22 +62,14 @@ class TestS3ByMoto(Conformance):
 
 
 @pytest.mark.usefixtures("as_if_forked")
-class TestS3ByMotoThroughFsspec(Conformance):
+class TestS3ByMotoThroughFsspec(TestS3ByMoto):
     reserves = False
-
-    @pytest.fixture
-    def raw(self, moto: str, location: str) -> Raw:
-        return S3Raw(moto, location)
 
     @pytest.fixture
     def opened(self, moto: str, location: str) -> Store:
         store = store_of(s3_settings(moto, location=location))
         assert isinstance(store, GenericStore)
         return store
-
-    def test_nothing_of_a_failed_upload_is_left(self, opened: Store, raw: S3Raw) -> None:
-        self.test_what_fails_on_the_way_leaves_nothing(opened, raw, 70 << 20)
-        assert raw.uploads() == []
 
 
 class TestS3ByRclone(Conformance):

@@ -16,6 +16,7 @@ from dj_npy._errors import StoreError
 from dj_npy._stores import remote
 from dj_npy._stores.amazon import AMAZON
 from dj_npy._stores.cloud import Client, CloudStore, in_short
+from dj_npy._stores.remote import redacted
 
 Spec = dict[str, Any]
 MakeClient = Callable[[Spec, int], Client]
@@ -56,16 +57,14 @@ def cloud_store(name: str, spec: Spec, identity: str, hidden: list[str]) -> Clou
     StoreError
         If the settings contradict themselves, or there are no credentials.
     """
-    make = {"s3": _s3, "gcs": _gcs, "azure": _azure}[spec["protocol"].lower()]
+    make = {"s3": _s3, "gcs": _gcs, "azure": _azure}[spec["protocol"]]
     try:
         client = make(name, spec)
         reader = client({"read_timeout": timedelta(seconds=remote.SILENCE_S)}, MAX_RETRIES)
         writer = client({}, MAX_RETRIES)
         remover = client({}, 0)
     except (BaseError, ValueError, TypeError) as error:
-        said = str(error)
-        for secret in hidden:
-            said = said.replace(secret, "***")
+        said = redacted(str(error), hidden)
         raise StoreError(
             f"store {name!r} is not configured as obstore wants it: {in_short(said)}"
         ) from None

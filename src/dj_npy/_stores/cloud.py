@@ -24,6 +24,7 @@ from dj_npy._stores.remote import (
     Answer,
     RemoteStore,
     part_size,
+    redacted,
     scatter,
     targets,
 )
@@ -338,9 +339,7 @@ class CloudStore(RemoteStore):
                 f"{what}: there is no such bucket or container. Create it, or correct "
                 f"the store's configuration"
             )
-        text = str(error)
-        for secret in self._hidden:
-            text = text.replace(secret, "***")
+        text = redacted(str(error), self._hidden)
         reason = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), None)
         if reason is None:
             found = next((hint for words, hint in _HINTS if re.search(words, text)), None)

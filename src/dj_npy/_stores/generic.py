@@ -10,7 +10,7 @@ from fsspec import AbstractFileSystem
 
 from dj_npy._errors import NpyError, StoreError
 from dj_npy._stores.base import Listed, Stat
-from dj_npy._stores.remote import Answer, RemoteStore, part_size
+from dj_npy._stores.remote import Answer, RemoteStore, part_size, redacted
 
 _VERSION = ("ETag", "etag", "e_tag", "generation", "version_id", "mtime", "LastModified", "created")
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
@@ -179,9 +179,7 @@ class GenericStore(RemoteStore):
         elif isinstance(error, PermissionError):
             reason = "access denied. Check the store's keys and what they may do"
         else:
-            text = str(error)
-            for secret in self._hidden:
-                text = text.replace(secret, "***")
+            text = redacted(str(error), self._hidden)
             reason = f"{type(error).__name__}: {' '.join(text.split())[:200]}"
         return StoreError(f"{what}: {reason}")
 

@@ -16,6 +16,7 @@ from dj_npy._stores.amazon import endpoint_of, region_of, s3_filesystem, s3_remo
 from dj_npy._stores.base import Store
 from dj_npy._stores.generic import GenericStore
 from dj_npy._stores.local import LocalStore
+from dj_npy._stores.remote import redacted
 
 # What may travel in a pickle. All else, such as a plugin's own settings, may be a secret.
 _PUBLIC = (
@@ -194,9 +195,7 @@ def _new_store(name: str, spec: dict[str, Any]) -> Store:
         ) from error
     except Exception as error:
         # Of any kind: credentials are looked for by botocore, google-auth, azure-identity ...
-        said = str(error)
-        for secret in _hidden(spec):
-            said = said.replace(secret, "***")
+        said = redacted(str(error), _hidden(spec))
         said = re.sub(r"\w+://\S+|\w+=\S+", "...", " ".join(said.split()))[:200]
         raise StoreError(
             f"store {name!r} cannot be opened with its settings ({type(error).__name__}: {said})"

@@ -245,6 +245,13 @@ def _of_nobody_else(paths: Iterator[str]) -> str:
     return next(islice(paths, 1, None))
 
 
+def redacted(text: str, hidden: Iterable[str]) -> str:
+    """Return what a message may say of `text`; to be called before anything is cut from it."""
+    for secret in hidden:
+        text = text.replace(secret, "***")
+    return text
+
+
 def part_size(nbytes: int) -> int:
     """Size of the parts an object of `nbytes` is uploaded in: so many that S3 takes them."""
     return max(PART, -(-nbytes // MAX_PARTS))
