@@ -3,7 +3,7 @@
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from io import FileIO
 from typing import NamedTuple
@@ -29,6 +29,18 @@ class Listed(NamedTuple):
     nbytes: int
     modified: datetime
     """With a time zone."""
+
+
+class Part(NamedTuple):
+    """Some bytes of a file, to be read at once, and what becomes of them."""
+
+    start: int
+    nbytes: int
+    """At least one."""
+    targets: Sequence[memoryview] | None
+    """Memory that they go to, one piece after the other ..."""
+    take: Callable[[memoryview], object] | None
+    """... or else what they are handed to, perhaps in another thread."""
 
 
 class Store(ABC):

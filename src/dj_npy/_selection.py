@@ -1,0 +1,509 @@
+"""
+From a NumPy index to the bytes of a file that it needs, and from those to the result. Pure: no I/O.
+
+An index becomes one `range` per axis, or an integer, or, where it has arrays in it, *points*: the
+offsets of all combinations of these. Sorted by how far apart their steps lie in the file, ranges and
+points are the *levels* of a tree that is never built: a level knows how many bytes it spans and
+whether there is a gap in it that is worth another request, and from that the *pieces* follow in
+which it is read.
+"""
+
+import math
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dj_npy._fileformat import AnyArray, Header, bytes_view
+from dj_npy._stores.base import Part
+
+Offsets = npt.NDArray[np.intp]
+Where = tuple[Any, ...]
+
+_EVERYTHING = slice(None)
+_ROW = slice(0, 1)
+
+
+class Selection(NamedTuple):
+    """
+    What an index selects of an array, whatever the array's order in a file.
+
+    The axes of the result, in turn, are those of a range ``("range", axis)``, of the points
+    ``("points", number)``, of an array in a field ``("field", number)``, or new ``("new", 0)``.
+    """
+
+    shape: tuple[int, ...]
+    """Of the result."""
+    dtype: np.dtype[Any]
+    """Of the result."""
+    is_scalar: bool
+    """Whether NumPy returns an element and no array."""
+    ranges: dict[int, range]
+    """By axis of the array; one of an integer is not in the result."""
+    points: dict[int, Offsets]
+    """By axis of the array: the integers of arrays and masks, of one shape."""
+    result: tuple[tuple[str, int], ...]
+    field_offset: int = 0
+    """Bytes from the beginning of an element to that of the field."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the result."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def empty(self, order: Any) -> AnyArray:
+        """Return an array for the result, of no particular values."""
+        return np.empty(self.shape, self.dtype, order)
+
+
+def select(index: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Selection:
+    """
+    Return what `index` selects.
+
+    Parameters
+    ----------
+    index
+        Anything.
+    shape, dtype
+        Of the array; it may be larger than memory.
+
+    Raises
+    ------
+    IndexError, TypeError, ValueError, KeyError
+        What NumPy raises for this index. It is asked: the index goes to an array of this shape
+        whose elements all lie at the same place.
+    """
+    if isinstance(index, str) or (isinstance(index, list) and index and _are_names(index)):
+        return _fields(index, shape, dtype)
+    stand_in: AnyArray = np.ndarray(shape, np.uint8, b"\0", strides=(0,) * len(shape))
+    entries = index if isinstance(index, tuple) else (index,)
+    if all(map(_is_basic, entries)):
+        return _basic(_expanded(entries, len(shape)), shape, dtype, stand_in[index])
+    try:
+        entries = tuple(map(_array_or_basic, entries))
+        expanded = _expanded(entries, len(shape))
+        dots = [entry for entry in entries if entry is Ellipsis]
+        # One row of each slice is enough for NumPy's verdict; an Ellipsis that takes no axis
+        # still makes an array of what would be a scalar.
+        found = stand_in[(*(_ROW if isinstance(e, slice) else e for e in expanded), *dots)]
+        if all(map(_is_basic, expanded)):  # integers in arrays of no axes
+            return _basic(expanded, shape, dtype, found)
+        return _advanced(expanded, shape, dtype, found, apart=_are_apart(entries))
+    except Exception:
+        stand_in[index]  # of several faults NumPy tells the one it meets first
+        raise
+
+
+def _are_names(index: list[Any]) -> bool:
+    return all(isinstance(name, str) for name in index)
+
+
+def _is_basic(entry: Any) -> bool:
+    return (
+        isinstance(entry, slice)
+        or entry is None
+        or entry is Ellipsis
+        or (isinstance(entry, (int, np.integer)) and not isinstance(entry, bool))
+    )
+
+
+def _array_or_basic(entry: Any) -> Any:
+    if _is_basic(entry):
+        return entry
+    array = np.asarray(entry)
+    if array.dtype == bool:
+        return array
+    if array.ndim == 0:
+        return operator.index(entry)
+    # [] would be an array of floats, which NumPy takes as a list only.
+    return array if array.size or array is entry else array.astype(np.intp)
+
+
+def _fields(index: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Selection:
+    element = np.empty((), dtype)[index]
+    assert dtype.fields is not None  # or NumPy would have raised
+    offset = dtype.fields[index][1] if isinstance(index, str) else 0
+    result = [("range", axis) for axis in range(len(shape))]
+    result += [("field", number) for number in range(element.ndim)]
+    ranges = dict(enumerate(map(range, shape)))
+    return Selection(
+        (*shape, *element.shape), element.dtype, False, ranges, {}, tuple(result), offset
+    )
+
+
+def _expanded(entries: tuple[Any, ...], ndim: int) -> list[Any]:
+    """Return one entry for each axis, besides those that take none or, as masks, several."""
+    if not any(entry is Ellipsis for entry in entries):
+        entries = (*entries, Ellipsis)
+    taken = sum(map(_axes, entries))
+    expanded: list[Any] = []
+    for entry in entries:
+        expanded += [_EVERYTHING] * (ndim - taken) if entry is Ellipsis else [entry]
+    return expanded
+
+
+def _axes(entry: Any) -> int:
+    """How many axes of the array an entry takes."""
+    if entry is None or entry is Ellipsis:
+        return 0
+    return entry.ndim if isinstance(entry, np.ndarray) and entry.dtype == bool else 1
+
+
+def _are_apart(entries: tuple[Any, ...]) -> bool:
+    """Whether anything stands between the integers and arrays: NumPy then puts them first."""
+    taking = [n for n, e in enumerate(entries) if isinstance(e, (int, np.integer, np.ndarray))]
+    return taking[-1] - taking[0] >= len(taking)
+
+
+def _basic(
+    entries: list[Any], shape: tuple[int, ...], dtype: np.dtype[Any], found: Any
+) -> Selection:
+    ranges: dict[int, range] = {}
+    result = []
+    for entry in entries:
+        axis = len(ranges)
+        if entry is None:
+            result.append(("new", 0))
+        elif isinstance(entry, slice):
+            ranges[axis] = range(shape[axis])[entry]
+            result.append(("range", axis))
+        else:
+            position = range(shape[axis])[entry]
+            ranges[axis] = range(position, position + 1)
+    lengths = (1 if kind == "new" else len(ranges[axis]) for kind, axis in result)
+    is_scalar = not isinstance(found, np.ndarray)
+    return Selection(tuple(lengths), dtype, is_scalar, ranges, {}, tuple(result))
+
+
+def _advanced(
+    entries: list[Any], shape: tuple[int, ...], dtype: np.dtype[Any], found: Any, *, apart: bool
+) -> Selection:
+    ranges: dict[int, range] = {}
+    arrays: dict[int, Offsets] = {}
+    scalars: list[Offsets] = []  # masks of no axes, which multiply all by one or by none
+    result: list[tuple[str, int]] = []
+    position = None
+    for entry in entries:
+        axis = len(ranges) + len(arrays)
+        if entry is None:
+            result.append(("new", 0))
+            continue
+        if isinstance(entry, slice):
+            ranges[axis] = range(shape[axis])[entry]
+            result.append(("range", axis))
+            continue
+        if position is None:
+            position = 0 if apart else len(result)
+        array = np.asarray(entry)
+        if array.dtype != bool:
+            array = array.astype(np.intp, copy=False)
+            arrays[axis] = np.where(array < 0, array + shape[axis], array)
+        elif array.ndim:
+            arrays.update(enumerate(array.nonzero(), axis))
+        else:
+            scalars.append(np.zeros(int(array), np.intp))
+    common = np.broadcast_shapes(*(array.shape for array in [*arrays.values(), *scalars]))
+    result[position:position] = [("points", number) for number in range(len(common))]
+    points = {axis: np.broadcast_to(array, common) for axis, array in arrays.items()}
+    lengths = tuple(
+        common[n] if kind == "points" else len(ranges[n]) if kind == "range" else 1
+        for kind, n in result
+    )
+    is_scalar = not isinstance(found, np.ndarray)
+    return Selection(lengths, dtype, is_scalar, ranges, points, tuple(result))
+
+
+class Limits(NamedTuple):
+    """What reading costs in a store, in bytes."""
+
+    gap: int
+    """Between two runs: up to here it is read rather than asked around."""
+    part: int
+    """Most that is read at once; only a single element may be larger."""
+
+
+class Piece(NamedTuple):
+    """Some bytes of a file, and what of the result lies in them."""
+
+    start: int
+    nbytes: int
+    where: Where
+    """Index of that part of the result, whose axes are in the file's order."""
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    """The part as an array in the bytes; the axis of the points steps from byte to byte."""
+    points: tuple[int, Offsets] | None = None
+    """Number of that axis, and where on it the points are."""
+
+    def source(self, data: memoryview, offset: int, dtype: np.dtype[Any]) -> AnyArray:
+        """Return the part of the result that is in `data` from `offset` on."""
+        found: AnyArray = np.ndarray(self.shape, dtype, data, offset, self.strides)
+        if self.points is None:
+            return found
+        axis, offsets = self.points
+        return found[(*(_EVERYTHING,) * axis, offsets)]
+
+
+class Plan:
+    """
+    How a selection of an array is read from its file.
+
+    Parameters
+    ----------
+    selection : Selection
+        Of at least one element.
+    header : Header
+        The file's.
+    limits : Limits
+        The store's.
+    """
+
+    def __init__(self, selection: Selection, header: Header, limits: Limits) -> None:
+        self._limits = limits
+        itemsize, shape = header.dtype.itemsize, header.shape
+        strides = [
+            itemsize * math.prod(shape[:axis] if header.fortran_order else shape[axis + 1 :])
+            for axis in range(len(shape))
+        ]
+        start = header.offset + selection.field_offset
+        for axis, taken in selection.ranges.items():
+            start += min(taken[0], taken[-1]) * strides[axis]
+        axes, points = _axes_of(selection, strides)
+        offsets: Any = sum(strides[axis] * n for axis, n in selection.points.items())
+        # Axes that are stepped through between two arrays of integers are points, too.
+        taken_strides = [strides[axis] for axis in selection.points] or [0]
+        low, high = min(taken_strides), max(taken_strides)
+        between = [axis for axis in axes if low <= axis.within < high]
+        inner = [axis for axis in axes if axis.within < low]
+        outer = [axis for axis in axes if axis.within >= high]
+        level: _Level = _Element(selection.dtype.itemsize)
+        for axis in reversed(inner):
+            level = _Axis(axis.length, axis.stride, level, limits)
+        if points:
+            for axis in between:
+                offsets = offsets[..., None] + axis.stride * np.arange(axis.length)
+            first = int(offsets.min())
+            level = _Points(offsets - first, level, limits)
+            start += first
+        for axis in reversed(outer):
+            level = _Axis(axis.length, axis.stride, level, limits)
+        self._start, self._level = start, level
+        in_turn = [*outer, *between, *inner]
+        self._axes = (
+            *(axis.number for axis in outer),
+            *points,
+            *(axis.number for axis in (*between, *inner)),
+        )
+        backwards = {axis.number for axis in in_turn if axis.backwards}
+        self._turns = tuple(slice(None, None, -1 if n in backwards else 1) for n in self._axes)
+
+    @property
+    def asked(self) -> int:
+        """Bytes that are read, gaps included; at most."""
+        return self._level.asked
+
+    def parts(self, out: AnyArray) -> Iterator[Part]:
+        """Yield what is to be read, in the file's order, into `out`, which is the result."""
+        target = out.transpose(self._axes)[(*self._turns, ...)]
+        pieces = self._level.pieces(self._start, (), 0)
+        for together in _together(pieces, self._limits):
+            start = together[0].start
+            nbytes = together[-1].start + together[-1].nbytes - start
+            region = _region(together, target)
+            if region is None:
+                yield Part(start, nbytes, None, partial(_scatter, together, target))
+            else:
+                yield Part(start, nbytes, (bytes_view(region),), None)
+
+
+def _together(pieces: Iterable[Piece], limits: Limits) -> Iterator[list[Piece]]:
+    """Put neighbours into one part, which the levels do only within themselves."""
+    part: list[Piece] = []
+    for piece in pieces:
+        stop = piece.start + piece.nbytes
+        if part and (
+            piece.start - part[-1].start - part[-1].nbytes > limits.gap
+            or stop - part[0].start > limits.part
+        ):
+            yield part
+            part = []
+        part.append(piece)
+    if part:
+        yield part
+
+
+def _region(pieces: Sequence[Piece], target: AnyArray) -> AnyArray | None:
+    """Return the memory that is byte for byte what is read, if it is."""
+    piece = pieces[0]
+    if len(pieces) > 1 or not all(isinstance(n, slice) for n in piece.where):
+        return None
+    region = target[(*piece.where, ...)]
+    same = region.nbytes == piece.nbytes and region.flags.c_contiguous
+    return region if same else None
+
+
+def _scatter(pieces: Sequence[Piece], target: AnyArray, data: memoryview) -> None:
+    for piece in pieces:
+        target[piece.where] = piece.source(data, piece.start - pieces[0].start, target.dtype)
+
+
+class _InFile(NamedTuple):
+    """An axis of the result that steps through the file."""
+
+    number: int
+    """In the result."""
+    length: int
+    stride: int
+    """Bytes from one step to the next, positive."""
+    backwards: bool
+    within: float
+    """What of the file one step lies within: the larger, the further out."""
+
+
+def _axes_of(selection: Selection, strides: Sequence[int]) -> tuple[list[_InFile], list[int]]:
+    """Return the axes of the result, outermost in the file first, and those of the points."""
+    axes, points = [], []
+    for number, (kind, n) in enumerate(selection.result):
+        length = selection.shape[number]
+        if kind == "points" and selection.points:
+            points.append(number)
+        elif length == 1:  # anywhere; so is that of masks of no axes
+            axes.append(_InFile(number, 1, 0, False, math.inf))
+        elif kind == "range":
+            step = selection.ranges[n].step
+            axes.append(_InFile(number, length, abs(step) * strides[n], step < 0, strides[n]))
+        else:
+            stride = math.prod(selection.shape[number + 1 :]) * selection.dtype.itemsize
+            axes.append(_InFile(number, length, stride, False, stride))
+    return sorted(axes, key=lambda axis: -axis.within), points
+
+
+class _Level:
+    """
+    An axis, or the points, of a selection and all that is within.
+
+    `shape`, `strides`, `points` and `everything` are those of the piece that all of it is.
+    """
+
+    shape: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    points: tuple[int, Offsets] | None = None
+    everything: Where = ()
+    dense: bool = True
+    """Whether no gap in it is worth asking around."""
+    span: int
+    """Bytes from the first to the last."""
+    asked: int
+    """Bytes of its pieces; at most."""
+
+    def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
+        """Yield its pieces if it begins at byte `start`, within one step of `depth` others."""
+        raise NotImplementedError
+
+
+class _Element(_Level):
+    def __init__(self, itemsize: int) -> None:
+        self.span = self.asked = itemsize
+
+    def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
+        yield Piece(start, self.span, where, (1,) * depth, (0,) * depth)
+
+
+class _Axis(_Level):
+    def __init__(self, length: int, stride: int, inner: _Level, limits: Limits) -> None:
+        self.inner, self.length, self.stride = inner, length, stride
+        self.span = (length - 1) * stride + inner.span
+        self.dense = inner.dense and (length == 1 or stride - inner.span <= limits.gap)
+        self.asked = self.span if self.dense else length * inner.asked
+        self.everything = (_EVERYTHING, *inner.everything)
+        self.shape, self.strides = (length, *inner.shape), (stride, *inner.strides)
+        if inner.points is not None:
+            self.points = inner.points[0] + 1, inner.points[1]
+        self.at_once = 0
+        """Steps of one piece; none if a step is too much for one."""
+        if self.dense and inner.span <= limits.part:
+            self.at_once = (limits.part - inner.span) // max(stride, 1) + 1
+
+    def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
+        inner = self.inner
+        for first in range(0, self.length, self.at_once or 1):
+            at = start + first * self.stride
+            length = min(self.at_once or 1, self.length - first)
+            steps = (*where, slice(first, first + length))
+            if not self.at_once:
+                yield from inner.pieces(at, steps, depth + 1)
+                continue
+            points = None if self.points is None else (depth + self.points[0], self.points[1])
+            yield Piece(
+                at,
+                (length - 1) * self.stride + inner.span,
+                (*steps, *inner.everything),
+                (*(1,) * depth, length, *inner.shape),
+                (*(0,) * depth, *self.strides),
+                points,
+            )
+
+
+class _Points(_Level):
+    """
+    Places in any order, on any number of axes; they may repeat.
+
+    Parameters
+    ----------
+    offsets : ndarray
+        Of the places, in bytes; the least is 0.
+    """
+
+    def __init__(self, offsets: Offsets, inner: _Level, limits: Limits) -> None:
+        self.inner = inner
+        flat = offsets.ravel()
+        order = np.arange(flat.size)
+        if (np.diff(flat) < 0).any():
+            order = np.argsort(flat, kind="stable")
+            flat = flat[order]
+        steps = np.diff(flat)
+        far = steps - inner.span > limits.gap
+        self.offsets, self.numbers = flat, np.unravel_index(order, offsets.shape)
+        self.span = int(flat[-1]) + inner.span
+        self.dense = inner.dense and not far.any()
+        # A piece is of neighbours, or, where one step is too much for it, of one place.
+        self.room = limits.part - inner.span if inner.dense else -1
+        self.ends = np.append(np.flatnonzero(far if self.room >= 0 else steps) + 1, flat.size)
+        self.asked = len(self.ends) * inner.asked
+        if self.room >= 0:
+            self.asked += int(steps[~far].sum())
+        self.everything = (*self.numbers, *inner.everything)
+        self.shape, self.strides = (int(flat[-1]) + 1, *inner.shape), (1, *inner.strides)
+        self.points = 0, flat
+
+    def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
+        inner, first = self.inner, 0
+        for end in self.ends.tolist():
+            while first < end:
+                at, stop = int(self.offsets[first]), end
+                if 0 <= self.room < self.offsets[end - 1] - at:
+                    stop = int(self.offsets.searchsorted(at + self.room, "right"))
+                steps = (*where, *(_one_or_some(axis[first:stop]) for axis in self.numbers))
+                extent = int(self.offsets[stop - 1]) - at
+                if self.room < 0:
+                    yield from inner.pieces(start + at, steps, depth + 1)
+                else:
+                    points = None
+                    if stop - first > 1:
+                        points = depth, self.offsets[first:stop] - at
+                    yield Piece(
+                        start + at,
+                        extent + inner.span,
+                        (*steps, *inner.everything),
+                        (*(1,) * depth, extent + 1, *inner.shape),
+                        (*(0,) * depth, *self.strides),
+                        points,
+                    )
+                first = stop
+
+
+def _one_or_some(numbers: Offsets) -> Any:
+    return slice(n := int(numbers[0]), n + 1) if len(numbers) == 1 else numbers
