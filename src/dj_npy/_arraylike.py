@@ -173,12 +173,12 @@ class ArrayLike(NDArrayOperatorsMixin):
                 f"ref.load(mmap_mode='r+')"
             )
         if "where" in kwargs:
-            kwargs["where"] = _materialized(kwargs["where"])
-        return getattr(ufunc, method)(*map(_materialized, inputs), **kwargs)
+            kwargs["where"] = materialized(kwargs["where"])
+        return getattr(ufunc, method)(*map(materialized, inputs), **kwargs)
 
     # The mixin would call numpy.power, which gives bool ** 2 another dtype than the operator.
     def __pow__(self, other: Any) -> Any:
-        return operator.pow(self._array(), _materialized(other))
+        return operator.pow(self._array(), materialized(other))
 
     def __rpow__(self, other: Any) -> Any:
         return operator.pow(other, self._array())
@@ -189,7 +189,7 @@ class ArrayLike(NDArrayOperatorsMixin):
         return object.__format__(self, specification)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._array()[_materialized(index)]
+        return self._array()[materialized(index)]
 
     def __len__(self) -> int:
         if not self.shape:
@@ -278,10 +278,10 @@ def matrix_transpose(array: AnyArray) -> AnyArray:
     return np.swapaxes(array, -1, -2)  # numpy.matrix_transpose is NumPy 2's
 
 
-def _materialized(value: Any) -> Any:
+def materialized(value: Any) -> Any:
     """Return the data of an array-like, also one within an index."""
     if isinstance(value, ArrayLike):
         return value._array()
     if isinstance(value, tuple):
-        return tuple(map(_materialized, value))
+        return tuple(map(materialized, value))
     return value

@@ -1,24 +1,31 @@
 """What a fetch hands out: a reference to an array that is still in its store."""
 
+import math
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import FileIO
+from itertools import chain
 from typing import Any
 
 import datajoint as dj
 import numpy as np
 import xxhash
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from dj_npy import _fileformat as fileformat
-from dj_npy._arraylike import ArrayLike
+from dj_npy._arraylike import ArrayLike, materialized
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
 from dj_npy._fileformat import AnyArray, Header
 from dj_npy._residency import loaded_array, residency
-from dj_npy._stores import Store, StoreConfig, describe, open_store
+from dj_npy._selection import Plan, Selection, select
+from dj_npy._settings import settings
+from dj_npy._stores import Part, Store, StoreConfig, describe, open_store
+from dj_npy._stores.threads import side_by_side
 
 CHECKSUM = "xxh3_128:"
 """Begins a checksum in a row; 32 hex digits follow, as ``xxh128sum`` prints them."""
+_SIZE = TypeAdapter(ByteSize)
 _MAP_MODES = ("r", "r+", "c")
 
 
@@ -49,14 +56,17 @@ class NpyRef(ArrayLike, dj.NpyRef):
     NpyRef(shape=(1000, 32), dtype=float64, loaded)
     """
 
-    __slots__ = ("__weakref__", "_config", "_loaded", "_row")
+    __slots__ = ("__weakref__", "_beginning", "_config", "_loaded", "_row")
 
     _loaded: AnyArray | weakref.ref[AnyArray] | None
+    _beginning: tuple[Header, bytes] | None
+    """The header and its bytes, once it is known what they are."""
 
     def __init__(self, metadata: dict[str, Any], config: StoreConfig) -> None:
         self._row = metadata
         self._config = config
         self._loaded = None
+        self._beginning = None
 
     @property
     def path(self) -> str:
@@ -168,22 +178,59 @@ class NpyRef(ArrayLike, dj.NpyRef):
         if out is not None and not isinstance(out, np.ndarray):
             raise ArrayInvalidError(f"out must be a numpy.ndarray, not {type(out).__name__}")
         array = loaded_array(self)
-        whole = selection is ... or selection == ()
-        if array is None and whole and out is None:
+        if array is not None:
+            part = np.asanyarray(array[selection])
+            if out is None:
+                return np.array(part)
+            self._check_out(out, part.shape, part.dtype)
+            np.copyto(out, part)
+            return out
+        selected = select(selection, self.shape, self.dtype)
+        if out is not None:
+            self._check_out(out, selected.shape, selected.dtype)
+        elif selection is ... or (isinstance(selection, tuple) and not selection):
             return self._read()
-        if array is None and whole and out is not None and out.shape == self.shape:
-            self._check_out(out, self.shape)
-            store = self._open()
-            header = self._header(store)
-            if out.flags.f_contiguous if header.fortran_order else out.flags.c_contiguous:
-                self._fill(store, header, out)
-                return out
-        part = np.asanyarray((self._map("r") if array is None else array)[selection])
-        if out is None:
-            return np.array(part)
-        self._check_out(out, part.shape)
-        np.copyto(out, part)
-        return out
+        part = self._part(selected, out, math.inf)
+        assert part is not None
+        return part
+
+    def blocks(self, nbytes: int | str = "64 MiB") -> Iterator[AnyArray]:
+        """
+        Walk along the first axis, in blocks, each of which is read while the one before is used.
+
+        Parameters
+        ----------
+        nbytes : int or str
+            Size of a block at most, with or without a unit; one row at least. Twice as much
+            is in memory, and what the caller keeps.
+
+        Yields
+        ------
+        ndarray
+            Consecutive rows, which own their memory.
+
+        Raises
+        ------
+        ArrayInvalidError
+            If `nbytes` is no positive size.
+        TypeError
+            If the array has no axis.
+
+        Examples
+        --------
+        >>> sum(block.sum() for block in ref.blocks("100 kB")) == ref.load().sum()
+        True
+        """
+        try:
+            most = _SIZE.validate_python(nbytes)
+        except ValidationError:
+            raise ArrayInvalidError(
+                f"nbytes must be a size such as 1000000 or '64 MiB', not {nbytes!r}"
+            ) from None
+        rows = len(self)
+        at_once = max(1, most // max(1, self.nbytes // max(1, rows)))
+        slices = (slice(first, first + at_once) for first in range(0, rows, at_once))
+        return side_by_side(self.read, slices, 1)
 
     def unload(self) -> None:
         """
@@ -240,6 +287,32 @@ class NpyRef(ArrayLike, dj.NpyRef):
     def __reduce__(self) -> tuple[Any, ...]:
         return NpyRef, (self._row, describe(self._config, self.store))
 
+    def __getitem__(self, index: Any) -> Any:
+        """Return what `index` selects, in memory of its own; only what it needs is read."""
+        index = materialized(index)
+        array = loaded_array(self)
+        if array is None:
+            selected = select(index, self.shape, self.dtype)
+            kept = self.nbytes <= settings.memory
+            most = settings.load_share * self.nbytes if kept else math.inf
+            small = self.nbytes <= settings.load_below
+            if not (small and selected.nbytes):
+                part = self._part(selected, None, most)
+                if part is not None:
+                    return part[()] if selected.is_scalar else part
+            array = self.load()
+        part = array[index]
+        if isinstance(part, np.ndarray):
+            return part if part.flags.owndata else np.array(part)
+        return part.copy() if isinstance(part, np.void) else part
+
+    def _rows(self) -> Iterator[Any]:
+        if self.nbytes <= settings.load_below:
+            self.load()
+        for block in self.blocks():
+            for row in block:
+                yield row.copy() if isinstance(row, (np.ndarray, np.void)) else row
+
     def _array(self) -> AnyArray:
         return self.load()
 
@@ -278,12 +351,75 @@ class NpyRef(ArrayLike, dj.NpyRef):
         if store.read_into(self.path, header.offset, (view,)) != header.file_size:
             raise ArrayCorruptError(f"{store.where(self.path)} changed while it was read")
 
+    def _part(self, selected: Selection, out: AnyArray | None, most: float) -> AnyArray | None:
+        """Read what is selected; None if more than `most` bytes are to be read for that."""
+        if not selected.nbytes:
+            return np.empty(selected.shape, selected.dtype) if out is None else out
+        store = self._open()
+        for _ in range(2):
+            header, prefix, read = self._known(store, selected)
+            plan = Plan(selected, header, store.limits)
+            if plan.asked > most:
+                return None
+            array = out
+            if array is None:
+                array = np.empty(selected.shape, selected.dtype, header.order)
+            if self._fill_part(store, plan, array, header, prefix, read):
+                return array
+            # The file is not the expected one: this says why, unless it is as good.
+            self._beginning = self._checked(self._beginning_in(store), store)
+        raise ArrayCorruptError(f"{store.where(self.path)} changed while it was read")
+
+    def _fill_part(
+        self,
+        store: Store,
+        plan: Plan,
+        array: AnyArray,
+        header: Header,
+        prefix: bytes,
+        read: memoryview,
+    ) -> bool:
+        """Fill `array` and return whether the file was the expected one, as far as that shows."""
+        found = bytearray(prefix)
+        parts = _unread(plan.parts(array), read)
+        if store.near:
+            parts = chain([Part(0, len(found), (memoryview(found),))], parts)
+        first = next(parts, None)
+        if first is None:
+            return True
+        stat = store.read_parts(self.path, chain([first], parts))
+        return stat is not None and stat.nbytes == header.file_size and found == prefix
+
+    def _known(self, store: Store, selected: Selection) -> tuple[Header, bytes, memoryview]:
+        """Return the header, its bytes, and what had to be read of the file to know them."""
+        if self._beginning is not None:
+            return (*self._beginning, memoryview(b""))
+        header = self._expected_header()
+        if header is not None:
+            return header, fileformat.header_bytes(*header[:3]), memoryview(b"")
+        # A row of DataJoint's own codec. If the file is as such files are, then what is
+        # selected may begin so near that it comes with the header.
+        length = len(fileformat.header_bytes(self.dtype, self.shape, False))
+        guess = Header(self.dtype, self.shape, False, length)
+        start, stop = Plan(selected, guess, store.limits).first
+        read = b""
+
+        def beginning(length: int) -> tuple[bytes, int]:
+            nonlocal read
+            read, size = store.read_beginning(
+                self.path, max(length, stop if start <= store.limits.gap else 0)
+            )
+            return read, size
+
+        self._beginning = self._checked(beginning, store)
+        return (*self._beginning, memoryview(read))
+
     def _map(self, mmap_mode: Any) -> AnyArray:
         store = self._open()
         with store.open_to_map(self.path, writable=mmap_mode == "r+") as file:
             size = os.fstat(file.fileno()).st_size
             # Read from the very file that is mapped: another may have its name by now.
-            header = self._checked(lambda length: (_beginning(file, length), size), store)
+            header, _ = self._checked(lambda length: (_beginning(file, length), size), store)
             try:
                 return np.memmap(
                     file, header.dtype, mmap_mode, header.offset, header.shape, header.order
@@ -304,9 +440,14 @@ class NpyRef(ArrayLike, dj.NpyRef):
 
     def _header(self, store: Store) -> Header:
         """Read the file's header and check it against the row."""
-        return self._checked(lambda length: store.read_beginning(self.path, length), store)
+        return self._checked(self._beginning_in(store), store)[0]
 
-    def _checked(self, beginning: Callable[[int], tuple[bytes, int]], store: Store) -> Header:
+    def _beginning_in(self, store: Store) -> Callable[[int], tuple[bytes, int]]:
+        return lambda length: store.read_beginning(self.path, length)
+
+    def _checked(
+        self, beginning: Callable[[int], tuple[bytes, int]], store: Store
+    ) -> tuple[Header, bytes]:
         where = store.where(self.path)
         prefix, size = beginning(fileformat.FIRST_READ)
         length = fileformat.header_length(prefix, where)
@@ -318,7 +459,7 @@ class NpyRef(ArrayLike, dj.NpyRef):
                 f"{where} is another array than the row says: expected shape {self.shape}, "
                 f"dtype {self.dtype}, found {header}. Restore the file from a copy"
             )
-        return header
+        return header, prefix[: header.offset]
 
     def _has_dtype(self, found: np.dtype[Any]) -> bool:
         expected = self.dtype
@@ -326,10 +467,10 @@ class NpyRef(ArrayLike, dj.NpyRef):
         by_text = expected.names is not None and isinstance(self._said("dtype"), str)
         return found == expected or (by_text and found.names == expected.names)
 
-    def _check_out(self, out: AnyArray, shape: tuple[int, ...]) -> None:
-        if out.shape != shape or out.dtype != self.dtype or not out.flags.writeable:
+    def _check_out(self, out: AnyArray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        if out.shape != shape or out.dtype != dtype or not out.flags.writeable:
             raise ArrayInvalidError(
-                f"out must be writable, of shape {shape} and dtype {self.dtype}; it is "
+                f"out must be writable, of shape {shape} and dtype {dtype}; it is "
                 f"{'writable' if out.flags.writeable else 'read-only'}, of shape {out.shape} "
                 f"and dtype {out.dtype}"
             )
@@ -339,6 +480,16 @@ class NpyRef(ArrayLike, dj.NpyRef):
             f"the row of the array at {self._said('path')!r:.200} in store "
             f"{self._said('store')!r:.200} has no valid {what}: found {value!r:.200}"
         )
+
+
+def _unread(parts: Iterator[Part], read: memoryview) -> Iterator[Part]:
+    """Take from what has been read already, and yield the other parts."""
+    for part in parts:
+        stop = part.start + part.nbytes
+        if stop <= len(read):
+            part.put(read[part.start : stop])
+        else:
+            yield part
 
 
 def _beginning(file: FileIO, length: int) -> bytes:

@@ -1,11 +1,10 @@
 """
-From a NumPy index to the bytes of a file that it needs, and from those to the result. Pure: no I/O.
+From a NumPy index to the bytes of a file that it needs, and back into an array. Pure: no I/O.
 
-An index becomes one `range` per axis, or an integer, or, where it has arrays in it, *points*: the
-offsets of all combinations of these. Sorted by how far apart their steps lie in the file, ranges and
-points are the *levels* of a tree that is never built: a level knows how many bytes it spans and
-whether there is a gap in it that is worth another request, and from that the *pieces* follow in
-which it is read.
+An index becomes one `range` for each axis of the array, and, where there are arrays in it, the
+*points* that they pick. Ordered by how far apart their steps lie in the file, these are *levels*,
+one within the other. A level knows what it spans and whether there is a gap in it that is worth
+another request; from that follow the *pieces* in which it is read.
 """
 
 import math
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dj_npy._fileformat import AnyArray, Header, bytes_view
-from dj_npy._stores.base import Part
+from dj_npy._stores import Limits, Part
 
 Offsets = npt.NDArray[np.intp]
 Where = tuple[Any, ...]
@@ -216,15 +215,6 @@ def _advanced(
     return Selection(lengths, dtype, is_scalar, ranges, points, tuple(result))
 
 
-class Limits(NamedTuple):
-    """What reading costs in a store, in bytes."""
-
-    gap: int
-    """Between two runs: up to here it is read rather than asked around."""
-    part: int
-    """Most that is read at once; only a single element may be larger."""
-
-
 class Piece(NamedTuple):
     """Some bytes of a file, and what of the result lies in them."""
 
@@ -244,7 +234,9 @@ class Piece(NamedTuple):
         if self.points is None:
             return found
         axis, offsets = self.points
-        return found[(*(_EVERYTHING,) * axis, offsets)]
+        index: Any = (*(_EVERYTHING,) * axis, offsets)
+        picked: AnyArray = found[index]
+        return picked
 
 
 class Plan:
@@ -265,24 +257,23 @@ class Plan:
         self._limits = limits
         itemsize, shape = header.dtype.itemsize, header.shape
         strides = [
-            itemsize * math.prod(shape[:axis] if header.fortran_order else shape[axis + 1 :])
-            for axis in range(len(shape))
+            itemsize * math.prod(shape[:n] if header.fortran_order else shape[n + 1 :])
+            for n in range(len(shape))
         ]
         start = header.offset + selection.field_offset
-        for axis, taken in selection.ranges.items():
-            start += min(taken[0], taken[-1]) * strides[axis]
+        for number, taken in selection.ranges.items():
+            start += min(taken[0], taken[-1]) * strides[number]
         axes, points = _axes_of(selection, strides)
-        offsets: Any = sum(strides[axis] * n for axis, n in selection.points.items())
-        # Axes that are stepped through between two arrays of integers are points, too.
-        taken_strides = [strides[axis] for axis in selection.points] or [0]
-        low, high = min(taken_strides), max(taken_strides)
-        between = [axis for axis in axes if low <= axis.within < high]
-        inner = [axis for axis in axes if axis.within < low]
-        outer = [axis for axis in axes if axis.within >= high]
+        taken_strides = [strides[n] for n in selection.points] or [0]
+        outer = [axis for axis in axes if axis.within >= max(taken_strides)]
+        inner = [axis for axis in axes if axis.within < min(taken_strides)]
+        # Axes that are stepped through between two arrays of integers add to the points.
+        between = [axis for axis in axes if axis not in outer and axis not in inner]
         level: _Level = _Element(selection.dtype.itemsize)
         for axis in reversed(inner):
             level = _Axis(axis.length, axis.stride, level, limits)
         if points:
+            offsets: Any = sum(strides[n] * at for n, at in selection.points.items())
             for axis in between:
                 offsets = offsets[..., None] + axis.stride * np.arange(axis.length)
             first = int(offsets.min())
@@ -291,13 +282,9 @@ class Plan:
         for axis in reversed(outer):
             level = _Axis(axis.length, axis.stride, level, limits)
         self._start, self._level = start, level
-        in_turn = [*outer, *between, *inner]
-        self._axes = (
-            *(axis.number for axis in outer),
-            *points,
-            *(axis.number for axis in (*between, *inner)),
-        )
-        backwards = {axis.number for axis in in_turn if axis.backwards}
+        numbers = [axis.number for axis in outer], [axis.number for axis in between + inner]
+        self._axes = (*numbers[0], *points, *numbers[1])
+        backwards = {axis.number for axis in axes if axis.backwards}
         self._turns = tuple(slice(None, None, -1 if n in backwards else 1) for n in self._axes)
 
     @property
@@ -305,18 +292,25 @@ class Plan:
         """Bytes that are read, gaps included; at most."""
         return self._level.asked
 
+    @property
+    def first(self) -> tuple[int, int]:
+        """Where the first piece begins and ends."""
+        piece = next(self._level.pieces(self._start, (), 0))
+        return piece.start, piece.start + piece.nbytes
+
     def parts(self, out: AnyArray) -> Iterator[Part]:
         """Yield what is to be read, in the file's order, into `out`, which is the result."""
-        target = out.transpose(self._axes)[(*self._turns, ...)]
+        turns: Any = (*self._turns, ...)
+        target = out.transpose(self._axes)[turns]
         pieces = self._level.pieces(self._start, (), 0)
         for together in _together(pieces, self._limits):
             start = together[0].start
             nbytes = together[-1].start + together[-1].nbytes - start
             region = _region(together, target)
             if region is None:
-                yield Part(start, nbytes, None, partial(_scatter, together, target))
+                yield Part(start, nbytes, (), partial(_scatter, together, target))
             else:
-                yield Part(start, nbytes, (bytes_view(region),), None)
+                yield Part(start, nbytes, (bytes_view(region),))
 
 
 def _together(pieces: Iterable[Piece], limits: Limits) -> Iterator[list[Piece]]:

@@ -49,6 +49,24 @@ class Settings(BaseSettings):
         default=ByteSize(10 << 30),
         description="Bytes of such copies that are kept, those mapped last.",
     )
+    load_below: ByteSize = Field(
+        default=ByteSize(1 << 20),
+        description="Bytes up to which an array is loaded whole when a part of it is asked for.",
+    )
+    load_share: float = Field(
+        default=0.5,
+        ge=0,
+        description="Share of an array above which an index loads all of it, if it can be kept.",
+    )
+    merge_gap: ByteSize = Field(
+        default=ByteSize(128 << 10),
+        description="Bytes between two parts of a remote file that are read for one request less.",
+    )
+    range_bytes: ByteSize = Field(
+        default=ByteSize(8 << 20),
+        gt=0,
+        description="Most bytes of a remote file that one request asks for.",
+    )
 
 
 settings = Settings()

@@ -1,6 +1,6 @@
 """Stores: one contract (`base`), one module a backend."""
 
-from dj_npy._stores.base import Store
+from dj_npy._stores.base import Limits, Part, Store
 from dj_npy._stores.opening import StoreConfig, describe, open_store, schema_addressing
 
-__all__ = ["Store", "StoreConfig", "describe", "open_store", "schema_addressing"]
+__all__ = ["Limits", "Part", "Store", "StoreConfig", "describe", "open_store", "schema_addressing"]

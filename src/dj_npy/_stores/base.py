@@ -8,6 +8,8 @@ from datetime import datetime
 from io import FileIO
 from typing import NamedTuple
 
+import numpy as np
+
 from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
 
 _CLIMBS = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\0\ud800-\udfff]")
@@ -31,16 +33,35 @@ class Listed(NamedTuple):
     """With a time zone."""
 
 
+class Limits(NamedTuple):
+    """In what portions a store is best read, in bytes."""
+
+    gap: int
+    """Between two runs: up to here it is read rather than asked around."""
+    part: int
+    """Most that is read at once; only a single element may be larger."""
+
+
 class Part(NamedTuple):
     """Some bytes of a file, to be read at once, and what becomes of them."""
 
     start: int
     nbytes: int
     """At least one."""
-    targets: Sequence[memoryview] | None
-    """Memory that they go to, one piece after the other ..."""
-    take: Callable[[memoryview], object] | None
-    """... or else what they are handed to, perhaps in another thread."""
+    targets: Sequence[memoryview]
+    """Memory that they fill, one piece after the other."""
+    take: Callable[[memoryview], object] | None = None
+    """If there is none, this is called with them, perhaps in another thread."""
+
+    def put(self, data: memoryview) -> None:
+        """Put the bytes where they belong."""
+        if self.take is not None:
+            self.take(data)
+            return
+        for target in self.targets:
+            # NumPy lets other threads run while it copies; a memoryview does not.
+            np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(data[: len(target)], np.uint8))
+            data = data[len(target) :]
 
 
 class Store(ABC):
@@ -59,6 +80,9 @@ class Store(ABC):
     name : str
         What the DataJoint configuration calls the store.
     """
+
+    near = False
+    """Whether reading a little more, or once more, costs next to nothing."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -92,6 +116,23 @@ class Store(ABC):
         """
         return self._copied(map(self.checked, paths), self.checked(source), nbytes)
 
+    def read_parts(self, path: str, parts: Iterable[Part]) -> Stat | None:
+        """
+        Read some parts of a file, and return its size and version.
+
+        Returns None, with nothing read that could be relied on, if the file ends within a
+        part, or was another for one part than for the next.
+
+        Parameters
+        ----------
+        path : str
+            The file.
+        parts : iterable of Part
+            At least one. In the file's order, without overlap; they are looked at as they
+            are read, few at a time.
+        """
+        return self._read_parts(self.checked(path), parts)
+
     def read_into(self, path: str, start: int, buffers: Sequence[memoryview]) -> int | None:
         """
         Fill `buffers`, one after the other, from `start` on, and return the file's size.
@@ -100,10 +141,19 @@ class Store(ABC):
         """
         if start < 0:
             raise ArrayInvalidError(f"cannot read {self.where(path)} from byte {start} on")
-        if any(map(len, buffers)):
-            return self._read_into(self.checked(path), start, buffers)
-        size = self.stat(path).nbytes
-        return size if start <= size else None
+        nbytes = sum(map(len, buffers))
+        if not nbytes:
+            size = self.stat(path).nbytes
+            return size if start <= size else None
+        part = self._part_of(nbytes)
+        stat = self.read_parts(
+            path,
+            (
+                Part(start + first, min(part, nbytes - first), tuple(targets(buffers, first, part)))
+                for first in range(0, nbytes, part)
+            ),
+        )
+        return None if stat is None else stat.nbytes
 
     def read_beginning(self, path: str, length: int) -> tuple[bytes, int]:
         """Return the first `length` bytes, at least one, or all there are, and the file's size."""
@@ -142,6 +192,11 @@ class Store(ABC):
         """
         return self._open_to_map(self.checked(path), writable)
 
+    @property
+    @abstractmethod
+    def limits(self) -> Limits:
+        """In what portions the store is best read."""
+
     def where(self, path: str) -> str:
         """Return what an error calls a file: store and path."""
         return f"the array at {path!r} in store {self.name!r}"
@@ -171,7 +226,11 @@ class Store(ABC):
         return None
 
     @abstractmethod
-    def _read_into(self, path: str, start: int, buffers: Sequence[memoryview]) -> int | None: ...
+    def _read_parts(self, path: str, parts: Iterable[Part]) -> Stat | None: ...
+
+    @abstractmethod
+    def _part_of(self, nbytes: int) -> int:
+        """Return in parts of what size so many bytes in a row are best read."""
 
     @abstractmethod
     def _read_beginning(self, path: str, length: int) -> tuple[bytes, int]: ...
@@ -190,6 +249,15 @@ class Store(ABC):
 
     @abstractmethod
     def _open_to_map(self, path: str, writable: bool) -> FileIO: ...
+
+
+def targets(buffers: Sequence[memoryview], offset: int, length: int) -> Iterator[memoryview]:
+    """Yield the parts of the buffers that bytes `offset` to `offset + length` of them all are."""
+    for buffer in buffers:
+        if part := buffer[offset : offset + length]:
+            yield part
+        length -= len(part)
+        offset = max(0, offset - len(buffer))
 
 
 def _counted(pieces: Iterable[memoryview], nbytes: int) -> Iterator[memoryview]:

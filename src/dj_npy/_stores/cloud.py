@@ -3,11 +3,12 @@
 import random
 import re
 import secrets
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from itertools import count
+from itertools import chain, count, islice
 from typing import Any
 
 import obstore
@@ -16,7 +17,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from dj_npy._errors import ArrayCorruptError, NpyError, StoreError
 from dj_npy._stores import remote
-from dj_npy._stores.base import Listed, Stat
+from dj_npy._stores.base import Listed, Part, Stat
 from dj_npy._stores.direct import Direct
 from dj_npy._stores.remote import (
     PART,
@@ -25,10 +26,8 @@ from dj_npy._stores.remote import (
     RemoteStore,
     part_size,
     redacted,
-    scatter,
-    targets,
 )
-from dj_npy._stores.threads import passed_on, side_by_side
+from dj_npy._stores.threads import passed_on
 
 Client = S3Store | GCSStore | AzureStore
 
@@ -37,6 +36,7 @@ MARK = "djnpy"
 _ATTEMPTS = 4
 _BACK_OFF_S = 0.1
 _SIGNED_FOR = timedelta(minutes=5)
+_MIN_DIRECT_PART = 4 << 20
 _MAX_DIRECT_PART = 32 << 20
 _FORGET_S = 600
 """How long a server is believed to ignore ranges: it may have been a mood."""
@@ -280,26 +280,46 @@ class CloudStore(RemoteStore):
             self._get(path, start, start + 1)
         return bool(self._ranges)
 
-    def _filled(
-        self, path: str, start: int, stop: int, buffers: Sequence[memoryview]
-    ) -> Iterator[Stat]:
-        direct = self._direct
-        if direct is None or not self._honours_ranges(path, start):
-            return super()._filled(path, start, stop, buffers)
+    def _part_of(self, nbytes: int) -> int:
+        part = super()._part_of(nbytes)
+        if self._direct is None or part == nbytes:
+            return part
+        # Each of the threads has one, unless that were too much to ask again.
+        return min(max(part, -(-nbytes // SIDE_BY_SIDE)), _MAX_DIRECT_PART)
 
-        # Each of the threads has one, unless that were too little or too much to ask again.
-        part = min(max(PART, -(-(stop - start) // SIDE_BY_SIDE)), _MAX_DIRECT_PART)
+    def _read_parts(self, path: str, parts: Iterable[Part]) -> Stat | None:
+        waiting = iter(parts)
+        few = list(islice(waiting, 2))
+        if len(few) > 1 and not self._honours_ranges(path, few[0].start):
+            return self._read_through(path, few[0].start, chain(few, waiting))
+        return super()._read_parts(path, chain(few, waiting))
 
-        def fill(first: int) -> Stat:
-            length = min(first + part, stop) - first
-            found = direct.fill(path, first, list(targets(buffers, first - start, length)))
+    def _read_part(self, path: str, part: Part) -> Stat:
+        if self._direct is not None and part.targets and part.nbytes >= _MIN_DIRECT_PART:
+            found = self._direct.fill(path, part.start, part.targets)
             if found is not None:
                 return Stat(*found)
-            answer = self._get(path, first, first + length)
-            scatter(answer, buffers, first - start, length)
-            return Stat(answer.size, answer.version)
+        return super()._read_part(path, part)
 
-        return side_by_side(fill, range(start, stop, part), SIDE_BY_SIDE)
+    def _read_through(self, path: str, start: int, parts: Iterable[Part]) -> Stat | None:
+        """Read parts, the first of which begins at `start`, from one stream of the object."""
+        with self._translated(path, "read"):
+            size, version, chunks = self._stream(path, start, sys.maxsize)
+        first, chunk = start, memoryview(b"")
+        for part in parts:
+            position, stop = part.start, part.start + part.nbytes
+            if stop > size:
+                return None
+            found = []
+            while position < stop:
+                if position >= first + len(chunk):
+                    with self._translated(path, "read"):
+                        first, chunk = next(chunks)
+                    continue
+                found.append(chunk[position - first : stop - first])
+                position += len(found[-1])
+            part.put(memoryview(b"".join(found)))
+        return Stat(size, version)
 
     def _stat(self, path: str) -> Stat:
         with self._translated(path, "read"):

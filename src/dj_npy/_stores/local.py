@@ -4,17 +4,20 @@ import ctypes
 import errno
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ctypes import c_int64
 from datetime import datetime, timezone
 from io import FileIO
+from itertools import chain, islice
 from typing import Any
+
+import numpy as np
 
 from dj_npy._errors import ArrayMissingError, NpyError, StoreError
 from dj_npy._settings import settings
-from dj_npy._stores.base import Listed, Stat, Store
+from dj_npy._stores.base import Limits, Listed, Part, Stat, Store
+from dj_npy._stores.threads import side_by_side
 
 TEMPORARY_SUFFIX = ".dj-npy-tmp"
 """Ends the name of a file that is still being written."""
@@ -24,6 +27,7 @@ _SIDE_BY_SIDE = 32 << 20
 """Bytes from which several threads read: one alone copies 256 MB a quarter slower."""
 _READERS = 4
 _PART = 8 << 20
+_LIMITS = Limits(gap=16 << 10, part=1 << 20)
 _WRITE_BACK = 16 << 20
 """Bytes after which the disk is set to work: 256 MB are synced in two thirds of the time."""
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
@@ -50,6 +54,8 @@ class LocalStore(Store):
         The folder. It must exist: one that does not is more likely a file server that is not
         mounted than a place to put data.
     """
+
+    near = True
 
     def __init__(self, name: str, location: str) -> None:
         super().__init__(name)
@@ -114,22 +120,28 @@ class LocalStore(Store):
             self._durable.add(folder)
             folder = parent
 
-    def _read_into(self, path: str, start: int, buffers: Sequence[memoryview]) -> int | None:
+    @property
+    def limits(self) -> Limits:
+        return _LIMITS
+
+    def _part_of(self, nbytes: int) -> int:
+        return nbytes if nbytes < _SIDE_BY_SIDE else _PART
+
+    def _read_parts(self, path: str, parts: Iterable[Part]) -> Stat | None:
+        waiting = iter(parts)
+        few = list(islice(waiting, _READERS))
+        many = len(few) == _READERS and all(part.nbytes >= _PART for part in few)
         try:
             with open(self._full(path), "rb", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size
-                if size < start + sum(map(len, buffers)):
+                stat = os.fstat(file.fileno())
+
+                def read(part: Part) -> bool:
+                    return part.start + part.nbytes <= stat.st_size and _read_part(file, part)
+
+                every = chain(few, waiting)
+                if not all(side_by_side(read, every, _READERS) if many else map(read, every)):
                     return None
-                if start:
-                    file.seek(start)
-                for buffer in buffers:
-                    if len(buffer) < _SIDE_BY_SIDE:
-                        filled = _filled(file, buffer)
-                    else:
-                        filled = _filled_side_by_side(file, buffer)
-                    if not filled:
-                        return None  # it was cut short while we read
-                return size
+                return _stat_of(stat)
         except OSError as error:
             raise self.refused(error, path, "read") from error
 
@@ -159,7 +171,7 @@ class LocalStore(Store):
             stat = os.stat(self._full(path))
         except OSError as error:
             raise self.refused(error, path, "read") from error
-        return Stat(stat.st_size, f"{stat.st_ino}-{stat.st_mtime_ns}")
+        return _stat_of(stat)
 
     def _files(self, folder: str) -> Iterator[Listed]:
         try:
@@ -238,30 +250,36 @@ def _start_write_back(descriptor: int, offset: int, nbytes: int) -> None:
         _sync_file_range(descriptor, c_int64(offset), c_int64(nbytes), _SYNC_FILE_RANGE_WRITE)
 
 
-def _filled(file: FileIO, buffer: memoryview) -> bool:
-    while buffer:  # Linux reads at most 2 GiB at a time
-        count = file.readinto(buffer)
-        if not count:
-            return False
-        buffer = buffer[count:]
+def _stat_of(stat: os.stat_result) -> Stat:
+    return Stat(stat.st_size, f"{stat.st_ino}-{stat.st_mtime_ns}")
+
+
+def _read_part(file: FileIO, part: Part) -> bool:
+    targets, position = part.targets, part.start
+    if part.take is not None:
+        targets = (memoryview(np.empty(part.nbytes, np.uint8)),)  # type: ignore[arg-type]
+    for target in targets:
+        if not _read_at(file, position, target):
+            return False  # it was cut short while we read
+        position += len(target)
+    if part.take is not None:
+        part.take(targets[0])
     return True
 
 
-def _filled_side_by_side(file: FileIO, buffer: memoryview) -> bool:
-    start = file.tell()
-
-    def filled(position: int) -> bool:
+def _read_at(file: FileIO, position: int, target: memoryview) -> bool:
+    if not hasattr(os, "preadv"):  # Windows, macOS before 11
         with open(file.name, "rb", buffering=0) as own:
-            own.seek(start + position)
-            return _filled(own, buffer[position : position + _PART])
-
-    try:
-        with ThreadPoolExecutor(_READERS) as pool:
-            everything = all(pool.map(filled, range(0, len(buffer), _PART)))
-    except RuntimeError:  # no more threads: the interpreter is shutting down
-        return _filled(file, buffer)
-    file.seek(start + len(buffer))
-    return everything
+            own.seek(position)
+            while target and (count := own.readinto(target)):
+                target = target[count:]
+        return not target
+    while target:  # Linux reads at most 2 GiB at a time
+        count = os.preadv(file.fileno(), (target,), position)
+        if not count:
+            return False
+        target, position = target[count:], position + count
+    return True
 
 
 def _moved(temporary: str, final: str) -> bool:

@@ -9,11 +9,10 @@ from io import FileIO
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-
 from dj_npy import _filecache as filecache
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
-from dj_npy._stores.base import Stat, Store
+from dj_npy._settings import settings
+from dj_npy._stores.base import Limits, Part, Stat, Store
 from dj_npy._stores.threads import side_by_side
 
 T = TypeVar("T")
@@ -126,27 +125,30 @@ class RemoteStore(Store):
 
     # Reading
 
-    def _read_into(self, path: str, start: int, buffers: Sequence[memoryview]) -> int | None:
-        stop = start + sum(map(len, buffers))
-        if stop - start <= ONE_REQUEST:
-            answer = self._get(path, start, stop)
-            scatter(answer, buffers, 0, stop - start)
-            return answer.size if answer.size >= stop else None
-        first, *others = self._filled(path, start, stop, buffers)
-        if any(other != first for other in others):
-            return None  # it was replaced while we read
-        return first.nbytes if first.nbytes >= stop else None
+    @property
+    def limits(self) -> Limits:
+        return Limits(settings.merge_gap, settings.range_bytes)
 
-    def _filled(
-        self, path: str, start: int, stop: int, buffers: Sequence[memoryview]
-    ) -> Iterator[Stat]:
-        """Fill the buffers part by part, and yield what each part's answer says of the object."""
+    def _part_of(self, nbytes: int) -> int:
+        return nbytes if nbytes <= ONE_REQUEST else PART
 
-        def fill(first: int, answer: Answer) -> Stat:
-            scatter(answer, buffers, first - start, len(answer.data))
-            return Stat(answer.size, answer.version)
+    def _read_parts(self, path: str, parts: Iterable[Part]) -> Stat | None:
+        def read(part: Part) -> Stat | None:
+            stat = self._read_part(path, part)
+            return stat if part.start + part.nbytes <= stat.nbytes else None
 
-        return self._parts(path, start, stop, fill)
+        first = None
+        for stat in side_by_side(read, parts, SIDE_BY_SIDE):
+            first = first or stat
+            if stat is None or stat != first:
+                return None
+        return first
+
+    def _read_part(self, path: str, part: Part) -> Stat:
+        answer = self._get(path, part.start, part.start + part.nbytes)
+        if len(answer.data) == part.nbytes:  # or the object ends before
+            part.put(memoryview(answer.data))
+        return Stat(answer.size, answer.version)
 
     def _read_beginning(self, path: str, length: int) -> tuple[bytes, int]:
         answer = self._get(path, 0, length)
@@ -255,23 +257,3 @@ def redacted(text: str, hidden: Iterable[str]) -> str:
 def part_size(nbytes: int) -> int:
     """Size of the parts an object of `nbytes` is uploaded in: so many that S3 takes them."""
     return max(PART, -(-nbytes // MAX_PARTS))
-
-
-def scatter(answer: Answer, buffers: Sequence[memoryview], offset: int, length: int) -> None:
-    """Copy an answer, if it is as long as it should be, to byte `offset` of all buffers."""
-    source = memoryview(answer.data)
-    if len(source) != length:
-        return  # the object ends before
-    for target in targets(buffers, offset, length):
-        # NumPy lets other threads run while it copies; a memoryview does not.
-        np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source[: len(target)], np.uint8))
-        source = source[len(target) :]
-
-
-def targets(buffers: Sequence[memoryview], offset: int, length: int) -> Iterator[memoryview]:
-    """Yield the parts of the buffers that bytes `offset` to `offset + length` of them all are."""
-    for buffer in buffers:
-        if part := buffer[offset : offset + length]:
-            yield part
-        length -= len(part)
-        offset = max(0, offset - len(buffer))

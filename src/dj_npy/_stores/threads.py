@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from queue import Empty, Full, Queue
 from typing import Any, TypeVar
 
@@ -20,11 +20,16 @@ _LOOK_S = 0.1
 
 def side_by_side(work: Callable[[Any], T], items: Iterable[Any], at_once: int) -> Iterator[T]:
     """
-    Yield ``work(item)`` in order, `at_once` of them in threads at a time.
+    Yield ``work(item)`` in order, `at_once` of them in threads at a time; a single one in none.
 
     After an error nothing new is begun, and what is under way is waited for.
     """
     waiting = iter(items)
+    few = list(islice(waiting, 2))
+    if len(few) < 2:
+        yield from map(work, few)
+        return
+    waiting = chain(few, waiting)
     with ThreadPoolExecutor(at_once) as pool:
 
         def begin(count: int) -> Iterator[Future[T]]:
