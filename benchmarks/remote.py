@@ -58,15 +58,15 @@ class Codec:
 
         config = SimpleNamespace(stores=stores, get_store_spec=spec)
         self._codec, self._numbers = codec, 0
-        self._context = {"config": config, "schema": "bench", "table": "t", "field": "a"}
+        self.context = {"config": config, "schema": "bench", "table": "t", "field": "a"}
 
     def insert(self, array: Any) -> Any:
         self._numbers += 1
         key = {"id": self._numbers, "table": type(self._codec).__module__}
-        return self._codec.encode(array, key=key, context=self._context, store_name="main")
+        return self._codec.encode(array, key=key, context=self.context, store_name="main")
 
     def load(self, metadata: Any) -> Any:
-        return self._codec.decode(metadata, context=self._context).load()
+        return self._codec.decode(metadata, context=self.context).load()
 
 
 def s3(url: str) -> dict[str, Any]:

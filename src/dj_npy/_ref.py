@@ -17,6 +17,7 @@ from dj_npy import _fileformat as fileformat
 from dj_npy._arraylike import ArrayLike, materialized
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
 from dj_npy._fileformat import AnyArray, Header
+from dj_npy._keptopen import KeptOpen, suits
 from dj_npy._residency import loaded_array, residency
 from dj_npy._selection import Plan, Selection, select
 from dj_npy._settings import settings
@@ -56,7 +57,16 @@ class NpyRef(ArrayLike, dj.NpyRef):
     NpyRef(shape=(1000, 32), dtype=float64, loaded)
     """
 
-    __slots__ = ("__weakref__", "_beginning", "_config", "_loaded", "_row")
+    __slots__ = (
+        "__weakref__",
+        "_beginning",
+        "_config",
+        "_dtype",
+        "_kept_open",
+        "_loaded",
+        "_row",
+        "_shape",
+    )
 
     _loaded: AnyArray | weakref.ref[AnyArray] | None
     _beginning: tuple[Header, bytes] | None
@@ -67,6 +77,10 @@ class NpyRef(ArrayLike, dj.NpyRef):
         self._config = config
         self._loaded = None
         self._beginning = None
+        self._kept_open: weakref.ref[KeptOpen] | None = None
+        # Read from the row when they are first asked for.
+        self._shape: tuple[int, ...] | None = None
+        self._dtype: np.dtype[Any] | None = None
 
     @property
     def path(self) -> str:
@@ -87,19 +101,23 @@ class NpyRef(ArrayLike, dj.NpyRef):
     @property
     def shape(self) -> tuple[int, ...]:
         """Length of each axis."""
-        shape = self._said("shape")
-        if not isinstance(shape, list) or not fileformat.is_shape(shape):
-            raise self._bad_row("shape", shape)
-        return tuple(shape)
+        if self._shape is None:
+            shape = self._said("shape")
+            if not isinstance(shape, list) or not fileformat.is_shape(shape):
+                raise self._bad_row("shape", shape)
+            self._shape = tuple(shape)
+        return self._shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of an element."""
-        dtype = self._said("dtype")
-        try:
-            return fileformat.dtype_from_json(dtype)
-        except (ValueError, TypeError, SyntaxError):
-            raise self._bad_row("dtype", dtype) from None
+        if self._dtype is None:
+            dtype = self._said("dtype")
+            try:
+                self._dtype = fileformat.dtype_from_json(dtype)
+            except (ValueError, TypeError, SyntaxError):
+                raise self._bad_row("dtype", dtype) from None
+        return self._dtype
 
     @property
     def is_loaded(self) -> bool:
@@ -244,6 +262,7 @@ class NpyRef(ArrayLike, dj.NpyRef):
         False
         """
         residency.drop(self)
+        self._kept_open = None
 
     def verify(self) -> None:
         """
@@ -289,6 +308,11 @@ class NpyRef(ArrayLike, dj.NpyRef):
 
     def __getitem__(self, index: Any) -> Any:
         """Return what `index` selects, in memory of its own; only what it needs is read."""
+        if type(index) is slice and self._kept_open is not None and self._loaded is None:
+            open_file = self._kept_open()
+            rows = None if open_file is None else open_file.rows(index)
+            if rows is not None:
+                return rows
         index = materialized(index)
         array = loaded_array(self)
         if array is None:
@@ -365,10 +389,25 @@ class NpyRef(ArrayLike, dj.NpyRef):
             if array is None:
                 array = np.empty(selected.shape, selected.dtype, header.order)
             if self._fill_part(store, plan, array, header, prefix, read):
+                if store.near and suits(header):
+                    self._keep_open(store, header, prefix)
                 return array
             # The file is not the expected one: this says why, unless it is as good.
             self._beginning = self._checked(self._beginning_in(store), store)
         raise ArrayCorruptError(f"{store.where(self.path)} changed while it was read")
+
+    def _keep_open(self, store: Store, header: Header, prefix: bytes) -> None:
+        """From the second part on."""
+        if self._beginning is None:
+            self._beginning = header, prefix
+        elif self._kept_open is None or self._kept_open() is None:
+            file = store.open_to_map(self.path)
+            if os.fstat(file.fileno()).st_size == header.file_size and (
+                _beginning(file, len(prefix)) == prefix
+            ):
+                self._kept_open = weakref.ref(KeptOpen(file, header))
+            else:
+                file.close()
 
     def _fill_part(
         self,

@@ -227,6 +227,8 @@ class Piece(NamedTuple):
     """The part as an array in the bytes; the axis of the points steps from byte to byte."""
     points: tuple[int, Offsets] | None = None
     """Number of that axis, and where on it the points are."""
+    runs: Sequence[tuple[int, int]] = ()
+    """Start and length of each, if the bytes are of several runs."""
 
     def source(self, data: memoryview, offset: int, dtype: np.dtype[Any]) -> AnyArray:
         """Return the part of the result that is in `data` from `offset` on."""
@@ -289,7 +291,7 @@ class Plan:
 
     @property
     def asked(self) -> int:
-        """Bytes that are read, gaps included; at most."""
+        """Bytes that are read, but for gaps that are closed between pieces of different levels."""
         return self._level.asked
 
     @property
@@ -306,9 +308,10 @@ class Plan:
         for together in _together(pieces, self._limits):
             start = together[0].start
             nbytes = together[-1].start + together[-1].nbytes - start
+            runs = together[0].runs
             region = _region(together, target)
             if region is None:
-                yield Part(start, nbytes, (), partial(_scatter, together, target))
+                yield Part(start, nbytes, (), partial(_scatter, together, target), runs)
             else:
                 yield Part(start, nbytes, (bytes_view(region),))
 
@@ -319,7 +322,9 @@ def _together(pieces: Iterable[Piece], limits: Limits) -> Iterator[list[Piece]]:
     for piece in pieces:
         stop = piece.start + piece.nbytes
         if part and (
-            piece.start - part[-1].start - part[-1].nbytes > limits.gap
+            piece.runs
+            or part[-1].runs
+            or piece.start - part[-1].start - part[-1].nbytes > limits.gap
             or stop - part[0].start > limits.part
         ):
             yield part
@@ -332,7 +337,7 @@ def _together(pieces: Iterable[Piece], limits: Limits) -> Iterator[list[Piece]]:
 def _region(pieces: Sequence[Piece], target: AnyArray) -> AnyArray | None:
     """Return the memory that is byte for byte what is read, if it is."""
     piece = pieces[0]
-    if len(pieces) > 1 or not all(isinstance(n, slice) for n in piece.where):
+    if len(pieces) > 1 or piece.runs or not all(isinstance(n, slice) for n in piece.where):
         return None
     region = target[(*piece.where, ...)]
     same = region.nbytes == piece.nbytes and region.flags.c_contiguous
@@ -391,7 +396,7 @@ class _Level:
     span: int
     """Bytes from the first to the last."""
     asked: int
-    """Bytes of its pieces; at most."""
+    """Bytes of its pieces."""
 
     def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
         """Yield its pieces if it begins at byte `start`, within one step of `depth` others."""
@@ -408,7 +413,7 @@ class _Element(_Level):
 
 class _Axis(_Level):
     def __init__(self, length: int, stride: int, inner: _Level, limits: Limits) -> None:
-        self.inner, self.length, self.stride = inner, length, stride
+        self.inner, self.length, self.stride, self.limits = inner, length, stride, limits
         self.span = (length - 1) * stride + inner.span
         self.dense = inner.dense and (length == 1 or stride - inner.span <= limits.gap)
         self.asked = self.span if self.dense else length * inner.asked
@@ -422,22 +427,26 @@ class _Axis(_Level):
             self.at_once = (limits.part - inner.span) // max(stride, 1) + 1
 
     def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
-        inner = self.inner
-        for first in range(0, self.length, self.at_once or 1):
+        inner, at_once = self.inner, self.at_once
+        # Where each step is a run of its own, several may be put together.
+        apart = not at_once and inner.dense and inner.span <= self.limits.part
+        if apart:
+            at_once = min(self.limits.runs, self.limits.part // inner.span)
+        for first in range(0, self.length, max(at_once, 1)):
             at = start + first * self.stride
-            length = min(self.at_once or 1, self.length - first)
+            length = min(max(at_once, 1), self.length - first)
             steps = (*where, slice(first, first + length))
-            if not self.at_once:
+            if at_once < 2 and not self.at_once:
                 yield from inner.pieces(at, steps, depth + 1)
                 continue
-            points = None if self.points is None else (depth + self.points[0], self.points[1])
             yield Piece(
                 at,
-                (length - 1) * self.stride + inner.span,
+                length * inner.span if apart else (length - 1) * self.stride + inner.span,
                 (*steps, *inner.everything),
                 (*(1,) * depth, length, *inner.shape),
-                (*(0,) * depth, *self.strides),
-                points,
+                (*(0,) * depth, inner.span if apart else self.stride, *inner.strides),
+                None if self.points is None else (depth + self.points[0], self.points[1]),
+                [(at + n * self.stride, inner.span) for n in range(length)] if apart else (),
             )
 
 
@@ -452,7 +461,7 @@ class _Points(_Level):
     """
 
     def __init__(self, offsets: Offsets, inner: _Level, limits: Limits) -> None:
-        self.inner = inner
+        self.inner, self.limits = inner, limits
         flat = offsets.ravel()
         order = np.arange(flat.size)
         if (np.diff(flat) < 0).any():
@@ -463,40 +472,62 @@ class _Points(_Level):
         self.offsets, self.numbers = flat, np.unravel_index(order, offsets.shape)
         self.span = int(flat[-1]) + inner.span
         self.dense = inner.dense and not far.any()
-        # A piece is of neighbours, or, where one step is too much for it, of one place.
-        self.room = limits.part - inner.span if inner.dense else -1
-        self.ends = np.append(np.flatnonzero(far if self.room >= 0 else steps) + 1, flat.size)
-        self.asked = len(self.ends) * inner.asked
-        if self.room >= 0:
-            self.asked += int(steps[~far].sum())
+        # A run is of neighbours, or, where one step is too much for it, of one place.
+        self.fits = inner.dense and inner.span <= limits.part
+        ends = np.append(np.flatnonzero(far if self.fits else steps) + 1, flat.size)
+        if self.fits:
+            ends = _cut(flat, ends, limits.part - inner.span)
+        self.begins, self.ends = np.append(0, ends[:-1]), ends
+        self.lengths = flat[ends - 1] - flat[self.begins] + inner.span
+        self.asked = int(self.lengths.sum()) if self.fits else len(ends) * inner.asked
         self.everything = (*self.numbers, *inner.everything)
         self.shape, self.strides = (int(flat[-1]) + 1, *inner.shape), (1, *inner.strides)
         self.points = 0, flat
 
     def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
         inner, first = self.inner, 0
-        for end in self.ends.tolist():
-            while first < end:
-                at, stop = int(self.offsets[first]), end
-                if 0 <= self.room < self.offsets[end - 1] - at:
-                    stop = int(self.offsets.searchsorted(at + self.room, "right"))
-                steps = (*where, *(_one_or_some(axis[first:stop]) for axis in self.numbers))
-                extent = int(self.offsets[stop - 1]) - at
-                if self.room < 0:
-                    yield from inner.pieces(start + at, steps, depth + 1)
-                else:
-                    points = None
-                    if stop - first > 1:
-                        points = depth, self.offsets[first:stop] - at
-                    yield Piece(
-                        start + at,
-                        extent + inner.span,
-                        (*steps, *inner.everything),
-                        (*(1,) * depth, extent + 1, *inner.shape),
-                        (*(0,) * depth, *self.strides),
-                        points,
-                    )
-                first = stop
+        ends = np.cumsum(self.lengths)
+        while first < len(ends):
+            stop = first + 1
+            if self.fits:
+                room = ends[first] - self.lengths[first] + self.limits.part
+                stop = min(int(ends.searchsorted(room, "right")), first + self.limits.runs)
+            runs, points = slice(first, stop), slice(self.begins[first], self.ends[stop - 1])
+            steps = (*where, *(_one_or_some(axis[points]) for axis in self.numbers))
+            begins = self.offsets[self.begins[runs]]
+            at, lengths = start + int(begins[0]), self.lengths[runs]
+            first = stop
+            if not self.fits:
+                yield from inner.pieces(at, steps, depth + 1)
+                continue
+            nbytes = int(lengths.sum())
+            # How far each run moves when they are put together.
+            moves = np.repeat(
+                begins - (np.cumsum(lengths) - lengths), self.ends[runs] - self.begins[runs]
+            )
+            yield Piece(
+                at,
+                nbytes,
+                (*steps, *inner.everything),
+                (*(1,) * depth, nbytes - inner.span + 1, *inner.shape),
+                (*(0,) * depth, *self.strides),
+                (depth, self.offsets[points] - moves) if len(moves) > 1 else None,
+                list(zip((start + begins).tolist(), lengths.tolist(), strict=True))
+                if len(lengths) > 1
+                else (),
+            )
+
+
+def _cut(offsets: Offsets, ends: Offsets, room: int) -> Offsets:
+    """Cut runs of neighbours where their offsets are more than `room` apart."""
+    cut = []
+    first = 0
+    for end in ends.tolist():
+        while offsets[end - 1] - offsets[first] > room:
+            first = int(offsets.searchsorted(offsets[first] + room, "right"))
+            cut.append(first)
+        first = end
+    return np.sort(np.append(ends, np.array(cut, np.intp)))
 
 
 def _one_or_some(numbers: Offsets) -> Any:

@@ -40,6 +40,8 @@ class Limits(NamedTuple):
     """Between two runs: up to here it is read rather than asked around."""
     part: int
     """Most that is read at once; only a single element may be larger."""
+    runs: int = 1
+    """How many runs may be put together in a part."""
 
 
 class Part(NamedTuple):
@@ -51,7 +53,9 @@ class Part(NamedTuple):
     targets: Sequence[memoryview]
     """Memory that they fill, one piece after the other."""
     take: Callable[[memoryview], object] | None = None
-    """If there is none, this is called with them, perhaps in another thread."""
+    """Called with the bytes, perhaps in another thread, instead of filling `targets`."""
+    runs: Sequence[tuple[int, int]] = ()
+    """Where the bytes begin, and how many, if they are of several runs; only for `take`."""
 
     def put(self, data: memoryview) -> None:
         """Put the bytes where they belong."""

@@ -209,11 +209,13 @@ class CloudStore(RemoteStore):
 
     def _get_range(self, path: str, start: int, stop: int) -> Answer:
         result = obstore.get(self._reader, path, options={"range": (start, stop)})
-        data, size = result.bytes(), result.meta["size"]
+        # Each look at `meta` makes it anew, a tenth of the cost of a small request.
+        data, meta = result.bytes(), result.meta
+        size = meta["size"]
         self._ranges = True
         if len(data) != min(stop, size) - start:
             raise self._cut_short(path, min(stop, size) - start, len(data))
-        return Answer(data, size, result.meta["e_tag"] or "")
+        return Answer(data, size, meta["e_tag"] or "")
 
     def _get_through(self, path: str, start: int, stop: int) -> Answer:
         """Read the object from its beginning up to the range and through it."""

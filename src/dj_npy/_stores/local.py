@@ -27,7 +27,7 @@ _SIDE_BY_SIDE = 32 << 20
 """Bytes from which several threads read: one alone copies 256 MB a quarter slower."""
 _READERS = 4
 _PART = 8 << 20
-_LIMITS = Limits(gap=16 << 10, part=1 << 20)
+_LIMITS = Limits(gap=16 << 10, part=1 << 20, runs=1024)
 _WRITE_BACK = 16 << 20
 """Bytes after which the disk is set to work: 256 MB are synced in two thirds of the time."""
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
@@ -136,7 +136,8 @@ class LocalStore(Store):
                 stat = os.fstat(file.fileno())
 
                 def read(part: Part) -> bool:
-                    return part.start + part.nbytes <= stat.st_size and _read_part(file, part)
+                    start, nbytes = part.runs[-1] if part.runs else part[:2]
+                    return start + nbytes <= stat.st_size and _read_part(file, part)
 
                 every = chain(few, waiting)
                 if not all(side_by_side(read, every, _READERS) if many else map(read, every)):
@@ -255,15 +256,20 @@ def _stat_of(stat: os.stat_result) -> Stat:
 
 
 def _read_part(file: FileIO, part: Part) -> bool:
-    targets, position = part.targets, part.start
-    if part.take is not None:
-        targets = (memoryview(np.empty(part.nbytes, np.uint8)),)  # type: ignore[arg-type]
-    for target in targets:
-        if not _read_at(file, position, target):
-            return False  # it was cut short while we read
-        position += len(target)
-    if part.take is not None:
-        part.take(targets[0])
+    if part.take is None:
+        position = part.start
+        for target in part.targets:
+            if not _read_at(file, position, target):
+                return False  # it was cut short while we read
+            position += len(target)
+        return True
+    data = memoryview(np.empty(part.nbytes, np.uint8))  # type: ignore[arg-type]
+    done = 0
+    for start, nbytes in part.runs or ((part.start, part.nbytes),):
+        if not _read_at(file, start, data[done : done + nbytes]):
+            return False
+        done += nbytes
+    part.take(data)
     return True
 
 

@@ -13,7 +13,7 @@ from dj_npy import _filecache as filecache
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
 from dj_npy._settings import settings
 from dj_npy._stores.base import Limits, Part, Stat, Store
-from dj_npy._stores.threads import side_by_side
+from dj_npy._stores.threads import all_in_threads, side_by_side
 
 T = TypeVar("T")
 
@@ -133,16 +133,14 @@ class RemoteStore(Store):
         return nbytes if nbytes <= ONE_REQUEST else PART
 
     def _read_parts(self, path: str, parts: Iterable[Part]) -> Stat | None:
-        def read(part: Part) -> Stat | None:
-            stat = self._read_part(path, part)
-            return stat if part.start + part.nbytes <= stat.nbytes else None
+        found: list[Stat] = []
 
-        first = None
-        for stat in side_by_side(read, parts, SIDE_BY_SIDE):
-            first = first or stat
-            if stat is None or stat != first:
-                return None
-        return first
+        def read(part: Part) -> bool:
+            stat = self._read_part(path, part)
+            found.append(stat)
+            return part.start + part.nbytes <= stat.nbytes and stat == found[0]
+
+        return found[0] if all_in_threads(read, parts, SIDE_BY_SIDE) else None
 
     def _read_part(self, path: str, part: Part) -> Stat:
         answer = self._get(path, part.start, part.start + part.nbytes)

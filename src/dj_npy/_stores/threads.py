@@ -48,6 +48,46 @@ def side_by_side(work: Callable[[Any], T], items: Iterable[Any], at_once: int) -
             yield result
 
 
+def all_in_threads(work: Callable[[T], bool], items: Iterable[T], at_once: int) -> bool:
+    """
+    Return whether ``work(item)`` is true of all items, `at_once` of them in threads at a time.
+
+    In no order; threads take the next item as they come, which costs far less than to be handed
+    each. After one that is not true, or an error, nothing new is begun, and what is under way is
+    waited for. A single item needs no thread.
+    """
+    waiting = iter(items)
+    few = list(islice(waiting, at_once))
+    waiting, taking = chain(few, waiting), threading.Lock()
+    if len(few) < 2:
+        return all(map(work, waiting))
+    failed = False
+
+    def take() -> None:
+        nonlocal failed
+        while not failed:
+            with taking:
+                some = list(islice(waiting, 1))
+            try:
+                if not some:
+                    return
+                if not work(some[0]):
+                    failed = True
+            except BaseException:
+                failed = True
+                raise
+
+    with ThreadPoolExecutor(len(few)) as pool:
+        futures = [pool.submit(take) for _ in few]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:  # an interrupt, too
+            failed = True
+            raise
+    return not failed
+
+
 class _GivenUp(Exception):  # noqa: N818
     """Ends an upload whose maker of pieces has failed."""
 
