@@ -36,7 +36,7 @@ MARK = "djnpy"
 _ATTEMPTS = 4
 _BACK_OFF_S = 0.1
 _SIGNED_FOR = timedelta(minutes=5)
-_MIN_DIRECT_PART = 4 << 20
+_MIN_DIRECT_PART = 1 << 20
 _MAX_DIRECT_PART = 32 << 20
 _FORGET_S = 600
 """How long a server is believed to ignore ranges: it may have been a mood."""

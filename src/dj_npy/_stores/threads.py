@@ -78,8 +78,12 @@ def all_in_threads(work: Callable[[T], bool], items: Iterable[T], at_once: int) 
                 raise
 
     with ThreadPoolExecutor(len(few)) as pool:
-        futures = [pool.submit(take) for _ in few]
         try:
+            try:
+                futures = [pool.submit(take) for _ in few]
+            except RuntimeError:  # no more threads: the interpreter is shutting down
+                futures = []
+                take()
             for future in futures:
                 future.result()
         except BaseException:  # an interrupt, too
