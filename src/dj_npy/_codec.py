@@ -14,8 +14,8 @@ from datajoint.codecs import is_codec_registered, unregister_codec
 from dj_npy import _fileformat as fileformat
 from dj_npy._addressing import array_path, with_token
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
-from dj_npy._fileformat import Header
-from dj_npy._ref import CHECKSUM, NpyRef
+from dj_npy._fileformat import CHECKSUM, Header
+from dj_npy._ref import NpyRef
 from dj_npy._stores import Store, open_store, schema_addressing
 
 # Subclasses whose whole content is the data.
@@ -179,9 +179,8 @@ def _carries_more(value: Any) -> bool:
 
 def _copied(ref: NpyRef, store: Store, names: Iterator[str]) -> tuple[Header, str, str]:
     """Copy the file of a reference, by the server where it can."""
-    source = ref._open()
-    header = ref._header(source)
-    expected = ref._row.get("checksum")
+    file = ref._file()
+    source, header, expected = file.store, file.header(), file.row.checksum
     if source is store and expected:
         path = store.copied(names, ref.path, header.file_size)
         if path is not None:

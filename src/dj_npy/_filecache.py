@@ -1,7 +1,10 @@
 """Private copies of remote files on this machine's disk, for memory maps."""
 
 import hashlib
+import logging
 import os
+import secrets
+import shutil
 import stat
 import threading
 import time
@@ -14,6 +17,8 @@ from fasteners import InterProcessLock
 
 from dj_npy._errors import NpyError, StoreError
 from dj_npy._settings import settings
+
+logger = logging.getLogger("dj_npy")
 
 _PARTIAL = ".part"
 _ABANDONED_S = 3600.0
@@ -59,15 +64,66 @@ def opened(
     StoreError
         If the cache folder cannot be used, or is open to others.
     """
-    name = hashlib.sha256("\0".join(key).encode("utf-8", "surrogatepass")).hexdigest()
-    try:
-        folder = _private_folder()
+    name = _name(key)
+    with _usable(what, nbytes):
+        folder = _private_folder("maps")
         copy = folder / name
         with _one_at_a_time(folder, name):
             file = _whole(copy, nbytes) or _downloaded(copy, nbytes, download, what)
             with suppress(OSError):  # another process has just removed it to make room
                 os.utime(copy)
             return file
+
+
+def working_copy(key: tuple[str, ...], original: FileIO, what: str) -> FileIO:
+    """
+    Open a copy of a file that is to be changed; nobody but who asks for it removes it.
+
+    Parameters
+    ----------
+    key : tuple of str
+        What the copy is of.
+    original : FileIO
+        What is copied.
+    what : str
+        What an error calls the file.
+
+    Raises
+    ------
+    StoreError
+        If the cache folder cannot be used, or is open to others.
+    """
+    name = _name(key)
+    with _usable(what, os.fstat(original.fileno()).st_size):
+        folder = _private_folder("changed")
+        others = sorted(map(str, folder.glob(f"{name[:32]}-*.npy")))
+        if others:
+            logger.warning(
+                "There are other working copies of %s: %s. Their names end in the number of the "
+                "process; if it has ended, what it changed was never written back.",
+                what,
+                ", ".join(others),
+            )
+        path = folder / f"{name[:32]}-{secrets.token_hex(4)}-{os.getpid()}.npy"
+        file = FileIO(path, "x+", opener=_privately)
+        try:
+            shutil.copyfileobj(original, file, 1 << 20)
+        except BaseException:
+            file.close()
+            with suppress(OSError):
+                path.unlink()
+            raise
+        return file
+
+
+def _name(key: tuple[str, ...]) -> str:
+    return hashlib.sha256("\0".join(key).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@contextmanager
+def _usable(what: str, nbytes: int) -> Iterator[None]:
+    try:
+        yield
     except NpyError:
         raise
     except OSError as error:
@@ -91,8 +147,8 @@ def write_at(file: FileIO, offset: int, data: memoryview) -> None:
         data, offset = data[count:], offset + count
 
 
-def _private_folder() -> Path:
-    folder = Path(settings.cache_dir) / "maps"
+def _private_folder(name: str) -> Path:
+    folder = Path(settings.cache_dir) / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)

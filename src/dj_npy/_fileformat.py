@@ -21,6 +21,8 @@ from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
 AnyArray = npt.NDArray[Any]
 Json = str | list[Any]
 
+CHECKSUM = "xxh3_128:"
+"""Begins the checksum of a file; 32 hex digits follow, as ``xxh128sum`` prints them."""
 MAGIC = b"\x93NUMPY"
 ALIGNMENT = 64
 """Data begin at a multiple of this many bytes."""

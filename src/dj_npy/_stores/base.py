@@ -12,6 +12,9 @@ import numpy as np
 
 from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
 
+Replace = Callable[[Sequence[memoryview], str], None]
+"""Replaces a file by contents of that checksum, and raises if another has done so meanwhile."""
+
 _CLIMBS = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\0\ud800-\udfff]")
 _CLIMBS_ON_WINDOWS = re.compile(r"\\|:")
 
@@ -183,18 +186,27 @@ class Store(ABC):
         """
         return self._files(self.checked(folder) if folder else "")
 
-    def open_to_map(self, path: str, *, writable: bool = False) -> FileIO:
-        """
-        Open a file of this machine that holds the same bytes, for a memory map.
+    def open_to_map(self, path: str) -> FileIO:
+        """Open a file of this machine that holds the same bytes, for a memory map."""
+        return self._open_to_map(self.checked(path))
 
-        Parameters
-        ----------
-        path : str
-            The file.
-        writable : bool
-            Whether what is changed in the map shall be changed in the store.
+    def open_to_change(self, path: str) -> tuple[FileIO, Replace | None]:
         """
-        return self._open_to_map(self.checked(path), writable)
+        Open a file of this machine that holds the same bytes, for a map that is written to.
+
+        Returns the file, and what brings its new contents into the store; None if it is the
+        very file that the store has.
+        """
+        return self._open_to_change(self.checked(path))
+
+    def changed(self, path: str) -> str | None:
+        """
+        Return the checksum of what a file was last changed to through such a map.
+
+        It is ``""`` where only that it may have been changed is known, and None where not
+        even that is.
+        """
+        return self._changed(self.checked(path))
 
     @property
     @abstractmethod
@@ -252,7 +264,13 @@ class Store(ABC):
     def _files(self, folder: str) -> Iterator[Listed]: ...
 
     @abstractmethod
-    def _open_to_map(self, path: str, writable: bool) -> FileIO: ...
+    def _open_to_map(self, path: str) -> FileIO: ...
+
+    @abstractmethod
+    def _open_to_change(self, path: str) -> tuple[FileIO, Replace | None]: ...
+
+    def _changed(self, path: str) -> str | None:  # noqa: ARG002
+        return None
 
 
 def targets(buffers: Sequence[memoryview], offset: int, length: int) -> Iterator[memoryview]:

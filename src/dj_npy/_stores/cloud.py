@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from io import FileIO
 from itertools import chain, count, islice
 from typing import Any
 
@@ -15,12 +16,14 @@ import obstore
 from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, S3Store
 
+from dj_npy import _filecache as filecache
 from dj_npy._errors import ArrayCorruptError, NpyError, StoreError
 from dj_npy._stores import remote
-from dj_npy._stores.base import Listed, Part, Stat
+from dj_npy._stores.base import Listed, Part, Replace, Stat
 from dj_npy._stores.direct import Direct
 from dj_npy._stores.remote import (
     PART,
+    PROBE,
     SIDE_BY_SIDE,
     Answer,
     RemoteStore,
@@ -29,10 +32,14 @@ from dj_npy._stores.remote import (
 )
 from dj_npy._stores.threads import passed_on
 
+Version = dict[str, str | None]
 Client = S3Store | GCSStore | AzureStore
 
 MARK = "djnpy"
 """Metadata of an object by which the writer knows its own; a name that Azure takes as well."""
+CHANGED = "djnpychanged"
+"""Metadata of an object that was replaced: the checksum of what it was replaced by."""
+_NO_ETAG = '"00000000000000000000000000000000"'
 _ATTEMPTS = 4
 _BACK_OFF_S = 0.1
 _SIGNED_FOR = timedelta(minutes=5)
@@ -107,6 +114,7 @@ class CloudStore(RemoteStore):
         super().__init__(name, identity)
         self._reader, self._writer, self._remover = reader, writer, remover
         self._hidden = list(hidden)
+        self._replaces: bool | None = None  # not asked yet
         self._ranges: bool | None = None  # whether the server honours them; not known yet
         self._ask_again = 0.0
         self._direct = Direct(self._signed) if direct else None
@@ -114,41 +122,54 @@ class CloudStore(RemoteStore):
     # Writing
 
     def _put_new(self, path: str, contents: Sequence[memoryview]) -> bool:
+        return self._put_if("create", _TAKEN, path, contents) is not None
+
+    def _put_if(
+        self,
+        condition: Any,
+        refusals: tuple[type[Exception], ...],
+        path: str,
+        contents: Sequence[memoryview],
+        **attributes: str,
+    ) -> Version | None:
+        """Write an object if a condition holds, and return its version; None if it does not."""
         mark = secrets.token_hex(16)
         deadline = time.monotonic() + remote.RETRY_S
         for attempt in count(1):
             try:
-                obstore.put(
+                result = obstore.put(
                     self._writer,
                     path,
                     list(contents) or b"",
-                    attributes={MARK: mark},
-                    mode="create",
+                    attributes={MARK: mark, **attributes},
+                    mode=condition,
+                    use_multipart=False,
                 )
-            except _TAKEN:
+            except refusals:
                 # Or is it the first try of this very request, whose answer was lost?
-                return self._is_marked(path, mark)
+                return self._marked(path, mark)
             except _UNCLEAR as error:
                 with suppress(NpyError):
-                    if self._is_marked(path, mark):
-                        return True
+                    if version := self._marked(path, mark):
+                        return version
                 if attempt == _ATTEMPTS or time.monotonic() > deadline:
                     raise self.refused(error, path, "write") from None
                 time.sleep(_BACK_OFF_S * 2**attempt * random.random())
             except _FAILURES as error:
                 raise self.refused(error, path, "write") from None
             else:
-                return True
+                return _version(result)
         raise AssertionError("not reached")
 
-    def _is_marked(self, path: str, mark: str) -> bool:
+    def _marked(self, path: str, mark: str) -> Version | None:
+        """Return the version of an object if it has our mark."""
         try:
             found = obstore.get(self._reader, path, options={"head": True})
         except _MISSING:
-            return False
+            return None
         except _FAILURES as error:
             raise self.refused(error, path, "write") from None
-        return bool(found.attributes.get(MARK) == mark)
+        return _version(found.meta) if found.attributes.get(MARK) == mark else None
 
     def _put(self, path: str, contents: Sequence[memoryview]) -> None:
         with self._translated(path, "write"):
@@ -334,6 +355,54 @@ class CloudStore(RemoteStore):
                 for meta in batch:
                     yield Listed(meta["path"], meta["size"], meta["last_modified"])
 
+    # Changing
+
+    def _open_to_change(self, path: str) -> tuple[FileIO, Replace | None]:
+        if not self._replaces_conditionally():
+            return super()._open_to_change(path)
+        with self._translated(path, "map"):
+            meta = obstore.head(self._reader, path)
+        stat, version = Stat(meta["size"], meta["e_tag"] or ""), _version(meta)
+        if stat.nbytes > remote.MAX_PUT:
+            raise StoreError(
+                f"could not map {self.where(path)} with mmap_mode='r+': it could only be written "
+                f"back by one request, which takes {remote.MAX_PUT >> 30} GiB at most. Map it "
+                f"with 'c', and insert what has become of it"
+            )
+        with self._copy_of(path, stat) as copy:
+            file = filecache.working_copy((self.identity, path), copy, self.where(path))
+
+        def replace(contents: Sequence[memoryview], checksum: str) -> None:
+            nonlocal version
+            condition = {key: value for key, value in version.items() if value}
+            replaced = self._put_if(
+                condition, (*_CHANGED, *_MISSING), path, contents, **{CHANGED: checksum}
+            )
+            if replaced is None:
+                raise StoreError(
+                    f"refused to write {self.where(path)} ({self.identity}): the object has been "
+                    f"changed or removed since it was mapped. Nothing was overwritten"
+                )
+            version = replaced
+
+        return file, replace
+
+    def _replaces_conditionally(self) -> bool:
+        """Whether the server honours ``If-Match``: some ignore it and overwrite."""
+        with self._asking:
+            if self._replaces is None:
+                with suppress(NpyError):
+                    self._put_new(PROBE, [])
+                refused = (*_CHANGED, *_MISSING)
+                accepted = self._put_if({"e_tag": _NO_ETAG, "version": "1"}, refused, PROBE, [])
+                self._replaces = accepted is None
+            return self._replaces
+
+    def _changed(self, path: str) -> str | None:
+        with self._translated(path, "read"):
+            found = obstore.get(self._reader, path, options={"head": True})
+        return found.attributes.get(CHANGED)
+
     # Errors
 
     @contextmanager
@@ -379,6 +448,10 @@ class CloudStore(RemoteStore):
         except _FAILURES:
             return False
         return True
+
+
+def _version(meta: Any) -> Version:
+    return {"e_tag": meta["e_tag"], "version": meta["version"]}
 
 
 def _code(text: str) -> str:

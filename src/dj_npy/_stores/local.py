@@ -21,6 +21,8 @@ from dj_npy._stores.threads import side_by_side
 
 TEMPORARY_SUFFIX = ".dj-npy-tmp"
 """Ends the name of a file that is still being written."""
+_CHANGED = "user.dj_npy.changed"
+"""Extended attribute of a file that was opened to be changed."""
 _READ_PIECE = 1 << 20
 _MAX_DURABLE = 10_000
 _SIDE_BY_SIDE = 32 << 20
@@ -195,11 +197,28 @@ class LocalStore(Store):
                 raise self.refused(error, path, "list") from error
             yield Listed(path, stat.st_size, datetime.fromtimestamp(stat.st_mtime, timezone.utc))
 
-    def _open_to_map(self, path: str, writable: bool) -> FileIO:
+    def _open_to_map(self, path: str) -> FileIO:
         try:
-            return open(self._full(path), "r+b" if writable else "rb", buffering=0)
+            return open(self._full(path), "rb", buffering=0)
         except OSError as error:
             raise self.refused(error, path, "map") from error
+
+    def _open_to_change(self, path: str) -> tuple[FileIO, None]:
+        try:
+            file = FileIO(self._full(path), "r+")
+        except OSError as error:
+            raise self.refused(error, path, "map") from error
+        # Where the file system or the operating system has no such attributes, `verify` cannot
+        # tell a change from damage.
+        with suppress(AttributeError, OSError):
+            os.setxattr(file.fileno(), _CHANGED, b"mmap_mode='r+'")
+        return file, None
+
+    def _changed(self, path: str) -> str | None:
+        with suppress(AttributeError, OSError):
+            os.getxattr(self._full(path), _CHANGED)
+            return ""
+        return None
 
     def _full(self, path: str) -> str:
         return f"{self.location}/{path}"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from dj_npy import _filecache as filecache
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
 from dj_npy._settings import settings
-from dj_npy._stores.base import Limits, Part, Stat, Store
+from dj_npy._stores.base import Limits, Part, Replace, Stat, Store
 from dj_npy._stores.threads import all_in_threads, side_by_side
 
 T = TypeVar("T")
@@ -36,6 +36,7 @@ RETRY_S = 120
 """How long a request that failed is tried again."""
 MAX_PARTS = 10_000  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MAX_COPY = 5 << 30  # the same: what one CopyObject takes
+MAX_PUT = 5 << 30  # and one PutObject
 
 
 class Answer(NamedTuple):
@@ -161,13 +162,18 @@ class RemoteStore(Store):
 
         return self._parts(path, 0, expected.nbytes, unchanged, at_once=SIDE_BY_SIDE // 2)
 
-    def _open_to_map(self, path: str, writable: bool) -> FileIO:
-        if writable:
-            raise StoreError(
-                f"could not map {self.where(path)} with mmap_mode='r+': it is not a file of this "
-                f"machine. Map it with 'c', and insert what has become of it"
-            )
-        stat = self._stat(path)
+    def _open_to_map(self, path: str) -> FileIO:
+        return self._copy_of(path, self._stat(path))
+
+    def _open_to_change(self, path: str) -> tuple[FileIO, Replace | None]:
+        raise StoreError(
+            f"could not map {self.where(path)} with mmap_mode='r+': this store cannot replace an "
+            f"object on the condition that it is still the one that was read, so a change of "
+            f"someone else's might be lost. Map it with 'c', and insert what has become of it"
+        )
+
+    def _copy_of(self, path: str, stat: Stat) -> FileIO:
+        """Open the copy on this machine of that version of an object."""
 
         def download(file: FileIO) -> None:
             def write(first: int, answer: Answer) -> None:

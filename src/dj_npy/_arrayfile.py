@@ -1,0 +1,233 @@
+"""An array's file in its store: all of it, parts of it, a map of it, and what it must be."""
+
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from io import FileIO
+from itertools import chain
+from typing import Literal
+
+import numpy as np
+import xxhash
+
+from dj_npy import _fileformat as fileformat
+from dj_npy._errors import ArrayCorruptError
+from dj_npy._fileformat import CHECKSUM, AnyArray, Header
+from dj_npy._keptopen import KeptOpen, suits
+from dj_npy._plan import Plan
+from dj_npy._row import Row
+from dj_npy._selection import Selection
+from dj_npy._stores import Part, Replace, Store
+from dj_npy._workingcopy import working_map
+
+MapMode = Literal["r", "r+", "c"]
+Verified = Literal["as inserted", "changed since insert", "no checksum"]
+_Beginning = Callable[[int], tuple[bytes, int]]
+
+
+class ArrayFile:
+    """
+    The ``.npy`` file that a row describes.
+
+    Its methods raise :class:`ArrayMissingError`, :class:`ArrayCorruptError` and
+    :class:`StoreError`, if it is gone, is not what the row says, or cannot be read.
+
+    Parameters
+    ----------
+    store : Store
+        Where it is.
+    row : Row
+        What describes it.
+    known : tuple of Header and bytes, optional
+        Its header and the bytes of that, if they have been read before.
+    """
+
+    def __init__(self, store: Store, row: Row, known: tuple[Header, bytes] | None = None) -> None:
+        self.store, self.row, self.path = store, row, row.path
+        self.known = known
+        self._read_beforehand = memoryview(b"")
+
+    def header(self) -> Header:
+        """Read the header and check it against the row."""
+        return self._checked(self._read_beginning)[0]
+
+    def read(self) -> AnyArray:
+        """Read it into a new array: one pass, if the file is what the row says."""
+        expected = self.row.header()
+        if expected is not None:
+            array = self._allocated(expected)
+            prefix = bytearray(expected.offset)
+            buffers = (memoryview(prefix), fileformat.bytes_view(array))
+            size = self.store.read_into(self.path, 0, buffers)
+            if size == expected.file_size and prefix == fileformat.header_bytes(*expected[:3]):
+                return array
+        header = self.header()  # says what is wrong, if anything is
+        array = self._allocated(header)
+        view = fileformat.bytes_view(array)
+        if self.store.read_into(self.path, header.offset, (view,)) != header.file_size:
+            raise self._changed_meanwhile()
+        return array
+
+    def read_part(self, selection: Selection, out: AnyArray | None, most: float) -> AnyArray | None:
+        """
+        Read what is selected into `out`, which fits, or into a new array.
+
+        Returns None, with nothing read, if more than `most` bytes would be.
+        """
+        if not selection.nbytes:
+            return np.empty(selection.shape, selection.dtype) if out is None else out
+        for _ in range(2):
+            header, prefix = self.known = self._known(selection)
+            plan = Plan(selection, header, self.store.limits)
+            if plan.asked > most:
+                return None
+            array = out
+            if array is None:
+                array = np.empty(selection.shape, selection.dtype, header.order)
+            if self._filled(array, plan, prefix):
+                return array
+            # It is not the expected file. This says why, unless it is as good a one.
+            self.known = self._checked(self._read_beginning)
+        raise self._changed_meanwhile()
+
+    def keep_open(self) -> weakref.ref[KeptOpen] | None:
+        """Open it for slices of rows, after a part has been read; None where that is no gain."""
+        assert self.known is not None
+        header, prefix = self.known
+        if not self.store.near or not suits(header):
+            return None
+        file = self.store.open_to_map(self.path)
+        size = os.fstat(file.fileno()).st_size
+        if size != header.file_size or _beginning(file, len(prefix)) != prefix:
+            file.close()
+            return None
+        return weakref.ref(KeptOpen(file, header))
+
+    def map(self, mode: MapMode) -> AnyArray:
+        """Map it into memory."""
+        store, replace = self.store, None
+        if mode == "r+":
+            file, replace = store.open_to_change(self.path)
+        else:
+            file = store.open_to_map(self.path)
+        try:
+            with file:
+                return self._mapped(file, mode, replace)
+        except BaseException:
+            if replace is not None:  # a copy that nobody has changed
+                with suppress(OSError):
+                    os.unlink(file.name)
+            raise
+
+    def verify(self) -> Verified:
+        """Read all of it and check it against the row, to the byte where the row can tell."""
+        store, where = self.store, self.store.where(self.path)
+        self.header()
+        expected = self.row.checksum
+        if expected is None:
+            return "no checksum"
+        hasher = xxhash.xxh3_128()
+        for piece in store.pieces(self.path):
+            hasher.update(piece)
+        found = CHECKSUM + hasher.hexdigest()
+        if found == expected:
+            return "as inserted"
+        changed_to = store.changed(self.path)
+        if changed_to in ("", found):
+            return "changed since insert"
+        said = "" if changed_to is None else f", or since it was last changed {changed_to}"
+        raise ArrayCorruptError(
+            f"{where} has other bytes than were inserted: expected {expected}{said}, found "
+            f"{found}. Unless it was changed on purpose, restore it from a copy"
+        )
+
+    def _mapped(self, file: FileIO, mode: MapMode, replace: Replace | None) -> AnyArray:
+        size = os.fstat(file.fileno()).st_size
+        # Read from the very file that is mapped: another may have its name by now.
+        header, _ = self._checked(lambda length: (_beginning(file, length), size))
+        try:
+            if replace is not None:
+                return working_map(file, header, replace, self.store.where(self.path))
+            return np.memmap(file, header.dtype, mode, header.offset, header.shape, header.order)
+        except OSError as error:  # no address space left
+            raise self.store.refused(error, self.path, "map") from error
+
+    def _known(self, selection: Selection) -> tuple[Header, bytes]:
+        """Return the header and its bytes, which are read only if the row does not tell them."""
+        if self.known is not None:
+            return self.known
+        row = self.row
+        header = row.header()
+        if header is not None:
+            return header, fileformat.header_bytes(*header[:3])
+        # A row of DataJoint's own codec. If its file is as such files are, what is selected may
+        # begin so near that it comes with the header.
+        length = len(fileformat.header_bytes(row.dtype, row.shape, False))
+        guess = Header(row.dtype, row.shape, False, length)
+        start, stop = Plan(selection, guess, self.store.limits).first
+        near = stop if start <= self.store.limits.gap else 0
+
+        def beginning(length: int) -> tuple[bytes, int]:
+            read, size = self.store.read_beginning(self.path, max(length, near))
+            self._read_beforehand = memoryview(read)
+            return read, size
+
+        return self._checked(beginning)
+
+    def _filled(self, array: AnyArray, plan: Plan, prefix: bytes) -> bool:
+        """Fill `array` and return whether the file was the expected one, as far as that shows."""
+        assert self.known is not None
+        found = bytearray(prefix)
+        parts = _unread(plan.parts(array), self._read_beforehand)
+        if self.store.near:
+            parts = chain([Part(0, len(found), (memoryview(found),))], parts)
+        first = next(parts, None)
+        if first is None:
+            return True
+        stat = self.store.read_parts(self.path, chain([first], parts))
+        size = self.known[0].file_size
+        return stat is not None and stat.nbytes == size and found == prefix
+
+    def _allocated(self, header: Header) -> AnyArray:
+        try:
+            return np.empty(header.shape, header.dtype, order=header.order)
+        except (MemoryError, ValueError):  # ValueError: more than an address can count
+            self.header()  # a row that promises too much is told from a machine too small
+            raise
+
+    def _read_beginning(self, length: int) -> tuple[bytes, int]:
+        return self.store.read_beginning(self.path, length)
+
+    def _checked(self, beginning: _Beginning) -> tuple[Header, bytes]:
+        """Return the header, if the row is of it, and its bytes."""
+        where = self.store.where(self.path)
+        prefix, size = beginning(fileformat.FIRST_READ)
+        length = fileformat.header_length(prefix, where)
+        if length > len(prefix):
+            prefix, size = beginning(length)
+        header = fileformat.parse_header(prefix, size, where)
+        if not self.row.is_of(header):
+            raise ArrayCorruptError(
+                f"{where} is another array than the row says: expected shape {self.row.shape}, "
+                f"dtype {self.row.dtype}, found {header}. Restore the file from a copy"
+            )
+        return header, prefix[: header.offset]
+
+    def _changed_meanwhile(self) -> ArrayCorruptError:
+        return ArrayCorruptError(f"{self.store.where(self.path)} changed while it was read")
+
+
+def _unread(parts: Iterator[Part], read: memoryview) -> Iterator[Part]:
+    """Take from what has been read already, and yield the other parts."""
+    for part in parts:
+        stop = part.start + part.nbytes
+        if stop <= len(read) and not part.runs:
+            part.put(read[part.start : stop])
+        else:
+            yield part
+
+
+def _beginning(file: FileIO, length: int) -> bytes:
+    file.seek(0)
+    return file.read(length) or b""

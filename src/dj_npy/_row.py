@@ -1,0 +1,99 @@
+"""What a row says of its array: JSON of ours, of DataJoint's own codec, or of anybody."""
+
+from typing import Any
+
+import numpy as np
+
+from dj_npy import _fileformat as fileformat
+from dj_npy._errors import ArrayCorruptError
+from dj_npy._fileformat import Header
+
+
+class Row:
+    """
+    The contents of one ``<npy@>`` value in the database, checked when they are asked for.
+
+    Raises :class:`ArrayCorruptError` for each that makes no sense.
+
+    Parameters
+    ----------
+    json
+        As it came; it may be anything.
+    """
+
+    __slots__ = ("_dtype", "_shape", "json")
+
+    def __init__(self, json: Any) -> None:
+        self.json = json
+        self._shape: tuple[int, ...] | None = None
+        self._dtype: np.dtype[Any] | None = None
+
+    @property
+    def path(self) -> str:
+        """Where the file lies, relative to its store."""
+        path = self._said("path")
+        if not isinstance(path, str):
+            raise self._bad("path", path)
+        return path
+
+    @property
+    def store(self) -> str | None:
+        """Name of the store; None for the default one, in rows of DataJoint's own codec."""
+        store = self._said("store")
+        if not isinstance(store, str | None):
+            raise self._bad("store", store)
+        return store or None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        if self._shape is None:
+            shape = self._said("shape")
+            if not isinstance(shape, list) or not fileformat.is_shape(shape):
+                raise self._bad("shape", shape)
+            self._shape = tuple(shape)
+        return self._shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of an element."""
+        if self._dtype is None:
+            dtype = self._said("dtype")
+            try:
+                self._dtype = fileformat.dtype_from_json(dtype)
+            except (ValueError, TypeError, SyntaxError):
+                raise self._bad("dtype", dtype) from None
+        return self._dtype
+
+    @property
+    def checksum(self) -> Any:
+        """Checksum of the whole file; None in rows of DataJoint's own codec."""
+        return self._said("checksum")
+
+    def header(self) -> Header | None:
+        """Return the header that the file must have; None if the row does not tell."""
+        offset = self._said("offset")
+        if offset is None:
+            return None
+        fortran_order = self._said("fortran_order") is True
+        dtype, shape = self.dtype, self.shape
+        if len(fileformat.header_bytes(dtype, shape, fortran_order)) != offset:
+            return None
+        return Header(dtype, shape, fortran_order, offset)
+
+    def is_of(self, header: Header) -> bool:
+        """Whether a file with this header has the array that the row describes."""
+        if header.shape != self.shape:
+            return False
+        # The built-in codec writes a structured dtype as text, which leaves out padding.
+        by_text = self.dtype.names is not None and isinstance(self._said("dtype"), str)
+        return header.dtype == self.dtype or (by_text and header.dtype.names == self.dtype.names)
+
+    def _said(self, name: str) -> Any:
+        return self.json.get(name) if isinstance(self.json, dict) else None
+
+    def _bad(self, what: str, value: Any) -> ArrayCorruptError:
+        return ArrayCorruptError(
+            f"the row of the array at {self._said('path')!r:.200} in store "
+            f"{self._said('store')!r:.200} has no valid {what}: found {value!r:.200}"
+        )

@@ -1,0 +1,129 @@
+"""Memory maps of remote files whose changes are written back."""
+
+import os
+import threading
+import weakref
+from contextlib import suppress
+from io import FileIO
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from dj_npy._errors import StoreError
+from dj_npy._filecache import logger
+from dj_npy._fileformat import CHECKSUM, AnyArray, Header
+from dj_npy._stores import Replace
+
+
+class WorkingCopy:
+    """
+    A private copy of a remote file that is being changed, and the way back.
+
+    Parameters
+    ----------
+    file : FileIO
+        The copy. It is removed by :meth:`finish`, and by nobody else.
+    replace : callable
+        Brings new contents into the store.
+    what : str
+        What a message calls the file.
+    """
+
+    def __init__(self, file: FileIO, replace: Replace, what: str) -> None:
+        self.path = os.fspath(file.name)
+        self._replace, self._what = replace, what
+        self._process = os.getpid()
+        self._one_at_a_time = threading.Lock()
+        self._stored = _checksum(self._contents())
+
+    def write_back(self) -> None:
+        """
+        Bring what has been changed into the store.
+
+        Raises
+        ------
+        StoreError
+            If the file was changed there meanwhile, or cannot be written. The copy is kept.
+        """
+        with self._one_at_a_time:
+            contents = self._contents()
+            checksum = _checksum(contents)
+            if checksum == self._stored:
+                return
+            try:
+                self._replace([memoryview(contents)], checksum)  # type: ignore[arg-type]
+            except StoreError as error:
+                raise StoreError(f"{error}. The changed array is in {self.path!r}") from None
+            self._stored = checksum
+
+    def finish(self) -> None:
+        """Write back and remove the copy, or say where it is; the map is gone."""
+        if os.getpid() != self._process:  # of a forked child, which has a map of the same copy
+            return
+        # In a thread of its own: this may be called wherever memory is collected, perhaps from
+        # within a call of obstore, which does not bear another one in the same thread.
+        thread = threading.Thread(target=self._finished)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads: the interpreter is shutting down
+            self._finished()
+        else:
+            thread.join()
+
+    def _finished(self) -> None:
+        try:
+            self.write_back()
+        except BaseException as error:
+            logger.error(
+                "Changes of %s were not written back: %s. The changed array is in %r: "
+                "numpy.load() it and insert it, or remove it.",
+                self._what,
+                error,
+                self.path,
+            )
+            return
+        with suppress(OSError):  # Windows does not remove what is mapped
+            os.unlink(self.path)
+
+    def _contents(self) -> AnyArray:
+        return np.memmap(self.path, np.uint8, "r")
+
+
+class WorkingMap(np.memmap[Any, Any]):
+    """A map of a working copy: :meth:`flush` writes it back."""
+
+    _mmap: Any
+    _working: WorkingCopy | None = None
+
+    def __array_finalize__(self, obj: Any) -> None:
+        super().__array_finalize__(obj)
+        if getattr(self, "_mmap", None) is not None:  # it shares the map's memory
+            self._working = getattr(obj, "_working", None)
+
+    def flush(self) -> None:
+        """
+        Bring what has been changed into the store.
+
+        Raises
+        ------
+        StoreError
+            If the file was changed there meanwhile, or cannot be written. The working copy is
+            kept, and the message says where.
+        """
+        if self._working is not None:
+            self._working.write_back()
+
+
+def working_map(file: FileIO, header: Header, replace: Replace, what: str) -> AnyArray:
+    """Map a working copy; when nobody has the map any more, it is written back."""
+    working = WorkingCopy(file, replace, what)
+    array = WorkingMap(file, header.dtype, "r+", header.offset, header.shape, header.order)
+    array._working = working
+    # All views share this, whatever their type.
+    weakref.finalize(array._mmap, working.finish)
+    return array
+
+
+def _checksum(contents: AnyArray) -> str:
+    return CHECKSUM + xxhash.xxh3_128_hexdigest(contents)  # type: ignore[arg-type]  # see bytes_view
