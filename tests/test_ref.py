@@ -434,8 +434,7 @@ def test_memory_maps(stored: Stored, store: Path) -> None:
     shared[0, 0] = 99
     shared.flush()  # type: ignore[attr-defined]
     assert np.load(store / ref.path)[0, 0] == 99
-    with pytest.raises(ArrayCorruptError, match="has changed"):
-        ref.verify()
+    assert ref.verify() == "changed since insert"
 
 
 @pytest.mark.parametrize("array", [np.zeros((0, 3)), np.array(1.5), np.asfortranarray(A)])
@@ -546,7 +545,7 @@ def test_the_same_array_in_the_other_order_is_read(stored: Stored, store: Path) 
     ref = stored(A)
     (store / ref.path).write_bytes(saved(np.asfortranarray(A)))
     assert same(ref.load(), A)
-    with pytest.raises(ArrayCorruptError, match="has changed"):
+    with pytest.raises(ArrayCorruptError, match="other bytes than were inserted"):
         ref.verify()
 
 

@@ -2,8 +2,8 @@
 From what is selected to the bytes of a file that hold it, and from these to an array. Pure: no I/O.
 
 The axes of a selection and its points, ordered by how far apart their steps lie in the file, are
-*levels*, one within the other. A level knows what it spans, and whether there is a gap in it that is
-worth another request; from that follow the *pieces* in which it is read.
+*levels*, one within the other. A level knows what it spans, and whether there is a gap in it that
+is worth another request; from that follow the *pieces* in which it is read.
 """
 
 import math
