@@ -1,5 +1,6 @@
 """Work in other threads: read side by side, and hand pieces on."""
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,30 +23,32 @@ def side_by_side(work: Callable[[Any], T], items: Iterable[Any], at_once: int) -
     """
     Yield ``work(item)`` in order, `at_once` of them in threads at a time; a single one in none.
 
-    After an error nothing new is begun, and what is under way is waited for.
+    After an error nothing new is begun, and what is under way is waited for. A forked child
+    that goes on with the iterator does so without threads.
     """
     waiting = iter(items)
     few = list(islice(waiting, 2))
     if len(few) < 2:
         yield from map(work, few)
         return
-    waiting = chain(few, waiting)
+    waiting, process = chain(few, waiting), os.getpid()
     with ThreadPoolExecutor(at_once) as pool:
 
-        def begin(count: int) -> Iterator[Future[T]]:
+        def begin(count: int) -> Iterator[tuple[Any, Future[T]]]:
             for item in islice(waiting, count):
                 try:
-                    yield pool.submit(work, item)
+                    yield item, pool.submit(work, item)
                 except RuntimeError:  # no more threads: the interpreter is shutting down
                     future: Future[T] = Future()
                     future.set_result(work(item))
-                    yield future
+                    yield item, future
 
-        futures = deque(begin(at_once))
-        while futures:
-            result = futures.popleft().result()
-            futures.extend(begin(1))
+        begun = deque(begin(at_once))
+        while begun and os.getpid() == process:
+            result = begun.popleft()[1].result()
+            begun.extend(begin(1))
             yield result
+        yield from map(work, chain((item for item, _ in begun), waiting))
 
 
 def all_in_threads(work: Callable[[T], bool], items: Iterable[T], at_once: int) -> bool:
