@@ -25,7 +25,7 @@ def indexes(draw: st.DrawFn, shape: tuple[int, ...]) -> Any:
             entries.append(slice(draw(bound), draw(bound), step))
         elif kind == "i" and length:
             number = draw(st.integers(-length, length - 1))
-            entries.append(draw(st.sampled_from([int, np.int64, np.array]))(number))
+            entries.append(draw(st.sampled_from([number, np.int64(number), np.array(number)])))
         elif kind == "a" and length:
             entries.append(draw(integer_arrays(length)))
         elif kind == "m":
@@ -53,16 +53,16 @@ def indexes(draw: st.DrawFn, shape: tuple[int, ...]) -> Any:
 @st.composite
 def pairs(draw: st.DrawFn) -> Any:
     """An array in either order, and an index."""
-    array = with_text(np.array(draw(arrays()), order=draw(st.sampled_from("CF"))))
+    array = sound(np.array(draw(arrays()), order=draw(st.sampled_from("CF"))))
     return array, draw(indexes(array.shape))
 
 
-def with_text(array: Any) -> Any:
-    """Text of arbitrary bytes is none: NumPy itself fails to make an element of it."""
+def sound(array: Any) -> Any:
+    """Of arbitrary bytes, some are no text and no truth: NumPy makes other elements of them."""
     if array.dtype.names is not None:
         for name in array.dtype.names:
-            array[name] = with_text(array[name].copy())
-    if array.dtype.kind == "U":
+            array[name] = sound(array[name].copy())
+    if array.dtype.kind in "Ub":
         array[...] = np.arange(array.size).reshape(array.shape).astype(array.dtype)
     return array
 

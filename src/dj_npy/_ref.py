@@ -3,11 +3,11 @@
 import math
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import datajoint as dj
 import numpy as np
-from pydantic import ByteSize, TypeAdapter, ValidationError
+from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from dj_npy._arrayfile import ArrayFile, MapMode, Verified
 from dj_npy._arraylike import ArrayLike, materialized
@@ -21,7 +21,7 @@ from dj_npy._settings import settings
 from dj_npy._stores import StoreConfig, describe, open_store
 from dj_npy._stores.threads import side_by_side
 
-_SIZE = TypeAdapter(ByteSize)
+_SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
 _MAP_MODES: tuple[MapMode, ...] = ("r", "r+", "c")
 
 
