@@ -71,13 +71,14 @@ def test_changes_are_in_the_store_after_flush(stored: Stored, store_settings: An
     mapped.flush()
     assert (fresh(ref)[5] == 99).all()
     mapped[6] = 98
-    mapped[7:9].flush()  # a view's flush is its map's
+    view: Any = mapped[7:9]
+    view.flush()  # a view's flush is its map's
     changed = fresh(ref)
     assert (changed[5:7, 0] == [99, 98]).all()
     assert np.array_equal(np.delete(changed, [5, 6], 0), np.delete(A, [5, 6], 0))
     assert np.array_equal(before, A)
     assert ref.verify() == "changed since insert"
-    del mapped
+    del mapped, view
     assert copies() == []
 
 

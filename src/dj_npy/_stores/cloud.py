@@ -11,6 +11,7 @@ from datetime import timedelta
 from io import FileIO
 from itertools import chain, count, islice
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 import obstore
 from obstore import exceptions
@@ -43,6 +44,7 @@ _NO_ETAG = '"00000000000000000000000000000000"'
 _ATTEMPTS = 4
 _BACK_OFF_S = 0.1
 _SIGNED_FOR = timedelta(minutes=5)
+_MOST_URLS = 1000
 _MIN_DIRECT_PART = 1 << 20
 _MAX_DIRECT_PART = 32 << 20
 _FORGET_S = 600
@@ -118,6 +120,7 @@ class CloudStore(RemoteStore):
         self._ranges: bool | None = None  # whether the server honours them; not known yet
         self._ask_again = 0.0
         self._direct = Direct(self._signed) if direct else None
+        self._urls: dict[str, tuple[SplitResult, float]] = {}
 
     # Writing
 
@@ -208,9 +211,15 @@ class CloudStore(RemoteStore):
 
     # Reading
 
-    def _signed(self, path: str) -> str:
-        with self._translated(path, "read"):
-            return str(obstore.sign(self._reader, "GET", path, _SIGNED_FOR))
+    def _signed(self, path: str) -> SplitResult:
+        url, until = self._urls.get(path) or (None, 0.0)
+        if url is None or time.monotonic() > until:
+            with self._translated(path, "read"):
+                url = urlsplit(str(obstore.sign(self._reader, "GET", path, _SIGNED_FOR)))
+            if len(self._urls) >= _MOST_URLS:
+                self._urls.clear()
+            self._urls[path] = url, time.monotonic() + _SIGNED_FOR.seconds / 2
+        return url
 
     def _get(self, path: str, start: int, stop: int) -> Answer:
         with self._translated(path, "read"):
@@ -315,14 +324,24 @@ class CloudStore(RemoteStore):
         few = list(islice(waiting, 2))
         if len(few) > 1 and not self._honours_ranges(path, few[0].start):
             return self._read_through(path, few[0].start, chain(few, waiting))
+        if len(few) == 1 and (stat := self._read_directly(path, few[0])):
+            return stat
         return super()._read_parts(path, chain(few, waiting))
 
     def _read_part(self, path: str, part: Part) -> Stat:
-        if self._direct is not None and part.targets and part.nbytes >= _MIN_DIRECT_PART:
-            found = self._direct.fill(path, part.start, part.targets)
-            if found is not None:
-                return Stat(*found)
-        return super()._read_part(path, part)
+        # Of many small ones, obstore reads more at a time: it needs the interpreter less.
+        stat = self._read_directly(path, part) if part.nbytes >= _MIN_DIRECT_PART else None
+        return stat or super()._read_part(path, part)
+
+    def _read_directly(self, path: str, part: Part) -> Stat | None:
+        """Read a part past obstore; None if that was not to be."""
+        if self._direct is None:
+            return None
+        data = memoryview(bytearray(part.nbytes if part.take else 0))
+        found = self._direct.fill(path, part.start, part.targets if part.take is None else (data,))
+        if found is not None and part.take is not None:
+            part.take(data)
+        return None if found is None else Stat(*found)
 
     def _read_through(self, path: str, start: int, parts: Iterable[Part]) -> Stat | None:
         """Read parts, the first of which begins at `start`, from one stream of the object."""

@@ -7,7 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult
 
 from dj_npy._stores import remote
 
@@ -27,7 +27,7 @@ class Direct:
         From a path to a URL that may be read without further credentials.
     """
 
-    def __init__(self, sign: Callable[[str], str]) -> None:
+    def __init__(self, sign: Callable[[str], SplitResult]) -> None:
         self._sign = sign
         self._idle: deque[HTTPConnection] = deque()
         weakref.finalize(self, _close, self._idle).atexit = False
@@ -55,30 +55,32 @@ class Direct:
         except (OSError, HTTPException):
             return None
 
-    def _connected(self, url: str) -> HTTPConnection:
-        parts = urlsplit(url)
-        if parts.scheme == "http":
-            connection = HTTPConnection(parts.netloc, timeout=remote.CONNECT_TIMEOUT_S)
+    def _connected(self, url: SplitResult) -> HTTPConnection:
+        if url.scheme == "http":
+            connection = HTTPConnection(url.netloc, timeout=remote.CONNECT_TIMEOUT_S)
         else:
             if self._secure is None:
                 self._secure = ssl.create_default_context()
             connection = HTTPSConnection(
-                parts.netloc, timeout=remote.CONNECT_TIMEOUT_S, context=self._secure
+                url.netloc, timeout=remote.CONNECT_TIMEOUT_S, context=self._secure
             )
         connection.connect()
         connection.sock.settimeout(remote.SILENCE_S)
         return connection
 
     def _asked(
-        self, connection: HTTPConnection, url: str, start: int, targets: Sequence[memoryview]
+        self,
+        connection: HTTPConnection,
+        url: SplitResult,
+        start: int,
+        targets: Sequence[memoryview],
     ) -> tuple[int, str] | None:
         stop = start + sum(map(len, targets))
-        parts = urlsplit(url)
         whole = False
         deadline = time.monotonic() + remote.REQUEST_S
         try:
             connection.request(
-                "GET", f"{parts.path}?{parts.query}", headers={"Range": f"bytes={start}-{stop - 1}"}
+                "GET", f"{url.path}?{url.query}", headers={"Range": f"bytes={start}-{stop - 1}"}
             )
             response = connection.getresponse()
             answered = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
