@@ -286,43 +286,57 @@ class _Points(_Level):
             ends = _cut(flat, ends, limits.part - inner.span)
         self.begins, self.ends = np.append(0, ends[:-1]), ends
         self.lengths = flat[ends - 1] - flat[self.begins] + inner.span
-        self.asked = int(self.lengths.sum()) if self.fits else len(ends) * inner.asked
+        self.sums = np.cumsum(self.lengths)
+        self.asked = int(self.sums[-1]) if self.fits else len(ends) * inner.asked
         self.everything = (*self.numbers, *inner.everything)
         self.shape, self.strides = (int(flat[-1]) + 1, *inner.shape), (1, *inner.strides)
         self.points = 0, flat
 
     def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
-        inner, first = self.inner, 0
-        ends = np.cumsum(self.lengths)
+        inner = self.inner
+        begins, ends = self.begins.tolist(), self.ends.tolist()
+        offsets, lengths = self.offsets[self.begins].tolist(), self.lengths.tolist()
+        first = 0
         while first < len(ends):
-            stop = first + 1
-            if self.fits:
-                room = ends[first] - self.lengths[first] + self.limits.part
-                stop = min(int(ends.searchsorted(room, "right")), first + self.limits.runs)
-            runs, points = slice(first, stop), slice(self.begins[first], self.ends[stop - 1])
+            stop = self._together(first)
+            at, nbytes = start + offsets[first], lengths[first]
+            points = slice(begins[first], ends[stop - 1])
             steps = (*where, *(_one_or_some(axis[points]) for axis in self.numbers))
-            begins = self.offsets[self.begins[runs]]
-            at, lengths = start + int(begins[0]), self.lengths[runs]
+            places = self.offsets[points] - offsets[first]
+            runs: list[tuple[int, int]] = []
+            if stop - first > 1:
+                nbytes = sum(lengths[first:stop])
+                places -= self._moves(first, stop)
+                runs = [(start + offsets[n], lengths[n]) for n in range(first, stop)]
             first = stop
             if not self.fits:
                 yield from inner.pieces(at, steps, depth + 1)
                 continue
-            nbytes = int(lengths.sum())
-            # How far each run moves when they are put together.
-            moves = np.repeat(
-                begins - (np.cumsum(lengths) - lengths), self.ends[runs] - self.begins[runs]
-            )
             yield Piece(
                 at,
                 nbytes,
                 (*steps, *inner.everything),
                 (*(1,) * depth, nbytes - inner.span + 1, *inner.shape),
                 (*(0,) * depth, *self.strides),
-                (depth, self.offsets[points] - moves) if len(moves) > 1 else None,
-                list(zip((start + begins).tolist(), lengths.tolist(), strict=True))
-                if len(lengths) > 1
-                else (),
+                (depth, places) if len(places) > 1 else None,
+                runs,
             )
+
+    def _together(self, first: int) -> int:
+        """Return the run after the last of those that are read in one part, from `first` on."""
+        stop = first + 1
+        if self.fits and self.limits.runs > 1:
+            room = self.sums[first] - self.lengths[first] + self.limits.part
+            stop = min(int(self.sums.searchsorted(room, "right")), first + self.limits.runs)
+        return stop
+
+    def _moves(self, first: int, stop: int) -> Offsets:
+        """By how much each point moves to the front when these runs are put together."""
+        runs = slice(first, stop)
+        lengths = self.lengths[runs]
+        gaps = self.offsets[self.begins[runs]] - self.offsets[self.begins[first]]
+        gaps -= np.cumsum(lengths) - lengths
+        return np.repeat(gaps, self.ends[runs] - self.begins[runs])
 
 
 def _cut(offsets: Offsets, ends: Offsets, room: int) -> Offsets:

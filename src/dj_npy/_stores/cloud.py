@@ -222,20 +222,28 @@ class CloudStore(RemoteStore):
         return url
 
     def _get(self, path: str, start: int, stop: int) -> Answer:
-        with self._translated(path, "read"):
+        try:
             if self._ranges is not False or time.monotonic() > self._ask_again:
-                try:
-                    return self._get_range(path, start, stop)
-                except exceptions.GenericError:
-                    # The range begins past the end, or the server answers with the whole.
-                    answer = self._get_through(path, start, stop)
-                    if start < answer.size:
-                        with suppress(exceptions.GenericError):
-                            return self._get_range(path, start, stop)
-                        self._ranges = False
-                        self._ask_again = time.monotonic() + _FORGET_S
-                    return answer
+                return self._get_range(path, start, stop)
+        except NpyError:
+            raise
+        except exceptions.GenericError:
+            return self._get_anyhow(path, start, stop)
+        except _FAILURES as error:
+            raise self.refused(error, path, "read") from None
+        with self._translated(path, "read"):
             return self._get_through(path, start, stop)
+
+    def _get_anyhow(self, path: str, start: int, stop: int) -> Answer:
+        """The range begins past the end, or the server answers with the whole."""
+        with self._translated(path, "read"):
+            answer = self._get_through(path, start, stop)
+            if start < answer.size:
+                with suppress(exceptions.GenericError):
+                    return self._get_range(path, start, stop)
+                self._ranges = False
+                self._ask_again = time.monotonic() + _FORGET_S
+            return answer
 
     def _get_range(self, path: str, start: int, stop: int) -> Answer:
         result = obstore.get(self._reader, path, options={"range": (start, stop)})
