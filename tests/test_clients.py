@@ -15,7 +15,7 @@ from dj_npy import StoreError
 from dj_npy._stores import amazon, clients, opening
 from dj_npy._stores.cloud import CloudStore
 from dj_npy._stores.generic import GenericStore
-from tests.conformance import create
+from tests.conformance import beginning, create
 from tests.servers import ACCESS_KEY, AZURITE_ACCOUNT, AZURITE_KEY, BUCKET, S3Raw, s3_settings
 from tests.test_conformance import location, store_of
 
@@ -97,7 +97,7 @@ def test_the_same_keys_through_fsspec(
     path = create(store_of(settings), b"contents")
     assert S3Raw(moto, f"{location}/deeper").get(path) == b"contents"
     monkeypatch.setattr(opening, "_forked", True)
-    assert store_of(settings).read_beginning(path, 20) == (b"contents", 8)
+    assert beginning(store_of(settings), path, 20) == (b"contents", 8)
 
 
 def test_secure_is_the_default() -> None:
@@ -358,7 +358,7 @@ def test_gcs_reads_what_an_emulator_answers(fake_gcs: str, location: str, tmp_pa
         buffer = bytearray(len(contents))
         assert store.read_into("lab/a.npy", 0, [memoryview(buffer)]) == len(contents)
         assert buffer == contents
-        assert store.read_beginning("lab/a.npy", 10) == (contents[:10], len(contents))
+        assert beginning(store, "lab/a.npy", 10) == (contents[:10], len(contents))
 
 
 @pytest.mark.parametrize("token", ["browser", "cloud", {"type": "authorized_user"}])

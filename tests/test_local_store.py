@@ -16,6 +16,7 @@ from dj_npy import ArrayMissingError, StoreError, settings
 from dj_npy._addressing import with_token
 from dj_npy._stores import local
 from dj_npy._stores.local import LocalStore
+from tests.conformance import beginning
 from tests.conftest import run
 
 PLAIN = "lab/t/k=1/a.npy"
@@ -292,8 +293,8 @@ def test_a_large_file_is_read_while_the_interpreter_shuts_down(store: Path) -> N
 
 def test_the_beginning_of_a_file(local_store: LocalStore) -> None:
     path = create(local_store, b"0123456789")
-    assert local_store.read_beginning(path, 4) == (b"0123", 10)
-    assert local_store.read_beginning(path, 40) == (b"0123456789", 10)
+    assert beginning(local_store, path, 4) == (b"0123", 10)
+    assert beginning(local_store, path, 40) == (b"0123456789", 10)
 
 
 def test_pieces_are_the_file(local_store: LocalStore) -> None:

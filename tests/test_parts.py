@@ -23,6 +23,7 @@ from dj_npy import (
     ArrayInvalidError,
     ArrayMissingError,
     NpyRef,
+    _keptopen,
     settings,
 )
 from dj_npy import _fileformat as fileformat
@@ -611,21 +612,24 @@ def test_a_forked_child_goes_on_with_a_walk(stored: Stored) -> None:
 # Files that stay open
 
 
+def close_all() -> None:
+    while _keptopen._open:
+        _keptopen._open.popleft()._file = None
+
+
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
 def test_few_files_stay_open_however_many_are_read(stored: Stored, in_parts: None) -> None:
-    from dj_npy import _keptopen
-
-    _keptopen._recent.clear()
+    close_all()
     before = descriptors()
     refs = [stored(MANY[:100], number) for number in range(200)]
     for ref in refs:
         for n in range(4):
             assert same(ref[n : n + 2], MANY[n : n + 2].copy())
     assert descriptors() - before == 64
-    _keptopen._recent.clear()
+    close_all()
     assert descriptors() == before
 
 

@@ -17,7 +17,7 @@ from obstore import exceptions
 from dj_npy import ArrayCorruptError, ArrayMissingError, NpyRef, StoreError
 from dj_npy._stores import Store, clients, cloud, opening, remote, threads
 from dj_npy._stores.remote import PROBE
-from tests.conformance import PLAIN, create, large, names, read
+from tests.conformance import PLAIN, beginning, create, large, names, read
 from tests.conftest import run
 from tests.faults import Fault, Proxy, Request, proxy_of
 from tests.servers import ACCESS_KEY, SECRET_KEY, S3Raw, s3_settings
@@ -185,7 +185,7 @@ def test_a_server_that_answers_a_range_with_everything(
     contents = large(nbytes).tobytes()
     raw.put("file", contents)
     proxy.harm = lambda request: Fault(whole=True)
-    assert opened.read_beginning("file", 128) == (contents[:128], nbytes)
+    assert beginning(opened, "file", 128) == (contents[:128], nbytes)
     assert read(opened, "file", 128, nbytes - 128) == (nbytes, [contents[128:]])
     assert read(opened, "file", 128, nbytes)[0] is None
     assert b"".join(opened.pieces("file")) == contents
@@ -465,7 +465,7 @@ class TestErrorsThroughFsspec:
         store = store_of(s3_settings(proxy.endpoint, location=location))
         proxy.harm = lambda request: Fault(whole=True)
         assert read(store, "file", 7, 1000) == (SMALL, [contents[7:1007]])
-        assert store.read_beginning("file", 10) == (contents[:10], SMALL)
+        assert beginning(store, "file", 10) == (contents[:10], SMALL)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux")

@@ -1,9 +1,9 @@
 """An array's file in its store: all of it, parts of it, a map of it, and what it must be."""
 
 import os
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from io import FileIO
 from itertools import chain
 from typing import Literal
@@ -18,7 +18,7 @@ from dj_npy._keptopen import KeptOpen, suits
 from dj_npy._plan import Plan
 from dj_npy._row import Row
 from dj_npy._selection import Selection
-from dj_npy._stores import Part, Replace, Store
+from dj_npy._stores import Part, Replace, Stat, Store
 from dj_npy._workingcopy import working_map
 
 MapMode = Literal["r", "r+", "c"]
@@ -46,21 +46,20 @@ class ArrayFile:
     def __init__(self, store: Store, row: Row, known: tuple[Header, bytes] | None = None) -> None:
         self.store, self.row, self.path = store, row, row.path
         self.known = known
-        self._read_beforehand = memoryview(b"")
 
     def header(self) -> Header:
         """Read the header and check it against the row."""
         return self._checked(self._read_beginning)[0]
 
     def read(self) -> AnyArray:
-        """Read it into a new array: one pass, if the file is what the row says."""
-        expected = self.row.header()
+        """Read it into a new array: one pass, if the file is what it should be."""
+        expected = self.known or self._expected()
         if expected is not None:
-            array = self._allocated(expected)
-            prefix = bytearray(expected.offset)
-            buffers = (memoryview(prefix), fileformat.bytes_view(array))
-            size = self.store.read_into(self.path, 0, buffers)
-            if size == expected.file_size and prefix == fileformat.header_bytes(*expected[:3]):
+            header, prefix = expected
+            array = self._allocated(header)
+            found = bytearray(prefix)
+            buffers = (memoryview(found), fileformat.bytes_view(array))
+            if self.store.read_into(self.path, 0, buffers) == header.file_size and found == prefix:
                 return array
         header = self.header()  # says what is wrong, if anything is
         array = self._allocated(header)
@@ -78,31 +77,32 @@ class ArrayFile:
         if not selection.nbytes:
             return np.empty(selection.shape, selection.dtype) if out is None else out
         for _ in range(2):
-            header, prefix = self.known = self._known(selection)
+            read = _Read()
+            if self.known is None:
+                self.known = self._expected() or self._checked(self._first(selection, most, read))
+            header, prefix = self.known
             plan = Plan(selection, header, self.store.limits)
             if plan.asked > most:
                 return None
             array = out
             if array is None:
                 array = np.empty(selection.shape, selection.dtype, header.order)
-            if self._filled(array, plan, prefix):
+            if self._filled(array, plan, header, prefix, read):
                 return array
             # It is not the expected file. This says why, unless it is as good a one.
             self.known = self._checked(self._read_beginning)
         raise self._changed_meanwhile()
 
-    def keep_open(self) -> weakref.ref[KeptOpen] | None:
+    def keep_open(self) -> KeptOpen | None:
         """Open it for slices of rows, after a part has been read; None where that is no gain."""
         assert self.known is not None
         header, prefix = self.known
         if not self.store.near or not suits(header):
             return None
-        file = self.store.open_to_map(self.path)
-        size = os.fstat(file.fileno()).st_size
-        if size != header.file_size or _beginning(file, len(prefix)) != prefix:
-            file.close()
-            return None
-        return weakref.ref(KeptOpen(file, header))
+        with self.store.open_to_map(self.path) as file, suppress(OSError):
+            kept = KeptOpen(os.fspath(file.name), header)
+            return kept if kept.begins_with(prefix) else None
+        return None
 
     def map(self, mode: MapMode) -> AnyArray:
         """Map it into memory."""
@@ -153,41 +153,46 @@ class ArrayFile:
         except OSError as error:  # no address space left
             raise self.store.refused(error, self.path, "map") from error
 
-    def _known(self, selection: Selection) -> tuple[Header, bytes]:
-        """Return the header and its bytes, which are read only if the row does not tell them."""
-        if self.known is not None:
-            return self.known
-        row = self.row
-        header = row.header()
-        if header is not None:
-            return header, fileformat.header_bytes(*header[:3])
-        # A row of DataJoint's own codec. If its file is as such files are, what is selected may
-        # begin so near that it comes with the header.
+    def _expected(self) -> tuple[Header, bytes] | None:
+        """Return the header that the row promises, and its bytes, if it tells."""
+        header = self.row.header()
+        return None if header is None else (header, fileformat.header_bytes(*header[:3]))
+
+    def _first(self, selection: Selection, most: float, read: "_Read") -> _Beginning:
+        """
+        Read what is not known of the header of a row of DataJoint's own codec.
+
+        If its file is as such files are, what is selected may begin so near that it comes with
+        the header.
+        """
+        row, limits = self.row, self.store.limits
         length = len(fileformat.header_bytes(row.dtype, row.shape, False))
-        guess = Header(row.dtype, row.shape, False, length)
-        start, stop = Plan(selection, guess, self.store.limits).first
-        near = stop if start <= self.store.limits.gap else 0
+        plan = Plan(selection, Header(row.dtype, row.shape, False, length), limits)
+        start, stop = plan.first
+        near = stop if start <= limits.gap and plan.asked <= most else 0
 
         def beginning(length: int) -> tuple[bytes, int]:
-            read, size = self.store.read_beginning(self.path, max(length, near))
-            self._read_beforehand = memoryview(read)
-            return read, size
+            data, read.stat = self.store.read_beginning(self.path, max(length, near))
+            read.data = memoryview(data)
+            return data, read.stat.nbytes
 
-        return self._checked(beginning)
+        return beginning
 
-    def _filled(self, array: AnyArray, plan: Plan, prefix: bytes) -> bool:
+    def _filled(
+        self, array: AnyArray, plan: Plan, header: Header, prefix: bytes, read: "_Read"
+    ) -> bool:
         """Fill `array` and return whether the file was the expected one, as far as that shows."""
-        assert self.known is not None
         found = bytearray(prefix)
-        parts = _unread(plan.parts(array), self._read_beforehand)
+        parts = _unread(plan.parts(array), read.data)
         if self.store.near:
             parts = chain([Part(0, len(found), (memoryview(found),))], parts)
         first = next(parts, None)
         if first is None:
             return True
         stat = self.store.read_parts(self.path, chain([first], parts))
-        size = self.known[0].file_size
-        return stat is not None and stat.nbytes == size and found == prefix
+        if stat is None or stat.nbytes != header.file_size or found != prefix:
+            return False
+        return read.stat in (None, stat)  # or the parts are not all of one file
 
     def _allocated(self, header: Header) -> AnyArray:
         try:
@@ -197,7 +202,8 @@ class ArrayFile:
             raise
 
     def _read_beginning(self, length: int) -> tuple[bytes, int]:
-        return self.store.read_beginning(self.path, length)
+        data, stat = self.store.read_beginning(self.path, length)
+        return data, stat.nbytes
 
     def _checked(self, beginning: _Beginning) -> tuple[Header, bytes]:
         """Return the header, if the row is of it, and its bytes."""
@@ -216,6 +222,14 @@ class ArrayFile:
 
     def _changed_meanwhile(self) -> ArrayCorruptError:
         return ArrayCorruptError(f"{self.store.where(self.path)} changed while it was read")
+
+
+@dataclass
+class _Read:
+    """What of a file was read beside its header, and of which version it is."""
+
+    data: memoryview = field(default_factory=lambda: memoryview(b""))
+    stat: Stat | None = None
 
 
 def _unread(parts: Iterator[Part], read: memoryview) -> Iterator[Part]:

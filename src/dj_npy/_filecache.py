@@ -37,6 +37,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_locks)
 
 
+class QuietFile(FileIO):
+    """A file that is closed when nobody has it any more, without a warning."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def opened(
     key: tuple[str, ...], nbytes: int, download: Callable[[FileIO], None], what: str
 ) -> FileIO:
@@ -148,7 +155,7 @@ def write_at(file: FileIO, offset: int, data: memoryview) -> None:
 
 
 def _private_folder(name: str) -> Path:
-    folder = Path(settings.cache_dir) / name
+    folder = Path(settings.cache_dir).absolute() / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)

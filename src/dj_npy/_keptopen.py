@@ -2,11 +2,15 @@
 
 import os
 from collections import deque
-from io import FileIO
+from contextlib import suppress
 
 import numpy as np
 
+from dj_npy._filecache import QuietFile
 from dj_npy._fileformat import AnyArray, Header
+
+with suppress(ImportError):  # Windows has neither this nor `os.preadv`
+    from resource import RLIMIT_NOFILE, getrlimit
 
 _MOST_FILES = 64
 _MOST_BYTES = 1 << 20
@@ -15,49 +19,72 @@ _MOST_BYTES = 1 << 20
 
 class KeptOpen:
     """
-    A file of rows that can be read without a look at the store: 6 us a slice instead of 40.
+    A file of rows that is read without a look at the store: 5 us a slice instead of 45.
 
-    Nothing holds it but :data:`_recent`, so few files are open at a time.
+    Few are open at a time: the one that was opened first is closed for the next.
 
     Parameters
     ----------
-    file : FileIO
-        Open for reading; closed when this is let go.
+    path : str
+        Where it is.
     header : Header
-        The file's; see :func:`suits`.
+        Its header; see :func:`suits`.
     """
 
-    __slots__ = ("__weakref__", "_dtype", "_file", "_length", "_most", "_offset", "_row", "_size")
+    __slots__ = ("_dtype", "_file", "_length", "_most", "_offset", "_row", "_size", "_status")
 
-    def __init__(self, file: FileIO, header: Header) -> None:
-        self._file = file
+    def __init__(self, path: str, header: Header) -> None:
         self._dtype, (self._length, *self._row) = header.dtype, header.shape
         self._offset, self._size = header.offset, header.file_size
         self._most = min(_MOST_BYTES, (header.file_size - header.offset) // 4)
-        _recent.append(self)
+        self._file: QuietFile | None = QuietFile(path)
+        self._status = os.fstat(self._file.fileno())
+        while len(_open) >= min(_MOST_FILES, getrlimit(RLIMIT_NOFILE)[0] // 4):
+            # Whoever is reading it holds the file, which is closed when he has done.
+            _open.popleft()._file = None
+        _open.append(self)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it will not be read any more."""
+        return self._file is None
+
+    def begins_with(self, prefix: bytes) -> bool:
+        """Whether it is the expected file, as far as header and size show."""
+        file = self._file
+        return (
+            file is not None
+            and self._status.st_size == self._size
+            and os.pread(file.fileno(), len(prefix), 0) == prefix
+        )
 
     def rows(self, index: slice) -> AnyArray | None:
         """Return consecutive rows; None if that is not what is asked for, or not to be had."""
         start, stop, step = index.indices(self._length)
-        if step != 1 or stop <= start:
+        file = self._file
+        if step != 1 or stop <= start or file is None:
             return None
         rows: AnyArray = np.empty((stop - start, *self._row), self._dtype)
         nbytes = rows.nbytes
         if nbytes > self._most:
             return None
-        descriptor = self._file.fileno()
-        stat = os.fstat(descriptor)
-        # Without a name, another file may have taken its place.
-        if stat.st_size != self._size or not stat.st_nlink:
+        try:
+            found, expected = os.stat(file.name), self._status
+        except OSError:
+            self._file = None
+            return None
+        if (found.st_size, found.st_ino, found.st_dev) != (
+            self._size,
+            expected.st_ino,
+            expected.st_dev,
+        ):
+            self._file = None  # another file has its name by now
             return None
         position = self._offset + start * (nbytes // (stop - start))
-        return rows if os.preadv(descriptor, (rows.data,), position) == nbytes else None
-
-    def __del__(self) -> None:
-        self._file.close()
+        return rows if os.preadv(file.fileno(), (rows.data,), position) == nbytes else None
 
 
-_recent: deque[KeptOpen] = deque(maxlen=_MOST_FILES)
+_open: deque[KeptOpen] = deque()
 
 
 def suits(header: Header) -> bool:

@@ -20,6 +20,7 @@ from dj_npy._stores import Limits, Part
 Where = tuple[Any, ...]
 
 _EVERYTHING = slice(None)
+_WINDOW = 4096
 
 
 class Piece(NamedTuple):
@@ -191,19 +192,23 @@ class _Level:
     """
     An axis, or the points, of a selection and all that is within.
 
-    `shape`, `strides`, `points` and `everything` are those of the piece that all of it is.
+    `shape`, `strides` and `points` are those of the piece that all of it is.
     """
 
     shape: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
     points: tuple[int, Offsets] | None = None
-    everything: Where = ()
     dense: bool = True
     """Whether no gap in it is worth asking around."""
     span: int
     """Bytes from the first to the last."""
     asked: int
     """Bytes of its pieces."""
+
+    @property
+    def everything(self) -> Where:
+        """Index of all of it in the result."""
+        return ()
 
     def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
         """Yield its pieces if it begins at byte `start`, within one step of `depth` others."""
@@ -224,7 +229,6 @@ class _Axis(_Level):
         self.span = (length - 1) * stride + inner.span
         self.dense = inner.dense and (length == 1 or stride - inner.span <= limits.gap)
         self.asked = self.span if self.dense else length * inner.asked
-        self.everything = (_EVERYTHING, *inner.everything)
         self.shape, self.strides = (length, *inner.shape), (stride, *inner.strides)
         if inner.points is not None:
             self.points = inner.points[0] + 1, inner.points[1]
@@ -232,6 +236,10 @@ class _Axis(_Level):
         """Steps of one piece; none if a step is too much for one."""
         if self.dense and inner.span <= limits.part:
             self.at_once = (limits.part - inner.span) // max(stride, 1) + 1
+
+    @property
+    def everything(self) -> Where:
+        return (_EVERYTHING, *self.inner.everything)
 
     def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
         inner, at_once = self.inner, self.at_once
@@ -268,58 +276,66 @@ class _Points(_Level):
     """
 
     def __init__(self, offsets: Offsets, inner: _Level, limits: Limits) -> None:
+        # There may be as many points as elements in the result, so few arrays are kept of them.
         self.inner, self.limits = inner, limits
-        flat = offsets.ravel()
-        order = np.arange(flat.size)
-        if (np.diff(flat) < 0).any():
-            order = np.argsort(flat, kind="stable")
-            flat = flat[order]
-        steps = np.diff(flat)
-        far = steps - inner.span > limits.gap
-        self.offsets, self.numbers = flat, np.unravel_index(order, offsets.shape)
-        self.span = int(flat[-1]) + inner.span
-        self.dense = inner.dense and not far.any()
-        # A run is of neighbours, or, where one step is too much for it, of one place.
+        self._shape, self._order, flat = offsets.shape, None, offsets.ravel()
+        if (flat[1:] < flat[:-1]).any():
+            self._order = np.argsort(flat, kind="stable")
+            flat = flat[self._order]
+        self.offsets, self.span = flat, int(flat[-1]) + inner.span
         self.fits = inner.dense and inner.span <= limits.part
-        ends = np.append(np.flatnonzero(far if self.fits else steps) + 1, flat.size)
+        # A run is of neighbours, or, where one step is too much for it, of one place.
+        far = np.flatnonzero(np.diff(flat) > (inner.span + limits.gap if self.fits else 0))
+        ends = np.append(far + 1, flat.size)
+        self.dense = inner.dense and len(ends) == 1
         if self.fits:
             ends = _cut(flat, ends, limits.part - inner.span)
         self.begins, self.ends = np.append(0, ends[:-1]), ends
         self.lengths = flat[ends - 1] - flat[self.begins] + inner.span
         self.sums = np.cumsum(self.lengths)
         self.asked = int(self.sums[-1]) if self.fits else len(ends) * inner.asked
-        self.everything = (*self.numbers, *inner.everything)
         self.shape, self.strides = (int(flat[-1]) + 1, *inner.shape), (1, *inner.strides)
         self.points = 0, flat
 
+    @property
+    def everything(self) -> Where:
+        return (*self._numbers(0, self.offsets.size), *self.inner.everything)
+
     def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
-        inner = self.inner
-        begins, ends = self.begins.tolist(), self.ends.tolist()
-        offsets, lengths = self.offsets[self.begins].tolist(), self.lengths.tolist()
-        first = 0
-        while first < len(ends):
-            stop = self._together(first)
-            at, nbytes = start + offsets[first], lengths[first]
-            points = slice(begins[first], ends[stop - 1])
-            steps = (*where, *(_one_or_some(axis[points]) for axis in self.numbers))
-            places = self.offsets[points] - offsets[first]
-            runs: list[tuple[int, int]] = []
+        inner, first, window = self.inner, 0, range(0)
+        while first < len(self.ends):
+            if first not in window:  # of a million runs, only some as Python's numbers
+                window = range(first, min(first + _WINDOW, len(self.ends)))
+                some = slice(first, window.stop)
+                begins, ends = self.begins[some].tolist(), self.ends[some].tolist()
+                offsets, lengths = (
+                    self.offsets[self.begins[some]].tolist(),
+                    self.lengths[some].tolist(),
+                )
+            stop = min(self._together(first), window.stop)
+            runs = slice(first - window.start, stop - window.start)
+            offset, nbytes = offsets[runs.start], lengths[runs.start]
+            points = slice(begins[runs.start], ends[runs.stop - 1])
+            steps = (*where, *self._numbers(points.start, points.stop))
+            places = self.offsets[points] - offset
+            several: list[tuple[int, int]] = []
             if stop - first > 1:
-                nbytes = sum(lengths[first:stop])
+                nbytes = sum(lengths[runs])
                 places -= self._moves(first, stop)
-                runs = [(start + offsets[n], lengths[n]) for n in range(first, stop)]
+                begin = map(start.__add__, offsets[runs])
+                several = list(zip(begin, lengths[runs], strict=True))
             first = stop
             if not self.fits:
-                yield from inner.pieces(at, steps, depth + 1)
+                yield from inner.pieces(start + offset, steps, depth + 1)
                 continue
             yield Piece(
-                at,
+                start + offset,
                 nbytes,
                 (*steps, *inner.everything),
                 (*(1,) * depth, nbytes - inner.span + 1, *inner.shape),
                 (*(0,) * depth, *self.strides),
                 (depth, places) if len(places) > 1 else None,
-                runs,
+                several,
             )
 
     def _together(self, first: int) -> int:
@@ -329,6 +345,15 @@ class _Points(_Level):
             room = self.sums[first] - self.lengths[first] + self.limits.part
             stop = min(int(self.sums.searchsorted(room, "right")), first + self.limits.runs)
         return stop
+
+    def _numbers(self, first: int, stop: int) -> Where:
+        """Index of some points, in their place in the file, by where they are in the result."""
+        order = self._order
+        numbers = np.arange(first, stop) if order is None else order[first:stop]
+        axes = (numbers,) if len(self._shape) == 1 else np.unravel_index(numbers, self._shape)
+        if stop - first > 1:
+            return axes
+        return tuple(slice(n := int(axis[0]), n + 1) for axis in axes)
 
     def _moves(self, first: int, stop: int) -> Offsets:
         """By how much each point moves to the front when these runs are put together."""
@@ -349,7 +374,3 @@ def _cut(offsets: Offsets, ends: Offsets, room: int) -> Offsets:
             cut.append(first)
         first = end
     return np.sort(np.append(ends, np.array(cut, np.intp)))
-
-
-def _one_or_some(numbers: Offsets) -> Any:
-    return slice(n := int(numbers[0]), n + 1) if len(numbers) == 1 else numbers

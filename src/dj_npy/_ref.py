@@ -63,7 +63,7 @@ class NpyRef(ArrayLike, dj.NpyRef):
         self._loaded = None
         # What is remembered once a part has been read: the header, and then the open file.
         self._known: tuple[Header, bytes] | None = None
-        self._kept_open: weakref.ref[KeptOpen] | None = None
+        self._kept_open: KeptOpen | None = None
 
     @property
     def path(self) -> str:
@@ -159,7 +159,9 @@ class NpyRef(ArrayLike, dj.NpyRef):
         >>> ref.read(np.s_[100:110], out=out) is out
         True
         """
-        if out is not None and not isinstance(out, np.ndarray):
+        if out is not None and (
+            not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)
+        ):
             raise ArrayInvalidError(f"out must be a numpy.ndarray, not {type(out).__name__}")
         array = loaded_array(self)
         if array is not None:
@@ -174,9 +176,9 @@ class NpyRef(ArrayLike, dj.NpyRef):
             self._check_out(out, selected.shape, selected.dtype)
         elif selection is ... or (isinstance(selection, tuple) and not selection):
             return self._file().read()
-        part = self._part(selected, out, math.inf)
+        part = self._part(selected, None if out is None else out.view(np.ndarray), math.inf)
         assert part is not None
-        return part
+        return part if out is None else out
 
     def blocks(self, nbytes: int | str = "64 MiB") -> Iterator[AnyArray]:
         """
@@ -214,7 +216,7 @@ class NpyRef(ArrayLike, dj.NpyRef):
         rows = len(self)
         at_once = max(1, most // max(1, self.nbytes // max(1, rows)))
         slices = (slice(first, first + at_once) for first in range(0, rows, at_once))
-        return side_by_side(self.read, slices, 1)
+        return side_by_side(self._block, slices, 1)
 
     def unload(self) -> None:
         """
@@ -269,8 +271,7 @@ class NpyRef(ArrayLike, dj.NpyRef):
     def __getitem__(self, index: Any) -> Any:
         """Return what `index` selects, in memory of its own; only what it needs is read."""
         if type(index) is slice and self._kept_open is not None and self._loaded is None:
-            open_file = self._kept_open()
-            rows = None if open_file is None else open_file.rows(index)
+            rows = self._kept_open.rows(index)
             if rows is not None:
                 return rows
         index = materialized(index)
@@ -297,6 +298,16 @@ class NpyRef(ArrayLike, dj.NpyRef):
             for row in block:
                 yield row.copy() if isinstance(row, (np.ndarray, np.void)) else row
 
+    def _block(self, rows: slice) -> AnyArray:
+        if not self.is_loaded and self.nbytes <= settings.memory:
+            selected = select(rows, self.shape, self.dtype)
+            # In Fortran order, each block might be read with most of the file around it.
+            part = self._part(selected, None, 2 * selected.nbytes)
+            if part is not None:
+                return part
+            self.load()
+        return self.read(rows)
+
     def _array(self) -> AnyArray:
         return self.load()
 
@@ -310,7 +321,7 @@ class NpyRef(ArrayLike, dj.NpyRef):
         part = file.read_part(selection, out, most)
         if self._known is None:
             self._known = file.known
-        elif part is not None and (self._kept_open is None or self._kept_open() is None):
+        elif part is not None and (self._kept_open is None or self._kept_open.closed):
             self._kept_open = file.keep_open()
         return part
 

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from dj_npy._fileformat import AnyArray
 
 Offsets = npt.NDArray[np.intp]
-Where = tuple[Any, ...]
 
 _EVERYTHING = slice(None)
 _ROW = slice(0, 1)
@@ -46,10 +45,6 @@ class Selection(NamedTuple):
     def nbytes(self) -> int:
         """Bytes of the result."""
         return math.prod(self.shape) * self.dtype.itemsize
-
-    def empty(self, order: Any) -> AnyArray:
-        """Return an array for the result, of no particular values."""
-        return np.empty(self.shape, self.dtype, order)
 
 
 def select(index: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Selection:
@@ -193,7 +188,8 @@ def _advanced(
         array = np.asarray(entry)
         if array.dtype != bool:
             array = array.astype(np.intp, copy=False)
-            arrays[axis] = np.where(array < 0, array + shape[axis], array)
+            negative = array < 0
+            arrays[axis] = array + shape[axis] * negative if negative.any() else array
         elif array.ndim:
             arrays.update(enumerate(array.nonzero(), axis))
         else:

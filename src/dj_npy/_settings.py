@@ -60,11 +60,13 @@ class Settings(BaseSettings):
     )
     merge_gap: ByteSize = Field(
         default=ByteSize(128 << 10),
+        le=1 << 40,
         description="Bytes between two parts of a remote file that are read for one request less.",
     )
     range_bytes: ByteSize = Field(
         default=ByteSize(8 << 20),
         gt=0,
+        le=1 << 40,
         description="Most bytes of a remote file that one request asks for.",
     )
 

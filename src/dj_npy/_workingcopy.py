@@ -1,6 +1,8 @@
 """Memory maps of remote files whose changes are written back."""
 
+import logging
 import os
+import tempfile
 import threading
 import weakref
 from contextlib import suppress
@@ -11,9 +13,11 @@ import numpy as np
 import xxhash
 
 from dj_npy._errors import StoreError
-from dj_npy._filecache import logger
+from dj_npy._filecache import QuietFile, write_at
 from dj_npy._fileformat import CHECKSUM, AnyArray, Header
 from dj_npy._stores import Replace
+
+logger = logging.getLogger("dj_npy")
 
 
 class WorkingCopy:
@@ -31,7 +35,9 @@ class WorkingCopy:
     """
 
     def __init__(self, file: FileIO, replace: Replace, what: str) -> None:
-        self.path = os.fspath(file.name)
+        self.path: str = os.fspath(file.name)
+        # Another name of the same file: the path may go, if somebody clears the cache.
+        self._file = QuietFile(os.dup(file.fileno()), "r+")
         self._replace, self._what = replace, what
         self._process = os.getpid()
         self._one_at_a_time = threading.Lock()
@@ -46,48 +52,67 @@ class WorkingCopy:
         StoreError
             If the file was changed there meanwhile, or cannot be written. The copy is kept.
         """
+        if os.getpid() != self._process:  # obstore would hang, and the parent's with it
+            raise StoreError(
+                f"{self._what} was mapped before this process was forked: flush() it in process "
+                f"{self._process}, which sees the changes made here"
+            )
+        try:
+            self._write_back()
+        except StoreError as error:
+            raise StoreError(f"{error}. The changed array is in {self._saved()!r}") from None
+
+    def _write_back(self) -> None:
         with self._one_at_a_time:
             contents = self._contents()
             checksum = _checksum(contents)
-            if checksum == self._stored:
-                return
-            try:
+            if checksum != self._stored:
                 self._replace([memoryview(contents)], checksum)  # type: ignore[arg-type]
-            except StoreError as error:
-                raise StoreError(f"{error}. The changed array is in {self.path!r}") from None
-            self._stored = checksum
+                self._stored = checksum
 
     def finish(self) -> None:
         """Write back and remove the copy, or say where it is; the map is gone."""
-        if os.getpid() != self._process:  # of a forked child, which has a map of the same copy
+        if os.getpid() != self._process:  # a forked child has a map of the same copy
             return
+        failures: list[BaseException] = []
+
+        def write_back() -> None:
+            try:
+                self._write_back()
+            except BaseException as error:
+                failures.append(error)
+
         # In a thread of its own: this may be called wherever memory is collected, perhaps from
         # within a call of obstore, which does not bear another one in the same thread.
-        thread = threading.Thread(target=self._finished)
+        thread = threading.Thread(target=write_back)
         try:
             thread.start()
         except RuntimeError:  # no more threads: the interpreter is shutting down
-            self._finished()
+            write_back()
         else:
             thread.join()
-
-    def _finished(self) -> None:
-        try:
-            self.write_back()
-        except BaseException as error:
+        if failures:  # in this thread, which may hold the lock of a log
             logger.error(
                 "Changes of %s were not written back: %s. The changed array is in %r: "
                 "numpy.load() it and insert it, or remove it.",
                 self._what,
-                error,
-                self.path,
+                failures[0],
+                self._saved(),
             )
-            return
-        with suppress(OSError):  # Windows does not remove what is mapped
-            os.unlink(self.path)
+        else:
+            with suppress(OSError):  # Windows does not remove what is mapped
+                os.unlink(self.path)
+
+    def _saved(self) -> str:
+        """Return where the copy is; it is written again if it has been removed."""
+        if not os.path.exists(self.path):
+            descriptor, self.path = tempfile.mkstemp(".npy", "dj-npy-changed-")
+            with FileIO(descriptor, "w") as file:
+                write_at(file, 0, memoryview(self._contents()))  # type: ignore[arg-type]
+        return self.path
 
     def _contents(self) -> AnyArray:
-        return np.memmap(self.path, np.uint8, "r")
+        return np.memmap(self._file, np.uint8, "r")
 
 
 class WorkingMap(np.memmap[Any, Any]):

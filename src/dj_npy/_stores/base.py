@@ -162,8 +162,8 @@ class Store(ABC):
         )
         return None if stat is None else stat.nbytes
 
-    def read_beginning(self, path: str, length: int) -> tuple[bytes, int]:
-        """Return the first `length` bytes, at least one, or all there are, and the file's size."""
+    def read_beginning(self, path: str, length: int) -> tuple[bytes, Stat]:
+        """Return the first `length` bytes, at least one, or all there are, and size and version."""
         return self._read_beginning(self.checked(path), length)
 
     def pieces(self, path: str) -> Iterable[memoryview]:
@@ -249,7 +249,7 @@ class Store(ABC):
         """Return in parts of what size so many bytes in a row are best read."""
 
     @abstractmethod
-    def _read_beginning(self, path: str, length: int) -> tuple[bytes, int]: ...
+    def _read_beginning(self, path: str, length: int) -> tuple[bytes, Stat]: ...
 
     @abstractmethod
     def _pieces(self, path: str) -> Iterable[memoryview]: ...

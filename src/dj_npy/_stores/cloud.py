@@ -399,12 +399,24 @@ class CloudStore(RemoteStore):
         with self._copy_of(path, stat) as copy:
             file = filecache.working_copy((self.identity, path), copy, self.where(path))
 
+        tried: set[str] = set()
+
+        def put(contents: Sequence[memoryview], checksum: str) -> Version | None:
+            condition = {key: value for key, value in version.items() if value}
+            refusals = (*_CHANGED, *_MISSING)
+            return self._put_if(condition, refusals, path, contents, **{CHANGED: checksum})
+
         def replace(contents: Sequence[memoryview], checksum: str) -> None:
             nonlocal version
-            condition = {key: value for key, value in version.items() if value}
-            replaced = self._put_if(
-                condition, (*_CHANGED, *_MISSING), path, contents, **{CHANGED: checksum}
-            )
+            tried.add(checksum)
+            replaced = put(contents, checksum)
+            if replaced is None:
+                with suppress(FileNotFoundError), self._translated(path, "read", but=_MISSING):
+                    found = obstore.get(self._reader, path, options={"head": True})
+                    there = found.attributes.get(CHANGED)
+                    if there in tried:  # it was us, in a call that was interrupted
+                        version = _version(found.meta)
+                        replaced = version if there == checksum else put(contents, checksum)
             if replaced is None:
                 raise StoreError(
                     f"refused to write {self.where(path)} ({self.identity}): the object has been "

@@ -148,10 +148,10 @@ class LocalStore(Store):
         except OSError as error:
             raise self.refused(error, path, "read") from error
 
-    def _read_beginning(self, path: str, length: int) -> tuple[bytes, int]:
+    def _read_beginning(self, path: str, length: int) -> tuple[bytes, Stat]:
         try:
             with open(self._full(path), "rb", buffering=0) as file:
-                return file.read(length) or b"", os.fstat(file.fileno()).st_size
+                return file.read(length) or b"", _stat_of(os.fstat(file.fileno()))
         except OSError as error:
             raise self.refused(error, path, "read") from error
 

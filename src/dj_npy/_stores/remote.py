@@ -149,9 +149,9 @@ class RemoteStore(Store):
             part.put(memoryview(answer.data))
         return Stat(answer.size, answer.version)
 
-    def _read_beginning(self, path: str, length: int) -> tuple[bytes, int]:
+    def _read_beginning(self, path: str, length: int) -> tuple[bytes, Stat]:
         answer = self._get(path, 0, length)
-        return bytes(answer.data), answer.size
+        return bytes(answer.data), Stat(answer.size, answer.version)
 
     def _pieces(self, path: str) -> Iterator[memoryview]:
         expected = self._stat(path)

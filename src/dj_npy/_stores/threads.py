@@ -82,10 +82,10 @@ def all_in_threads(work: Callable[[T], bool], items: Iterable[T], at_once: int) 
 
     with ThreadPoolExecutor(len(few)) as pool:
         try:
+            futures: list[Future[None]] = []
             try:
-                futures = [pool.submit(take) for _ in few]
+                futures.extend(pool.submit(take) for _ in few)
             except RuntimeError:  # no more threads: the interpreter is shutting down
-                futures = []
                 take()
             for future in futures:
                 future.result()
