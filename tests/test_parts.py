@@ -2,8 +2,10 @@
 
 import io
 import os
+import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 import dj_npy
 from dj_npy import (
@@ -27,7 +30,9 @@ from dj_npy import (
     settings,
 )
 from dj_npy import _fileformat as fileformat
+from dj_npy._stores.remote import RemoteStore
 from tests.arrays import same
+from tests.conftest import run
 from tests.faults import Fault, Proxy, proxy_of
 from tests.indexes import as_numpy, indexes, outcome, pairs
 from tests.servers import S3Raw, s3_settings
@@ -687,3 +692,154 @@ def test_a_file_of_10_to_the_13_elements(stored: Stored, store: Path, read: list
         with pytest.raises(IndexError):
             ref[bad]
     assert next(iter(ref.blocks("1 MB"))).shape == (1000, 1000)
+
+
+# What a review found
+
+
+def replacing(monkeypatch: pytest.MonkeyPatch, times: int, replace: Callable[[], None]) -> None:
+    """Have an object replaced before each of the next calls that read parts."""
+    original, left = RemoteStore.read_parts, [times]
+
+    def read_parts(self: RemoteStore, *args: Any) -> Any:
+        left[0] -= 1
+        if left[0] >= 0:
+            replace()
+        return original(self, *args)
+
+    monkeypatch.setattr(RemoteStore, "read_parts", read_parts)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_comes_with_the_header_is_never_mixed_with_another_version(
+    many: NpyRef,
+    s3: dict[str, Any],
+    moto: str,
+    location: str,
+    monkeypatch: pytest.MonkeyPatch,
+    times: int,
+) -> None:
+    versions = iter(range(1, 3))
+
+    def replace() -> None:
+        file = io.BytesIO()
+        np.save(file, MANY + next(versions))
+        S3Raw(moto, location).put(many.path, file.getvalue())
+
+    replacing(monkeypatch, times, replace)
+    ref = at(many, s3, plain=True)
+    assert check(MANY + times, np.s_[::10_000], ref)
+
+
+def test_a_row_of_the_built_in_codec_is_loaded_by_what_is_known_of_it(
+    many: NpyRef, s3: dict[str, Any], proxy: Proxy
+) -> None:
+    assert check(MANY, np.s_[:], at(many, s3, plain=True))
+    assert sum(nbytes for _, nbytes in ranges(proxy)) == MANY.nbytes + 128 + 512
+
+
+def test_files_that_are_closed_while_they_are_read(
+    stored: Stored, in_parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_keptopen, "_MOST_FILES", 2)
+    refs = [stored(np.full((50, 50), number, "f8"), number) for number in range(8)]
+    failures: list[Any] = []
+
+    def read(seed: int) -> None:
+        for number in np.random.default_rng(seed).integers(0, 8, 3000):
+            try:
+                if not (refs[number][3:5] == number).all():
+                    failures.append(number)
+            except Exception as error:
+                failures.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=read, args=(seed,)) for seed in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failures == []
+
+
+def test_an_open_file_that_lost_its_name_is_not_read(
+    stored: Stored, store: Path, in_parts: None
+) -> None:
+    ref = stored(MANY)
+    for _ in range(3):
+        assert check(MANY, np.s_[5:9], ref)
+    path = store / ref.path
+    os.link(path, store / "backup.npy")  # so it keeps another name
+    np.save(store / "other.npy", MANY + 1)
+    os.replace(store / "other.npy", path)
+    for _ in range(3):
+        assert check(MANY + 1, np.s_[5:9], ref)
+    path.unlink()
+    with pytest.raises(ArrayMissingError):
+        ref[5:9]
+
+
+def test_few_descriptors_leave_room_for_others(store: Path) -> None:
+    code = """
+import resource, sys, numpy as np
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+import dj_npy
+from types import SimpleNamespace
+dj_npy.settings.load_below = 0
+stores = {"default": "main", "main": {"protocol": "file", "location": sys.argv[1]}}
+config = SimpleNamespace(stores=stores, get_store_spec=lambda name: dict(stores[name]))
+np.save(sys.argv[1] + "/a.npy", np.zeros((100, 100)))
+row = {"path": "a.npy", "store": "main", "dtype": "float64", "shape": [100, 100]}
+refs = [dj_npy.NpyCodec().decode(row, context={"config": config}) for _ in range(60)]
+for ref in refs * 3:
+    assert ref[2:4].shape == (2, 100)
+print("read")
+"""
+    assert run([sys.executable, "-W", "ignore", "-c", code, str(store)]).stdout == "read\n"
+
+
+def test_walking_along_an_array_in_fortran_order_reads_it_once(
+    many: NpyRef, stored: Stored, s3: dict[str, Any], proxy: Proxy
+) -> None:
+    array = np.asfortranarray(MANY[:20_000])
+    ref = at(stored(array, 2, store=s3), s3)
+    proxy.requests.clear()
+    assert np.array_equal(np.concatenate(list(ref.blocks("100 kB"))), array)
+    assert sum(nbytes for _, nbytes in ranges(proxy)) == array.nbytes + 128
+
+
+def test_an_index_of_more_axes_than_old_numpy_had(stored: Stored, in_parts: None) -> None:
+    check(np.arange(3.0), np.zeros((1,) * 33, int), stored(np.arange(3.0)))
+    check(np.arange(3.0), np.full((1,) * 64, -1), stored(np.arange(3.0), 2))
+
+
+def test_a_masked_array_is_no_memory_to_read_into(stored: Stored, in_parts: None) -> None:
+    ref = stored(MANY[:10])
+    with pytest.raises(ArrayInvalidError, match="MaskedArray"):
+        ref.read(out=np.ma.zeros((10, 40), "i4"))
+    records: Any = np.zeros((10, 40), "i4").view(np.recarray)
+    assert ref.read(out=records) is records
+    assert np.array_equal(records, MANY[:10])
+    assert ref.read(np.s_[::-1], out=records) is records
+    assert np.array_equal(records, MANY[9::-1])
+
+
+@pytest.mark.parametrize("name", ["range_bytes", "merge_gap"])
+def test_thresholds_have_limits(name: str) -> None:
+    for size in (-1, "2 EiB"):
+        with pytest.raises(ValidationError):
+            setattr(settings, name, size)
+
+
+def test_memory_for_points_is_a_few_numbers_each(stored: Stored, in_parts: None) -> None:
+    array = np.zeros(4_000_000, "u1")
+    ref, mask = stored(array), np.random.default_rng(0).random(array.size) < 0.25
+    ref.read(mask)
+    tracemalloc.start()
+    found = ref.read(mask)
+    assert tracemalloc.get_traced_memory()[1] < 45 * found.size
+    tracemalloc.stop()

@@ -4,10 +4,13 @@ import gc
 import json
 import logging
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -382,6 +385,119 @@ def test_changes_of_a_killed_process_are_kept_and_told_of(
     other = stored(A, 2, store=s3).load(mmap_mode="r+")
     assert str(kept) not in caplog.text
     del other
+
+
+# What a review found
+
+
+def test_flush_in_a_forked_child_is_refused(stored: Stored, s3: Any) -> None:
+    ref = stored(A, store=s3)
+    mapped: Any = ref.load(mmap_mode="r+")
+    if not (child := os.fork()):
+        signal.alarm(20)
+        mapped[4] = 44
+        try:
+            mapped.flush()
+        except StoreError as error:
+            os._exit(7 if "forked" in str(error) else 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    mapped.flush()  # with what the child has changed
+    assert (fresh(ref)[4] == 44).all()
+
+
+def test_a_cleared_cache_does_not_take_the_changes_along(
+    stored: Stored, s3: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    ref = stored(A, store=s3)
+    mapped: Any = ref.load(mmap_mode="r+")
+    mapped[0] = 1
+    shutil.rmtree(settings.cache_dir)
+    mapped.flush()
+    assert (fresh(ref)[0] == 1).all()
+    mapped[1] = 2
+    opened(ref).remove(ref.path)
+    with caplog.at_level(logging.ERROR):
+        del mapped
+    saved = re.findall(r"changed array is in '([^']+)'", caplog.text)
+    assert len(saved) == 1
+    assert (np.load(saved[0])[1] == 2).all()
+    os.unlink(saved[0])
+
+
+def test_a_relative_cache_folder_is_told_in_full(
+    stored: Stored, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = stored(A, store=s3)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(settings, "cache_dir", Path("relative"))
+    mapped: Any = ref.load(mmap_mode="r+")
+    monkeypatch.chdir("/")
+    mapped[0] = 1
+    opened(ref).remove(ref.path)
+    with pytest.raises(StoreError, match=f"in '{tmp_path}/relative/changed/"):
+        mapped.flush()
+    del mapped
+
+
+def test_an_interrupted_flush_is_no_change_of_someone_else_s(
+    stored: Stored, s3: Any, proxy: Proxy
+) -> None:
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt(*_: Any) -> None:
+        raise Interrupted
+
+    ref = stored(A, store=s3)
+    mapped: Any = ref.load(mmap_mode="r+")
+    mapped[0] = 1
+    proxy.harm = lambda request: Fault(slow=1 if request.method == "PUT" else 0)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(Interrupted):
+            mapped.flush()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    proxy.harm = lambda request: Fault()
+    for _ in range(100):
+        if (fresh(ref)[0] == 1).all():
+            break
+        time.sleep(0.05)
+    mapped.flush()  # it is there already
+    mapped[1] = 2
+    mapped.flush()
+    assert (fresh(ref)[:2, 0] == [1, 2]).all()
+
+
+DEADLOCK = """
+import gc, logging
+class Handler(logging.StreamHandler):
+    def emit(self, record):
+        gc.collect()
+        super().emit(record)
+logging.basicConfig(handlers=[Handler()])
+opened = dj_npy._stores.open_store(config, "main")
+opened.remove(ref.path)
+cycle = [mapped]
+cycle.append(cycle)
+gc.disable()
+del mapped, cycle
+logging.getLogger("app").error("hello")
+"""
+
+
+def test_a_map_may_go_away_within_the_log(stored: Stored, s3: Any) -> None:
+    ref = stored(A, store=s3)
+    process = child(ref, s3, DEADLOCK)
+    try:
+        _, told = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert "hello" in told
+    assert told.count("The changed array is in") == 1
 
 
 # Local stores

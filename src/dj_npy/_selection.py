@@ -6,6 +6,7 @@ Pure: no I/O, and NumPy itself decides what is a bad index.
 
 import math
 import operator
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -194,7 +195,7 @@ def _advanced(
             arrays.update(enumerate(array.nonzero(), axis))
         else:
             scalars.append(np.zeros(int(array), np.intp))
-    common = np.broadcast_shapes(*(array.shape for array in [*arrays.values(), *scalars]))
+    common = _common_shape([array.shape for array in [*arrays.values(), *scalars]])
     result[position:position] = [("points", number) for number in range(len(common))]
     points = {axis: np.broadcast_to(array, common) for axis, array in arrays.items()}
     lengths = tuple(
@@ -203,3 +204,9 @@ def _advanced(
     )
     is_scalar = not isinstance(found, np.ndarray)
     return Selection(lengths, dtype, is_scalar, ranges, points, tuple(result))
+
+
+def _common_shape(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """`numpy.broadcast_shapes` for any number of axes: NumPy's ends at 32."""
+    axes = zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)
+    return tuple(next((n for n in lengths if n != 1), 1) for lengths in axes)[::-1]
