@@ -101,7 +101,7 @@ class ArrayFile:
             return None
         with self.store.open_to_map(self.path) as file, suppress(OSError):
             kept = KeptOpen(os.fspath(file.name), header)
-            return kept if kept.begins_with(prefix) else None
+            return kept if kept.is_of(header, prefix) else None
         return None
 
     def map(self, mode: MapMode) -> AnyArray:

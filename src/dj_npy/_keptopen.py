@@ -31,14 +31,27 @@ class KeptOpen:
         Its header; see :func:`suits`.
     """
 
-    __slots__ = ("_dtype", "_file", "_length", "_most", "_offset", "_row", "_size", "_status")
+    __slots__ = (
+        "_descriptor",
+        "_dtype",
+        "_expected",
+        "_file",
+        "_length",
+        "_most",
+        "_offset",
+        "_row",
+        "_row_nbytes",
+    )
 
     def __init__(self, path: str, header: Header) -> None:
-        self._dtype, (self._length, *self._row) = header.dtype, header.shape
-        self._offset, self._size = header.offset, header.file_size
-        self._most = min(_MOST_BYTES, (header.file_size - header.offset) // 4)
+        self._dtype, (self._length, *row) = header.dtype, header.shape
+        self._row = tuple(row)
+        self._offset = header.offset
+        self._row_nbytes = (header.file_size - header.offset) // self._length
+        self._most = min(_MOST_BYTES // self._row_nbytes, self._length // 4)
         self._file: QuietFile | None = QuietFile(path)
-        self._status = os.fstat(self._file.fileno())
+        self._descriptor = self._file.fileno()
+        self._expected = _state(os.fstat(self._descriptor))
         while len(_open) >= min(_MOST_FILES, getrlimit(RLIMIT_NOFILE)[0] // 4):
             # Whoever is reading it holds the file, which is closed when he has done.
             _open.popleft()._file = None
@@ -49,39 +62,37 @@ class KeptOpen:
         """Whether it will not be read any more."""
         return self._file is None
 
-    def begins_with(self, prefix: bytes) -> bool:
+    def is_of(self, header: Header, prefix: bytes) -> bool:
         """Whether it is the expected file, as far as header and size show."""
         file = self._file
         return (
             file is not None
-            and self._status.st_size == self._size
-            and os.pread(file.fileno(), len(prefix), 0) == prefix
+            and self._expected[0] == header.file_size
+            and os.pread(self._descriptor, len(prefix), 0) == prefix
         )
 
     def rows(self, index: slice) -> AnyArray | None:
         """Return consecutive rows; None if that is not what is asked for, or not to be had."""
         start, stop, step = index.indices(self._length)
-        file = self._file
-        if step != 1 or stop <= start or file is None:
-            return None
-        rows: AnyArray = np.empty((stop - start, *self._row), self._dtype)
-        nbytes = rows.nbytes
-        if nbytes > self._most:
+        count = stop - start
+        file = self._file  # held until the end: the descriptor is its own until then
+        if step != 1 or not 0 < count <= self._most or file is None:
             return None
         try:
-            found, expected = os.stat(file.name), self._status
+            if _state(os.fstat(self._descriptor)) == self._expected:
+                rows: AnyArray = np.empty((count, *self._row), self._dtype)
+                position = self._offset + start * self._row_nbytes
+                read = os.preadv(self._descriptor, (rows.data,), position)
+                return rows if read == count * self._row_nbytes else None
         except OSError:
-            self._file = None
-            return None
-        if (found.st_size, found.st_ino, found.st_dev) != (
-            self._size,
-            expected.st_ino,
-            expected.st_dev,
-        ):
-            self._file = None  # another file has its name by now
-            return None
-        position = self._offset + start * (nbytes // (stop - start))
-        return rows if os.preadv(file.fileno(), (rows.data,), position) == nbytes else None
+            pass
+        self._file = None  # it has changed, or another has its name
+        return None
+
+
+def _state(status: os.stat_result) -> tuple[int, int, int]:
+    # The time changes with every link, name and byte of a file; a look at its path costs more.
+    return status.st_size, status.st_nlink, status.st_ctime_ns
 
 
 _open: deque[KeptOpen] = deque()

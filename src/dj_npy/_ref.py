@@ -321,7 +321,7 @@ class NpyRef(ArrayLike, dj.NpyRef):
         part = file.read_part(selection, out, most)
         if self._known is None:
             self._known = file.known
-        elif part is not None and (self._kept_open is None or self._kept_open.closed):
+        elif selection.nbytes and (self._kept_open is None or self._kept_open.closed):
             self._kept_open = file.keep_open()
         return part
 
