@@ -99,7 +99,7 @@ class ArrayFile:
         header, prefix = self.known
         if not self.store.near or not suits(header):
             return None
-        with self.store.open_to_map(self.path) as file, suppress(OSError):
+        with suppress(OSError), self.store.open_to_map(self.path) as file:
             kept = KeptOpen(os.fspath(file.name), header)
             return kept if kept.is_of(header, prefix) else None
         return None

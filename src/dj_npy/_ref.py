@@ -141,7 +141,8 @@ class NpyRef(ArrayLike, dj.NpyRef):
         selection
             Any index that NumPy takes; default everything.
         out : ndarray, optional
-            Where to put the data: writable, of the selection's shape and of the array's dtype.
+            Where to put the data: writable, of the shape and dtype of what is selected. If
+            reading fails, it holds a part of them.
 
         Returns
         -------
@@ -319,9 +320,9 @@ class NpyRef(ArrayLike, dj.NpyRef):
         """Read what is selected; None if that would be more than `most` bytes."""
         file = self._file()
         part = file.read_part(selection, out, most)
-        if self._known is None:
-            self._known = file.known
-        elif selection.nbytes and (self._kept_open is None or self._kept_open.closed):
+        again, self._known = self._known is not None, file.known
+        is_open = self._kept_open is not None and not self._kept_open.closed
+        if again and not is_open and part is not None and selection.nbytes:
             self._kept_open = file.keep_open()
         return part
 

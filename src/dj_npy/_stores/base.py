@@ -56,7 +56,10 @@ class Part(NamedTuple):
     targets: Sequence[memoryview]
     """Memory that they fill, one piece after the other."""
     take: Callable[[memoryview], object] | None = None
-    """Called with the bytes, perhaps in another thread, instead of filling `targets`."""
+    """
+    Called with the bytes instead of filling `targets`; perhaps in another thread, and with
+    memory that is used again afterwards.
+    """
     runs: Sequence[tuple[int, int]] = ()
     """Where the bytes begin, and how many, if they are of several runs; only for `take`."""
 

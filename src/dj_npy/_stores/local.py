@@ -133,18 +133,24 @@ class LocalStore(Store):
         waiting = iter(parts)
         few = list(islice(waiting, _READERS))
         many = len(few) == _READERS and all(part.nbytes >= _PART for part in few)
+        # One after the other, all parts may come through the same memory.
+        scratch = None if many else _Scratch()
         try:
             with open(self._full(path), "rb", buffering=0) as file:
                 stat = os.fstat(file.fileno())
 
                 def read(part: Part) -> bool:
                     start, nbytes = part.runs[-1] if part.runs else part[:2]
-                    return start + nbytes <= stat.st_size and _read_part(file, part)
+                    if start + nbytes > stat.st_size:
+                        return False
+                    return _read_part(file, part, scratch or _Scratch())
 
                 every = chain(few, waiting)
                 if not all(side_by_side(read, every, _READERS) if many else map(read, every)):
                     return None
                 return _stat_of(stat)
+        except NpyError:
+            raise
         except OSError as error:
             raise self.refused(error, path, "read") from error
 
@@ -274,7 +280,20 @@ def _stat_of(stat: os.stat_result) -> Stat:
     return Stat(stat.st_size, f"{stat.st_ino}-{stat.st_mtime_ns}")
 
 
-def _read_part(file: FileIO, part: Part) -> bool:
+class _Scratch:
+    """Memory that bytes are read into before they are taken from there."""
+
+    def __init__(self) -> None:
+        self._memory = memoryview(b"")
+
+    def of(self, nbytes: int) -> memoryview:
+        if len(self._memory) < nbytes:
+            self._memory = memoryview(np.empty(nbytes, np.uint8))  # type: ignore[arg-type]
+        return self._memory[:nbytes]
+
+
+def _read_part(file: FileIO, part: Part, scratch: _Scratch) -> bool:
+    """Read a part, and return whether the file is as long as that."""
     if part.take is None:
         position = part.start
         for target in part.targets:
@@ -282,8 +301,7 @@ def _read_part(file: FileIO, part: Part) -> bool:
                 return False  # it was cut short while we read
             position += len(target)
         return True
-    data = memoryview(np.empty(part.nbytes, np.uint8))  # type: ignore[arg-type]
-    done = 0
+    data, done = scratch.of(part.nbytes), 0
     for start, nbytes in part.runs or ((part.start, part.nbytes),):
         if not _read_at(file, start, data[done : done + nbytes]):
             return False
