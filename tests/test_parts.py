@@ -42,7 +42,7 @@ __all__ = ["location"]  # a fixture
 
 Stored = Callable[..., NpyRef]
 PAIRS = int(os.environ.get("DJ_NPY_TEST_PAIRS", "20000"))
-PAIRS_ON_S3 = int(os.environ.get("DJ_NPY_TEST_PAIRS_ON_S3", "2000"))
+PAIRS_ON_S3 = int(os.environ.get("DJ_NPY_TEST_PAIRS_ON_S3", "1000"))
 PER_ARRAY = 20
 
 
