@@ -111,6 +111,15 @@ def test_what_was_not_changed_is_not_written(stored: Stored, s3: Any, proxy: Pro
     assert ref.verify() == "as inserted"
 
 
+def test_a_flush_is_one_request(stored: Stored, s3: Any, proxy: Proxy) -> None:
+    mapped: Any = stored(A, store=s3).load(mmap_mode="r+")
+    for n in range(3):
+        proxy.requests.clear()
+        mapped[n] = 99
+        mapped.flush()
+        assert [request.method for request in proxy.requests] == ["PUT"]
+
+
 def test_an_object_changed_meanwhile_is_not_overwritten(
     stored: Stored, store_settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
