@@ -23,7 +23,7 @@ class Recording(dj.Manual):
 if not Recording():  # this example may be run again
     waveform = np.arange(32 * 1_000_000, dtype="i2").reshape(-1, 32)  # 64 MB
     Recording.insert1({"recording_id": 1, "waveform": waveform})
-ref = (Recording & {"recording_id": 1}).fetch1("waveform")
+ref = (Recording() & {"recording_id": 1}).fetch1("waveform")
 
 print(ref[30_000:60_000].shape)  # one second of it is all that is read
 print(ref[::100_000, 3])

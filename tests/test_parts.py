@@ -619,7 +619,8 @@ def test_a_forked_child_goes_on_with_a_walk(stored: Stored) -> None:
 
 def close_all() -> None:
     while _keptopen._open:
-        _keptopen._open.popleft()._file = None
+        if kept := _keptopen._open.popleft()():
+            kept.close()
 
 
 def descriptors() -> int:
@@ -781,6 +782,34 @@ def test_an_open_file_that_lost_its_name_is_not_read(
     path.unlink()
     with pytest.raises(ArrayMissingError):
         ref[5:9]
+
+
+def test_a_folder_that_is_exchanged_is_noticed_in_time(
+    stored: Stored, store: Path, in_parts: None
+) -> None:
+    ref = stored(MANY)
+    for _ in range(3):
+        assert check(MANY, np.s_[5:9], ref)
+    store.rename(store.parent / "moved")
+    path = store / ref.path
+    path.parent.mkdir(parents=True)
+    np.save(path, MANY + 1)
+    time.sleep(_keptopen._LOOK_S)
+    assert check(MANY + 1, np.s_[5:9], ref)
+
+
+def test_files_are_closed_with_the_last_who_wants_them(stored: Stored, in_parts: None) -> None:
+    close_all()
+    before = descriptors()
+    refs = [stored(MANY[:100], number) for number in range(10)]
+    for ref in refs:
+        for n in range(4):
+            ref[n : n + 2]
+    assert descriptors() == before + 10
+    refs[0].unload()
+    assert descriptors() == before + 9
+    del ref, refs
+    assert descriptors() == before
 
 
 def test_few_descriptors_leave_room_for_others(store: Path) -> None:

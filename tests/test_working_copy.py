@@ -509,6 +509,93 @@ def test_a_map_may_go_away_within_the_log(stored: Stored, s3: Any) -> None:
     assert told.count("The changed array is in") == 1
 
 
+def test_another_s_change_to_what_we_once_wrote_is_not_overwritten(
+    stored: Stored, store_settings: Any
+) -> None:
+    ref = stored(A, store=store_settings)
+    one: Any = ref.load(mmap_mode="r+")
+    for value in (1, 2):
+        one[0] = value
+        one.flush()
+    other: Any = ref.load(mmap_mode="r+")
+    other[0] = 1  # the very bytes of our first flush
+    other.flush()
+    one[5] = 7
+    with pytest.raises(StoreError, match="changed or removed since it was mapped"):
+        one.flush()
+    assert np.array_equal(fresh(ref), other)
+
+
+IN_THREADING = """
+import gc, threading
+for k in range(1, 15):
+    gc.collect()
+    gc.disable()
+    mapped = ref.load(mmap_mode="r+")
+    mapped[0] = k
+    cycle = [mapped]
+    cycle.append(cycle)
+    del mapped, cycle
+    gc.set_threshold(gc.get_count()[0] + k)
+    gc.enable()
+    for _ in range(3):
+        threading.enumerate()
+    gc.set_threshold(700)
+gc.collect()
+print("done")
+"""
+
+
+def test_a_map_may_go_away_within_the_locks_of_threading(stored: Stored, s3: Any) -> None:
+    process = child(stored(A, store=s3), s3, IN_THREADING)
+    try:
+        told, _ = process.communicate(timeout=40)
+    finally:
+        process.kill()
+    assert told == "done\n"
+
+
+def test_what_another_thread_changes_during_a_flush_is_not_lost(stored: Stored, s3: Any) -> None:
+    array = np.zeros(4_000_000)
+    ref = stored(array, store=s3)
+    mapped: Any = ref.load(mmap_mode="r+")
+    for n in range(8):
+
+        def change(n: int = n) -> None:
+            time.sleep(0.004 * n)
+            mapped[-2] = 7
+
+        mapped[-1] = n + 1
+        thread = threading.Thread(target=change)
+        thread.start()
+        mapped.flush()
+        thread.join()
+        assert ref.verify() == "changed since insert"
+        mapped[-2] = 0
+        mapped.flush()
+        assert ref[-2] == 0
+
+
+INTERRUPTED = """
+import os, signal, threading
+from dj_npy import StoreError
+from dj_npy._workingcopy import WorkingCopy
+def slow(self):
+    time.sleep(1.5)
+    raise StoreError("the server is gone")
+WorkingCopy._write_back = slow
+threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+del mapped
+"""
+
+
+def test_ctrl_c_while_a_dropped_map_is_written_back(stored: Stored, s3: Any) -> None:
+    ref = stored(A, store=s3)
+    _, told = child(ref, s3, INTERRUPTED).communicate(timeout=40)
+    (kept,) = copies()
+    assert f"the server is gone. The changed array is in '{kept}'" in told
+
+
 # Local stores
 
 

@@ -1,6 +1,8 @@
 """Local files that stay open, because parts of them are asked for again and again."""
 
 import os
+import time
+import weakref
 from collections import deque
 from contextlib import suppress
 
@@ -15,6 +17,8 @@ with suppress(ImportError):  # Windows has neither this nor `os.preadv`
 _MOST_FILES = 64
 _MOST_BYTES = 1 << 20
 """Above this, a slice takes so long that opening its file does not count."""
+_LOOK_S = 0.1
+"""How often a path is looked at, which costs a tenth of a slice."""
 
 
 class KeptOpen:
@@ -32,13 +36,16 @@ class KeptOpen:
     """
 
     __slots__ = (
+        "__weakref__",
         "_descriptor",
         "_dtype",
         "_expected",
         "_file",
         "_length",
+        "_look_again",
         "_most",
         "_offset",
+        "_path",
         "_row",
         "_row_nbytes",
     )
@@ -47,15 +54,21 @@ class KeptOpen:
         self._dtype, (self._length, *row) = header.dtype, header.shape
         self._row = tuple(row)
         self._offset = header.offset
+        self._path, self._look_again = path, 0.0
         self._row_nbytes = (header.file_size - header.offset) // self._length
         self._most = min(_MOST_BYTES // self._row_nbytes, self._length // 4)
         self._file: QuietFile | None = QuietFile(path)
         self._descriptor = self._file.fileno()
         self._expected = _state(os.fstat(self._descriptor))
         while len(_open) >= min(_MOST_FILES, getrlimit(RLIMIT_NOFILE)[0] // 4):
-            # Whoever is reading it holds the file, which is closed when he has done.
-            _open.popleft()._file = None
-        _open.append(self)
+            oldest = _open.popleft()()
+            if oldest is not None:
+                oldest.close()
+        _open.append(weakref.ref(self))
+
+    def close(self) -> None:
+        """Let go of the file, which is closed when nobody is reading it any more."""
+        self._file = None
 
     @property
     def closed(self) -> bool:
@@ -79,7 +92,7 @@ class KeptOpen:
         if step != 1 or not 0 < count <= self._most or file is None:
             return None
         try:
-            if _state(os.fstat(self._descriptor)) == self._expected:
+            if _state(os.fstat(self._descriptor)) == self._expected and self._has_its_name():
                 rows: AnyArray = np.empty((count, *self._row), self._dtype)
                 position = self._offset + start * self._row_nbytes
                 read = os.preadv(self._descriptor, (rows.data,), position)
@@ -89,13 +102,20 @@ class KeptOpen:
         self._file = None  # it has changed, or another has its name
         return None
 
+    def _has_its_name(self) -> bool:
+        """Whether its path still leads to it, once in a while: a folder may have been moved."""
+        if (now := time.monotonic()) < self._look_again:
+            return True
+        self._look_again = now + _LOOK_S
+        return os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
+
 
 def _state(status: os.stat_result) -> tuple[int, int, int]:
     # The time changes with every link, name and byte of a file; a look at its path costs more.
     return status.st_size, status.st_nlink, status.st_ctime_ns
 
 
-_open: deque[KeptOpen] = deque()
+_open: deque[weakref.ref[KeptOpen]] = deque()
 
 
 def suits(header: Header) -> bool:

@@ -234,7 +234,9 @@ class NpyRef(ArrayLike, dj.NpyRef):
         False
         """
         residency.drop(self)
-        self._kept_open = None
+        if self._kept_open is not None:
+            self._kept_open.close()
+            self._kept_open = None
 
     def verify(self) -> Verified:
         """

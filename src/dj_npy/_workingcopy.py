@@ -7,6 +7,7 @@ import threading
 import weakref
 from contextlib import suppress
 from io import FileIO
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from dj_npy._fileformat import CHECKSUM, AnyArray, Header
 from dj_npy._stores import Replace
 
 logger = logging.getLogger("dj_npy")
+
+_TRIES = 3
 
 
 class WorkingCopy:
@@ -41,7 +44,15 @@ class WorkingCopy:
         self._replace, self._what = replace, what
         self._process = os.getpid()
         self._one_at_a_time = threading.Lock()
-        self._stored = _checksum(self._contents())
+        self._stored: str | None = _checksum(self._contents())
+        # The map may go away wherever memory is collected: within a call of obstore, which does
+        # not bear another in the same thread, or where locks are held that starting a thread,
+        # or waiting for its end, would need. So the thread is there beforehand.
+        self._go: SimpleQueue[bool] = SimpleQueue()
+        self._done = threading.Lock()
+        self._done.acquire()
+        self._failure: BaseException | None = None
+        threading.Thread(target=self._finisher, daemon=True).start()
 
     def write_back(self) -> None:
         """
@@ -64,44 +75,50 @@ class WorkingCopy:
 
     def _write_back(self) -> None:
         with self._one_at_a_time:
-            contents = self._contents()
-            checksum = _checksum(contents)
-            if checksum != self._stored:
+            for _ in range(_TRIES):
+                contents = self._contents()
+                checksum = _checksum(contents)
+                if checksum == self._stored:
+                    return
+                self._stored = None
                 self._replace([memoryview(contents)], checksum)  # type: ignore[arg-type]
-                self._stored = checksum
+                # Unless another thread has changed it while it was written.
+                if _checksum(contents) == checksum:
+                    self._stored = checksum
 
     def finish(self) -> None:
         """Write back and remove the copy, or say where it is; the map is gone."""
         if os.getpid() != self._process:  # a forked child has a map of the same copy
             return
-        failures: list[BaseException] = []
-
-        def write_back() -> None:
+        interrupt = None
+        self._go.put(True)
+        while True:
             try:
-                self._write_back()
-            except BaseException as error:
-                failures.append(error)
-
-        # In a thread of its own: this may be called wherever memory is collected, perhaps from
-        # within a call of obstore, which does not bear another one in the same thread.
-        thread = threading.Thread(target=write_back)
-        try:
-            thread.start()
-        except RuntimeError:  # no more threads: the interpreter is shutting down
-            write_back()
-        else:
-            thread.join()
-        if failures:  # in this thread, which may hold the lock of a log
+                self._done.acquire()
+                break
+            except BaseException as error:  # Ctrl-C: the changes come first
+                interrupt = error
+        if self._failure is None:
+            with suppress(OSError):  # Windows does not remove what is mapped
+                os.unlink(self.path)
+        else:  # told in this thread, which may hold the lock of a log
             logger.error(
                 "Changes of %s were not written back: %s. The changed array is in %r: "
                 "numpy.load() it and insert it, or remove it.",
                 self._what,
-                failures[0],
+                self._failure,
                 self._saved(),
             )
-        else:
-            with suppress(OSError):  # Windows does not remove what is mapped
-                os.unlink(self.path)
+        if interrupt is not None:
+            raise interrupt
+
+    def _finisher(self) -> None:
+        self._go.get()
+        try:
+            self._write_back()
+        except BaseException as error:
+            self._failure = error
+        self._done.release()
 
     def _saved(self) -> str:
         """Return where the copy is; it is written again if it has been removed."""

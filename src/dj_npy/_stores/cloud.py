@@ -133,10 +133,11 @@ class CloudStore(RemoteStore):
         refusals: tuple[type[Exception], ...],
         path: str,
         contents: Sequence[memoryview],
+        mark: str = "",
         **attributes: str,
     ) -> Version | None:
         """Write an object if a condition holds, and return its version; None if it does not."""
-        mark = secrets.token_hex(16)
+        mark = mark or secrets.token_hex(16)
         deadline = time.monotonic() + remote.RETRY_S
         for attempt in count(1):
             try:
@@ -343,7 +344,7 @@ class CloudStore(RemoteStore):
 
     def _read_directly(self, path: str, part: Part) -> Stat | None:
         """Read a part past obstore; None if that was not to be."""
-        if self._direct is None:
+        if self._direct is None or not self._direct.works:
             return None
         data = memoryview(bytearray(part.nbytes if part.take else 0))
         found = self._direct.fill(path, part.start, part.targets if part.take is None else (data,))
@@ -399,30 +400,30 @@ class CloudStore(RemoteStore):
         with self._copy_of(path, stat) as copy:
             file = filecache.working_copy((self.identity, path), copy, self.where(path))
 
-        tried: set[str] = set()
+        unanswered: set[str] = set()  # marks of what may have been written: a call was interrupted
 
         def put(contents: Sequence[memoryview], checksum: str) -> Version | None:
             condition = {key: value for key, value in version.items() if value}
+            unanswered.add(mark := secrets.token_hex(16))
             refusals = (*_CHANGED, *_MISSING)
-            return self._put_if(condition, refusals, path, contents, **{CHANGED: checksum})
+            return self._put_if(condition, refusals, path, contents, mark, **{CHANGED: checksum})
 
         def replace(contents: Sequence[memoryview], checksum: str) -> None:
             nonlocal version
-            tried.add(checksum)
             replaced = put(contents, checksum)
             if replaced is None:
                 with suppress(FileNotFoundError), self._translated(path, "read", but=_MISSING):
                     found = obstore.get(self._reader, path, options={"head": True})
-                    there = found.attributes.get(CHANGED)
-                    if there in tried:  # it was us, in a call that was interrupted
+                    if found.attributes.get(MARK) in unanswered:
                         version = _version(found.meta)
-                        replaced = version if there == checksum else put(contents, checksum)
+                        replaced = put(contents, checksum)
             if replaced is None:
                 raise StoreError(
                     f"refused to write {self.where(path)} ({self.identity}): the object has been "
                     f"changed or removed since it was mapped. Nothing was overwritten"
                 )
             version = replaced
+            unanswered.clear()
 
         return file, replace
 

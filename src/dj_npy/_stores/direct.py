@@ -32,7 +32,7 @@ class Direct:
         self._idle: deque[HTTPConnection] = deque()
         weakref.finalize(self, _close, self._idle).atexit = False
         self._secure: ssl.SSLContext | None = None
-        self._works = True
+        self.works = True
 
     def fill(self, path: str, start: int, targets: Sequence[memoryview]) -> tuple[int, str] | None:
         """
@@ -40,7 +40,7 @@ class Direct:
 
         Returns the object's size and version, or None, with `targets` in any state.
         """
-        if not self._works:
+        if not self.works:
             return None
         url = self._sign(path)
         while self._idle:  # the server may have closed these meanwhile
@@ -85,7 +85,7 @@ class Direct:
             response = connection.getresponse()
             answered = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if response.status != 206 or answered is None:
-                self._works = response.status in (404, 416, 429) or response.status >= 500
+                self.works = response.status in (404, 416, 429) or response.status >= 500
                 return None
             if (int(answered[1]), int(answered[2])) != (start, stop - 1):
                 return None

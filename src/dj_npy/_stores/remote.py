@@ -167,9 +167,10 @@ class RemoteStore(Store):
 
     def _open_to_change(self, path: str) -> tuple[FileIO, Replace | None]:
         raise StoreError(
-            f"could not map {self.where(path)} with mmap_mode='r+': this store cannot replace an "
-            f"object on the condition that it is still the one that was read, so a change of "
-            f"someone else's might be lost. Map it with 'c', and insert what has become of it"
+            f"could not map {self.where(path)} with mmap_mode='r+': this store (its server, its "
+            f"plugin, or any in a forked process) cannot replace an object on the condition "
+            f"that it is still the one that was read, so a change of someone else's might be "
+            f"lost. Map it with 'c', and insert what has become of it"
         )
 
     def _copy_of(self, path: str, stat: Stat) -> FileIO:
