@@ -15,7 +15,7 @@ from benchmarks._measure import peak_memory
 from obstore import exceptions
 
 from dj_npy import ArrayCorruptError, ArrayMissingError, NpyRef, StoreError
-from dj_npy._stores import Store, clients, cloud, opening, remote, threads
+from dj_npy._stores import Store, clients, failures, opening, remote, threads
 from dj_npy._stores.remote import PROBE
 from tests.conformance import PLAIN, beginning, create, large, names, read
 from tests.conftest import run
@@ -397,7 +397,7 @@ class TestErrors:
             if isinstance(kind, type) and issubclass(kind, Exception)
         ]
         assert len(kinds) >= 12
-        own_words = {advice for _, advice in cloud._ADVICE}
+        own_words = {advice for _, advice in failures._ADVICE}
         for kind in kinds:
             error = kind("Generic S3 error: it went wrong\n\nDebug source:\nGeneric {...}")
             translated = opened.refused(error, "lab/a.npy", "write")
@@ -423,9 +423,9 @@ class TestErrors:
 
     def test_what_a_message_leaves_out(self) -> None:
         text = "Generic S3 error: error at http://user:pass@host/x?sig=abc - broken\n\nDebug source"
-        assert cloud.in_short(text) == "broken"
+        assert failures.in_short(text) == "broken"
         text = "Generic S3 error: no http://user:pass@host/x?sig=abc there\n"
-        assert cloud.in_short(text) == "S3 error: no ... there"
+        assert failures.in_short(text) == "S3 error: no ... there"
 
 
 @pytest.mark.usefixtures("impatient")

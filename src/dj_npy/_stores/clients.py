@@ -15,7 +15,8 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
 from dj_npy._stores.amazon import AMAZON
-from dj_npy._stores.cloud import Client, CloudStore, in_short
+from dj_npy._stores.cloud import Client, CloudStore
+from dj_npy._stores.failures import in_short
 from dj_npy._stores.remote import redacted
 
 Spec = dict[str, Any]

@@ -1,7 +1,6 @@
 """Objects in S3, GCS and Azure, through obstore."""
 
 import random
-import re
 import secrets
 import sys
 import time
@@ -22,6 +21,16 @@ from dj_npy._errors import ArrayCorruptError, NpyError, StoreError
 from dj_npy._stores import remote
 from dj_npy._stores.base import Listed, Part, Replace, Stat
 from dj_npy._stores.direct import Direct
+from dj_npy._stores.failures import (
+    CONDITION_FAILED,
+    DENIED,
+    FAILURES,
+    MISSING,
+    TAKEN,
+    UNCLEAR,
+    in_short,
+    told,
+)
 from dj_npy._stores.remote import (
     PART,
     PROBE,
@@ -29,7 +38,6 @@ from dj_npy._stores.remote import (
     Answer,
     RemoteStore,
     part_size,
-    redacted,
 )
 from dj_npy._stores.threads import passed_on
 
@@ -49,37 +57,6 @@ _MIN_DIRECT_PART = 1 << 20
 _MAX_DIRECT_PART = 32 << 20
 _FORGET_S = 600
 """How long a server is believed to ignore ranges: it may have been a mood."""
-
-# Not every error that obstore documents as its own is one: NotFoundError arrives as
-# FileNotFoundError.
-_MISSING = (exceptions.NotFoundError, FileNotFoundError)
-_DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
-_TAKEN = (exceptions.AlreadyExistsError, FileExistsError)
-_CHANGED = (exceptions.PreconditionError, exceptions.NotModifiedError)
-_UNCLEAR = (exceptions.GenericError, exceptions.JoinError, OSError)
-"""After these, a request may have been carried out or not."""
-_FAILURES = (exceptions.BaseError, OSError, ValueError)
-
-_ADVICE = (
-    (_DENIED, "access denied. Check the store's keys, or the credentials that stand in for them"),
-    (_TAKEN, "there is such an object already"),
-    (_CHANGED, "the object has changed meanwhile"),
-    (exceptions.InvalidPathError, "the service cannot have an object of this name"),
-    (exceptions.NotSupportedError, "the service does not support this request"),
-    (exceptions.UnknownConfigurationKeyError, "obstore does not know one of the store's settings"),
-    (exceptions.JoinError, "obstore's thread was stopped"),
-)
-# The wording of obstore's most general error, and what to say; no decision depends on it.
-_HINTS = (
-    (r"redirect|AuthorizationHeaderMalformed|IllegalLocation|30[17] ",
-     "the bucket seems to be in another region: set AWS_REGION, or the endpoint of that region"),
-    (r"SlowDown|status code: 503|status code: 429", "the server is overloaded; try again later"),
-    (r"Connection refused", "is the server running, and are `endpoint` and `secure` right?"),
-    (r"dns error|failed to lookup", "no such host: is `endpoint` right?"),
-    (r"TimedOut|timed out|kind: Timeout", "time-out: the server or the network stalls"),
-    (r"ertificate|kind: Connect\b|InvalidContentType",
-     "no secure connection: are `endpoint` and `secure` right?"),
-)  # fmt: skip
 
 
 class CloudStore(RemoteStore):
@@ -125,7 +102,7 @@ class CloudStore(RemoteStore):
     # Writing
 
     def _put_new(self, path: str, contents: Sequence[memoryview]) -> bool:
-        return self._put_if("create", _TAKEN, path, contents) is not None
+        return self._put_if("create", TAKEN, path, contents) is not None
 
     def _put_if(
         self,
@@ -152,14 +129,14 @@ class CloudStore(RemoteStore):
             except refusals:
                 # Or is it the first try of this very request, whose answer was lost?
                 return self._marked(path, mark)
-            except _UNCLEAR as error:
+            except UNCLEAR as error:
                 with suppress(NpyError):
                     if version := self._marked(path, mark):
                         return version
                 if attempt == _ATTEMPTS or time.monotonic() > deadline:
                     raise self.refused(error, path, "write") from None
                 time.sleep(_BACK_OFF_S * 2**attempt * random.random())
-            except _FAILURES as error:
+            except FAILURES as error:
                 raise self.refused(error, path, "write") from None
             else:
                 return _version(result)
@@ -169,9 +146,9 @@ class CloudStore(RemoteStore):
         """Return the version of an object if it has our mark."""
         try:
             found = obstore.get(self._reader, path, options={"head": True})
-        except _MISSING:
+        except MISSING:
             return None
-        except _FAILURES as error:
+        except FAILURES as error:
             raise self.refused(error, path, "write") from None
         return _version(found.meta) if found.attributes.get(MARK) == mark else None
 
@@ -190,7 +167,7 @@ class CloudStore(RemoteStore):
                     chunk_size=part_size(nbytes),
                     max_concurrency=SIDE_BY_SIDE,
                 )
-            except _FAILURES as error:
+            except FAILURES as error:
                 with suppress(NpyError):  # only the answer to the last request may be lost
                     if self._stat(path).nbytes == nbytes:
                         return
@@ -207,7 +184,7 @@ class CloudStore(RemoteStore):
             obstore.copy(self._writer, source, path)
 
     def _remove(self, path: str) -> None:
-        with suppress(*_MISSING), self._translated(path, "remove", but=_MISSING):
+        with suppress(*MISSING), self._translated(path, "remove", but=MISSING):
             obstore.delete(self._remover, path)
 
     # Reading
@@ -230,7 +207,7 @@ class CloudStore(RemoteStore):
             raise
         except exceptions.GenericError:
             return self._get_anyhow(path, start, stop)
-        except _FAILURES as error:
+        except FAILURES as error:
             raise self.refused(error, path, "read") from None
         with self._translated(path, "read"):
             return self._get_through(path, start, stop)
@@ -405,14 +382,14 @@ class CloudStore(RemoteStore):
         def put(contents: Sequence[memoryview], checksum: str) -> Version | None:
             condition = {key: value for key, value in version.items() if value}
             unanswered.add(mark := secrets.token_hex(16))
-            refusals = (*_CHANGED, *_MISSING)
+            refusals = (*CONDITION_FAILED, *MISSING)
             return self._put_if(condition, refusals, path, contents, mark, **{CHANGED: checksum})
 
         def replace(contents: Sequence[memoryview], checksum: str) -> None:
             nonlocal version
             replaced = put(contents, checksum)
             if replaced is None:
-                with suppress(FileNotFoundError), self._translated(path, "read", but=_MISSING):
+                with suppress(FileNotFoundError), self._translated(path, "read", but=MISSING):
                     found = obstore.get(self._reader, path, options={"head": True})
                     if found.attributes.get(MARK) in unanswered:
                         version = _version(found.meta)
@@ -433,7 +410,7 @@ class CloudStore(RemoteStore):
             if self._replaces is None:
                 with suppress(NpyError):
                     self._put_new(PROBE, [])
-                refused = (*_CHANGED, *_MISSING)
+                refused = (*CONDITION_FAILED, *MISSING)
                 accepted = self._put_if({"e_tag": _NO_ETAG, "version": "1"}, refused, PROBE, [])
                 self._replaces = accepted is None
             return self._replaces
@@ -453,14 +430,14 @@ class CloudStore(RemoteStore):
             yield
         except NpyError:
             raise
-        except _FAILURES as error:
+        except FAILURES as error:
             if isinstance(error, but):
                 raise
             raise self.refused(error, path, verb) from None
 
     def refused(self, error: Exception, path: str, verb: str) -> NpyError:
         what = f"could not {verb} {self.where(path)} ({self.identity})"
-        if isinstance(error, _MISSING):
+        if isinstance(error, MISSING):
             there = self._answers(path)
             if there and verb in ("read", "copy"):
                 return self._missing(path)
@@ -470,43 +447,19 @@ class CloudStore(RemoteStore):
                 f"{what}: there is no such bucket or container. Create it, or correct "
                 f"the store's configuration"
             )
-        text = redacted(str(error), self._hidden)
-        reason = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), None)
-        if reason is None:
-            found = next((hint for words, hint in _HINTS if re.search(words, text)), None)
-            reason = f"{found} ({in_short(text)})" if found else in_short(text)
-        elif _code(text):
-            reason += f" ({_code(text)})"
+        reason = told(error, self._hidden)
         return StoreError(f"{what}: {reason}")
 
     def _answers(self, path: str) -> bool:
         """Whether the bucket is there; one that may not be listed is."""
         try:
             next(iter(obstore.list(self._reader, prefix=path)), None)
-        except _DENIED:
+        except DENIED:
             return True
-        except _FAILURES:
+        except FAILURES:
             return False
         return True
 
 
 def _version(meta: Any) -> Version:
     return {"e_tag": meta["e_tag"], "version": meta["version"]}
-
-
-def _code(text: str) -> str:
-    """What an XML answer of a server says in words, if `text` has one."""
-    words = [re.search(f"<{tag}>([^<]+)</{tag}>", text) for tag in ("Code", "Message")]
-    return ": ".join(found[1].strip() for found in words if found)[:200]
-
-
-def in_short(text: str) -> str:
-    """One line of obstore's many, without addresses, which may hold a signature."""
-    status = re.search(r"status code: (\d+ [A-Za-z -]+)", text)
-    told = re.search(r'message: "([^"]+)"', text)
-    if status:
-        return ", ".join(filter(None, [status[1].strip(), _code(text)]))
-    if told:
-        return told[1]
-    line = text.split("\n")[0].rsplit(" - ", 1)[-1].removeprefix("Generic ")
-    return re.sub(r"\w+://\S+", "...", line)[:200]

@@ -1,0 +1,67 @@
+"""What obstore raises: which is which, and what to say of it."""
+
+import re
+from collections.abc import Iterable
+
+from obstore import exceptions
+
+from dj_npy._stores.remote import redacted
+
+# Not every error that obstore documents as its own is one: NotFoundError arrives as
+# FileNotFoundError.
+MISSING = (exceptions.NotFoundError, FileNotFoundError)
+DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
+TAKEN = (exceptions.AlreadyExistsError, FileExistsError)
+CONDITION_FAILED = (exceptions.PreconditionError, exceptions.NotModifiedError)
+UNCLEAR = (exceptions.GenericError, exceptions.JoinError, OSError)
+"""After these, a request may have been carried out or not."""
+FAILURES = (exceptions.BaseError, OSError, ValueError)
+
+_ADVICE = (
+    (DENIED, "access denied. Check the store's keys, or the credentials that stand in for them"),
+    (TAKEN, "there is such an object already"),
+    (CONDITION_FAILED, "the object has changed meanwhile"),
+    (exceptions.InvalidPathError, "the service cannot have an object of this name"),
+    (exceptions.NotSupportedError, "the service does not support this request"),
+    (exceptions.UnknownConfigurationKeyError, "obstore does not know one of the store's settings"),
+    (exceptions.JoinError, "obstore's thread was stopped"),
+)
+# The wording of obstore's most general error, and what to say; no decision depends on it.
+_HINTS = (
+    (r"redirect|AuthorizationHeaderMalformed|IllegalLocation|30[17] ",
+     "the bucket seems to be in another region: set AWS_REGION, or the endpoint of that region"),
+    (r"SlowDown|status code: 503|status code: 429", "the server is overloaded; try again later"),
+    (r"Connection refused", "is the server running, and are `endpoint` and `secure` right?"),
+    (r"dns error|failed to lookup", "no such host: is `endpoint` right?"),
+    (r"TimedOut|timed out|kind: Timeout", "time-out: the server or the network stalls"),
+    (r"ertificate|kind: Connect\b|InvalidContentType",
+     "no secure connection: are `endpoint` and `secure` right?"),
+)  # fmt: skip
+
+
+def told(error: Exception, hidden: Iterable[str]) -> str:
+    """Return what a message says of an error: a reason, and what to do, without secrets."""
+    text = redacted(str(error), hidden)
+    reason = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), None)
+    if reason is None:
+        found = next((hint for words, hint in _HINTS if re.search(words, text)), None)
+        return f"{found} ({in_short(text)})" if found else in_short(text)
+    return f"{reason} ({_code(text)})" if _code(text) else reason
+
+
+def _code(text: str) -> str:
+    """What an XML answer of a server says in words, if `text` has one."""
+    words = [re.search(f"<{tag}>([^<]+)</{tag}>", text) for tag in ("Code", "Message")]
+    return ": ".join(found[1].strip() for found in words if found)[:200]
+
+
+def in_short(text: str) -> str:
+    """One line of obstore's many, without addresses, which may hold a signature."""
+    status = re.search(r"status code: (\d+ [A-Za-z -]+)", text)
+    told = re.search(r'message: "([^"]+)"', text)
+    if status:
+        return ", ".join(filter(None, [status[1].strip(), _code(text)]))
+    if told:
+        return told[1]
+    line = text.split("\n")[0].rsplit(" - ", 1)[-1].removeprefix("Generic ")
+    return re.sub(r"\w+://\S+", "...", line)[:200]
