@@ -2,6 +2,7 @@
 
 import io
 import os
+import resource
 import sys
 import threading
 import time
@@ -829,6 +830,16 @@ for ref in refs * 3:
 print("read")
 """
     assert run([sys.executable, "-W", "ignore", "-c", code, str(store)]).stdout == "read\n"
+
+
+@pytest.mark.parametrize("limit", [resource.RLIM_INFINITY, 3, 0])
+def test_any_limit_of_descriptors_is_borne(
+    stored: Stored, in_parts: None, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(_keptopen, "getrlimit", lambda _: (limit, limit))
+    ref = stored(MANY[:100])
+    for n in range(5):
+        assert check(MANY[:100], slice(n, n + 2), ref)
 
 
 def test_walking_along_an_array_in_fortran_order_reads_it_once(

@@ -159,8 +159,8 @@ class WorkingMap(np.memmap[Any, Any]):
 
 def working_map(file: FileIO, header: Header, replace: Replace, what: str) -> AnyArray:
     """Map a working copy; when nobody has the map any more, it is written back."""
-    working = WorkingCopy(file, replace, what)
     array = WorkingMap(file, header.dtype, "r+", header.offset, header.shape, header.order)
+    working = WorkingCopy(file, replace, what)
     array._working = working
     # All views share this, whatever their type.
     weakref.finalize(array._mmap, working.finish)
