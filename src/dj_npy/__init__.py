@@ -6,6 +6,8 @@ of every table, declared before or after.
 """
 
 from dj_npy import _corrections, embedded
+from dj_npy._blocks import Blocks
+from dj_npy._bulk import insert, load, stream
 from dj_npy._codec import NpyCodec
 from dj_npy._errors import (
     ArrayCorruptError,
@@ -23,13 +25,17 @@ __all__ = [
     "ArrayCorruptError",
     "ArrayInvalidError",
     "ArrayMissingError",
+    "Blocks",
     "NpyCodec",
     "NpyError",
     "NpyRef",
     "StoreError",
     "__version__",
     "embedded",
+    "insert",
+    "load",
     "settings",
+    "stream",
 ]
 
 _corrections.apply()
@@ -39,10 +45,14 @@ for _public in (
     ArrayCorruptError,
     ArrayInvalidError,
     ArrayMissingError,
+    Blocks,
     NpyCodec,
     NpyError,
     NpyRef,
     StoreError,
+    insert,
+    load,
+    stream,
 ):
     _public.__module__ = __name__
 del _public

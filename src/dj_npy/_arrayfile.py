@@ -53,7 +53,7 @@ class ArrayFile:
 
     def read(self) -> AnyArray:
         """Read it into a new array: one pass, if the file is what it should be."""
-        expected = self.known or self._expected()
+        expected = self.known or self.row.promised()
         if expected is not None:
             header, prefix = expected
             array = self._allocated(header)
@@ -79,7 +79,9 @@ class ArrayFile:
         for _ in range(2):
             read = _Read()
             if self.known is None:
-                self.known = self._expected() or self._checked(self._first(selection, most, read))
+                self.known = self.row.promised() or self._checked(
+                    self._first(selection, most, read)
+                )
             header, prefix = self.known
             plan = Plan(selection, header, self.store.limits)
             if plan.asked > most:
@@ -152,11 +154,6 @@ class ArrayFile:
             return np.memmap(file, header.dtype, mode, header.offset, header.shape, header.order)
         except OSError as error:  # no address space left
             raise self.store.refused(error, self.path, "map") from error
-
-    def _expected(self) -> tuple[Header, bytes] | None:
-        """Return the header that the row promises, and its bytes, if it tells."""
-        header = self.row.header()
-        return None if header is None else (header, fileformat.header_bytes(*header[:3]))
 
     def _first(self, selection: Selection, most: float, read: "_Read") -> _Beginning:
         """

@@ -3,28 +3,52 @@
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import datajoint as dj
-import numpy as np
 import xxhash
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 from datajoint.codecs import is_codec_registered, unregister_codec
 
 from dj_npy import _fileformat as fileformat
 from dj_npy._addressing import array_path, with_token
-from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
+from dj_npy._blocks import Blocks
+from dj_npy._errors import ArrayCorruptError
 from dj_npy._fileformat import CHECKSUM, Header
 from dj_npy._ref import NpyRef
 from dj_npy._stores import Store, open_store, schema_addressing
-
-# Subclasses whose whole content is the data.
-_PLAIN = (np.ndarray, np.memmap, np.matrix, np.recarray)
+from dj_npy._validity import check_array
 
 row_key: ContextVar[dict[str, Any] | None] = ContextVar("row_key", default=None)
 """Primary key of the row being written, where DataJoint does not pass it (`update1`)."""
-written: ContextVar[list[tuple[Store, str]] | None] = ContextVar("written", default=None)
-"""While a list: where files that the current insert has created are noted."""
+
+
+class Written(NamedTuple):
+    """A file that has been created."""
+
+    store: Store
+    path: str
+    attribute: str
+
+
+class Encoding(Protocol):
+    """An insert that is encoding rows, and may have begun with their arrays before."""
+
+    def encoded(self, attribute: str) -> dict[str, Any] | None:
+        """Return what describes the array of an attribute, if it is written already."""
+        ...
+
+    def note(self, written: Written) -> None:
+        """Take note of a file."""
+        ...
+
+    def wrote(self, nbytes: int) -> None:
+        """Take note of an array that was not begun before."""
+        ...
+
+
+current: ContextVar[Encoding | None] = ContextVar("current", default=None)
+"""The insert that is encoding rows in this thread."""
 
 # A reload of this module, too, finds the name taken.
 if is_codec_registered("npy"):
@@ -48,9 +72,9 @@ class NpyCodec(dj.SchemaCodec):
 
         Parameters
         ----------
-        value : ndarray or NpyRef
-            An array of any shape, memory order and byte order, or a reference to one that
-            is stored already.
+        value : ndarray, NpyRef or Blocks
+            An array of any shape, memory order and byte order, a reference to one that is
+            stored already, or one that is still to come.
 
         Raises
         ------
@@ -58,21 +82,9 @@ class NpyCodec(dj.SchemaCodec):
             For anything else, for Python objects as elements, and for arrays that carry more
             than their data (masks, units) or whose dtype the file would change.
         """
-        if isinstance(value, NpyRef):
+        if isinstance(value, (NpyRef, Blocks)):
             return
-        if not isinstance(value, np.ndarray):
-            raise ArrayInvalidError(f"<npy> requires numpy.ndarray, got {type(value).__name__}")
-        if isinstance(value, np.ma.MaskedArray):
-            raise ArrayInvalidError(
-                "<npy> does not support masked arrays, the mask would be lost: store "
-                "array.filled(value), or data and mask in two attributes"
-            )
-        if type(value) not in _PLAIN and _carries_more(value):
-            raise ArrayInvalidError(
-                f"<npy> requires a plain numpy.ndarray: {type(value).__name__} carries more "
-                f"than its data, which would be lost. Store numpy.asarray(value) if it may be"
-            )
-        fileformat.check_dtype(value.dtype)
+        check_array(value)
 
     def encode(
         self,
@@ -90,7 +102,7 @@ class NpyCodec(dj.SchemaCodec):
 
         Parameters
         ----------
-        value : ndarray or NpyRef
+        value : ndarray, NpyRef or Blocks
             What :meth:`validate` accepts. Of an `NpyRef` the file's bytes are copied.
         key : dict
             Primary key of the row, in primary-key order.
@@ -110,6 +122,24 @@ class NpyCodec(dj.SchemaCodec):
             If the value or the store refuses. No file is left.
         """
         self.validate(value)
+        insertion = current.get()
+        if insertion is not None and context:
+            begun = insertion.encoded(context["field"])
+            if begun is not None:
+                return begun
+        description, written = self._write(value, key, context, store_name)
+        if insertion is not None:
+            insertion.note(written)
+            insertion.wrote(value.nbytes)
+        return description
+
+    def _write(
+        self,
+        value: Any,
+        key: dict[str, Any] | None,
+        context: dict[str, Any] | None,
+        store_name: str | None,
+    ) -> tuple[dict[str, Any], Written]:
         schema, table, attribute, primary_key = self._extract_context(key, context)
         config = self._codec_config(key, context) or dj.config
         store = open_store(config, store_name)
@@ -126,11 +156,9 @@ class NpyCodec(dj.SchemaCodec):
         if isinstance(value, NpyRef):
             header, path, checksum = _copied(value, store, names)
         else:
-            contents = fileformat.NpyBytes(value)
+            contents = value if isinstance(value, Blocks) else fileformat.NpyBytes(value)
             header = contents.header
             path, checksum = _stored(store, names, contents, header.file_size)
-        if (created := written.get()) is not None:
-            created.append((store, path))
         description = {
             "path": path,
             "store": store.name,
@@ -139,7 +167,9 @@ class NpyCodec(dj.SchemaCodec):
             "offset": header.offset,
             "checksum": checksum,
         }
-        return {**description, "fortran_order": True} if header.fortran_order else description
+        if header.fortran_order:
+            description["fortran_order"] = True
+        return description, Written(store, path, attribute)
 
     def decode(
         self,
@@ -166,15 +196,6 @@ class NpyCodec(dj.SchemaCodec):
 # A heading loaded before this module holds an instance of the built-in codec and validates
 # with that, then looks the codec up by name and encodes with ours.
 BuiltinNpyCodec.validate = NpyCodec.validate
-
-
-def _carries_more(value: Any) -> bool:
-    """Whether a subclass of `ndarray` has attributes of its own."""
-    return bool(getattr(value, "__dict__", None)) or any(
-        cls.__dict__.get("__slots__")
-        for cls in type(value).__mro__
-        if cls not in _PLAIN and cls is not object
-    )
 
 
 def _copied(ref: NpyRef, store: Store, names: Iterator[str]) -> tuple[Header, str, str]:

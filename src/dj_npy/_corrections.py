@@ -8,7 +8,6 @@ no longer has the fault. The replaced method is its replacement's ``__wrapped__`
 import functools
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from traceback import walk_tb
 from typing import Any
 
 from datajoint import codecs, expression
@@ -20,8 +19,8 @@ from datajoint.settings import Config
 from datajoint.table import Table
 
 from dj_npy._arraylike import as_scalar
-from dj_npy._codec import row_key, written
-from dj_npy._errors import NpyError
+from dj_npy._codec import current, row_key
+from dj_npy._insertion import Insertion
 from dj_npy._ref import NpyRef
 
 Method = Callable[..., Any]
@@ -105,7 +104,7 @@ def key_of_an_update() -> None:
             key = {name: row[name] for name in names if name in row}
             call = functools.partial(_while_set, row_key, key, lambda: original(self, row))
             # It may run within an insert, in a generator of rows, and its file is not of that.
-            return _while_set(written, None, call)
+            return _while_set(current, None, call)
 
         return update1
 
@@ -143,40 +142,22 @@ def hash_of_a_three_part_make() -> None:
         _replace(AutoPopulate, "_populate1", correct)
 
 
-def files_of_unsent_rows() -> None:
+def files_of_refused_rows() -> None:
     """
-    An insert that cannot encode a value leaves the files of the values before it.
+    An insert that fails leaves the files of its rows.
 
-    `Table` encodes row after row, then sends one INSERT. An error while it encodes proves that
-    nothing was sent, so what this insert has created is removed. After any other error it
-    stays: a duplicate, even, may be DataJoint's second attempt after a lost connection, and
-    the row of the first one be there.
+    `Table` encodes row after row, then sends one INSERT. What it has created is removed where
+    it is certain that no row refers to it: see `Insertion`.
     """
-    encoding = getattr(getattr(Table, "_Table__make_row_to_insert", None), "__code__", None)
 
     def correct(original: Method) -> Method:
-        def _insert_rows(self: Any, *args: Any, **kwargs: Any) -> Any:
-            created: list[Any] = []
-            try:
-                return _while_set(written, created, lambda: original(self, *args, **kwargs))
-            except BaseException as error:
-                frames = (frame for frame, _ in walk_tb(error.__traceback__))
-                if any(frame.f_code is encoding for frame in frames):
-                    _remove(created)
-                raise
+        def _insert_rows(self: Any, rows: Any, *args: Any, **kwargs: Any) -> Any:
+            return Insertion(self).run(rows, lambda rows: original(self, rows, *args, **kwargs))
 
         return _insert_rows
 
-    if encoding is not None and hasattr(Table, "_insert_rows"):
+    if hasattr(Table, "_insert_rows"):
         _replace(Table, "_insert_rows", correct)
-
-
-def _remove(created: list[Any]) -> None:
-    for store, path in created:
-        try:
-            store.remove(path)
-        except NpyError:  # an orphan; what the insert failed of is what the user has to know
-            continue
 
 
 def cost_of_a_value() -> None:
@@ -223,5 +204,5 @@ def apply() -> None:
     fetch_without_loading()
     key_of_an_update()
     hash_of_a_three_part_make()
-    files_of_unsent_rows()
+    files_of_refused_rows()
     cost_of_a_value()

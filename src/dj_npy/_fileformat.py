@@ -262,23 +262,33 @@ class NpyBytes:
         dtype, shape, fortran_order, offset = self.header
         yield memoryview(header_bytes(dtype, shape, fortran_order))
         array = self._array
-        if array.nbytes == 0:
-            return
-        if array.flags.forc:
+        if not array.flags.forc:
+            yield from pieces_in_c_order(array)
+        elif array.nbytes:
             whole = bytes_view(array)
             first = PIECE - offset % PIECE
             yield whole[:first]
             for start in range(first, len(whole), PIECE):
                 yield whole[start : start + PIECE]
-        else:
-            for chunk in np.nditer(
-                array,
-                flags=["external_loop", "buffered"],
-                buffersize=max(PIECE // array.itemsize, 1),
-                order="C",
-            ):
-                # A copy: the chunk is a buffer that is used again.
-                yield bytes_view(np.array(chunk))
+
+
+def pieces_in_c_order(array: AnyArray) -> Iterator[memoryview]:
+    """Yield the bytes of an array in C order; of its own memory, if they lie there like that."""
+    if array.nbytes == 0:
+        return
+    if array.flags.c_contiguous:
+        whole = bytes_view(array)
+        for start in range(0, len(whole), PIECE):
+            yield whole[start : start + PIECE]
+        return
+    for chunk in np.nditer(
+        array,
+        flags=["external_loop", "buffered"],
+        buffersize=max(PIECE // array.itemsize, 1),
+        order="C",
+    ):
+        # A copy: the chunk is a buffer that is used again.
+        yield bytes_view(np.array(chunk))
 
 
 def bytes_view(array: AnyArray) -> memoryview:

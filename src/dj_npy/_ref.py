@@ -86,6 +86,11 @@ class NpyRef(ArrayLike, dj.NpyRef):
         return self._described.dtype
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self._described.nbytes
+
+    @property
     def is_loaded(self) -> bool:
         """Whether the data are in memory."""
         return loaded_array(self) is not None
@@ -126,7 +131,7 @@ class NpyRef(ArrayLike, dj.NpyRef):
         (100, 32)
         """
         if mmap_mode is None:
-            return residency.get(self, lambda: self._file().read())
+            return residency.get(self, self._read)
         if mmap_mode not in _MAP_MODES:
             raise ArrayInvalidError(f"mmap_mode is None, 'r', 'r+' or 'c', not {mmap_mode!r}")
         if mmap_mode == "r+":
@@ -316,6 +321,16 @@ class NpyRef(ArrayLike, dj.NpyRef):
 
     def _array(self) -> AnyArray:
         return self.load()
+
+    def _read(self) -> AnyArray:
+        return self._file().read()
+
+    def _near(self) -> bool:
+        return open_store(self._config, self.store).near
+
+    def _passing(self) -> AnyArray:
+        """Return the whole array, which stays only for as long as somebody holds it."""
+        return residency.get(self, self._read, keep=False)
 
     def _file(self) -> ArrayFile:
         _ = self.path  # a row that is none is told before its store is looked for

@@ -49,18 +49,23 @@ class Residency:
         self._loading: dict[int, threading.Lock] = {}
         self._nbytes = sum(nbytes for _, nbytes in list(self._recent.values()))
 
-    def get(self, ref: Loadable, read: Callable[[], AnyArray]) -> AnyArray:
-        """Return the array of `ref`, by `read` if need be; threads that ask together read once."""
+    def get(self, ref: Loadable, read: Callable[[], AnyArray], keep: bool = True) -> AnyArray:
+        """
+        Return the array of `ref`, by `read` if need be; threads that ask together read once.
+
+        What is not to be kept lives for as long as somebody holds it.
+        """
         identity = id(ref)
         while True:
             with self._mutex:
                 array = loaded_array(ref)
                 if array is not None:
-                    self._keep(ref, array)
+                    if keep:
+                        self._keep(ref, array)
                     return array
-                other = self._loading.get(identity)
-                if other is None:
-                    mine = self._loading[identity] = threading.Lock()
+                mine = threading.Lock()
+                other = self._loading.setdefault(identity, mine)
+                if other is mine:
                     mine.acquire()
                     break
             with other:  # until that thread has read, or failed to
@@ -68,7 +73,10 @@ class Residency:
         try:
             array = read()
             with self._mutex:
-                self._keep(ref, array)
+                if keep:
+                    self._keep(ref, array)
+                else:
+                    ref._loaded = weakref.ref(array)
             return array
         finally:
             with self._mutex:

@@ -1,5 +1,7 @@
 """What a row says of its array: JSON of ours, of DataJoint's own codec, or of anybody."""
 
+import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -66,20 +68,30 @@ class Row:
         return self._dtype
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        promised = self.promised()
+        if promised is None:
+            return math.prod(self.shape) * self.dtype.itemsize
+        return promised[0].file_size - promised[0].offset
+
+    @property
     def checksum(self) -> Any:
         """Checksum of the whole file; None in rows of DataJoint's own codec."""
         return self._said("checksum")
 
-    def header(self) -> Header | None:
-        """Return the header that the file must have; None if the row does not tell."""
+    def promised(self) -> tuple[Header, bytes] | None:
+        """Return the header that the file must have, and its bytes; None if the row is silent."""
         offset = self._said("offset")
         if offset is None:
             return None
-        fortran_order = self._said("fortran_order") is True
-        dtype, shape = self.dtype, self.shape
-        if len(fileformat.header_bytes(dtype, shape, fortran_order)) != offset:
-            return None
-        return Header(dtype, shape, fortran_order, offset)
+        json, fortran_order = self.json, self._said("fortran_order") is True
+        try:
+            # Thousands of rows promise the same: it is worked out, and checked, once.
+            return _promised(json["dtype"], offset, fortran_order, *json["shape"])
+        except (TypeError, KeyError, ArrayCorruptError):
+            # A structured dtype, which is a list; or nothing good, and this says what.
+            return _header(self.dtype, offset, fortran_order, self.shape)
 
     def is_of(self, header: Header) -> bool:
         """Whether a file with this header has the array that the row describes."""
@@ -97,3 +109,18 @@ class Row:
             f"the row of the array at {self._said('path')!r:.200} in store "
             f"{self._said('store')!r:.200} has no valid {what}: found {value!r:.200}"
         )
+
+
+def _header(
+    dtype: np.dtype[Any], offset: Any, fortran_order: bool, shape: tuple[int, ...]
+) -> tuple[Header, bytes] | None:
+    prefix = fileformat.header_bytes(dtype, shape, fortran_order)
+    return (Header(dtype, shape, fortran_order, offset), prefix) if len(prefix) == offset else None
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _promised(
+    dtype: str, offset: Any, fortran_order: bool, *shape: int
+) -> tuple[Header, bytes] | None:
+    row = Row({"dtype": dtype, "shape": list(shape)})
+    return _header(row.dtype, offset, fortran_order, row.shape)

@@ -49,6 +49,12 @@ class Settings(BaseSettings):
         default=ByteSize(10 << 30),
         description="Bytes of such copies that are kept, those mapped last.",
     )
+    max_workers: int = Field(
+        default=16,
+        ge=1,
+        le=1024,
+        description="Threads of `load`, `stream` and `insert`.",
+    )
     load_below: ByteSize = Field(
         default=ByteSize(1 << 20),
         description="Bytes up to which an array is loaded whole when a part of it is asked for.",

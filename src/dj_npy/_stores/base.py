@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
+from dj_npy._stores.threads import until_stopped
 
 Replace = Callable[[Sequence[memoryview], str], None]
 """Replaces a file by contents of that checksum, and raises if another has done so meanwhile."""
@@ -116,7 +117,13 @@ class Store(ABC):
             How many they are; any other number raises :class:`ArrayInvalidError`.
         """
         checked = (self.checked(path) for path in paths)
-        return self._create(checked, _counted(pieces, nbytes), nbytes)
+        made = _Made(_counted(until_stopped(pieces), nbytes))
+        try:
+            return self._create(checked, iter(made), nbytes)
+        except BaseException:
+            if made.failure is None:
+                raise
+        raise made.failure  # and not what the store makes of it
 
     def copied(self, paths: Iterable[str], source: str, nbytes: int) -> str | None:
         """
@@ -141,7 +148,7 @@ class Store(ABC):
             At least one. In the file's order, without overlap; they are looked at as they
             are read, few at a time.
         """
-        return self._read_parts(self.checked(path), parts)
+        return self._read_parts(self.checked(path), until_stopped(parts))
 
     def read_into(self, path: str, start: int, buffers: Sequence[memoryview]) -> int | None:
         """
@@ -155,6 +162,8 @@ class Store(ABC):
         if not nbytes:
             size = self.stat(path).nbytes
             return size if start <= size else None
+        if (quickly := self._read_quickly(self.checked(path), start, buffers, nbytes)) is not None:
+            return quickly
         part = self._part_of(nbytes)
         stat = self.read_parts(
             path,
@@ -247,6 +256,16 @@ class Store(ABC):
     @abstractmethod
     def _read_parts(self, path: str, parts: Iterable[Part]) -> Stat | None: ...
 
+    def _read_quickly(
+        self,
+        path: str,  # noqa: ARG002
+        start: int,  # noqa: ARG002
+        buffers: Sequence[memoryview],  # noqa: ARG002
+        nbytes: int,  # noqa: ARG002
+    ) -> int | None:
+        """As `read_into`, where there is a shorter way; None where not, or if anything is odd."""
+        return None
+
     @abstractmethod
     def _part_of(self, nbytes: int) -> int:
         """Return in parts of what size so many bytes in a row are best read."""
@@ -283,6 +302,23 @@ def targets(buffers: Sequence[memoryview], offset: int, length: int) -> Iterator
             yield part
         length -= len(part)
         offset = max(0, offset - len(buffer))
+
+
+class _Made:
+    """Pieces, and what was raised in making them."""
+
+    def __init__(self, pieces: Iterable[memoryview]) -> None:
+        self._pieces = pieces
+        self.failure: BaseException | None = None
+
+    def __iter__(self) -> Iterator[memoryview]:
+        try:
+            yield from self._pieces
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.failure = error
+            raise
 
 
 def _counted(pieces: Iterable[memoryview], nbytes: int) -> Iterator[memoryview]:

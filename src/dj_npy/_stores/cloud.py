@@ -39,7 +39,7 @@ from dj_npy._stores.remote import (
     RemoteStore,
     part_size,
 )
-from dj_npy._stores.threads import passed_on
+from dj_npy._stores.threads import in_crowd, passed_on
 
 Version = dict[str, str | None]
 Client = S3Store | GCSStore | AzureStore
@@ -310,8 +310,10 @@ class CloudStore(RemoteStore):
         few = list(islice(waiting, 2))
         if len(few) > 1 and not self._honours_ranges(path, few[0].start):
             return self._read_through(path, few[0].start, chain(few, waiting))
-        if len(few) == 1 and (stat := self._read_directly(path, few[0])):
-            return stat
+        if len(few) == 1 and (in_crowd.get() is None or few[0].nbytes >= _MIN_DIRECT_PART):
+            stat = self._read_directly(path, few[0])
+            if stat is not None:
+                return stat
         return super()._read_parts(path, chain(few, waiting))
 
     def _read_part(self, path: str, part: Part) -> Stat:

@@ -4,7 +4,7 @@ import ctypes
 import errno
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from ctypes import c_int64
 from datetime import datetime, timezone
@@ -28,6 +28,8 @@ _MAX_DURABLE = 10_000
 _SIDE_BY_SIDE = 32 << 20
 """Bytes from which several threads read: one alone copies 256 MB a quarter slower."""
 _READERS = 4
+_QUICK = 4 << 20
+"""Bytes up to which a file is read by one call."""
 _PART = 8 << 20
 _LIMITS = Limits(gap=16 << 10, part=1 << 20, runs=1024)
 _WRITE_BACK = 16 << 20
@@ -153,6 +155,24 @@ class LocalStore(Store):
             raise
         except OSError as error:
             raise self.refused(error, path, "read") from error
+
+    def _read_quickly(
+        self, path: str, start: int, buffers: Sequence[memoryview], nbytes: int
+    ) -> int | None:
+        # Three system calls: that not one byte more is read tells the size.
+        if nbytes > _QUICK or not hasattr(os, "preadv"):
+            return None
+        try:
+            descriptor = os.open(self._full(path), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self.refused(error, path, "read") from error
+        try:
+            count = os.preadv(descriptor, (*buffers, bytearray(1)), start)
+        except OSError as error:
+            raise self.refused(error, path, "read") from error
+        finally:
+            os.close(descriptor)
+        return start + nbytes if count == nbytes else None
 
     def _read_beginning(self, path: str, length: int) -> tuple[bytes, Stat]:
         try:

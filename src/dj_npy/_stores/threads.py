@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import ContextVar
 from itertools import chain, islice
 from queue import Empty, Full, Queue
 from typing import Any, TypeVar
@@ -17,6 +18,33 @@ _HANDED_PIECE = 256 << 10
 """Pieces that wait to be consumed, and the bytes of one."""
 _LOOK_S = 0.1
 """How often either side looks whether the other is still alive."""
+
+
+class Crowd:
+    """The threads of one call that works on many arrays, and whether it wants no more of them."""
+
+    stopped = False
+
+
+class Stopped(BaseException):
+    """Ends what a thread of a crowd is at that has been stopped."""
+
+
+in_crowd: ContextVar[Crowd | None] = ContextVar("in_crowd", default=None)
+"""The crowd that this thread is of; its neighbours use the network, too."""
+
+
+def until_stopped(items: Iterable[T]) -> Iterable[T]:
+    """Return `items`; but where this thread is of a crowd, they end when that is stopped."""
+    crowd = in_crowd.get()
+    return items if crowd is None else _watched(items, crowd)
+
+
+def _watched(items: Iterable[T], crowd: Crowd) -> Iterator[T]:
+    for item in items:
+        if crowd.stopped:
+            raise Stopped
+        yield item
 
 
 def side_by_side(work: Callable[[Any], T], items: Iterable[Any], at_once: int) -> Iterator[T]:

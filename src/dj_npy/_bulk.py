@@ -1,0 +1,347 @@
+"""Many arrays at once: load them, walk through them, insert them."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import chain
+from typing import Annotated, Any
+
+import datajoint as dj
+import numpy as np
+from pydantic import ByteSize, Field, TypeAdapter, ValidationError
+
+from dj_npy._ahead import Ahead, Step, Task
+from dj_npy._blocks import Blocks
+from dj_npy._errors import ArrayInvalidError, NpyError
+from dj_npy._fileformat import AnyArray
+from dj_npy._insertion import Bulk, bulk
+from dj_npy._progress import Progress
+from dj_npy._ref import NpyRef
+from dj_npy._settings import settings
+from dj_npy._stores.remote import PART, SIDE_BY_SIDE
+
+_SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
+_TOGETHER = 16
+_TOGETHER_BYTES = 1 << 20
+"""Small files of this machine that one thread reads at a stretch: to hand over each costs more."""
+_BUFFERS = PART * SIDE_BY_SIDE
+"""Bytes that may be on their way beside an array that comes through a network."""
+
+
+def load(
+    refs: Iterable[Any], *attributes: str, max_workers: int | None = None, progress: bool = False
+) -> list[Any]:
+    """
+    Load many arrays side by side.
+
+    Parameters
+    ----------
+    refs : iterable
+        References, of any stores; or rows (dicts) with references in them. One may come several
+        times, be loaded already, or be None.
+    attributes : str
+        The attributes of rows that are to be loaded. Default: all that are references.
+    max_workers : int, optional
+        Threads. Default ``dj_npy.settings.max_workers``.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    list
+        What :meth:`NpyRef.load` returns of each, in the order of `refs`; None for None; of a
+        row, a dict with arrays for references.
+
+    Raises
+    ------
+    ArrayMissingError, ArrayCorruptError, StoreError
+        Of the first that cannot be loaded. Nothing more is begun then.
+    ArrayInvalidError
+        For what is no reference, None or row, or no number of threads.
+
+    Examples
+    --------
+    >>> arrays = dj_npy.load(Recording.to_arrays("waveform"))
+    >>> rows = dj_npy.load(Recording.to_dicts())
+    """
+    refs = list(refs)
+    ahead = Ahead(_steps(refs, attributes, NpyRef.load, _TOGETHER), _workers(max_workers), math.inf)
+    found: list[Any] = []
+    with Progress("load", _total(refs, attributes) if progress else None) as bar:
+        try:
+            for step in ahead:
+                found += _arrays(step, attributes, bar)
+        finally:
+            ahead.close()
+    return found
+
+
+class Stream(Iterator[Any]):
+    """
+    What :func:`stream` returns.
+
+    Parameters
+    ----------
+    ahead : Ahead
+        What reads.
+    attributes : sequence of str
+        Those of rows that are loaded.
+    bar : Progress
+        What shows how far it has come.
+    """
+
+    def __init__(self, ahead: Ahead, attributes: Sequence[str], bar: Progress) -> None:
+        self._ahead, self._attributes, self._bar = ahead, attributes, bar
+
+    def __next__(self) -> Any:
+        try:
+            return _arrays(next(self._ahead), self._attributes, self._bar)[0]
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._ahead.close()
+        self._bar.close()
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def stream(
+    refs: Iterable[Any],
+    *attributes: str,
+    max_bytes: int | str = "1 GiB",
+    max_workers: int | None = None,
+    progress: bool = False,
+) -> Stream:
+    """
+    Walk through many arrays, those that come next being read while the caller is busy.
+
+    No array stays in memory that the caller does not hold. To leave early, leave the loop; to
+    be sure that nothing is read any more, call ``close()``, or use it as a context manager.
+
+    Parameters
+    ----------
+    refs : iterable
+        References, or rows (dicts) with references in them, as for :func:`load`. It is asked for
+        the next one in the caller's thread.
+    attributes : str
+        The attributes of rows that are to be loaded. Default: all that are references.
+    max_bytes : int or str
+        Memory for what is read ahead, with or without a unit, what it takes to read them
+        included. A single array may be larger.
+    max_workers : int, optional
+        Threads. Default ``dj_npy.settings.max_workers``.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    iterator
+        Of the arrays, in order; None for None; of a row, a dict with arrays for references.
+
+    Raises
+    ------
+    ArrayMissingError, ArrayCorruptError, StoreError
+        When it is the turn of an array that cannot be loaded.
+    ArrayInvalidError
+        For what is no reference, None or row, no size, or no number of threads.
+
+    Examples
+    --------
+    >>> for row in dj_npy.stream(Recording.to_dicts(), "waveform"):
+    ...     _ = row["recording_id"], row["waveform"].mean()
+    """
+    try:
+        most = _SIZE.validate_python(max_bytes)
+    except ValidationError:
+        raise ArrayInvalidError(
+            f"max_bytes must be a size such as 1000000 or '1 GiB', not {max_bytes!r}"
+        ) from None
+    workers = _workers(max_workers)
+    # Only of what can be walked twice is it known how much it is.
+    total = _total(refs, attributes) if progress and isinstance(refs, (list, tuple)) else (0, 0)
+    steps = _steps(refs, attributes, NpyRef._passing, 1)
+    bar = Progress("read", total if progress else None)
+    return Stream(Ahead(steps, workers, most), attributes, bar)
+
+
+def insert(
+    table: Any,
+    rows: Any,
+    *,
+    max_workers: int | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> None:
+    """
+    Insert rows, their arrays being written side by side.
+
+    As ``table.insert(rows, **options)``, errors included. If a row or the database refuses, the
+    files are removed; so are those of rows that ``skip_duplicates`` has skipped, which it takes
+    a walk over the table's column to find. Only if a connection is lost, so that nobody knows
+    whether the rows are there, the files stay.
+
+    Parameters
+    ----------
+    table : datajoint.Table
+        A table, or its class.
+    rows
+        As `datajoint.Table.insert` takes them. If they are made as they are asked for, by a
+        generator for one, arrays up to 64 MiB are copied, so that the next row may be made
+        in the same memory, and larger ones are written before it is asked for.
+    max_workers : int, optional
+        Threads. Default ``dj_npy.settings.max_workers``. They are at work on 256 MiB at a time,
+        or on one array.
+    progress : bool
+        Show a bar.
+    options
+        ``replace``, ``skip_duplicates``, ``ignore_extra_fields``, ``allow_direct_insert``,
+        ``chunk_size``: those of `datajoint.Table.insert`.
+
+    Raises
+    ------
+    datajoint.DataJointError
+        Whatever ``table.insert`` raises.
+
+    Examples
+    --------
+    >>> rows = [{"recording_id": i, "waveform": np.random.randn(1000, 32)} for i in range(10, 20)]
+    >>> dj_npy.insert(Recording, rows)
+    """
+    with Progress("insert", _total_of_rows(rows) if progress else None) as bar:
+        how = Bulk(_workers(max_workers), bool(options.get("skip_duplicates")), bar.add)
+        token = bulk.set(how)
+        try:
+            table.insert(rows, **options)
+        finally:
+            bulk.reset(token)
+
+
+def _steps(
+    items: Iterable[Any],
+    attributes: Sequence[str],
+    read: Callable[[NpyRef], AnyArray],
+    together: int,
+) -> Iterator[Step]:
+    """Yield what is to be read; up to so many items `together` whose files are small and near."""
+    group: list[Any] = []
+    refs: list[NpyRef] = []
+    nbytes, near = 0, True
+    for item in items:
+        group.append(item)
+        for ref in _refs(item, attributes):
+            refs.append(ref)
+            is_near, size = _cost(ref)
+            near, nbytes = near and is_near, nbytes + size
+        if len(group) >= together or nbytes >= _TOGETHER_BYTES or not near:
+            yield _step(group, refs, nbytes, near, read)
+            group, refs, nbytes, near = [], [], 0, True
+    if group:
+        yield _step(group, refs, nbytes, near, read)
+
+
+def _step(
+    group: list[Any],
+    refs: list[NpyRef],
+    nbytes: int,
+    near: bool,
+    read: Callable[[NpyRef], AnyArray],
+) -> Step:
+    if near:
+        tasks = [Task(lambda: [read(ref) for ref in refs])] if refs else []
+    else:
+        tasks = [Task(partial(_alone, read, ref)) for ref in refs]
+    return Step(group, tasks, nbytes, quick=near)
+
+
+def _alone(read: Callable[[NpyRef], AnyArray], ref: NpyRef) -> list[AnyArray]:
+    return [read(ref)]
+
+
+def _cost(ref: NpyRef) -> tuple[bool, int]:
+    """Whether the array is as good as here, and what memory it takes to read it."""
+    if ref.is_loaded:
+        return True, 0
+    try:
+        near, nbytes = ref._near(), ref.nbytes
+    except dj.DataJointError:  # what is wrong with it is told when it is read
+        return True, 0
+    return near, nbytes if near else nbytes + min(nbytes, _BUFFERS)
+
+
+def _refs(item: Any, attributes: Sequence[str]) -> Iterable[NpyRef]:
+    """Return the references of an item that are to be loaded."""
+    if isinstance(item, NpyRef):
+        return (item,)
+    if item is None:
+        return ()
+    if not isinstance(item, Mapping):
+        raise ArrayInvalidError(
+            f"expected an NpyRef, None, or a row as a dict, not {type(item).__name__}"
+        )
+    for name in attributes:
+        if not isinstance(item[name], NpyRef | None):
+            raise ArrayInvalidError(
+                f"the attribute {name!r} of a row is no NpyRef, but {type(item[name]).__name__}"
+            )
+    values = (item[name] for name in attributes) if attributes else item.values()
+    return (value for value in values if isinstance(value, NpyRef))
+
+
+def _arrays(step: Step, attributes: Sequence[str], bar: Progress) -> list[Any]:
+    """Return the items of a step with arrays in the place of references."""
+    arrays = chain.from_iterable(task.result() for task in step.tasks)
+
+    def array() -> AnyArray:
+        found: AnyArray = next(arrays)
+        bar.add(found.nbytes)
+        return found
+
+    def filled(item: Any) -> Any:
+        if item is None:
+            return None
+        if isinstance(item, NpyRef):
+            return array()
+        names = {name: array() for name in attributes or item if isinstance(item[name], NpyRef)}
+        return {**item, **names}
+
+    return [filled(item) for item in step.item]
+
+
+def _workers(given: int | None) -> int:
+    if given is None:
+        return settings.max_workers
+    if not isinstance(given, int) or given < 1:
+        raise ArrayInvalidError(f"max_workers must be a number of threads, not {given!r}")
+    return given
+
+
+def _total(items: Iterable[Any], attributes: Sequence[str]) -> tuple[int, int]:
+    """Count the files, and their arrays' bytes."""
+    files = nbytes = 0
+    for item in items:
+        for ref in _refs(item, attributes):
+            files += 1
+            with suppress(NpyError):
+                nbytes += ref.nbytes
+    return files, nbytes
+
+
+def _total_of_rows(rows: Any) -> tuple[int, int]:
+    """The same of rows that are to be inserted; zero where they are only made when asked for."""
+    if not isinstance(rows, (list, tuple, np.ndarray)):
+        return 0, 0
+    arrays = [
+        value
+        for row in rows
+        for value in (row.values() if isinstance(row, Mapping) else row)
+        if isinstance(value, (np.ndarray, NpyRef, Blocks))
+    ]
+    return len(arrays), sum(value.nbytes for value in arrays)
