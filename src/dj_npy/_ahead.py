@@ -15,8 +15,6 @@ T = TypeVar("T")
 
 _MOST_STEPS = 256
 """How far ahead at most, however little each step takes."""
-_HELPERS = max(1, (os.cpu_count() or 1) - 1)
-"""Threads for what only wants a processor: whoever waits for the results does its share."""
 _SLOW_S = 0.02
 """What takes longer than this does wait: for a disk, or a file server."""
 _LOOK_S = 0.5
@@ -76,13 +74,15 @@ class Step:
         Done by threads, in any order, before the step is handed out.
     nbytes : int
         Memory that it takes from when it is begun until it is handed out.
-    quick : bool
-        The tasks want a processor, and neither a network nor, most likely, a disk.
+    threads : int, optional
+        How many threads are worth their while: for tasks that want a processor, and neither a
+        network nor, most likely, a disk. Whoever waits for such tasks does them, too. If they
+        turn out to take long, and for other tasks, it is as many as there may be.
     alone : bool
         Draw no other step until the next one is asked for: this one might change.
     """
 
-    __slots__ = ("alone", "item", "nbytes", "quick", "tasks")
+    __slots__ = ("alone", "item", "nbytes", "tasks", "threads")
 
     def __init__(
         self,
@@ -90,11 +90,11 @@ class Step:
         tasks: Sequence[Task[Any]] = (),
         nbytes: int = 0,
         *,
-        quick: bool = False,
+        threads: int | None = None,
         alone: bool = False,
     ) -> None:
         self.item, self.tasks, self.nbytes = item, tasks, nbytes
-        self.quick, self.alone = quick, alone
+        self.threads, self.alone = threads, alone
 
     @property
     def ready(self) -> bool:
@@ -195,12 +195,15 @@ class Ahead(Iterator[Step]):
         self._begun.append(step)
         self._nbytes += step.nbytes
         if os.getpid() == self._process:
+            enough = self._at_once
+            if step.threads is not None and not self._slow:
+                enough = min(step.threads, enough)
             for task in step.tasks:
-                self._hand(task, self._at_once if not step.quick or self._slow else _HELPERS)
+                self._hand(task, enough)
         return True
 
-    def _hand(self, task: Task[Any], threads: int) -> None:
-        if len(self._threads) < min(threads, self._at_once):
+    def _hand(self, task: Task[Any], enough: int) -> None:
+        if len(self._threads) < enough:
             thread = threading.Thread(
                 target=_work,
                 args=(self._waiting, self._finished, self._crowd),
@@ -219,7 +222,7 @@ class Ahead(Iterator[Step]):
     def _wait(self) -> None:
         start = time.monotonic()
         with suppress(Empty):
-            if not (self._begun[0].quick and self._help()):
+            if not (self._begun[0].threads is not None and self._help()):
                 self._finished.get(timeout=_LOOK_S)
         self._slow = self._slow or time.monotonic() - start > _SLOW_S
 

@@ -1,32 +1,31 @@
 """Many arrays at once: load them, walk through them, insert them."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import Annotated, Any
 
-import datajoint as dj
 import numpy as np
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from dj_npy._ahead import Ahead, Step, Task
+from dj_npy._arrayfile import Slab
 from dj_npy._blocks import Blocks
 from dj_npy._errors import ArrayInvalidError, NpyError
-from dj_npy._fileformat import AnyArray
 from dj_npy._insertion import Bulk, bulk
 from dj_npy._progress import Progress
-from dj_npy._ref import NpyRef
+from dj_npy._ref import NpyRef, loaded
 from dj_npy._settings import settings
-from dj_npy._stores.remote import PART, SIDE_BY_SIDE
+from dj_npy._stores import Store
 
 _SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
-_TOGETHER = 16
-_TOGETHER_BYTES = 1 << 20
+_PROCESSORS = os.cpu_count() or 1
+_TOGETHER = 64
+_TOGETHER_BYTES = 4 << 20
 """Small files of this machine that one thread reads at a stretch: to hand over each costs more."""
-_BUFFERS = PART * SIDE_BY_SIDE
-"""Bytes that may be on their way beside an array that comes through a network."""
 
 
 def load(
@@ -66,7 +65,9 @@ def load(
     >>> rows = dj_npy.load(Recording.to_dicts())
     """
     refs = list(refs)
-    ahead = Ahead(_steps(refs, attributes, NpyRef.load, _TOGETHER), _workers(max_workers), math.inf)
+    ahead = Ahead(
+        _steps(refs, attributes, keep=True, together=_TOGETHER), _workers(max_workers), math.inf
+    )
     found: list[Any] = []
     with Progress("load", _total(refs, attributes) if progress else None) as bar:
         try:
@@ -167,7 +168,7 @@ def stream(
     workers = _workers(max_workers)
     # Only of what can be walked twice is it known how much it is.
     total = _total(refs, attributes) if progress and isinstance(refs, (list, tuple)) else (0, 0)
-    steps = _steps(refs, attributes, NpyRef._passing, 1)
+    steps = _steps(refs, attributes, keep=False, together=1)
     bar = Progress("read", total if progress else None)
     return Stream(Ahead(steps, workers, most), attributes, bar)
 
@@ -225,58 +226,59 @@ def insert(
 
 
 def _steps(
-    items: Iterable[Any],
-    attributes: Sequence[str],
-    read: Callable[[NpyRef], AnyArray],
-    together: int,
+    items: Iterable[Any], attributes: Sequence[str], *, keep: bool, together: int
 ) -> Iterator[Step]:
-    """Yield what is to be read; up to so many items `together` whose files are small and near."""
-    group: list[Any] = []
-    refs: list[NpyRef] = []
-    nbytes, near = 0, True
+    """Yield what is to be read, and stays in memory or not; so many items in a step at most."""
+    slab, group = Slab(), _Group()
     for item in items:
-        group.append(item)
-        for ref in _refs(item, attributes):
-            refs.append(ref)
-            is_near, size = _cost(ref)
-            near, nbytes = near and is_near, nbytes + size
-        if len(group) >= together or nbytes >= _TOGETHER_BYTES or not near:
-            yield _step(group, refs, nbytes, near, read)
-            group, refs, nbytes, near = [], [], 0, True
-    if group:
-        yield _step(group, refs, nbytes, near, read)
+        refs = _refs(item, attributes)
+        if not group.takes(item, refs):
+            yield group.step(slab, keep)
+            group = _Group()
+            group.takes(item, refs)
+        if len(group.items) >= together:
+            yield group.step(slab, keep)
+            group = _Group()
+    if group.items:
+        yield group.step(slab, keep)
 
 
-def _step(
-    group: list[Any],
-    refs: list[NpyRef],
-    nbytes: int,
-    near: bool,
-    read: Callable[[NpyRef], AnyArray],
-) -> Step:
-    if near:
-        tasks = [Task(lambda: [read(ref) for ref in refs])] if refs else []
-    else:
-        tasks = [Task(partial(_alone, read, ref)) for ref in refs]
-    return Step(group, tasks, nbytes, quick=near)
+class _Group:
+    """Items that are read in one step: several if their files are small, and of one near store."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+        self._refs: list[NpyRef] = []
+        self._near: Store | None = None
+        self._apart = False  # not all of one near store
+        self._nbytes = 0
+
+    def takes(self, item: Any, refs: Sequence[NpyRef]) -> bool:
+        """Add an item, if it fits."""
+        nbytes, near, apart = self._nbytes, self._near, self._apart
+        for ref in refs:
+            store, cost = ref._cost()
+            apart = apart or store is None or (near is not None and store is not near)
+            near = store
+            nbytes += cost
+        if self.items and (apart or nbytes > _TOGETHER_BYTES):
+            return False
+        self.items.append(item)
+        self._refs.extend(refs)
+        self._nbytes, self._near, self._apart = nbytes, near, apart
+        return True
+
+    def step(self, slab: Slab, keep: bool) -> Step:
+        """Return what is to be done."""
+        if len(self._refs) > 1 and not self._apart:
+            tasks = [Task(partial(loaded, self._refs, self._near, slab, keep))]
+            return Step(self.items, tasks, self._nbytes, threads=0)
+        tasks = [Task(partial(loaded, [ref], None, slab, keep)) for ref in self._refs]
+        threads = None if self._apart else _PROCESSORS
+        return Step(self.items, tasks, self._nbytes, threads=threads)
 
 
-def _alone(read: Callable[[NpyRef], AnyArray], ref: NpyRef) -> list[AnyArray]:
-    return [read(ref)]
-
-
-def _cost(ref: NpyRef) -> tuple[bool, int]:
-    """Whether the array is as good as here, and what memory it takes to read it."""
-    if ref.is_loaded:
-        return True, 0
-    try:
-        near, nbytes = ref._near(), ref.nbytes
-    except dj.DataJointError:  # what is wrong with it is told when it is read
-        return True, 0
-    return near, nbytes if near else nbytes + min(nbytes, _BUFFERS)
-
-
-def _refs(item: Any, attributes: Sequence[str]) -> Iterable[NpyRef]:
+def _refs(item: Any, attributes: Sequence[str]) -> Sequence[NpyRef]:
     """Return the references of an item that are to be loaded."""
     if isinstance(item, NpyRef):
         return (item,)
@@ -291,26 +293,25 @@ def _refs(item: Any, attributes: Sequence[str]) -> Iterable[NpyRef]:
             raise ArrayInvalidError(
                 f"the attribute {name!r} of a row is no NpyRef, but {type(item[name]).__name__}"
             )
-    values = (item[name] for name in attributes) if attributes else item.values()
-    return (value for value in values if isinstance(value, NpyRef))
+    values = [item[name] for name in attributes] if attributes else list(item.values())
+    return [value for value in values if isinstance(value, NpyRef)]
 
 
 def _arrays(step: Step, attributes: Sequence[str], bar: Progress) -> list[Any]:
     """Return the items of a step with arrays in the place of references."""
-    arrays = chain.from_iterable(task.result() for task in step.tasks)
-
-    def array() -> AnyArray:
-        found: AnyArray = next(arrays)
-        bar.add(found.nbytes)
-        return found
+    arrays = list(chain.from_iterable(task.result() for task in step.tasks))
+    for array in arrays:
+        bar.add(array.nbytes)
+    if all(type(item) is NpyRef for item in step.item):
+        return arrays
+    following = iter(arrays)
 
     def filled(item: Any) -> Any:
-        if item is None:
-            return None
-        if isinstance(item, NpyRef):
-            return array()
-        names = {name: array() for name in attributes or item if isinstance(item[name], NpyRef)}
-        return {**item, **names}
+        if not isinstance(item, Mapping):
+            return item if item is None else next(following)
+        names = attributes or item
+        found = {name: next(following) for name in names if isinstance(item[name], NpyRef)}
+        return {**item, **found}
 
     return [filled(item) for item in step.item]
 

@@ -56,9 +56,14 @@ class Header(NamedTuple):
     """Bytes before the data."""
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
     def file_size(self) -> int:
         """Bytes of the whole file."""
-        return self.offset + math.prod(self.shape) * self.dtype.itemsize
+        return self.offset + self.nbytes
 
     @property
     def order(self) -> Any:  # numpy spells its literal types differently in each function
@@ -295,7 +300,9 @@ def bytes_view(array: AnyArray) -> memoryview:
     """Return the memory of a contiguous array as bytes, in the order they lie there."""
     if array.nbytes == 0:
         return memoryview(b"")
-    flat = array.reshape(-1, order="C" if array.flags.c_contiguous else "F")
+    flat = array
+    if array.ndim != 1:
+        flat = array.reshape(-1, order="C" if array.flags.c_contiguous else "F")
     # A view as uint8: not every dtype (datetime64, for one) speaks the buffer protocol.
     return memoryview(flat.view(np.uint8))  # type: ignore[arg-type]  # before Python 3.12
 

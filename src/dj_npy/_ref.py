@@ -2,14 +2,14 @@
 
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import datajoint as dj
 import numpy as np
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
-from dj_npy._arrayfile import ArrayFile, MapMode, Verified
+from dj_npy._arrayfile import ArrayFile, MapMode, Slab, Verified, read_together
 from dj_npy._arraylike import ArrayLike, materialized
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
 from dj_npy._fileformat import AnyArray, Header
@@ -18,10 +18,13 @@ from dj_npy._residency import loaded_array, residency
 from dj_npy._row import Row
 from dj_npy._selection import Selection, select
 from dj_npy._settings import settings
-from dj_npy._stores import StoreConfig, describe, open_store
+from dj_npy._stores import Store, StoreConfig, describe, open_store
+from dj_npy._stores.remote import PART, SIDE_BY_SIDE
 from dj_npy._stores.threads import side_by_side
 
 _SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
+_BUFFERS = PART * SIDE_BY_SIDE
+"""Bytes that may be on their way beside an array that comes through a network."""
 _MAP_MODES: tuple[MapMode, ...] = ("r", "r+", "c")
 
 
@@ -325,12 +328,14 @@ class NpyRef(ArrayLike, dj.NpyRef):
     def _read(self) -> AnyArray:
         return self._file().read()
 
-    def _near(self) -> bool:
-        return open_store(self._config, self.store).near
-
-    def _passing(self) -> AnyArray:
-        """Return the whole array, which stays only for as long as somebody holds it."""
-        return residency.get(self, self._read, keep=False)
+    def _cost(self) -> tuple[Store | None, int]:
+        """The store if it is as good as here, and what memory it takes to load the data."""
+        try:
+            store = open_store(self._config, self._described.store)
+            nbytes = self._described.nbytes
+        except dj.DataJointError:  # what is wrong is told when they are loaded
+            return None, 0
+        return (store, nbytes) if store.near else (None, nbytes + min(nbytes, _BUFFERS))
 
     def _file(self) -> ArrayFile:
         _ = self.path  # a row that is none is told before its store is looked for
@@ -353,3 +358,21 @@ class NpyRef(ArrayLike, dj.NpyRef):
                 f"{'writable' if out.flags.writeable else 'read-only'}, of shape {out.shape} "
                 f"and dtype {out.dtype}"
             )
+
+
+def loaded(refs: Sequence[NpyRef], near: Store | None, slab: Slab, keep: bool) -> list[AnyArray]:
+    """
+    Load arrays one after the other, those of one store of this machine (`near`) in one go.
+
+    What is not to be kept stays in memory only for as long as somebody holds it.
+    """
+    if near is None or len(refs) == 1:
+        return [residency.get(ref, ref._read, keep) for ref in refs]
+    found = list(map(loaded_array, refs))
+    rows = [ref._described for ref, array in zip(refs, found, strict=True) if array is None]
+    read = iter(read_together(near, rows, slab))
+    found = [next(read) if array is None else array for array in found]
+    return [
+        residency.get(ref, ref._read, keep) if array is None else residency.give(ref, array, keep)
+        for ref, array in zip(refs, found, strict=True)
+    ]

@@ -71,17 +71,23 @@ class Residency:
             with other:  # until that thread has read, or failed to
                 pass
         try:
-            array = read()
-            with self._mutex:
-                if keep:
-                    self._keep(ref, array)
-                else:
-                    ref._loaded = weakref.ref(array)
-            return array
+            return self.give(ref, read(), keep)
         finally:
             with self._mutex:
                 self._loading.pop(identity, None)
             mine.release()
+
+    def give(self, ref: Loadable, array: AnyArray, keep: bool = True) -> AnyArray:
+        """Take `array` for that of `ref`, unless there is one already, and return it."""
+        with self._mutex:
+            loaded = loaded_array(ref)
+            if loaded is None:
+                loaded = array
+                if not keep:
+                    ref._loaded = weakref.ref(array)
+            if keep:
+                self._keep(ref, loaded)
+            return loaded
 
     def drop(self, ref: Loadable) -> None:
         """Forget the array of `ref`."""

@@ -23,12 +23,13 @@ class Row:
         As it came; it may be anything.
     """
 
-    __slots__ = ("_dtype", "_shape", "json")
+    __slots__ = ("_dtype", "_promised", "_shape", "json")
 
     def __init__(self, json: Any) -> None:
         self.json = json
         self._shape: tuple[int, ...] | None = None
         self._dtype: np.dtype[Any] | None = None
+        self._promised: tuple[Header, bytes] | None = None
 
     @property
     def path(self) -> str:
@@ -73,7 +74,7 @@ class Row:
         promised = self.promised()
         if promised is None:
             return math.prod(self.shape) * self.dtype.itemsize
-        return promised[0].file_size - promised[0].offset
+        return promised[0].nbytes
 
     @property
     def checksum(self) -> Any:
@@ -82,16 +83,18 @@ class Row:
 
     def promised(self) -> tuple[Header, bytes] | None:
         """Return the header that the file must have, and its bytes; None if the row is silent."""
-        offset = self._said("offset")
-        if offset is None:
-            return None
-        json, fortran_order = self.json, self._said("fortran_order") is True
-        try:
-            # Thousands of rows promise the same: it is worked out, and checked, once.
-            return _promised(json["dtype"], offset, fortran_order, *json["shape"])
-        except (TypeError, KeyError, ArrayCorruptError):
-            # A structured dtype, which is a list; or nothing good, and this says what.
-            return _header(self.dtype, offset, fortran_order, self.shape)
+        if self._promised is None:
+            offset = self._said("offset")
+            if offset is None:
+                return None
+            json, fortran_order = self.json, self._said("fortran_order") is True
+            try:
+                # Thousands of rows promise the same: it is worked out, and checked, once.
+                self._promised = _promised(json["dtype"], offset, fortran_order, *json["shape"])
+            except (TypeError, KeyError, ArrayCorruptError):
+                # A structured dtype, which is a list; or nothing good, and this says what.
+                self._promised = _header(self.dtype, offset, fortran_order, self.shape)
+        return self._promised
 
     def is_of(self, header: Header) -> bool:
         """Whether a file with this header has the array that the row describes."""

@@ -4,6 +4,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from io import FileIO
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
 from dj_npy._stores.threads import until_stopped
 
+Buffer = memoryview | bytearray
 Replace = Callable[[Sequence[memoryview], str], None]
 """Replaces a file by contents of that checksum, and raises if another has done so meanwhile."""
 
@@ -162,8 +164,6 @@ class Store(ABC):
         if not nbytes:
             size = self.stat(path).nbytes
             return size if start <= size else None
-        if (quickly := self._read_quickly(self.checked(path), start, buffers, nbytes)) is not None:
-            return quickly
         part = self._part_of(nbytes)
         stat = self.read_parts(
             path,
@@ -173,6 +173,23 @@ class Store(ABC):
             ),
         )
         return None if stat is None else stat.nbytes
+
+    def read_files(self, files: Iterable[tuple[str, Sequence[Buffer], int]]) -> list[bool]:
+        """
+        Fill buffers from each file's beginning on.
+
+        Parameters
+        ----------
+        files : iterable of tuple
+            Path, buffers, and their bytes in all.
+
+        Returns
+        -------
+        list of bool
+            Whether the file is as long as its buffers, and was read. What is the matter with
+            one that is not, the other methods tell.
+        """
+        return self._read_files((self.checked(path), some, nbytes) for path, some, nbytes in files)
 
     def read_beginning(self, path: str, length: int) -> tuple[bytes, Stat]:
         """Return the first `length` bytes, at least one, or all there are, and size and version."""
@@ -256,15 +273,13 @@ class Store(ABC):
     @abstractmethod
     def _read_parts(self, path: str, parts: Iterable[Part]) -> Stat | None: ...
 
-    def _read_quickly(
-        self,
-        path: str,  # noqa: ARG002
-        start: int,  # noqa: ARG002
-        buffers: Sequence[memoryview],  # noqa: ARG002
-        nbytes: int,  # noqa: ARG002
-    ) -> int | None:
-        """As `read_into`, where there is a shorter way; None where not, or if anything is odd."""
-        return None
+    def _read_files(self, files: Iterable[tuple[str, Sequence[Buffer], int]]) -> list[bool]:
+        def read(path: str, buffers: Sequence[Buffer], nbytes: int) -> bool:
+            with suppress(NpyError):
+                return self.read_into(path, 0, [memoryview(each) for each in buffers]) == nbytes
+            return False
+
+        return [read(*file) for file in files]
 
     @abstractmethod
     def _part_of(self, nbytes: int) -> int:
