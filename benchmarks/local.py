@@ -10,9 +10,7 @@ from typing import Any
 
 import datajoint as dj
 import numpy as np
-from datajoint import codecs
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
-from datajoint.heading import Heading
 
 import dj_npy
 from benchmarks._measure import cost, faster, peak_memory, row, side_by_side
@@ -29,8 +27,6 @@ def main() -> None:
         location = folder / "embedded" / "store"
         print("| work | dj-npy, ms | against |\n| --- | --- | --- |")
         large_arrays(location)
-        small_arrays(location)
-        rows()
         memory(location)
     finally:
         # The server stops at exit; its folder goes with it.
@@ -113,92 +109,6 @@ def large_arrays(location: Path) -> None:
             ],
         )
     dj_npy.settings.fsync = True
-
-
-def small_arrays(location: Path) -> None:
-    array = np.random.default_rng(0).standard_normal(25 * 128)
-    ours, builtin = Codec(dj_npy.NpyCodec()), Codec(BuiltinNpyCodec())
-    dj_npy.settings.fsync = False
-    stored = [ours.insert(array) for _ in range(2000)]
-    stored_builtin = [builtin.insert(array) for _ in range(2000)]
-    dj_npy.settings.fsync = True
-
-    def bare() -> Any:
-        found = []
-        for metadata in stored:
-            with open(location / metadata["path"], "rb", buffering=0) as file:
-                found.append(file.read())
-        return found
-
-    times = side_by_side(
-        {
-            "dj-npy": lambda: [ours.load(metadata) for metadata in stored],
-            "built-in": lambda: [builtin.load(metadata) for metadata in stored_builtin],
-            "open + read": bare,
-        },
-        9,
-    )
-    row(
-        "2,000 arrays of 25 kB, load() of each",
-        times,
-        [faster(times, "built-in", "no goal yet"), cost(times, "open + read", "no goal yet")],
-    )
-
-
-class BareCodec(dj.SchemaCodec, register=False):  # type: ignore[call-arg]
-    """Hands out the JSON as it is: what DataJoint itself takes for a row."""
-
-    name = "npy"
-
-    def encode(self, value: Any, *, key: Any = None, context: Any = None) -> Any:
-        """Not used."""
-        raise NotImplementedError
-
-    def decode(self, stored: Any, *, key: Any = None, context: Any = None) -> Any:  # noqa: ARG002
-        """Return the JSON."""
-        return stored
-
-
-def rows(count: int = 10_000) -> None:
-    schema = dj.Schema("bench_rows")
-
-    @schema
-    class Recording(dj.Manual):
-        definition = "id : int32\n---\nwaveform : <npy@>"
-
-    Recording.insert1({"id": -1, "waveform": np.zeros((1000, 32))})
-    # The rows share one file, as those of an INSERT ... SELECT do: no file is opened anyway.
-    dj.conn().query(
-        f"INSERT INTO {Recording.full_table_name} (id, waveform) "
-        f"SELECT n, waveform FROM {Recording.full_table_name}, generate_series(1, {count - 1}) n"
-    )
-
-    def to_dicts(codec: Any) -> Any:
-        """What DataJoint does without us: another codec, and its own methods."""
-        ours, corrected = codecs._codec_registry["npy"], (Heading.__getitem__, codecs.resolve_dtype)
-        codecs._codec_registry["npy"] = codec
-        Heading.__getitem__, codecs.resolve_dtype = (each.__wrapped__ for each in corrected)
-        try:
-            return Recording.to_dicts()
-        finally:
-            codecs._codec_registry["npy"] = ours
-            Heading.__getitem__, codecs.resolve_dtype = corrected
-
-    builtin, bare = BuiltinNpyCodec(), BareCodec()
-    times = side_by_side(
-        {
-            "dj-npy": Recording.to_dicts,
-            "built-in": lambda: to_dicts(builtin),
-            "bare JSON": lambda: to_dicts(bare),
-        },
-        9,
-    )
-    row(
-        f"to_dicts of {count:,} rows",
-        times,
-        [faster(times, "built-in", ">= 2x"), cost(times, "bare JSON", "<= 1.3x")],
-    )
-    schema.drop(prompt=False)
 
 
 def memory(location: Path) -> None:

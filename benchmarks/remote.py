@@ -50,14 +50,14 @@ def main() -> None:
 class Codec:
     """A codec as a table with a store of these settings would call it."""
 
-    def __init__(self, codec: Any, settings: dict[str, Any]) -> None:
+    def __init__(self, codec: Any, settings: dict[str, Any], inserted: int = 0) -> None:
         stores = {"default": "main", "main": settings}
 
         def spec(_: Any = None) -> dict[str, Any]:
             return {"schema_prefix": "_schema", **settings}
 
         config = SimpleNamespace(stores=stores, get_store_spec=spec)
-        self._codec, self._numbers = codec, 0
+        self._codec, self._numbers = codec, inserted
         self.context = {"config": config, "schema": "bench", "table": "t", "field": "a"}
 
     def insert(self, array: Any) -> Any:
@@ -65,8 +65,11 @@ class Codec:
         key = {"id": self._numbers, "table": type(self._codec).__module__}
         return self._codec.encode(array, key=key, context=self.context, store_name="main")
 
+    def fetch(self, metadata: Any) -> Any:
+        return self._codec.decode(metadata, context=self.context)
+
     def load(self, metadata: Any) -> Any:
-        return self._codec.decode(metadata, context=self.context).load()
+        return self.fetch(metadata).load()
 
 
 def s3(url: str) -> dict[str, Any]:

@@ -119,10 +119,15 @@ class Ahead(Iterator[Step]):
         Threads.
     most : int
         Bytes.
+    patient : bool
+        Whether who asks is only interested in all of them: it is then woken less often.
     """
 
-    def __init__(self, steps: Iterable[Step], at_once: int, most: float) -> None:
+    def __init__(
+        self, steps: Iterable[Step], at_once: int, most: float, *, patient: bool = False
+    ) -> None:
         self._steps, self._at_once, self._most = iter(steps), at_once, most
+        self._patience = at_once if patient else 1
         self._begun: deque[Step] = deque()
         self._nbytes = 0
         self._drawn: Step | None = None  # for which there was no room
@@ -131,6 +136,7 @@ class Ahead(Iterator[Step]):
         self._slow = False
         self._waiting: SimpleQueue[Task[Any] | None] = SimpleQueue()
         self._finished: SimpleQueue[None] = SimpleQueue()
+        self._awaited: list[Task[Any] | None] = [None]
         self._crowd = Crowd()
         self._threads: list[threading.Thread] = []
         self._process = os.getpid()
@@ -206,7 +212,7 @@ class Ahead(Iterator[Step]):
         if len(self._threads) < enough:
             thread = threading.Thread(
                 target=_work,
-                args=(self._waiting, self._finished, self._crowd),
+                args=(self._waiting, self._awaited, self._finished, self._crowd),
                 name="dj-npy",
                 daemon=True,  # after Ctrl-C, the program need not wait for a silent server
             )
@@ -221,9 +227,15 @@ class Ahead(Iterator[Step]):
 
     def _wait(self) -> None:
         start = time.monotonic()
-        with suppress(Empty):
-            if not (self._begun[0].threads is not None and self._help()):
-                self._finished.get(timeout=_LOOK_S)
+        if not (self._begun[0].threads is not None and self._help()):
+            wanted = self._begun[min(self._patience, len(self._begun)) - 1]
+            for task in (*wanted.tasks, *self._begun[0].tasks):
+                # Said first, looked at second; a thread does it the other way round.
+                self._awaited[0] = task
+                if not task.done:
+                    with suppress(Empty):
+                        self._finished.get(timeout=_LOOK_S)
+                    break
         self._slow = self._slow or time.monotonic() - start > _SLOW_S
 
     def _help(self) -> bool:
@@ -237,11 +249,15 @@ class Ahead(Iterator[Step]):
 
 
 def _work(
-    waiting: "SimpleQueue[Task[Any] | None]", finished: "SimpleQueue[None]", crowd: Crowd
+    waiting: "SimpleQueue[Task[Any] | None]",
+    awaited: list[Task[Any] | None],
+    finished: "SimpleQueue[None]",
+    crowd: Crowd,
 ) -> None:
     in_crowd.set(crowd)
     while (task := waiting.get()) is not None:
         if not crowd.stopped:
             task.run()
-        finished.put(None)
+        if awaited[0] is task:
+            finished.put(None)
         del task  # while this thread waits, nobody's result is held

@@ -25,9 +25,9 @@ from dj_npy._workingcopy import working_map
 
 MapMode = Literal["r", "r+", "c"]
 Verified = Literal["as inserted", "changed since insert", "no checksum"]
-_SMALL = 4 << 20
-"""Bytes of a file of this machine that is read by one call."""
 _SLAB = 16 << 20
+_PIECE = 512 << 10
+"""Bytes of a slab, and most that a single array gets of it."""
 _ALIGNED = 64
 """Bytes at a multiple of which an array begins."""
 _Beginning = Callable[[int], tuple[bytes, int]]
@@ -46,30 +46,27 @@ class Slab:
         self._left = memoryview(bytearray())
 
     def take(self, nbytes: int) -> memoryview:
-        """Return so much of it."""
-        if nbytes > _SLAB // 4 or not hasattr(mmap, "MADV_HUGEPAGE"):
+        """Return so much of it, of any contents."""
+        until = _aligned(nbytes)
+        if until > _SLAB or not hasattr(mmap, "MADV_HUGEPAGE"):
             return memoryview(np.empty(nbytes, np.uint8))  # type: ignore[arg-type]
         with self._taking:
-            if len(self._left) < nbytes:
+            if len(self._left) < until:
                 slab = mmap.mmap(-1, _SLAB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
                 slab.madvise(mmap.MADV_HUGEPAGE)
                 self._left = memoryview(slab)
-            memory, self._left = self._left[:nbytes], self._left[nbytes:]
+            memory, self._left = self._left[:nbytes], self._left[until:]
         return memory
 
 
-def read_together(
-    store: Store, rows: Sequence[Row], slab: Slab | None = None
-) -> list[AnyArray | None]:
+def read_together(store: Store, rows: Sequence[Row], slab: Slab) -> list[AnyArray | None]:
     """
-    Read small files of one store of this machine, into memory of a slab if there is one.
+    Read small files of one store of this machine, into memory of a slab.
 
     Returns None for one that :meth:`ArrayFile.read` has to look at.
     """
     promised = [_promised(row) for row in rows]
-    memory = None
-    if slab is not None:
-        memory = slab.take(sum(_aligned(each[1]) for each in promised if each is not None))
+    memory = slab.take(sum(_aligned(each[1].nbytes) for each in promised if each is not None))
     arrays: list[AnyArray | None] = []
     files = []
     position = 0
@@ -78,15 +75,11 @@ def read_together(
             arrays.append(None)
             continue
         path, header, prefix = each
-        if memory is None:
-            array = np.empty(header.shape, header.dtype, header.order)
-            data = fileformat.bytes_view(array)
-        else:
-            data = memory[position : position + header.nbytes]
-            array = np.ndarray(header.shape, header.dtype, data, 0, None, header.order)
-            position += _aligned(header)
-        arrays.append(array)
-        files.append((path, (bytearray(len(prefix)), data), header.offset + len(data)))
+        nbytes = header.nbytes
+        data = memory[position : position + nbytes]
+        arrays.append(np.ndarray(header.shape, header.dtype, data, 0, None, header.order))
+        files.append((path, (bytearray(len(prefix)), data), header.offset + nbytes))
+        position += _aligned(nbytes)
     read = iter(zip(files, store.read_files(files), strict=True))
     for number, each in enumerate(promised):
         if each is not None:
@@ -96,16 +89,25 @@ def read_together(
     return arrays
 
 
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNED) * _ALIGNED
+
+
+def _allocated(header: Header, slab: Slab | None) -> tuple[AnyArray, memoryview]:
+    """Return a new array and its memory."""
+    if slab is None or header.nbytes > _PIECE:
+        array = np.empty(header.shape, header.dtype, header.order)
+        return array, fileformat.bytes_view(array)
+    data = slab.take(header.nbytes)
+    return np.ndarray(header.shape, header.dtype, data, 0, None, header.order), data
+
+
 def _promised(row: Row) -> tuple[str, Header, bytes] | None:
     try:
-        promised = row.promised()
-        return promised and (row.path, *promised)
+        path, promised = row.path, row.promised()
     except NpyError:
         return None
-
-
-def _aligned(header: Header) -> int:
-    return -(-header.nbytes // _ALIGNED) * _ALIGNED
+    return promised and (path, *promised)
 
 
 class ArrayFile:
@@ -133,12 +135,19 @@ class ArrayFile:
         """Read the header and check it against the row."""
         return self._checked(self._read_beginning)[0]
 
-    def read(self) -> AnyArray:
-        """Read it into a new array: one pass, if the file is what it should be."""
+    def read(self, slab: Slab | None = None) -> AnyArray:
+        """
+        Read it into a new array: one pass, if the file is what it should be.
+
+        A small one may have its memory from a slab.
+        """
         expected = self.known or self.row.promised()
-        if expected is not None and self.store.near and expected[0].file_size <= _SMALL:
-            array = read_together(self.store, [self.row])[0]
-            if array is not None:
+        if expected is not None and expected[0].file_size <= self.store.small:
+            header, prefix = expected
+            found = bytearray(len(prefix))
+            array, data = _allocated(header, slab)
+            file = (self.path, (found, data), header.offset + len(data))
+            if self.store.read_files((file,))[0] and found == prefix:
                 return array
         if expected is not None:
             header, prefix = expected

@@ -17,15 +17,17 @@ from dj_npy._blocks import Blocks
 from dj_npy._errors import ArrayInvalidError, NpyError
 from dj_npy._insertion import Bulk, bulk
 from dj_npy._progress import Progress
-from dj_npy._ref import NpyRef, loaded
+from dj_npy._ref import NpyRef, loaded_alone, loaded_together
 from dj_npy._settings import settings
 from dj_npy._stores import Store
+from dj_npy._stores.remote import PART, SIDE_BY_SIDE
 
 _SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
 _PROCESSORS = os.cpu_count() or 1
-_TOGETHER = 64
-_TOGETHER_BYTES = 4 << 20
-"""Small files of this machine that one thread reads at a stretch: to hand over each costs more."""
+_BUFFERS = PART * SIDE_BY_SIDE
+"""Bytes that may be on their way beside an array that comes through a network."""
+_TOGETHER_NEAR, _TOGETHER_FAR, _TOGETHER_BYTES = 64, 4, 4 << 20
+"""How many small arrays one step reads at most: each step is handed to a thread and back."""
 
 
 def load(
@@ -64,10 +66,10 @@ def load(
     >>> arrays = dj_npy.load(Recording.to_arrays("waveform"))
     >>> rows = dj_npy.load(Recording.to_dicts())
     """
-    refs = list(refs)
-    ahead = Ahead(
-        _steps(refs, attributes, keep=True, together=_TOGETHER), _workers(max_workers), math.inf
-    )
+    refs, workers = list(refs), _workers(max_workers)
+    far = max(1, min(_TOGETHER_FAR, len(refs) // (4 * workers)))
+    steps = _steps(refs, attributes, keep=True, near=_TOGETHER_NEAR, far=far)
+    ahead = Ahead(steps, workers, math.inf, patient=True)
     found: list[Any] = []
     with Progress("load", _total(refs, attributes) if progress else None) as bar:
         try:
@@ -168,7 +170,7 @@ def stream(
     workers = _workers(max_workers)
     # Only of what can be walked twice is it known how much it is.
     total = _total(refs, attributes) if progress and isinstance(refs, (list, tuple)) else (0, 0)
-    steps = _steps(refs, attributes, keep=False, together=1)
+    steps = _steps(refs, attributes, keep=False, near=1, far=1)
     bar = Progress("read", total if progress else None)
     return Stream(Ahead(steps, workers, most), attributes, bar)
 
@@ -226,56 +228,76 @@ def insert(
 
 
 def _steps(
-    items: Iterable[Any], attributes: Sequence[str], *, keep: bool, together: int
+    items: Iterable[Any], attributes: Sequence[str], *, keep: bool, near: int, far: int
 ) -> Iterator[Step]:
-    """Yield what is to be read, and stays in memory or not; so many items in a step at most."""
-    slab, group = Slab(), _Group()
+    """
+    Yield what is to be read, and stays in memory or not.
+
+    In a step are so many items at most whose files are small, and of one `near` store, or `far`.
+    """
+    slab, group = Slab(), _Group(near, far)
     for item in items:
         refs = _refs(item, attributes)
         if not group.takes(item, refs):
             yield group.step(slab, keep)
-            group = _Group()
+            group = _Group(near, far)
             group.takes(item, refs)
-        if len(group.items) >= together:
+        if group.full:
             yield group.step(slab, keep)
-            group = _Group()
+            group = _Group(near, far)
     if group.items:
         yield group.step(slab, keep)
 
 
 class _Group:
-    """Items that are read in one step: several if their files are small, and of one near store."""
+    """Items that are read in one step."""
 
-    def __init__(self) -> None:
+    def __init__(self, near: int, far: int) -> None:
         self.items: list[Any] = []
+        self._most_near, self._most_far = near, far
         self._refs: list[NpyRef] = []
-        self._near: Store | None = None
-        self._apart = False  # not all of one near store
+        self._store: Store | None = None
+        self._mixed = False  # they are of several stores
         self._nbytes = 0
+
+    @property
+    def _near(self) -> Store | None:
+        """The store of this machine that all are of."""
+        store = self._store
+        return store if store is not None and store.near and not self._mixed else None
+
+    @property
+    def full(self) -> bool:
+        """Whether it takes no other item."""
+        return len(self.items) >= (self._most_near if self._near else self._most_far)
 
     def takes(self, item: Any, refs: Sequence[NpyRef]) -> bool:
         """Add an item, if it fits."""
-        nbytes, near, apart = self._nbytes, self._near, self._apart
-        for ref in refs:
-            store, cost = ref._cost()
-            apart = apart or store is None or (near is not None and store is not near)
-            near = store
-            nbytes += cost
-        if self.items and (apart or nbytes > _TOGETHER_BYTES):
+        nbytes, first, mixed = self._nbytes, self._store, self._mixed
+        for number, ref in enumerate(refs, len(self._refs)):
+            store, size = ref._place()
+            first = first if number else store
+            mixed = mixed or store is not first
+            nbytes += size
+        if self.items and (mixed or nbytes > _TOGETHER_BYTES):
             return False
         self.items.append(item)
         self._refs.extend(refs)
-        self._nbytes, self._near, self._apart = nbytes, near, apart
+        self._nbytes, self._store, self._mixed = nbytes, first, mixed
         return True
 
     def step(self, slab: Slab, keep: bool) -> Step:
         """Return what is to be done."""
-        if len(self._refs) > 1 and not self._apart:
-            tasks = [Task(partial(loaded, self._refs, self._near, slab, keep))]
+        near, several = self._near, len(self.items) > 1
+        if near is not None and several:
+            tasks = [Task(partial(loaded_together, self._refs, near, slab, keep))]
             return Step(self.items, tasks, self._nbytes, threads=0)
-        tasks = [Task(partial(loaded, [ref], None, slab, keep)) for ref in self._refs]
-        threads = None if self._apart else _PROCESSORS
-        return Step(self.items, tasks, self._nbytes, threads=threads)
+        some = [self._refs] if several else [[ref] for ref in self._refs]
+        tasks = [Task(partial(loaded_alone, refs, slab, keep)) for refs in some]
+        if near is not None:
+            return Step(self.items, tasks, self._nbytes, threads=_PROCESSORS)
+        on_the_way = min(self._nbytes, _BUFFERS * len(self._refs))
+        return Step(self.items, tasks, self._nbytes + on_the_way)
 
 
 def _refs(item: Any, attributes: Sequence[str]) -> Sequence[NpyRef]:

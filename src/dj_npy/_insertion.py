@@ -75,7 +75,10 @@ class Insertion:
         sends a statement again after a lost connection, and a duplicate, even, may then be the
         row of its first attempt. An interrupt may come after the row is there.
         """
-        ahead = Ahead(self._steps(rows), self._bulk.max_workers, _IN_FLIGHT) if self._bulk else None
+        ahead = None
+        if self._bulk is not None:
+            workers = self._bulk.max_workers
+            ahead = Ahead(self._steps(rows), workers, _IN_FLIGHT, patient=True)
         among, alone = current.set(self), bulk.set(None)
         try:
             result = send(self._watched(rows if ahead is None else self._uploaded(ahead)))

@@ -3,6 +3,7 @@
 import math
 import weakref
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import datajoint as dj
@@ -19,12 +20,9 @@ from dj_npy._row import Row
 from dj_npy._selection import Selection, select
 from dj_npy._settings import settings
 from dj_npy._stores import Store, StoreConfig, describe, open_store
-from dj_npy._stores.remote import PART, SIDE_BY_SIDE
 from dj_npy._stores.threads import side_by_side
 
 _SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
-_BUFFERS = PART * SIDE_BY_SIDE
-"""Bytes that may be on their way beside an array that comes through a network."""
 _MAP_MODES: tuple[MapMode, ...] = ("r", "r+", "c")
 
 
@@ -325,17 +323,15 @@ class NpyRef(ArrayLike, dj.NpyRef):
     def _array(self) -> AnyArray:
         return self.load()
 
-    def _read(self) -> AnyArray:
-        return self._file().read()
+    def _read(self, slab: Slab | None = None) -> AnyArray:
+        return self._file().read(slab)
 
-    def _cost(self) -> tuple[Store | None, int]:
-        """The store if it is as good as here, and what memory it takes to load the data."""
+    def _place(self) -> tuple[Store | None, int]:
+        """Store and size of the data; whatever is wrong is told when they are loaded."""
         try:
-            store = open_store(self._config, self._described.store)
-            nbytes = self._described.nbytes
-        except dj.DataJointError:  # what is wrong is told when they are loaded
+            return open_store(self._config, self._described.store), self._described.nbytes
+        except dj.DataJointError:
             return None, 0
-        return (store, nbytes) if store.near else (None, nbytes + min(nbytes, _BUFFERS))
 
     def _file(self) -> ArrayFile:
         _ = self.path  # a row that is none is told before its store is looked for
@@ -360,19 +356,22 @@ class NpyRef(ArrayLike, dj.NpyRef):
             )
 
 
-def loaded(refs: Sequence[NpyRef], near: Store | None, slab: Slab, keep: bool) -> list[AnyArray]:
+def loaded_together(refs: Sequence[NpyRef], store: Store, slab: Slab, keep: bool) -> list[AnyArray]:
     """
-    Load arrays one after the other, those of one store of this machine (`near`) in one go.
+    Load small arrays from one store of this machine in one go.
 
     What is not to be kept stays in memory only for as long as somebody holds it.
     """
-    if near is None or len(refs) == 1:
-        return [residency.get(ref, ref._read, keep) for ref in refs]
     found = list(map(loaded_array, refs))
     rows = [ref._described for ref, array in zip(refs, found, strict=True) if array is None]
-    read = iter(read_together(near, rows, slab))
+    read = iter(read_together(store, rows, slab))
     found = [next(read) if array is None else array for array in found]
     return [
         residency.get(ref, ref._read, keep) if array is None else residency.give(ref, array, keep)
         for ref, array in zip(refs, found, strict=True)
     ]
+
+
+def loaded_alone(refs: Sequence[NpyRef], slab: Slab, keep: bool) -> list[AnyArray]:
+    """Load arrays one after the other, in a thread of many that do; otherwise the same."""
+    return [residency.get(ref, partial(ref._read, slab), keep) for ref in refs]

@@ -96,6 +96,8 @@ class Store(ABC):
 
     near = False
     """Whether reading a little more, or once more, costs next to nothing."""
+    small = 0
+    """Bytes of a file up to which :meth:`read_files` is the quickest way to read it."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -59,6 +59,7 @@ class LocalStore(Store):
     """
 
     near = True
+    small = 4 << 20
 
     def __init__(self, name: str, location: str) -> None:
         super().__init__(name)

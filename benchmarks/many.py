@@ -1,0 +1,262 @@
+"""Many arrays at once against the built-in codec, and against the bare calls."""
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datajoint as dj
+import numpy as np
+from datajoint import codecs, expression
+from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
+from datajoint.heading import Heading
+from datajoint.table import Table
+from tests.servers import BUCKET, moto, rclone
+
+import dj_npy
+from benchmarks._measure import cost, faster, peak_memory, row, side_by_side
+from benchmarks.remote import Codec, nginx, s3
+
+ARRAY = np.random.default_rng(0).standard_normal(25 * 128)
+ON_S3, LOCAL, ROWS = 300, 2000, 10_000
+CORRECTED = (
+    (Heading, "__getitem__"),
+    (Table, "_insert_rows"),
+    (codecs, "resolve_dtype"),
+    (expression, "decode_attribute"),
+)
+
+
+def main() -> None:
+    """Print the tables."""
+    folder = Path(tempfile.mkdtemp(prefix="dj-npy-bench-"))
+    folder.chmod(0o755)  # nginx reads as another user
+    (folder / BUCKET).mkdir()
+    try:
+        dj.logger.setLevel("ERROR")
+        dj_npy.embedded.start(folder / "embedded")
+        print("| work | dj-npy, ms | against |\n| --- | --- | --- |")
+        local_loads(folder / "local")
+        with nginx(folder) as url:
+            s3_loads(folder / BUCKET, url)
+        fetches()
+        for name, server in (("rclone", rclone(folder / "rclone")), ("moto", moto())):
+            with server as url:
+                inserts(f"S3 ({name})", s3(url))
+        local = folder / "inserted"
+        local.mkdir()
+        inserts("a local store", {"protocol": "file", "location": str(local)})
+        streams(folder / "stream")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def local_loads(folder: Path) -> None:
+    folder.mkdir()
+    settings = {"protocol": "file", "location": str(folder)}
+    ours, builtin = Codec(dj_npy.NpyCodec(), settings), Codec(BuiltinNpyCodec(), settings)
+    dj_npy.settings.fsync = False
+    stored = [ours.insert(ARRAY) for _ in range(LOCAL)]
+    stored_builtin = [builtin.insert(ARRAY) for _ in range(LOCAL)]
+    dj_npy.settings.fsync = True
+
+    def bare() -> Any:
+        found = []
+        for metadata in stored:
+            with open(folder / metadata["path"], "rb", buffering=0) as file:
+                found.append(file.read())
+        return found
+
+    times = side_by_side(
+        {
+            "dj-npy": lambda: dj_npy.load(map(ours.fetch, stored)),
+            "built-in": lambda: list(map(builtin.load, stored_builtin)),
+            "open + read": bare,
+            "load() of each": lambda: list(map(ours.load, stored)),
+        },
+        15,
+    )
+    row(
+        f"`load` of {LOCAL:,} local arrays of 25 kB",
+        times,
+        [
+            faster(times, "built-in", ">= 4x"),
+            cost(times, "open + read", "<= 2x"),
+            cost(times, "load() of each", "no goal"),
+        ],
+    )
+
+
+def s3_loads(bucket: Path, url: str) -> None:
+    import obstore
+    from obstore.store import S3Store
+
+    on_disk = {"protocol": "file", "location": str(bucket)}
+    stored = [Codec(dj_npy.NpyCodec(), on_disk, n).insert(ARRAY) for n in range(ON_S3)]
+    ours, builtin = Codec(dj_npy.NpyCodec(), s3(url)), Codec(BuiltinNpyCodec(), s3(url))
+    client = S3Store(BUCKET, endpoint=url, skip_signature=True, client_options={"allow_http": True})
+
+    def bare() -> Any:
+        def get(metadata: Any) -> Any:
+            return obstore.get(client, metadata["path"]).bytes()
+
+        with ThreadPoolExecutor(16) as pool:
+            return list(pool.map(get, stored))
+
+    times = side_by_side(
+        {
+            "dj-npy": lambda: dj_npy.load(map(ours.fetch, stored)),
+            "built-in": lambda: list(map(builtin.load, stored)),
+            "obstore's get in 16 bare threads": bare,
+        },
+        15,
+    )
+    row(
+        f"`load` of {ON_S3} arrays of 25 kB from S3 (nginx)",
+        times,
+        [
+            faster(times, "built-in", ">= 20x"),
+            cost(times, "obstore's get in 16 bare threads", "<= 1.5x"),
+        ],
+    )
+
+
+@contextmanager
+def as_datajoint_ships(codec: Any) -> Iterator[None]:
+    """Another codec, and DataJoint's own methods."""
+    ours = codecs._codec_registry["npy"]
+    corrected = [owner.__dict__[name] for owner, name in CORRECTED]
+    codecs._codec_registry["npy"] = codec
+    for (owner, name), method in zip(CORRECTED, corrected, strict=True):
+        setattr(owner, name, method.__wrapped__)
+    try:
+        yield
+    finally:
+        codecs._codec_registry["npy"] = ours
+        for (owner, name), method in zip(CORRECTED, corrected, strict=True):
+            setattr(owner, name, method)
+
+
+class BareCodec(dj.SchemaCodec, register=False):  # type: ignore[call-arg]
+    """Hands out the JSON as it is: what DataJoint itself takes for a row."""
+
+    name = "npy"
+
+    def encode(self, value: Any, *, key: Any = None, context: Any = None) -> Any:
+        """Not used."""
+        raise NotImplementedError
+
+    def decode(self, stored: Any, *, key: Any = None, context: Any = None) -> Any:  # noqa: ARG002
+        """Return the JSON."""
+        return stored
+
+
+def fetches() -> None:
+    schema = dj.Schema("bench_rows")
+
+    @schema
+    class Recording(dj.Manual):
+        definition = "id : int32\n---\nwaveform : <npy@>"
+
+    Recording.insert1({"id": -1, "waveform": np.zeros((1000, 32))})
+    # The rows share one file, as those of an INSERT ... SELECT do: no file is opened anyway.
+    dj.conn().query(
+        f"INSERT INTO {Recording.full_table_name} (id, waveform) SELECT n, waveform "
+        f"FROM {Recording.full_table_name}, generate_series(1, {ROWS - 1}) n"
+    )
+
+    def to_dicts(codec: Any) -> Any:
+        with as_datajoint_ships(codec):
+            return Recording.to_dicts()
+
+    builtin, bare = BuiltinNpyCodec(), BareCodec()
+    times = side_by_side(
+        {
+            "dj-npy": Recording.to_dicts,
+            "built-in": lambda: to_dicts(builtin),
+            "bare JSON": lambda: to_dicts(bare),
+        },
+        9,
+    )
+    row(
+        f"`to_dicts` of {ROWS:,} rows",
+        times,
+        [faster(times, "built-in", ">= 2x"), cost(times, "bare JSON", "<= 1.3x")],
+    )
+    schema.drop(prompt=False)
+
+
+def inserts(where: str, settings: dict[str, Any]) -> None:
+    dj.config.stores["bench"] = settings
+    schema = dj.Schema("bench_insert")
+
+    @schema
+    class Recording(dj.Manual):
+        definition = "id : int32\n---\nwaveform : <npy@bench>"
+
+    numbers = iter(range(1_000_000_000))
+
+    def rows() -> Any:
+        return [{"id": next(numbers), "waveform": ARRAY} for _ in range(ON_S3)]
+
+    def builtin_insert() -> None:
+        with as_datajoint_ships(builtin):
+            Recording.insert(rows())
+
+    builtin = BuiltinNpyCodec()
+    times = side_by_side(
+        {
+            "dj-npy": lambda: dj_npy.insert(Recording, rows()),
+            "built-in": builtin_insert,
+            "our Table.insert": lambda: Recording.insert(rows()),
+        },
+        5,
+    )
+    on_s3 = where.startswith("S3")
+    row(
+        f"`insert` of {ON_S3} arrays of 25 kB into {where}",
+        times,
+        [
+            faster(times, "built-in", ">= 8x" if on_s3 else "it does not sync"),
+            faster(times, "our Table.insert", "no goal"),
+        ],
+    )
+    times["dj-npy"] = times["our Table.insert"]
+    row(
+        f"`Table.insert` of the same into {where}",
+        times,
+        [faster(times, "built-in", ">= 1x" if on_s3 else "it does not sync")],
+    )
+    schema.drop(prompt=False)
+
+
+def streams(folder: Path, count: int = 20_000, megabyte: int = 1 << 17) -> None:
+    """20,000 rows of 1 MB; sparse links to one file, so that the disk is not what is measured."""
+    folder.mkdir()
+    settings = {"protocol": "file", "location": str(folder)}
+    ours = Codec(dj_npy.NpyCodec(), settings)
+    stored = ours.insert(np.random.default_rng(0).standard_normal(megabyte))
+    rows = ({"id": n, "waveform": ours.fetch(stored)} for n in range(count))
+    waits, budget = [], 64 << 20
+    with peak_memory() as peak:
+        asked = time.perf_counter()
+        for each in dj_npy.stream(rows, "waveform", max_bytes=budget):
+            waits.append(time.perf_counter() - asked)
+            assert each["waveform"].shape == (megabyte,)
+            time.sleep(0.005)
+            asked = time.perf_counter()
+    first, *others = waits
+    print(
+        f"\n| `stream` of {count:,} rows of 1 MB, 5 ms of work on each | |\n| --- | --- |\n"
+        f"| wait for the first | {first * 1e3:.2f} ms |\n"
+        f"| for the others: median, 99.9 %, longest | {np.median(others) * 1e3:.2f}, "
+        f"{np.quantile(others, 0.999) * 1e3:.2f}, {max(others) * 1e3:.2f} ms |\n"
+        f"| peak of memory, with max_bytes of 64 MiB | {peak[0] / 2**20:.1f} MiB |\n"
+        f"| threads left | {threading.active_count() - 1} |",
+        flush=True,
+    )
