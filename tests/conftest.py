@@ -206,7 +206,15 @@ def record_opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             paths.append(str(file))
         return original(file, *args, **kwargs)
 
+    original_descriptor = os.open
+
+    def counting_descriptors(file: Any, *args: Any, **kwargs: Any) -> int:
+        if str(file).endswith(".npy"):
+            paths.append(str(file))
+        return original_descriptor(file, *args, **kwargs)
+
     monkeypatch.setattr(builtins, "open", counting)
+    monkeypatch.setattr(os, "open", counting_descriptors)
     return paths
 
 

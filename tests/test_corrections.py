@@ -384,7 +384,7 @@ def test_a_three_part_make_sees_that_an_array_was_replaced_meanwhile(
     assert len(Meddled()) == 0
 
 
-# --- files_of_unsent_rows --------------------------------------------------------------------
+# --- files_of_refused_rows -------------------------------------------------------------------
 
 
 def test_an_error_at_one_row_takes_back_the_files_of_the_rows_before(
@@ -417,11 +417,31 @@ def test_what_cannot_be_removed_does_not_hide_what_went_wrong(
         two_rows.insert(rows)
 
 
-def test_once_it_is_sent_nothing_is_taken_back(two_rows: Any, store: Path) -> None:
+def test_what_the_database_refuses_is_taken_back(two_rows: Any, store: Path) -> None:
     before = files(store)
     with pytest.raises(DuplicateError):
         two_rows.insert([{"id": n, "n": 0, "waveform": WAVEFORM} for n in (5, 6, 0)])
-    assert len(files(store) - before) == 3
+    assert files(store) == before
+
+
+def test_after_an_interrupt_nothing_is_taken_back_that_may_have_been_sent(
+    two_rows: Any, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files(store)
+    send = type(two_rows.connection).query
+
+    def interrupted(self: Any, query: str, *args: Any, **options: Any) -> Any:
+        result = send(self, query, *args, **options)
+        if query.startswith("INSERT"):
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(type(two_rows.connection), "query", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        two_rows.insert([{"id": 5, "n": 0, "waveform": WAVEFORM}])
+    monkeypatch.undo()
+    assert len(files(store) - before) == 1
+    (two_rows & "id=5").fetch1("waveform").verify()
 
 
 def test_inserts_and_updates_within_an_insert_keep_their_files(
