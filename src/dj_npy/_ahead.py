@@ -164,6 +164,8 @@ class Ahead(Iterator[Step]):
         A request that takes longer goes on in its thread, which then ends.
         """
         self._crowd.stopped, self._ended = True, True
+        self._begun.clear()
+        self._drawn = None
         for _ in self._threads:
             self._waiting.put(None)
         if wait and os.getpid() == self._process:

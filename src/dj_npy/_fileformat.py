@@ -299,7 +299,7 @@ def pieces_in_c_order(array: AnyArray) -> Iterator[memoryview]:
 def bytes_view(array: AnyArray) -> memoryview:
     """Return the memory of a contiguous array as bytes, in the order they lie there."""
     if array.nbytes == 0:
-        return memoryview(b"")
+        return memoryview(bytearray())
     flat = array
     if array.ndim != 1:
         flat = array.reshape(-1, order="C" if array.flags.c_contiguous else "F")
