@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,12 +35,15 @@ def docstrings_with_examples() -> list[doctest.DocTest]:
 
 @pytest.mark.parametrize("test", docstrings_with_examples(), ids=lambda test: test.name)
 def test_the_examples_of_a_docstring(
-    test: doctest.DocTest, stored: Callable[..., dj_npy.NpyRef]
+    test: doctest.DocTest, stored: Callable[..., dj_npy.NpyRef], recording: Any
 ) -> None:
+    recording.insert1({"recording_id": 1, "waveform": np.zeros((1000, 32))})
     test.globs = {
         **{key: value for name in MODULES for key, value in vars(sys.modules[name]).items()},
         "ref": stored(np.zeros((1000, 32))),
         "np": np,
+        "dj_npy": dj_npy,
+        "Recording": recording,
     }
     assert doctest.DocTestRunner().run(test).failed == 0
 
