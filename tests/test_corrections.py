@@ -23,7 +23,7 @@ import dj_npy
 from dj_npy import NpyRef
 from dj_npy._arraylike import as_scalar
 from dj_npy._stores.local import LocalStore
-from tests.conftest import MakeTable
+from tests.conftest import MakeTable, connected_instance
 from tests.test_codec import WAVEFORM, built_in_codec, files
 
 CORRECTED = [
@@ -440,6 +440,37 @@ def test_after_an_interrupt_nothing_is_taken_back_that_may_have_been_sent(
     with pytest.raises(KeyboardInterrupt):
         two_rows.insert([{"id": 5, "n": 0, "waveform": WAVEFORM}])
     monkeypatch.undo()
+    assert len(files(store) - before) == 1
+    (two_rows & "id=5").fetch1("waveform").verify()
+
+
+def test_after_a_lost_session_nothing_is_taken_back(
+    two_rows: Any, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, connection = files(store), two_rows.connection
+    send = type(connection).query
+
+    def lost(self: Any, query: str, *args: Any, **options: Any) -> Any:
+        result = send(self, query, *args, **options)
+        if query.startswith("INSERT"):
+            session = self._conn
+            number = self.adapter.get_connection_id(session)
+            if self.adapter.backend == "postgresql":
+                other = self.adapter.connect(**self._build_connect_kwargs())
+                other.cursor().execute(f"SELECT pg_terminate_backend({number}, 5000)")
+                other.close()
+            else:
+                other = connected_instance(self.conn_info["port"]).connection
+                send(other, f"KILL {number}")
+                other.close()
+            session.cursor().execute("SELECT 1")  # raises what DataJoint does not translate
+        return result
+
+    monkeypatch.setattr(type(connection), "query", lost)
+    with pytest.raises(Exception, match=r"(?i)connection|terminat|lost|gone"):
+        two_rows.insert([{"id": 5, "n": 0, "waveform": WAVEFORM}])
+    monkeypatch.undo()
+    connection.connect()
     assert len(files(store) - before) == 1
     (two_rows & "id=5").fetch1("waveform").verify()
 

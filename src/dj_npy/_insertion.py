@@ -26,6 +26,8 @@ Bytes up to which an array is copied that may change once the next row is asked 
 
 A larger one is written before that; its own parts go side by side.
 """
+_ANSWERED = (0, 2, 3)
+"""libpq's PQTRANS_IDLE, _INTRANS and _INERROR; lost or busy sessions are of another."""
 _REMOVALS = 16
 _PATHS = 500
 """How many paths are looked for by one query."""
@@ -58,7 +60,6 @@ class Insertion:
         self._table = table
         self._connection = table.connection
         self._session = self._connection._conn
-        self._in_transaction = self._connection.in_transaction
         self._all_taken = False
         self._written: list[Written] = []
         self._given_up = False
@@ -165,12 +166,14 @@ class Insertion:
 
     def _refused(self, error: BaseException) -> bool:
         """Whether the database has said no, and to the only attempt."""
-        if not isinstance(error, Exception):
+        session = self._session
+        if not isinstance(error, Exception) or self._connection._conn is not session:
             return False
-        if self._in_transaction:  # there, a lost connection takes everything with it
-            return True
-        connection = self._connection
-        return connection._conn is self._session and bool(connection.is_connected)
+        # `Connection.is_connected` is true whatever has happened. Of psycopg2, libpq tells, and
+        # in a failed transaction, too, where the server would not answer.
+        if self._connection.adapter.backend == "postgresql":
+            return session.info.transaction_status in _ANSWERED
+        return bool(self._connection.adapter.ping(session))
 
     def _undo(self) -> None:
         with self._mutex:
