@@ -6,6 +6,7 @@ no longer has the fault. The replaced method is its replacement's ``__wrapped__`
 """
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -19,7 +20,7 @@ from datajoint.settings import Config
 from datajoint.table import Table
 
 from dj_npy._arraylike import as_scalar
-from dj_npy._codec import current, row_key
+from dj_npy._codec import NpyCodec, current, row_key
 from dj_npy._insertion import Insertion
 from dj_npy._ref import NpyRef
 
@@ -82,16 +83,27 @@ def fetch_without_loading() -> None:
         return fetch
 
     def correct_decode(original: Method) -> Method:
-        def decode_attribute(attr: Any, *args: Any, **kwargs: Any) -> Any:
+        def decode_attribute(attr: Any, data: Any, *args: Any, **kwargs: Any) -> Any:
+            # Most values by far: there is nothing to be worked out for an <npy@> column.
+            connection = kwargs.get("connection")
+            if data is not None and connection is not None and _is_ours(attr.codec):
+                row = json.loads(data) if isinstance(data, str) else data
+                return NpyRef(row, connection._config)
             if attr.codec is None or not as_scalar.get():
-                return original(attr, *args, **kwargs)
-            return _while_set(as_scalar, False, lambda: original(attr, *args, **kwargs))
+                return original(attr, data, *args, **kwargs)
+            return _while_set(as_scalar, False, lambda: original(attr, data, *args, **kwargs))
 
         return decode_attribute
 
     _replace(expression, "decode_attribute", correct_decode)
     _replace(QueryExpression, "to_arrays", correct)
     _replace(QueryExpression, "fetch", correct)
+
+
+def _is_ours(codec: Any) -> bool:
+    """Whether a column's values are decoded by our codec and by no other."""
+    registered = codecs._codec_registry.get(NpyCodec.name)
+    return codec is not None and codec.name == NpyCodec.name and type(registered) is NpyCodec
 
 
 def key_of_an_update() -> None:
