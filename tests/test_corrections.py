@@ -531,6 +531,7 @@ def test_a_chain_of_codecs_is_worked_out_once(
 ) -> None:
     assert calls_per_row(two_rows, codecs, "parse_type_spec", monkeypatch) == 0
     with without(expression, "decode_attribute"):  # which would not ask for the chain
+        two_rows.to_dicts()
         assert calls_per_row(two_rows, codecs, "parse_type_spec", monkeypatch) == 0
         with without(codecs, "resolve_dtype"):
             assert calls_per_row(two_rows, codecs, "parse_type_spec", monkeypatch) > 0
