@@ -9,6 +9,7 @@ from dj_npy import _corrections, embedded
 from dj_npy._blocks import Blocks
 from dj_npy._bulk import insert, load, stream
 from dj_npy._codec import NpyCodec
+from dj_npy._collect import collect
 from dj_npy._errors import (
     ArrayCorruptError,
     ArrayInvalidError,
@@ -18,6 +19,7 @@ from dj_npy._errors import (
 )
 from dj_npy._ref import NpyRef
 from dj_npy._settings import settings
+from dj_npy._verify import verify
 
 __version__ = "0.1.0"
 
@@ -31,11 +33,13 @@ __all__ = [
     "NpyRef",
     "StoreError",
     "__version__",
+    "collect",
     "embedded",
     "insert",
     "load",
     "settings",
     "stream",
+    "verify",
 ]
 
 _corrections.apply()
@@ -50,9 +54,11 @@ for _public in (
     NpyError,
     NpyRef,
     StoreError,
+    collect,
     insert,
     load,
     stream,
+    verify,
 ):
     _public.__module__ = __name__
 del _public

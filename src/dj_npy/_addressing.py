@@ -1,5 +1,6 @@
 """Where an array lies: schema, table, key and attribute to a path. Pure: no I/O."""
 
+import base64
 import hashlib
 import re
 import secrets
@@ -11,6 +12,9 @@ from urllib.parse import quote
 import numpy as np
 
 EXTENSION = ".npy"
+_CHECK = 3
+"""Characters of a token by which it is known."""
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{8,16}")
 MAX_COMPONENT = 120
 """Longest component in bytes: leaves room for a token below the 255 that file systems allow."""
 MAX_KEY = 640
@@ -56,22 +60,48 @@ def array_path(
     folders = [
         *filter(None, prefix.split("/")),
         *_key_folders(key, in_front),
-        _component(_quoted(schema)),
-        _component(_quoted(table)),
+        name_in_path(schema),
+        name_in_path(table),
         *_key_folders(key, behind),
-        _component(_quoted(attribute)) + EXTENSION,
+        name_in_path(attribute) + EXTENSION,
     ]
     return "/".join(folders)
+
+
+def name_in_path(name: str) -> str:
+    """Return how the name of a schema, a table or an attribute is written in a path."""
+    return _component(_quoted(name))
 
 
 def with_token(path: str, length: int = 8) -> str:
     """
     Another name beside `path`, for when that one is taken.
 
-    The token has `length` characters, 8 to 16, of ``A-Z a-z 0-9 _ -``: 48 random bits or more.
+    The token has `length` characters, 8 to 16, of ``A-Z a-z 0-9 _ -``: all but the last three
+    are random, 30 bits or more, and these follow from all that is before them. So a file that
+    anybody else has put there, ``waveform_filtered.npy``, is not taken for one of ours.
     """
-    token = secrets.token_urlsafe(16)[: max(8, min(16, length))]
-    return f"{path.removesuffix(EXTENSION)}_{token}{EXTENSION}"
+    random = secrets.token_urlsafe(16)[: max(8, min(16, length)) - _CHECK]
+    stem = f"{path.removesuffix(EXTENSION)}_{random}"
+    return f"{stem}{_check_of(stem)}{EXTENSION}"
+
+
+def is_with_token(path: str, plain: str) -> bool:
+    """
+    Whether `path` was made by ``with_token(plain)``.
+
+    Of others that look like it, one in 260,000 is taken for such.
+    """
+    stem = path.removesuffix(EXTENSION)
+    token = stem.removeprefix(f"{plain.removesuffix(EXTENSION)}_")
+    if stem == path or token == stem or not _TOKEN.fullmatch(token):
+        return False
+    return _check_of(stem[:-_CHECK]) == stem[-_CHECK:]
+
+
+def _check_of(stem: str) -> str:
+    digest = hashlib.sha256(stem.encode(errors="surrogatepass")).digest()
+    return base64.urlsafe_b64encode(digest).decode()[:_CHECK]
 
 
 def _key_folders(key: Mapping[str, Any], names: list[str]) -> list[str]:

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ from urllib.request import Request, urlopen
 
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
+from dj_npy._stores.base import Listed
 
 _REGION = r"[a-z]{2}(?:-[a-z]+)+-\d"
 AMAZON = re.compile(rf"s3(?:[.-]{_REGION})?\.amazonaws\.com(?:\.cn)?")
@@ -79,26 +81,85 @@ def s3_remove(spec: dict[str, Any]) -> Callable[[str], None]:
     s3fs sends one again, and below it aiohttp does when a connection ends; botocore itself
     can be told not to.
     """
-    from botocore.config import Config
-    from botocore.session import get_session
-
     client: Any = None
 
     def remove(full_path: str) -> None:
         nonlocal client
         if client is None:
-            client = get_session().create_client(
-                "s3",
-                endpoint_url=spec["endpoint"],
-                region_name=spec["region"],
-                aws_access_key_id=spec.get("access_key") or None,
-                aws_secret_access_key=spec.get("secret_key") or None,
-                config=Config(**_config(spec), retries={"total_max_attempts": 1}),
-            )
+            client = _client(spec)
         bucket, _, key = full_path.partition("/")
         client.delete_object(Bucket=bucket, Key=key)
 
     return remove
+
+
+class UnendedUploads:
+    """
+    Multipart uploads of a bucket that were neither completed nor aborted.
+
+    Parameters
+    ----------
+    spec : dict
+        Settings of the store; `location` without empty components.
+    """
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._spec = spec
+        self._location = f"{spec['location']}/" if spec["location"] else ""
+
+    def listed(self, folder: str) -> Iterator[Listed]:
+        """Yield those in `folder` of the store and below; their size is not known."""
+        prefix = self._location + (f"{folder}/" if folder else "")
+        client = _client(self._spec)
+        # That there is none is an error to rclone.
+        with suppress(client.exceptions.NoSuchUpload), _botocore_errors():
+            pages = client.get_paginator("list_multipart_uploads")
+            for page in pages.paginate(Bucket=self._spec["bucket"], Prefix=prefix):
+                for upload in page.get("Uploads", []):
+                    path = upload["Key"].removeprefix(self._location)
+                    yield Listed(path, 0, upload["Initiated"], upload["UploadId"])
+
+    def abort(self, upload: Listed) -> None:
+        """Throw away what has been uploaded of one; one that is gone is none the less aborted."""
+        client = _client(self._spec)
+        with suppress(client.exceptions.NoSuchUpload), _botocore_errors():
+            client.abort_multipart_upload(
+                Bucket=self._spec["bucket"],
+                Key=self._location + upload.path,
+                UploadId=upload.version,
+            )
+
+
+@contextmanager
+def _botocore_errors() -> Iterator[None]:
+    """Raise what botocore raises as the errors that are told in one place."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        kind = PermissionError if code in ("AccessDenied", "Forbidden", "403") else OSError
+        if code == "NoSuchUpload":
+            raise
+        raise kind(f"{code}: {error.response.get('Error', {}).get('Message', '')}") from None
+    except BotoCoreError as error:
+        raise OSError(str(error)) from None
+
+
+def _client(spec: dict[str, Any]) -> Any:
+    """Return a client of botocore that asks for nothing twice."""
+    from botocore.config import Config
+    from botocore.session import get_session
+
+    return get_session().create_client(
+        "s3",
+        endpoint_url=spec["endpoint"],
+        region_name=spec["region"],
+        aws_access_key_id=spec.get("access_key") or None,
+        aws_secret_access_key=spec.get("secret_key") or None,
+        config=Config(**_config(spec), retries={"total_max_attempts": 1}),
+    )
 
 
 def _config(spec: dict[str, Any]) -> dict[str, Any]:

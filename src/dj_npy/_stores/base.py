@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
+from dj_npy._errors import ArrayInvalidError, ArrayMissingError, NpyError, StoreError
 from dj_npy._stores.threads import until_stopped
 
 Buffer = memoryview | bytearray
@@ -31,12 +31,14 @@ class Stat(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A file in a listing."""
+    """A file in a listing, or an upload that has not ended."""
 
     path: str
     nbytes: int
     modified: datetime
-    """With a time zone."""
+    """With a time zone; by the store's clock, as :meth:`Store.now` is."""
+    version: str
+    """As in `Stat`; of an upload, its number."""
 
 
 class Limits(NamedTuple):
@@ -199,7 +201,7 @@ class Store(ABC):
 
     def pieces(self, path: str) -> Iterable[memoryview]:
         """Return the file's bytes in pieces; a piece stays as it is while it is referred to."""
-        return self._pieces(self.checked(path))
+        return until_stopped(self._pieces(self.checked(path)))
 
     def remove(self, path: str) -> None:
         """Remove a file; one that is not there is none the less removed."""
@@ -216,6 +218,33 @@ class Store(ABC):
         A folder that is not there is empty.
         """
         return self._files(self.checked(folder) if folder else "")
+
+    def now(self) -> datetime:
+        """Return the time of the store's own clock, with a time zone. This writes to the store."""
+        return self._now()
+
+    def remove_listed(self, listed: Listed) -> bool:
+        """Remove a file, if it is still the one that was listed, and return whether it was."""
+        path = self.checked(listed.path)
+        try:
+            if self._listed(path) != listed:
+                return False
+        except ArrayMissingError:
+            return False
+        self._remove(path)
+        return True
+
+    def uploads(self, folder: str = "") -> Iterator[Listed]:
+        """Yield the uploads into `folder` and below that have begun and not ended."""
+        return self._uploads(self.checked(folder) if folder else "")
+
+    def abort(self, upload: Listed) -> None:
+        """Throw away what has been uploaded of one."""
+        self._abort(upload)
+
+    def prune(self, folder: str, may_go: Callable[[str], bool]) -> None:
+        """Remove the empty folders below `folder` of which `may_go`, where a store has such."""
+        self._prune(self.checked(folder) if folder else "", may_go)
 
     def open_to_map(self, path: str) -> FileIO:
         """Open a file of this machine that holds the same bytes, for a memory map."""
@@ -301,6 +330,21 @@ class Store(ABC):
 
     @abstractmethod
     def _files(self, folder: str) -> Iterator[Listed]: ...
+
+    @abstractmethod
+    def _listed(self, path: str) -> Listed: ...
+
+    @abstractmethod
+    def _now(self) -> datetime: ...
+
+    def _uploads(self, folder: str) -> Iterator[Listed]:  # noqa: ARG002
+        return iter(())
+
+    def _abort(self, upload: Listed) -> None:
+        raise NotImplementedError(upload)
+
+    def _prune(self, folder: str, may_go: Callable[[str], bool]) -> None:  # noqa: B027
+        pass
 
     @abstractmethod
     def _open_to_map(self, path: str) -> FileIO: ...

@@ -14,7 +14,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
-from dj_npy._stores.amazon import AMAZON
+from dj_npy._stores.amazon import AMAZON, UnendedUploads
 from dj_npy._stores.cloud import Client, CloudStore
 from dj_npy._stores.failures import in_short
 from dj_npy._stores.remote import redacted
@@ -77,6 +77,8 @@ def cloud_store(name: str, spec: Spec, identity: str, hidden: list[str]) -> Clou
         identity,
         hidden=hidden,
         direct=spec["protocol"] == "s3" and not (spec.get("proxy_server") or getproxies()),
+        # Azure and Google throw away by themselves what was not finished within a week.
+        unended=UnendedUploads(spec) if spec["protocol"] == "s3" else None,
     )
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from io import FileIO
 from itertools import chain, count, islice
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import SplitResult, urlsplit
 
 import obstore
@@ -44,6 +44,19 @@ from dj_npy._stores.threads import in_crowd, passed_on
 Version = dict[str, str | None]
 Client = S3Store | GCSStore | AzureStore
 
+
+class Unended(Protocol):
+    """Uploads that have begun and not ended."""
+
+    def listed(self, folder: str) -> Iterator[Listed]:
+        """Yield them, in `folder` of the store."""
+        ...
+
+    def abort(self, upload: Listed) -> None:
+        """Throw one away."""
+        ...
+
+
 MARK = "djnpy"
 """Metadata of an object by which the writer knows its own; a name that Azure takes as well."""
 CHANGED = "djnpychanged"
@@ -77,6 +90,8 @@ class CloudStore(RemoteStore):
         The credentials: no message has them.
     direct : bool
         Whether objects may be read from URLs that are signed here, without a proxy.
+    unended : Unended, optional
+        What lists multipart uploads, which obstore does not; None where none can be left.
     """
 
     def __init__(
@@ -89,8 +104,10 @@ class CloudStore(RemoteStore):
         *,
         hidden: Iterable[str] = (),
         direct: bool = False,
+        unended: Unended | None = None,
     ) -> None:
         super().__init__(name, identity)
+        self._unended = unended
         self._reader, self._writer, self._remover = reader, writer, remover
         self._hidden = list(hidden)
         self._replaces: bool | None = None  # not asked yet
@@ -381,7 +398,21 @@ class CloudStore(RemoteStore):
         with self._translated(folder, "list"):
             for batch in obstore.list(self._reader, prefix=folder or None):
                 for meta in batch:
-                    yield Listed(meta["path"], meta["size"], meta["last_modified"])
+                    yield _listed_as(meta)
+
+    def _listed(self, path: str) -> Listed:
+        with self._translated(path, "read"):
+            return _listed_as(obstore.head(self._reader, path))
+
+    def _uploads(self, folder: str) -> Iterator[Listed]:
+        if self._unended is not None:
+            with self._translated(folder, "list the unfinished uploads of"):
+                yield from self._unended.listed(folder)
+
+    def _abort(self, upload: Listed) -> None:
+        assert self._unended is not None
+        with self._translated(upload.path, "abort an upload to"):
+            self._unended.abort(upload)
 
     # Changing
 
@@ -482,6 +513,10 @@ class CloudStore(RemoteStore):
         except FAILURES:
             return False
         return True
+
+
+def _listed_as(meta: Any) -> Listed:
+    return Listed(meta["path"], meta["size"], meta["last_modified"], meta["e_tag"] or "")
 
 
 def _version(meta: Any) -> Version:

@@ -135,13 +135,16 @@ class GenericStore(RemoteStore):
         return Answer(data, size, version)
 
     def _stat(self, path: str) -> Stat:
+        return _stat_of(self._info(path))
+
+    def _info(self, path: str) -> dict[str, Any]:
         full = self._full_path(path)
         with self._translated(path, "read"):
             self._filesystem.invalidate_cache(full.rpartition("/")[0])
             info = self._filesystem.info(full)
         if info.get("type") == "directory":
             raise self._missing(path)
-        return Stat(info["size"], str(next((info[key] for key in _VERSION if info.get(key)), "")))
+        return dict(info)
 
     def _files(self, folder: str) -> Iterator[Listed]:
         root = self._full_path("x").removesuffix("x")
@@ -152,7 +155,10 @@ class GenericStore(RemoteStore):
             for full, info in self._filesystem.find(top, detail=True).items():
                 path = full.removeprefix(prefix)
                 if path.startswith(f"{folder}/" if folder else ""):
-                    yield Listed(path, info["size"], _modified(info))
+                    yield _listed_as(path, info)
+
+    def _listed(self, path: str) -> Listed:
+        return _listed_as(path, self._info(path))
 
     # Errors
 
@@ -192,6 +198,14 @@ class GenericStore(RemoteStore):
             return True
         except Exception:
             return False
+
+
+def _stat_of(info: dict[str, Any]) -> Stat:
+    return Stat(info["size"], str(next((info[key] for key in _VERSION if info.get(key)), "")))
+
+
+def _listed_as(path: str, info: dict[str, Any]) -> Listed:
+    return Listed(path, info["size"], _modified(info), _stat_of(info).version)
 
 
 def _modified(info: dict[str, Any]) -> datetime:

@@ -4,12 +4,13 @@ import ctypes
 import errno
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from ctypes import c_int64
 from datetime import datetime, timezone
 from io import FileIO
-from itertools import chain, islice
+from itertools import chain, count, islice
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ TEMPORARY_SUFFIX = ".dj-npy-tmp"
 """Ends the name of a file that is still being written."""
 _CHANGED = "user.dj_npy.changed"
 """Extended attribute of a file that was opened to be changed."""
+_ATTEMPTS = 100
+"""How often a folder is made that collections keep removing."""
+_CLOCK_S = 0.005
 _READ_PIECE = 1 << 20
 _MAX_DURABLE = 10_000
 _SIDE_BY_SIDE = 32 << 20
@@ -65,6 +69,7 @@ class LocalStore(Store):
         super().__init__(name)
         self.location = os.path.abspath(location)
         self._durable: set[str] = set()  # folders whose names have been synced
+        self._durable_since = 0  # the location's time of change
 
     def _create(
         self,
@@ -74,17 +79,15 @@ class LocalStore(Store):
     ) -> str:
         path = next(paths)
         folder = os.path.dirname(self._full(path))
-        temporary = os.path.join(folder, f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
         try:
-            if not os.path.isdir(self.location):
-                raise FileNotFoundError(errno.ENOENT, "no such folder", self.location)
-            self._make_folder(folder)
+            file = self._new_file(folder)
             try:
-                _write(temporary, pieces)
-                while not _moved(temporary, self._full(path)):
+                with file:
+                    _write(file, pieces)
+                while not _moved(file.name, self._full(path)):
                     path = next(paths)
             finally:
-                _remove_if_there(temporary)
+                _remove_if_there(file.name)
             if settings.fsync:
                 try:
                     self._sync_names(folder)
@@ -97,7 +100,21 @@ class LocalStore(Store):
             raise self.refused(error, path, "write") from error
         return path
 
+    def _new_file(self, folder: str) -> Any:
+        """Create a file that nobody else knows of, and its folder if need be."""
+        name = os.path.join(folder, f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+        for attempt in count(1):
+            try:
+                self._make_folder(folder)
+                return open(name, "xb", buffering=0)
+            except FileNotFoundError:  # a collection has removed the folder, it being empty
+                if attempt == _ATTEMPTS:
+                    raise
+        raise AssertionError("not reached")
+
     def _make_folder(self, folder: str) -> None:
+        if folder == self.location and not os.path.isdir(folder):
+            raise FileNotFoundError(errno.ENOENT, "no such folder", folder)
         try:
             os.mkdir(folder)
         except FileExistsError:
@@ -113,8 +130,14 @@ class LocalStore(Store):
         Make the file's name durable, and those of the folders that lead to it.
 
         A folder's name is synced once a process, whoever has made the folder: another process
-        may have died before it came to that.
+        may have died before it came to that. A collection that removes folders, some of which
+        are then made anew, tells by the location's time of change. It cannot remove these any
+        more: there is a file in them.
         """
+        changed = os.stat(self.location).st_mtime_ns
+        if changed != self._durable_since:
+            self._durable.clear()
+            self._durable_since = changed
         _sync_folder(folder)
         while folder != self.location and folder not in self._durable:
             parent = os.path.dirname(folder)
@@ -201,14 +224,7 @@ class LocalStore(Store):
         return _stat_of(stat)
 
     def _files(self, folder: str) -> Iterator[Listed]:
-        try:
-            with os.scandir(self._full(folder) if folder else self.location) as scanned:
-                entries = list(scanned)
-        except OSError as error:
-            if error.errno not in _NO_FILE or not os.path.isdir(self.location):
-                raise self.refused(error, folder, "list") from error
-            return
-        for entry in entries:
+        for entry in self._entries(folder):
             path = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir(follow_symlinks=False):
                 yield from self._files(path)
@@ -219,7 +235,50 @@ class LocalStore(Store):
                 continue
             except OSError as error:
                 raise self.refused(error, path, "list") from error
-            yield Listed(path, stat.st_size, datetime.fromtimestamp(stat.st_mtime, timezone.utc))
+            yield _listed_as(path, stat)
+
+    def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        """Yield what is in a folder, which may be gone; not all of it is in memory at once."""
+        try:
+            with os.scandir(self._full(folder) if folder else self.location) as scanned:
+                yield from scanned
+        except OSError as error:
+            if error.errno not in _NO_FILE or not os.path.isdir(self.location):
+                raise self.refused(error, folder, "list") from error
+
+    def _listed(self, path: str) -> Listed:
+        try:
+            return _listed_as(path, os.lstat(self._full(path)))
+        except OSError as error:
+            raise self.refused(error, path, "read") from error
+
+    def _now(self) -> datetime:
+        name = os.path.join(self.location, f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+        try:
+            before = os.stat(self.location).st_mtime_ns
+            while True:
+                with open(name, "xb") as file:
+                    now = _time_of(os.fstat(file.fileno()))
+                os.unlink(name)
+                # As for `_sync_names`, the location has now changed, as far as its clock can tell.
+                if os.stat(self.location).st_mtime_ns != before:
+                    return now
+                time.sleep(_CLOCK_S)
+        except OSError as error:
+            raise self.refused(error, "", "write") from error
+
+    def _prune(self, folder: str, may_go: Callable[[str], bool]) -> None:
+        self._now()  # see `_sync_names`
+        self._prune_below(folder, may_go)
+
+    def _prune_below(self, folder: str, may_go: Callable[[str], bool]) -> None:
+        for entry in self._entries(folder):
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                self._prune_below(path, may_go)
+                if may_go(path):
+                    with suppress(OSError):  # it is not empty, or not ours to remove
+                        os.rmdir(self._full(path))
 
     def _open_to_map(self, path: str) -> FileIO:
         try:
@@ -272,19 +331,18 @@ class LocalStore(Store):
         return StoreError(f"{what}: {reason}")
 
 
-def _write(path: str, pieces: Iterable[memoryview]) -> None:
-    with open(path, "xb", buffering=0) as file:
-        started = written = 0
-        for piece in pieces:
-            while piece:
-                count = file.write(piece)
-                piece = piece[count:]
-                written += count
-            if settings.fsync and written - started >= _WRITE_BACK:
-                _start_write_back(file.fileno(), started, written - started)
-                started = written
-        if settings.fsync:
-            os.fsync(file.fileno())
+def _write(file: FileIO, pieces: Iterable[memoryview]) -> None:
+    started = written = 0
+    for piece in pieces:
+        while piece:
+            nbytes = file.write(piece)
+            piece = piece[nbytes:]
+            written += nbytes
+        if settings.fsync and written - started >= _WRITE_BACK:
+            _start_write_back(file.fileno(), started, written - started)
+            started = written
+    if settings.fsync:
+        os.fsync(file.fileno())
 
 
 def _start_write_back(descriptor: int, offset: int, nbytes: int) -> None:
@@ -296,6 +354,14 @@ def _start_write_back(descriptor: int, offset: int, nbytes: int) -> None:
 
 def _stat_of(stat: os.stat_result) -> Stat:
     return Stat(stat.st_size, f"{stat.st_ino}-{stat.st_mtime_ns}")
+
+
+def _listed_as(path: str, stat: os.stat_result) -> Listed:
+    return Listed(path, stat.st_size, _time_of(stat), _stat_of(stat).version)
+
+
+def _time_of(stat: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(stat.st_mtime, timezone.utc)
 
 
 class _Scratch:

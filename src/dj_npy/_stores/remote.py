@@ -5,6 +5,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime
 from io import FileIO
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
@@ -19,6 +20,8 @@ T = TypeVar("T")
 
 PROBE = ".dj-npy-probe"
 """An empty object that stays at a store's root: whether it can be created twice tells a lot."""
+_CLOCK = ".dj-npy-clock"
+"""An empty object that is there for as long as it takes to see what time the store gives it."""
 ONE_REQUEST = 16 << 20
 """Bytes up to which one request is as fast as several."""
 PART = 8 << 20
@@ -55,7 +58,7 @@ class RemoteStore(Store):
     A store whose objects are reached by requests.
 
     A backend brings the requests: `_get`, `_put_new`, `_put`, `_upload`, `_copy`, `_remove`,
-    `_stat`, `_files` and `refused`.
+    `_stat`, `_files`, `_listed` and `refused`.
 
     Parameters
     ----------
@@ -123,6 +126,15 @@ class RemoteStore(Store):
                     accepted_twice = True
                 self._exclusive = not accepted_twice
             return self._exclusive
+
+    def _now(self) -> datetime:
+        # A new object: rclone does not take note of one that is written again as it was.
+        path = f"{_CLOCK}-{secrets.token_hex(8)}"
+        try:
+            self._put(path, [])
+            return self._listed(path).modified
+        finally:
+            self._remove(path)
 
     # Reading
 

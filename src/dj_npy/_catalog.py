@@ -1,0 +1,257 @@
+"""What a database says of ``<npy@>`` columns and their rows, all at one moment."""
+
+import copy
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import datajoint as dj
+from datajoint.codecs import lookup_codec, resolve_dtype
+from datajoint.connection import translate_query_error
+from datajoint.errors import DataJointError
+from datajoint.expression import QueryExpression
+
+from dj_npy._codec import NpyCodec
+from dj_npy._errors import ArrayInvalidError
+
+_AT_ONCE = 2000
+"""Rows that are fetched at a time."""
+_SPECIAL = re.compile(r":(<[^:]+>):")
+"""How DataJoint keeps an attribute's codec: in front of its comment."""
+
+# Of PostgreSQL the catalogue itself: `information_schema` hides what this account may not read,
+# and what may not be read must be an error.
+_COLUMNS = {
+    "postgresql": """
+        SELECT n.nspname, c.relname, a.attname, t.typname, col_description(c.oid, a.attnum),
+               coalesce(a.attnum = ANY(i.indkey), false)
+        FROM pg_catalog.pg_attribute a
+        JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+        LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary
+        WHERE c.relkind IN ('r', 'm', 'f') AND a.attnum > 0 AND NOT a.attisdropped
+          AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+        ORDER BY n.nspname, c.relname, a.attnum""",
+    "mysql": """
+        SELECT c.table_schema, c.table_name, c.column_name, c.data_type, c.column_comment,
+               c.column_key = 'PRI'
+        FROM information_schema.columns c
+        JOIN information_schema.tables t
+          ON t.table_schema = c.table_schema AND t.table_name = c.table_name
+        WHERE t.table_type = 'BASE TABLE'
+          AND c.table_schema NOT IN ('information_schema', 'mysql', 'performance_schema', 'sys')
+        ORDER BY c.table_schema, c.table_name, c.ordinal_position""",
+}
+_HOLDS_JSON = {"json", "jsonb", "longtext"}
+"""Types of a JSON column: of PostgreSQL, of MySQL, of MariaDB."""
+_OPEN_FOR = {
+    "postgresql": """
+        SELECT max(extract(epoch FROM clock_timestamp() - xact_start)) FROM pg_stat_activity
+        WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()""",
+    "mysql": """
+        SELECT max(timestampdiff(SECOND, trx_started, now())) + 1
+        FROM information_schema.innodb_trx WHERE trx_mysql_thread_id <> connection_id()""",
+}
+_LOCK = {
+    "postgresql": "SELECT pg_try_advisory_lock(hashtext('dj-npy collect'))",
+    "mysql": "SELECT get_lock('dj-npy collect', 0)",
+}
+
+
+class Column(NamedTuple):
+    """An attribute whose values are ``<npy@>``, itself or at the end of a chain of codecs."""
+
+    schema: str
+    table: str
+    attribute: str
+    key: tuple[str, ...]
+    """Attributes of the primary key."""
+    store: str | None
+    """As in the definition; None is the default one."""
+
+    @property
+    def table_name(self) -> str:
+        """Schema and table."""
+        return f"{self.schema}.{self.table}"
+
+
+def is_npy(codec: Any, store: str | None) -> bool:
+    """Whether what a codec leaves in the database is the JSON of an ``<npy@>`` value."""
+    try:
+        _, chain, _ = resolve_dtype(f"<{codec.name}>", store_name=store)
+    except DataJointError:  # it is not registered here
+        return False
+    return any(isinstance(each, NpyCodec) for each in chain)
+
+
+class Snapshot:
+    """
+    One moment of a database: rows that go from one table to another are seen in one of them.
+
+    Made by :func:`snapshot`. Raises what the database raises; nothing is left out silently.
+
+    Parameters
+    ----------
+    connection : datajoint.Connection
+        Its own, with a transaction that has begun.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._adapter, self._raw = connection.adapter, connection._conn
+        self._backend: str = connection.adapter.backend
+        self._described: list[Any] | None = None
+
+    def columns(self, schemas: Iterable[str]) -> list[Column]:
+        """Return the ``<npy@>`` columns of some schemas, declared in this process or not."""
+        wanted, found = list(schemas), []
+        described = [each for each in self._all_columns() if each[0] in wanted]
+        if missing := set(wanted) - {each[0] for each in described}:
+            raise ArrayInvalidError(
+                f"no schema {', '.join(map(repr, sorted(missing)))} with a table in it is visible "
+                f"to this account"
+            )
+        for schema, table, attribute, _, comment, _ in described:
+            special = _SPECIAL.match(comment or "")
+            if special is None:
+                continue
+            try:
+                codec, store = lookup_codec(special[1])
+            except DataJointError:
+                continue
+            if is_npy(codec, store):
+                key = [each[2] for each in described if each[:2] == (schema, table) and each[5]]
+                # DataJoint hides what begins so, as the key of a table that has none.
+                key = [name for name in key if not name.startswith("_")]
+                found.append(Column(schema, table, attribute, tuple(key), store or None))
+        return found
+
+    def rows(self, column: Column) -> Iterator[tuple[Any, ...]]:
+        """Yield the key and the JSON of each row that has a value."""
+        quote = self._adapter.quote_identifier
+        attribute = quote(column.attribute)
+        names = ", ".join([*map(quote, column.key), attribute])
+        return self.select(
+            f"SELECT {names} FROM {quote(column.schema)}.{quote(column.table)} "
+            f"WHERE {attribute} IS NOT NULL"
+        )
+
+    def references(self) -> Iterator[str]:
+        """
+        Yield every path to a ``.npy`` file in any JSON of any table of any schema.
+
+        More than the columns whose codec is known to this process: a column may be of a codec
+        that is not registered here, and rows may be copied.
+        """
+        quote = self._adapter.quote_identifier
+        for schema, table, attribute, kind, _, _ in self._all_columns():
+            if kind not in _HOLDS_JSON:
+                continue
+            column = quote(attribute)
+            text = f"CAST({column} AS {'TEXT' if self._backend == 'postgresql' else 'CHAR'})"
+            for (value,) in self.select(
+                f"SELECT {text} FROM {quote(schema)}.{quote(table)} WHERE {text} LIKE '%.npy%'"
+            ):
+                yield from _paths(value)
+
+    def select(self, query: str, args: tuple[()] | None = None) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query, `_AT_ONCE` of them in memory."""
+        with self._cursor() as cursor:
+            try:
+                cursor.execute(query, args)
+                while rows := cursor.fetchmany(_AT_ONCE):
+                    yield from rows
+            except GeneratorExit:
+                raise
+            except Exception as error:
+                raise translate_query_error(error, query, self._adapter) from error
+
+    def open_for_s(self) -> float | None:
+        """Return for how long the longest other transaction is open; None: it may not be asked."""
+        try:
+            [(seconds,)] = self.select(_OPEN_FOR[self._backend])
+        except Exception:  # MySQL wants the privilege PROCESS
+            return None
+        return float(seconds or 0)
+
+    def is_alone(self) -> bool:
+        """Lock out other collections on this server, until this connection ends."""
+        [(got,)] = self.select(_LOCK[self._backend])
+        return bool(got)
+
+    def end(self) -> None:
+        """End the transaction; the connection, and the lock, stay."""
+        self._raw.rollback()
+
+    def _all_columns(self) -> list[Any]:
+        if self._described is None:
+            self._described = list(self.select(_COLUMNS[self._backend]))
+        return self._described
+
+    @contextmanager
+    def _cursor(self) -> Iterator[Any]:
+        # The client's ordinary cursors hold the whole result in memory.
+        if self._backend == "postgresql":
+            with self._raw.cursor(name="dj_npy") as cursor:
+                cursor.itersize = _AT_ONCE
+                yield cursor
+        else:
+            from pymysql.cursors import SSCursor
+
+            with self._raw.cursor(SSCursor) as cursor:
+                yield cursor
+
+
+@contextmanager
+def snapshot(connection: Any) -> Iterator[Snapshot]:
+    """
+    Look at the database as it is now, over a connection of its own.
+
+    What the caller's connection is in the middle of is not touched, and not seen.
+    """
+    own = copy.copy(connection)
+    own.connect()
+    try:
+        if own.adapter.backend == "postgresql":
+            own._conn.autocommit = False
+            own._conn.set_session(isolation_level="REPEATABLE READ", readonly=True)
+            statements = ["SET LOCAL row_security = off"]  # hidden rows become an error
+        else:
+            statements = [
+                "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+                "START TRANSACTION WITH CONSISTENT SNAPSHOT",
+            ]
+        with own._conn.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+        yield Snapshot(own)
+    finally:
+        own.close()
+
+
+def schema_name(given: Any) -> str | None:
+    """Return the name of a schema, if `given` is one or a name."""
+    if isinstance(given, str):
+        return given
+    is_table = isinstance(given, (type, QueryExpression))
+    return None if is_table else getattr(given, "database", None)
+
+
+def connection_of(given: Any) -> Any:
+    """Return the connection of a schema or a table; that of ``dj.conn()`` for a name."""
+    return dj.conn() if isinstance(given, str) else given.connection
+
+
+def _paths(text: str) -> Iterator[str]:
+    """Yield the strings in a JSON that end as a path to an array does."""
+    waiting = [json.loads(text)]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, str) and value.endswith(".npy"):
+            yield value

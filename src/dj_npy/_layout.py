@@ -1,0 +1,92 @@
+"""Which paths may be those of arrays of some columns; all others are somebody else's."""
+
+import re
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from dj_npy._addressing import EXTENSION, is_with_token, name_in_path
+from dj_npy._catalog import Column
+from dj_npy._stores.local import TEMPORARY_SUFFIX
+
+_TEMPORARY = re.compile(rf"\.[0-9a-f]{{16}}{re.escape(TEMPORARY_SUFFIX)}")
+
+
+class _Table(NamedTuple):
+    """What of a table is in a path."""
+
+    key: tuple[str, ...]
+    """The beginning of each folder that is of the key."""
+    files: tuple[str, ...]
+    """Plain name of the file of each ``<npy@>`` attribute."""
+
+
+class Layout:
+    """
+    The paths of ``<npy@>`` columns in one store.
+
+    They have the form ``prefix/name=value.../schema/table/name=value.../file``, with names of
+    the table's primary key; the file is called as `_addressing` calls that of an ``<npy@>``
+    attribute of the table, or as one in the making.
+
+    Parameters
+    ----------
+    columns : iterable of Column
+        The columns.
+    prefix : str
+        The store's ``schema_prefix``.
+    """
+
+    def __init__(self, columns: Iterable[Column], prefix: str) -> None:
+        self._prefix = [part for part in prefix.split("/") if part]
+        self._tables: dict[tuple[str, str], _Table] = {}
+        for column in columns:
+            place = name_in_path(column.schema), name_in_path(column.table)
+            key = tuple(f"{name_in_path(name)}=" for name in column.key)
+            files = self._tables[place].files if place in self._tables else ()
+            file = name_in_path(column.attribute) + EXTENSION
+            self._tables[place] = _Table(key, (*files, file))
+
+    def folders(self) -> list[str]:
+        """Return where the schemas' files are, unless a partition's folders come first."""
+        schemas = sorted({schema for schema, _ in self._tables})
+        return ["/".join([*self._prefix, schema]) for schema in schemas]
+
+    def what(self, path: str) -> Literal["array", "temporary file"] | None:
+        """Return what a file may be, by its path."""
+        folder, _, name = path.rpartition("/")
+        table = self._table(folder.split("/"))
+        if table is None:
+            return None
+        if _TEMPORARY.fullmatch(name):
+            return "temporary file"
+        for file in table.files:
+            if name == file or is_with_token(path, f"{folder}/{file}"):
+                return "array"
+        return None
+
+    def may_go(self, folder: str) -> bool:
+        """Whether a folder, once it is empty, is of no use: it is one of a key."""
+        parts = folder.split("/")
+        return "=" in parts[-1] and self._table(parts) is not None
+
+    def core(self, path: str) -> str:
+        """Return what of a path is the same in a store of another location or prefix."""
+        return "/".join(path.split("/")[len(self._prefix) :])
+
+    def _table(self, folders: list[str]) -> _Table | None:
+        """Return the table whose entity has these folders."""
+        if folders[: len(self._prefix)] != self._prefix:
+            return None
+        rest = folders[len(self._prefix) :]
+        in_front = 0
+        while in_front < len(rest) and "=" in rest[in_front]:
+            in_front += 1
+        if len(rest) < in_front + 2:
+            return None
+        table = self._tables.get((rest[in_front], rest[in_front + 1]))
+        if table is None:
+            return None
+        of_key = [*rest[:in_front], *rest[in_front + 2 :]]
+        if bool(of_key) != bool(table.key) or not all(f.startswith(table.key) for f in of_key):
+            return None
+        return table
