@@ -4,7 +4,7 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import datajoint as dj
@@ -228,6 +228,8 @@ def snapshot(connection: Any) -> Iterator[Snapshot]:
                 cursor.execute(statement)
         yield Snapshot(own)
     finally:
+        with suppress(Exception):  # the server ends a transaction at once only if told so
+            own._conn.rollback()
         own.close()
 
 

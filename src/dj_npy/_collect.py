@@ -2,9 +2,10 @@
 
 import json
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ByteSize
 
-from dj_npy._catalog import Column, connection_of, schema_name, snapshot
+from dj_npy._catalog import Column, Snapshot, connection_of, schema_name, snapshot
 from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
 from dj_npy._layout import Layout
 from dj_npy._stores import Listed, Store, open_store, schema_addressing
@@ -21,6 +22,8 @@ from dj_npy._stores.threads import all_in_threads
 _KEPT = 10_000
 """Files that a report names; all are counted."""
 _REMOVALS = 16
+_WAIT_S = 2
+"""How long short transactions are waited for where no age allows for them."""
 _AT_ONCE = 1000
 _FEWEST_COMPONENTS = 3
 """Of a path: schema, table and file; what stands before differs between stores."""
@@ -194,23 +197,35 @@ def collect(
         places = [(each, *_place(columns, each, connection._config)) for each in stores]
         for number, (each, layout, folders) in enumerate(places):
             inventory.list(number, each, layout, folders, older_than, report)
-        with snapshot(connection) as after:
-            open_for_s = after.open_for_s() or 0.0
+        with _settled(connection, None if dry_run else older_than) as after:
             inventory.spare(after.references())
         inventory.count(report, stores)
         if dry_run:
             return report
-        if open_for_s > older_than.total_seconds():
-            raise StoreError(
-                f"a transaction is open for {open_for_s:.0f} s, longer than older_than "
-                f"({older_than}): the rows that it inserts cannot be seen yet. Nothing was "
-                f"removed. Wait until it ends, or choose a greater age"
-            )
         inventory.remove(report, stores)
         for each, layout, folders in places:
             for folder in folders:
                 each.prune(folder, layout.may_go)
     return report
+
+
+@contextmanager
+def _settled(connection: Any, older_than: timedelta | None) -> Iterator[Snapshot]:
+    """Look at the database when no transaction is open for longer than the age of files."""
+    until = time.monotonic() + _WAIT_S
+    while True:
+        with snapshot(connection) as now:
+            open_for_s = None if older_than is None else now.open_for_s()
+            if older_than is None or (open_for_s or 0) <= older_than.total_seconds():
+                yield now
+                return
+        if time.monotonic() > until:
+            raise StoreError(
+                f"a transaction is open for {open_for_s:.0f} s, longer than older_than "
+                f"({older_than}): the rows that it inserts cannot be seen yet. Nothing was "
+                f"removed. Wait until it ends, or choose a greater age"
+            )
+        time.sleep(_WAIT_S / 10)
 
 
 def _name(given: Any) -> str:

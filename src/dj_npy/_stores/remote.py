@@ -21,7 +21,7 @@ T = TypeVar("T")
 PROBE = ".dj-npy-probe"
 """An empty object that stays at a store's root: whether it can be created twice tells a lot."""
 _CLOCK = ".dj-npy-clock"
-"""An empty object that is there for as long as it takes to see what time the store gives it."""
+"""Folder of an empty object that is there until it is seen what time the store gives it."""
 ONE_REQUEST = 16 << 20
 """Bytes up to which one request is as fast as several."""
 PART = 8 << 20
@@ -129,10 +129,16 @@ class RemoteStore(Store):
 
     def _now(self) -> datetime:
         # A new object: rclone does not take note of one that is written again as it was.
-        path = f"{_CLOCK}-{secrets.token_hex(8)}"
+        path = f"{_CLOCK}/{secrets.token_hex(8)}"
         try:
             self._put(path, [])
-            return self._listed(path).modified
+            # As it is listed: by itself, its time may be told in whole seconds only.
+            return next(each.modified for each in self._files(_CLOCK) if each.path == path)
+        except StopIteration:
+            raise StoreError(
+                f"store {self.name!r} ({self.identity}) does not list an object that was just "
+                f"written there"
+            ) from None
         finally:
             self._remove(path)
 
