@@ -516,7 +516,9 @@ class CloudStore(RemoteStore):
 
 
 def _listed_as(meta: Any) -> Listed:
-    return Listed(meta["path"], meta["size"], meta["last_modified"], meta["e_tag"] or "")
+    # rclone quotes the tag of an object, but not in a listing.
+    version = (meta["e_tag"] or "").strip('"')
+    return Listed(meta["path"], meta["size"], meta["last_modified"], version)
 
 
 def _version(meta: Any) -> Version:
