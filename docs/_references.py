@@ -9,6 +9,10 @@ import griffe
 _NAME = re.compile(r"(?<!`)(?::\w+:)?`(?P<name>[A-Za-z_][\w.]*)`(?!`)")
 
 
+# Names of our own for what NumPy's users know by another one.
+_SAID_AS = {"AnyArray": "ndarray", "Verified": "str", "MapMode": "str"}
+
+
 class References(griffe.Extension):
     """Turn the names of public things in docstrings into cross-references."""
 
@@ -31,6 +35,16 @@ class References(griffe.Extension):
         for member in (defined, *members.values()):
             if member.docstring is not None:
                 member.docstring.value = _linked(member.docstring.value, known | near)
+            for annotation in _annotations(member.final_target if member.is_alias else member):
+                for name in annotation.iterate(flat=True):
+                    if isinstance(name, griffe.ExprName) and name.name in _SAID_AS:
+                        name.name = _SAID_AS[name.name]
+
+
+def _annotations(member: Any) -> list[Any]:
+    found = [getattr(member, "annotation", None), getattr(member, "returns", None)]
+    found += [parameter.annotation for parameter in getattr(member, "parameters", ())]
+    return [annotation for annotation in found if isinstance(annotation, griffe.Expr)]
 
 
 def _linked(text: str, known: dict[str, str]) -> str:
