@@ -91,17 +91,10 @@ def _is_said(comment: str, value: Any) -> bool:
 
 
 def as_program(run: list[Block], prelude: str) -> str:
-    """Blocks as a program that checks what they say, as `execute` does."""
-    source = Path(__file__).read_text(encoding="utf-8")
-    functions = [
-        ast.get_source_segment(source, node) or ""
-        for node in ast.parse(source).body
-        if isinstance(node, ast.FunctionDef) and node.name in ("execute", "_is_said")
-    ]
-    names = "names = {'__name__': '__main__'}"
+    """Blocks as a program of their own."""
     calls = [f"execute({block.code!r}, names, {str(block.page)!r}, {block.line})" for block in run]
-    imports = "import ast\nfrom typing import Any"
-    return "\n".join([imports, *functions, prelude, names, *calls])
+    start = ["from tests.pages import execute", "names = {'__name__': '__main__'}"]
+    return "\n".join([prelude, *start, *calls]) + "\n"
 
 
 def commands(page: Path) -> list[list[str]]:
