@@ -238,6 +238,71 @@ def test_the_site_is_built_clean_and_needs_no_other_host(tmp_path: Path) -> None
             assert f'id="dj_npy.{name}"' in pages["api.html"], name
 
 
+# What the guide's table says of existing code, first of the built-in codec, then of ours.
+EXISTING_CODE = """
+import pathlib, sys
+import numpy as np
+
+schema = dj.Schema("existing_code")
+@schema
+class Recording(dj.Manual):
+    definition = "id : int32\\n---\\nwaveform : <npy@main>"
+
+def column(number, waveform):
+    Recording.insert1({"id": number, "waveform": waveform}, skip_duplicates=True)
+    ref = (Recording & {"id": number}).fetch1("waveform")
+    found = {}
+    def what(name, call):
+        try:
+            found[name] = call()
+        except Exception as error:
+            found[name] = sorted(
+                {kind.__name__ for kind in type(error).__mro__}
+                & {"MissingExternalFile", "FileNotFoundError", "ArrayInvalidError", "ValueError"}
+            )
+    what("if", lambda: bool(ref))
+    what("==", lambda: (ref == ref) is True)
+    what("in", lambda: ref in [object(), ref])
+    ref.load()[0] = 1
+    what("view", lambda: np.shares_memory(ref[0], ref.load()))
+    what("change", lambda: bool(ref.load()[0, 0] == 1))
+    what("fetch", lambda: Recording.fetch()["waveform"][0].is_loaded)
+    what("to_arrays", lambda: Recording.to_arrays()["waveform"][0].is_loaded)
+    what("one of them", lambda: Recording.to_arrays("waveform").shape)
+    what("fetched", lambda: Recording.fetch("waveform").shape)
+    masked = {"id": number + 10, "waveform": np.ma.masked_array([1, 2], [False, True])}
+    what("masked", lambda: Recording.insert1(masked))
+    missing = (Recording & {"id": number}).fetch1("waveform")
+    pathlib.Path(dj.config.stores["main"]["location"], missing.path).unlink()
+    what("missing", missing.load)
+    what("missing map", lambda: missing.load(mmap_mode="r"))
+    (Recording & {"id": number}).delete(prompt=False)
+    return found
+
+found = column(1, np.zeros((3, 4)))
+assert found == {
+    "if": True, "==": True, "in": True, "view": True, "change": True, "fetch": True,
+    "to_arrays": True, "one of them": (1, 3, 4), "fetched": (1, 3, 4), "masked": None,
+    "missing": ["MissingExternalFile"], "missing map": ["FileNotFoundError"],
+}, found
+import dj_npy
+found = column(2, np.zeros((3, 4)))
+both = ["FileNotFoundError", "MissingExternalFile"]
+assert found == {
+    "if": ["ValueError"], "==": False, "in": ["ValueError"], "view": False, "change": True,
+    "fetch": False, "to_arrays": False, "one of them": (2,), "fetched": (2,),
+    "masked": ["ArrayInvalidError", "ValueError"], "missing": both, "missing map": both,
+}, found
+"""
+
+
+def test_existing_code_notices_what_the_guide_says(postgresql: Any, session_folder: Path) -> None:
+    folder = session_folder / "existing"
+    info = postgresql.connection.conn_info
+    prelude = PRELUDE.format(host=info["host"], port=info["port"], stores=stores_in(folder))
+    run([sys.executable, "-W", "ignore", "-c", prelude + EXISTING_CODE])
+
+
 def test_after_leaving_datajoint_reads_what_was_written(session_folder: Path) -> None:
     """In a process that never imports this package, on rows of one that did."""
     folder = session_folder / "leaving"
