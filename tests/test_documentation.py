@@ -314,6 +314,7 @@ def test_after_leaving_datajoint_reads_what_was_written(session_folder: Path) ->
         "class Recording(dj.Manual):\n"
         "    definition = 'id : int32\\n---\\nwaveform : <npy@>'\n"
         "Recording.insert1({'id': 1, 'waveform': np.arange(5)})\n"
+        "Recording.insert1({'id': 2, 'waveform': np.ones(3, [('t', 'f8'), ('n', 'i4')])})\n"
         "print('HOST', place.host, flush=True)\n"
         "input()\n"
     )
@@ -326,9 +327,19 @@ def test_after_leaving_datajoint_reads_what_was_written(session_folder: Path) ->
         "dj.config['database.password'] = ''\n"
         "dj.config['database.use_tls'] = False\n"
         "dj.config.stores = {'main': {'protocol': 'file', 'location': sys.argv[2]}}\n"
-        "ref = dj.FreeTable(dj.conn(), 'lab.recording').fetch1('waveform')\n"
+        "recording = dj.FreeTable(dj.conn(), 'lab.recording')\n"
+        "ref = (recording & 'id=1').fetch1('waveform')\n"
         "assert type(ref).__module__ == 'datajoint.builtin_codecs.npy'\n"
         "assert ref.load().tolist() == [0, 1, 2, 3, 4]\n"
+        "structured = (recording & 'id=2').fetch1('waveform')\n"
+        "assert structured.load().tolist() == [(1.0, 1)] * 3\n"
+        "for name in ('dtype', 'nbytes', '__repr__'):\n"
+        "    try:\n"
+        "        getattr(structured, name)()\n"
+        "    except TypeError as error:\n"
+        "        assert 'must be 2- or 3-tuples' in str(error)\n"
+        "    else:\n"
+        "        raise SystemExit(name)\n"
         "assert 'dj_npy' not in sys.modules\n"
     )
     python = [sys.executable, "-W", "ignore", "-c"]
