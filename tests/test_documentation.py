@@ -230,7 +230,10 @@ def test_the_site_is_built_clean_and_needs_no_other_host(tmp_path: Path) -> None
     for name, text in pages.items():
         fetched = re.findall(r"<(?:script|img|iframe|link)[^>]*(?:src|href)=[\"']?(\w+:)?//", text)
         assert fetched == [], name
+        assert "<!-- not run" not in text, name
         assert re.findall(r":(?:meth|func|class|data):|\bAnyArray\b", text) == [], name
+    shown = sum(text.count("Not run by the tests: ") for text in pages.values())
+    assert shown == sum(block.reason is not None for page in PAGES[1:] for block in blocks(page))
     for name in dj_npy.__all__:
         if name not in ("__version__", "settings"):
             assert f'id="dj_npy.{name}"' in pages["api.html"], name
