@@ -102,14 +102,14 @@ class NpyRef(ArrayLike, dj.NpyRef):
 
         Parameters
         ----------
-        mmap_mode : {None, 'r', 'r+', 'c'}
-            None reads the data into memory, once: the same array is returned until
-            :meth:`unload`. The others map the file, or a private copy of a remote one, and read
-            what is touched, when it is touched: ``'r'`` read-only, ``'c'`` with changes staying
-            in memory, ``'r+'`` with changes going to the file: at once in a local store; in a
-            remote one on ``flush()``, and at the latest when nobody has the map any more. If
-            the file was changed there meanwhile, that raises `StoreError` or, where there is
-            nobody to catch it, is logged, and the copy is kept.
+        mmap_mode : str, optional
+            Without it, the data are read into memory, once: the same array is returned until
+            :meth:`unload`. With it, the file is mapped, or a private copy of a remote one, and
+            read where it is touched, when it is touched: ``'r'`` read-only, ``'c'`` with
+            changes staying in memory, ``'r+'`` with changes going to the file: at once in a
+            local store; in a remote one on ``flush()``, and at the latest when nobody has the
+            map any more. If the file was changed there meanwhile, that raises `StoreError` or,
+            where there is nobody to catch it, is logged, and the copy is kept.
 
         Returns
         -------

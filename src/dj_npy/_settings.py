@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     Settings of this process; each is also an environment variable ``DJ_NPY_<NAME>``.
 
     Sizes are in bytes and may be written with a unit (``"2 GiB"``). A value that does
-    not fit raises :class:`pydantic.ValidationError`, on assignment too.
+    not fit raises `pydantic.ValidationError`, on assignment too.
 
     Examples
     --------
@@ -33,48 +33,32 @@ class Settings(BaseSettings):
         env_prefix="DJ_NPY_", env_ignore_empty=True, validate_assignment=True
     )
 
-    memory: ByteSize = Field(
-        default_factory=_quarter_of_ram,
-        description="Bytes of loaded arrays kept beyond those still in use. Default: RAM / 4.",
-    )
-    fsync: bool = Field(
-        default=True,
-        description="Whether an insert into a local store waits until the disk has the array.",
-    )
-    cache_dir: Path = Field(
-        default_factory=lambda: user_cache_path("dj-npy", appauthor=False),
-        description="Folder for copies of remote files that are mapped into memory.",
-    )
-    cache_bytes: ByteSize = Field(
-        default=ByteSize(10 << 30),
-        description="Bytes of such copies that are kept, those mapped last.",
-    )
-    max_workers: int = Field(
-        default=16,
-        ge=1,
-        le=1024,
-        description="Threads of `load`, `stream` and `insert`.",
-    )
-    load_below: ByteSize = Field(
-        default=ByteSize(1 << 20),
-        description="Bytes up to which an array is loaded whole when a part of it is asked for.",
-    )
-    load_share: float = Field(
-        default=0.5,
-        ge=0,
-        description="Share of an array above which an index loads all of it, if it can be kept.",
-    )
-    merge_gap: ByteSize = Field(
-        default=ByteSize(128 << 10),
-        le=1 << 40,
-        description="Bytes between two parts of a remote file that are read for one request less.",
-    )
-    range_bytes: ByteSize = Field(
-        default=ByteSize(8 << 20),
-        gt=0,
-        le=1 << 40,
-        description="Most bytes of a remote file that one request asks for.",
-    )
+    memory: ByteSize = Field(default_factory=_quarter_of_ram)
+    """Bytes of loaded arrays kept beyond those still in use. Default: a quarter of the RAM."""
+
+    fsync: bool = True
+    """Whether an insert into a local store waits until the disk has the array. Default: true."""
+
+    cache_dir: Path = Field(default_factory=lambda: user_cache_path("dj-npy", appauthor=False))
+    """Folder for copies of remote files that are mapped into memory. Default: the user's."""
+
+    cache_bytes: ByteSize = ByteSize(10 << 30)
+    """Bytes of these copies that are kept, those mapped last. Default: 10 GiB."""
+
+    max_workers: int = Field(default=16, ge=1, le=1024)
+    """Threads of `load`, `stream` and `insert`. Default: 16."""
+
+    load_below: ByteSize = ByteSize(1 << 20)
+    """Bytes up to which an array is loaded whole when a part is asked for. Default: 1 MiB."""
+
+    load_share: float = Field(default=0.5, ge=0)
+    """Share of an array above which an index loads all, if it can be kept. Default: 0.5."""
+
+    merge_gap: ByteSize = Field(default=ByteSize(128 << 10), le=1 << 40)
+    """Bytes between two parts of a remote file that one request still reads. Default: 128 KiB."""
+
+    range_bytes: ByteSize = Field(default=ByteSize(8 << 20), gt=0, le=1 << 40)
+    """Most bytes of a remote file that one request asks for. Default: 8 MiB."""
 
 
 settings = Settings()
