@@ -214,7 +214,7 @@ def cost_of_a_value() -> None:
 
 def tables_of_references() -> None:
     """
-    pandas before 3.1 prints a cell that has a length by iterating it, which loads the array.
+    Pandas before 3.1 prints a cell that has a length by iterating it, which loads the array.
 
     What decides that, `is_sequence`, is asked by nothing else there.
     """

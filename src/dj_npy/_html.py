@@ -1,5 +1,6 @@
 """What a notebook shows of a reference: what the row says, and a picture once it is loaded."""
 
+from collections.abc import Callable
 from html import escape
 from typing import Any, Protocol
 
@@ -37,15 +38,15 @@ class Shown(Protocol):
     """What is shown of a reference; each may raise :class:`NpyError` if its row makes no sense."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    def shape(self) -> tuple[int, ...]: ...
     @property
-    def dtype(self) -> np.dtype[Any]: ...  # noqa: D102
+    def dtype(self) -> np.dtype[Any]: ...
     @property
-    def nbytes(self) -> int: ...  # noqa: D102
+    def nbytes(self) -> int: ...
     @property
-    def store(self) -> str | None: ...  # noqa: D102
+    def store(self) -> str | None: ...
     @property
-    def path(self) -> str: ...  # noqa: D102
+    def path(self) -> str: ...
 
 
 def of_reference(ref: Shown, row: Any, array: AnyArray | None) -> str:
@@ -61,7 +62,7 @@ def of_reference(ref: Shown, row: Any, array: AnyArray | None) -> str:
     array : ndarray or None
         Its data, if they are in memory.
     """
-    what = {
+    what: dict[str, Callable[[], Any]] = {
         "shape": lambda: ref.shape,
         "dtype": lambda: ref.dtype,
         "size": lambda: in_units(ref.nbytes),
@@ -96,12 +97,10 @@ def in_units(nbytes: int) -> str:
     """
     if nbytes < 1024:
         return "1 byte" if nbytes == 1 else f"{nbytes} bytes"
-    scaled, unit = float(nbytes), ""
-    for unit in _UNITS:
-        scaled /= 1024
-        if scaled < 999.5:
-            break
-    return f"{scaled:.3g} {unit} ({nbytes:,} bytes)"
+    scaled, unit = nbytes / 1024, 0
+    while scaled >= 999.5 and unit < len(_UNITS) - 1:
+        scaled, unit = scaled / 1024, unit + 1
+    return f"{scaled:.3g} {_UNITS[unit]} ({nbytes:,} bytes)"
 
 
 def shown(text: str) -> str:

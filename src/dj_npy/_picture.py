@@ -11,7 +11,7 @@ from dj_npy._fileformat import AnyArray
 
 _WIDTH, _HEIGHT = 1000, 400
 _FULL_PX, _HEIGHT_PX = 260, 104
-_LONG = 4
+_LONG = 3
 """Times that one axis is as long as the other, from where on they are no image."""
 _MOST_LINES = 4
 """Up to so many rows or columns are lines; if they are longer than `_SHORTEST_LINE`."""
@@ -22,7 +22,7 @@ _BINS = 160
 _SAMPLES = 32
 """Values of which a lowest and a highest one are looked for."""
 _ROWS, _COLUMNS = 48, 72
-_COLOURS = ("var(--dj-npy-accent,#3b82c4)", "#d9822b", "#3d9970", "#b05cc6")
+_COLOURS = ("var(--dj-npy-accent,#3b82c4)", "#c9762a", "#3d9970", "#b05cc6")
 """Of lines: each is told from black and from white."""
 _LONGEST_VALUE = 60
 _NUMBERS = "biufcmM"
@@ -45,7 +45,7 @@ def picture(array: AnyArray) -> tuple[str, str]:
     array = np.asarray(array)
     notes: list[str] = []
     if array.size <= 1:
-        return "", str(array.reshape(-1)[0])[:_LONGEST_VALUE] if array.size else "no elements"
+        return "", _only(array) if array.size else "no elements"
     if array.dtype.names is not None:
         fields = array.dtype.names
         name = next((name for name in fields if array.dtype[name].base.kind in _NUMBERS), None)
@@ -64,6 +64,13 @@ def picture(array: AnyArray) -> tuple[str, str]:
         return _heat_map(array, notes)
 
 
+def _only(array: AnyArray) -> str:
+    try:
+        return str(array.reshape(-1)[0])[:_LONGEST_VALUE]
+    except (SystemError, ValueError):  # a text of numbers that are no characters
+        return ""
+
+
 def _of_two_axes(array: AnyArray, notes: list[str]) -> AnyArray:
     """Return one plane of an array: of a movie the middle image, of a colour image one colour."""
     index: list[Any] = [0 if length == 1 else slice(None) for length in array.shape]
@@ -74,7 +81,8 @@ def _of_two_axes(array: AnyArray, notes: list[str]) -> AnyArray:
         index[axis] = array.shape[axis] // 2
     if array.ndim > 2:
         notes.insert(0, f"[{', '.join(':' if i == slice(None) else str(i) for i in index)}]")
-    return array[tuple(index)]
+    plane: AnyArray = array[tuple(index)]
+    return plane
 
 
 def _lines(array: AnyArray, notes: list[str]) -> tuple[str, str]:
@@ -100,7 +108,7 @@ def _lines(array: AnyArray, notes: list[str]) -> tuple[str, str]:
         ]
         fill = "currentColor"
     drawn = "".join(
-        f'<path d="{path}" color="{colour}" style="color:{colour}" stroke="currentColor" '
+        f'<path d="{path}" style="color:{colour}" stroke="currentColor" '
         f'fill="{fill}" stroke-width="1.3" stroke-linejoin="round" stroke-linecap="round" '
         f'vector-effect="non-scaling-stroke"/>'
         for path, colour in zip(paths, _COLOURS, strict=False)
