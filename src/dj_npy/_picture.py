@@ -66,7 +66,8 @@ def picture(array: AnyArray) -> tuple[str, str]:
 
 def _only(array: AnyArray) -> str:
     try:
-        return str(array.reshape(-1)[0])[:_LONGEST_VALUE]
+        text = str(array.reshape(-1)[0])[:_LONGEST_VALUE]
+        return text.encode(errors="backslashreplace").decode()
     except (SystemError, ValueError):  # a text of numbers that are no characters
         return ""
 
