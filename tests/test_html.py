@@ -200,12 +200,11 @@ def luminance(colour: str) -> float:
 @given(arrays())
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 def test_any_array_has_a_small_picture_or_none(array: Any) -> None:
-    before = array.tobytes()
+    array.flags.writeable = False
     html = of_reference(dj_npy.NpyRef({}, SimpleNamespace()), {}, array)
     text_of(html)
     html.encode()
     assert len(html) < MOST_CHARACTERS
-    assert array.tobytes() == before
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def picture(array: AnyArray) -> tuple[str, str]:
     array = np.asarray(array)
     notes: list[str] = []
     if array.size <= 1:
-        return "", _text(array.reshape(-1)[0]) if array.size else "no elements"
+        return "", _text(array) if array.size else "no elements"
     if array.dtype.names is not None:
         fields = array.dtype.names
         name = next((name for name in fields if array.dtype[name].base.kind in _NUMBERS), None)
@@ -64,9 +64,10 @@ def picture(array: AnyArray) -> tuple[str, str]:
         return _heat_map(array, notes)
 
 
-def _text(value: Any) -> str:
+def _text(one: AnyArray) -> str:
+    """Return the only element of an array, as text."""
     try:
-        text = str(value)[:_LONGEST_VALUE]
+        text = str(one.reshape(-1)[0])[:_LONGEST_VALUE]
         return text.encode(errors="backslashreplace").decode()
     except (SystemError, ValueError):
         return "?"  # numbers that are no characters; a time without a unit
@@ -189,7 +190,7 @@ def _as_floats(some: AnyArray) -> AnyArray:
 def _number(value: Any) -> str:
     if isinstance(value, np.inexact):
         return f"{float(value):.4g}"
-    return _text(value)
+    return _text(np.asarray(value))
 
 
 def _path(x: AnyArray, y: AnyArray) -> str:
