@@ -8,7 +8,7 @@ in the command's own words.
 import sys
 import warnings
 
-INTERRUPTED = 130
+WRONG, INTERRUPTED = 1, 130
 
 
 def main() -> int:
@@ -18,11 +18,21 @@ def main() -> int:
         warnings.filterwarnings("always", "Failed to load config")
         warnings.showwarning = _show  # type: ignore[assignment]
     try:
-        from dj_npy._cli import main as run
-
+        try:
+            from dj_npy._cli import main as run
+        except ValueError as error:  # a variable of DataJoint's, or of ours
+            print(f"dj-npy: the configuration is not valid: {_in_short(error)}", file=sys.stderr)
+            return WRONG
         return run()
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _in_short(error: ValueError) -> str:
+    """Say which settings, and what they should be; not what they are."""
+    if hasattr(error, "errors"):  # pydantic's
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    return " ".join(str(error).split())
 
 
 def _show(message: Warning | str, *_: object) -> None:

@@ -508,6 +508,17 @@ def test_a_database_that_cannot_be_reached_is_one_line_without_the_password() ->
     assert SECRET not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("variable", "said"), [("DJ_STORES", "DJ_STORES contains invalid"), ("DJ_PORT", "DJ_PORT: ")]
+)
+def test_a_variable_that_is_not_valid_is_one_line(variable: str, said: str) -> None:
+    result = command("--version", env=environment(**{variable: f"{{{SECRET}"}))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"dj-npy: the configuration is not valid: {said}")
+    assert result.stderr.count("\n") == 1
+    assert SECRET not in result.stderr
+
+
 @pytest.mark.parametrize("no_color", [False, True])
 def test_colours_are_for_terminals(no_color: bool, file: Path) -> None:
     ours, theirs = pty.openpty()
