@@ -1,117 +1,86 @@
-"""The command ``dj-npy``."""
+"""The command ``dj-npy``: a table of subcommands, and what holds for each of them."""
 
 import argparse
-import ast
+import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import datajoint as dj
+from datajoint.errors import DataJointError
 
-from dj_npy import NpyError, __version__, embedded
+from dj_npy import __version__
+from dj_npy._command import INTERRUPTED, MISUSED, PIPE_CLOSED, WRONG, Command, UsageError, printable
+from dj_npy._info import INFO
+from dj_npy._quickstart import QUICKSTART
 
-QUICK_START = '''\
-import datajoint as dj
-import numpy as np
+COMMANDS: tuple[Command, ...] = (QUICKSTART, INFO)
 
-schema = dj.Schema("quickstart")
-
-@schema
-class Recording(dj.Manual):
-    definition = """
-    recording_id : int
-    ---
-    waveform : <npy@>
-    """
-
-Recording.insert1({
-    'recording_id': 1,
-    'waveform': np.random.randn(1000, 32),
-})
-
-ref = (Recording & 'recording_id=1').fetch1('waveform')
-ref
-ref.shape
-ref.dtype
-ref.path
-mean = np.mean(ref, axis=0)
-mean.shape
-arr = ref.load()
-arr.shape
-ref
-'''
+_EXIT_CODES = """\
+exit codes:
+  0    all is as it should be
+  1    something is wrong with the data, the database or a store
+  2    the command was called wrongly
+  130  interrupted by Ctrl-C
+  141  the reader of the output has gone (| head)
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    dj.logger.setLevel("CRITICAL")  # it writes to the standard output
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python would flush once more at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except UsageError as error:
+        return _told(error, MISUSED)
+    except (DataJointError, OSError) as error:
+        return _told(error, WRONG)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as done:  # of --help, --version, or wrong arguments
+        return int(done.code or 0)
+    run: Command = options.command
+    return run.run(options)
+
+
+def _told(error: Exception, code: int) -> int:
+    text = printable(" ".join((str(error) or type(error).__name__).split()))
+    print(f"dj-npy: {text}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="dj-npy", description="NumPy arrays beside a DataJoint database, as .npy files."
+        prog="dj-npy",
+        description="NumPy arrays beside a DataJoint database, as .npy files.",
+        epilog="examples:\n"
+        + "".join(f"  {command.examples.splitlines()[0]}\n" for command in COMMANDS)
+        + f"\n{_EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"dj-npy {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    quickstart_parser = commands.add_parser(
-        "quickstart",
-        help="start a database of your own and run a first example on it",
-        description="Start PostgreSQL and a file store in FOLDER, declare a table, insert an "
-        "array, fetch it back, show each step. All of it stays for you to look at.",
-        epilog="example: dj-npy quickstart ~/dj-npy-quickstart",
-    )
-    quickstart_parser.add_argument(
-        "folder",
-        nargs="?",
-        type=Path,
-        default=Path("dj-npy-quickstart"),
-        metavar="FOLDER",
-        help="default: %(default)s",
-    )
-    options = parser.parse_args(arguments)
-    try:
-        quickstart(options.folder)
-    except NpyError as error:
-        print(f"dj-npy: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def quickstart(folder: Path) -> None:
-    """
-    Run the quick start in an embedded database and print each line with its result.
-
-    Parameters
-    ----------
-    folder : Path
-        Where database and store are made, or found from an earlier run.
-
-    Raises
-    ------
-    StoreError
-        If the database cannot be started there.
-    """
-    dj.logger.setLevel("ERROR")  # it has notices about the database's address and types
-    place = embedded.start(folder)
-    print(f"PostgreSQL runs in {place.database}, the store is {place.store}\n")
-    names: dict[str, Any] = {"__name__": "quickstart"}
-    for statement in ast.parse(QUICK_START).body:
-        first = min(
-            [statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", []))]
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        examples = command.examples.splitlines()
+        subparser = subparsers.add_parser(
+            command.name,
+            help=command.help,
+            description=command.description,
+            epilog="\n".join(["examples:", *(f"  {line}" for line in examples), "", _EXIT_CODES]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        lines = QUICK_START.splitlines()[first - 1 : statement.end_lineno]
-        if "insert1" in lines[0] and names["Recording"]():
-            print("# the row is there from an earlier run: not inserted again")
-            continue
-        print(">>> " + "\n... ".join(lines))
-        if isinstance(statement, ast.Expr):
-            result = eval(compile(ast.Expression(statement.value), "<quickstart>", "eval"), names)
-            if result is not None:
-                print(result if isinstance(result, dj.Table) else repr(result))
-        else:
-            exec(compile(ast.Module([statement], []), "<quickstart>", "exec"), names)
-    print(
-        f"\nThe array is an ordinary .npy file:\n  {place.store / names['ref'].path}\n"
-        f"\nTo go on from Python:\n"
-        f"  import datajoint as dj, dj_npy\n"
-        f"  dj_npy.embedded.start({str(folder.absolute())!r})\n"
-        f"  Recording = dj.FreeTable(dj.conn(), 'quickstart.recording')\n"
-        f"  Recording.to_dicts()"
-    )
+        command.add_arguments(subparser)
+        subparser.set_defaults(command=command)
+    return parser

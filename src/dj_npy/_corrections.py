@@ -1,5 +1,7 @@
 """
-Faults of DataJoint 2.3 that the specification cannot live with, one function each.
+Faults of DataJoint 2.3, and one of pandas, that the specification cannot live with.
+
+One function each.
 
 Each replaces a method by one that calls the original, and changes nothing where the original
 no longer has the fault. The replaced method is its replacement's ``__wrapped__``.
@@ -19,7 +21,7 @@ from datajoint.heading import Heading
 from datajoint.settings import Config
 from datajoint.table import Table
 
-from dj_npy._arraylike import as_scalar
+from dj_npy._arraylike import ArrayLike, as_scalar
 from dj_npy._codec import NpyCodec, current, row_key
 from dj_npy._insertion import Insertion
 from dj_npy._ref import NpyRef
@@ -210,6 +212,24 @@ def cost_of_a_value() -> None:
     _replace(codecs, "resolve_dtype", correct_chain)
 
 
+def tables_of_references() -> None:
+    """
+    Pandas before 3.1 prints a cell that has a length by iterating it, which loads the array.
+
+    What decides that, `is_sequence`, is asked by nothing else there.
+    """
+    from pandas.io.formats import printing
+
+    def correct(original: Method) -> Method:
+        def is_sequence(thing: Any) -> bool:
+            return not isinstance(thing, ArrayLike) and original(thing)
+
+        return is_sequence
+
+    if hasattr(printing, "is_sequence"):
+        _replace(printing, "is_sequence", correct)
+
+
 def apply() -> None:
     """Make every correction."""
     default_store()
@@ -218,3 +238,4 @@ def apply() -> None:
     hash_of_a_three_part_make()
     files_of_refused_rows()
     cost_of_a_value()
+    tables_of_references()

@@ -1,5 +1,6 @@
 """How far many arrays have come, for whoever looks on."""
 
+import warnings
 from types import TracebackType
 from typing import Any
 
@@ -20,7 +21,10 @@ class Progress:
         self._bar: Any = None
         self._files = 0
         if total is not None:
-            from tqdm.auto import tqdm  # as late as this: it looks for notebooks
+            with warnings.catch_warnings():
+                # In a notebook without widgets, it says so, and draws with characters.
+                warnings.simplefilter("ignore")
+                from tqdm.auto import tqdm  # as late as this: it looks for notebooks
 
             self._all = f"/{total[0]}" if total[0] else ""
             self._bar = tqdm(

@@ -14,6 +14,7 @@ from dj_npy._arrayfile import ArrayFile, MapMode, Slab, Verified, read_together
 from dj_npy._arraylike import ArrayLike, materialized
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
 from dj_npy._fileformat import AnyArray, Header
+from dj_npy._html import of_reference
 from dj_npy._keptopen import KeptOpen
 from dj_npy._residency import loaded_array, residency
 from dj_npy._row import Row
@@ -276,6 +277,9 @@ class NpyRef(ArrayLike, dj.NpyRef):
             return f"NpyRef(invalid row {self._row!r:.80})"
 
     __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return of_reference(self, self._row, loaded_array(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return NpyRef, (self._row, describe(self._config, self.store))
