@@ -16,7 +16,7 @@ from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
 from dj_npy._fileformat import AnyArray, Header
 from dj_npy._keptopen import KeptOpen
 from dj_npy._residency import loaded_array, residency
-from dj_npy._row import Row
+from dj_npy._row import Row, shown
 from dj_npy._selection import Selection, select
 from dj_npy._settings import settings
 from dj_npy._stores import Store, StoreConfig, describe, open_store
@@ -273,7 +273,7 @@ class NpyRef(ArrayLike, dj.NpyRef):
         try:
             return f"NpyRef(shape={self.shape}, dtype={self.dtype}, {loaded})"
         except ArrayCorruptError:
-            return f"NpyRef(invalid row {self._row!r:.80})"
+            return f"NpyRef(invalid row {shown(self._row):.80})"
 
     __str__ = __repr__
 

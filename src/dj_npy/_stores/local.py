@@ -9,7 +9,7 @@ from contextlib import suppress
 from ctypes import c_int64
 from datetime import datetime, timezone
 from io import FileIO
-from itertools import chain, islice
+from itertools import chain, count, islice
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ TEMPORARY_SUFFIX = ".dj-npy-tmp"
 """Ends the name of a file that is still being written."""
 _CHANGED = "user.dj_npy.changed"
 """Extended attribute of a file that was opened to be changed."""
+_ATTEMPTS = 100
+"""How often a folder is made that collections keep removing."""
 _READ_PIECE = 1 << 20
 _MAX_DURABLE = 10_000
 _SIDE_BY_SIDE = 32 << 20
@@ -74,30 +76,44 @@ class LocalStore(Store):
     ) -> str:
         path = next(paths)
         folder = os.path.dirname(self._full(path))
-        temporary = os.path.join(folder, f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+        final = ""  # until the file has its name
         try:
-            if not os.path.isdir(self.location):
-                raise FileNotFoundError(errno.ENOENT, "no such folder", self.location)
-            self._make_folder(folder)
+            file = self._new_file(folder)
             try:
-                _write(temporary, pieces)
-                while not _moved(temporary, self._full(path)):
+                with file:
+                    _write(file, pieces)
+                while not _moved(file.name, self._full(path)):
                     path = next(paths)
-            finally:
-                _remove_if_there(temporary)
-            if settings.fsync:
-                try:
+                final = self._full(path)
+                _remove_if_there(file.name)
+                if settings.fsync:
                     self._sync_names(folder)
-                except OSError:
-                    _remove_if_there(self._full(path))
-                    raise
+            except BaseException:
+                for name in filter(None, (file.name, final)):
+                    with suppress(OSError):  # what went wrong first is what has to be told
+                        os.unlink(name)
+                raise
         except NpyError:  # of the store that the pieces come from
             raise
         except OSError as error:
             raise self.refused(error, path, "write") from error
         return path
 
+    def _new_file(self, folder: str) -> Any:
+        """Create a file that nobody else knows of, and its folder if need be."""
+        name = os.path.join(folder, f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+        for attempt in count(1):
+            try:
+                self._make_folder(folder)
+                return open(name, "xb", buffering=0)
+            except FileNotFoundError:  # a collection has removed the folder, it being empty
+                if attempt == _ATTEMPTS:
+                    raise
+        raise AssertionError("not reached")
+
     def _make_folder(self, folder: str) -> None:
+        if folder == self.location and not os.path.isdir(folder):
+            raise FileNotFoundError(errno.ENOENT, "no such folder", folder)
         try:
             os.mkdir(folder)
         except FileExistsError:
@@ -229,7 +245,7 @@ class LocalStore(Store):
 
     def _open_to_change(self, path: str) -> tuple[FileIO, None]:
         try:
-            file = FileIO(self._full(path), "r+")
+            file = FileIO(self._full(path), "r+", opener=_of_the_store)
         except OSError as error:
             raise self.refused(error, path, "map") from error
         # Where the file system or the operating system has no such attributes, `verify` cannot
@@ -266,25 +282,31 @@ class LocalStore(Store):
             errno.EROFS: "the file system is read-only",
             errno.EACCES: "permission denied for this user",
             errno.EPERM: "permission denied for this user",
+            errno.ELOOP: "there is a symbolic link, which is not followed in order to change "
+            "a file, nor in a circle",
         }
         # `strerror` and not `str`: that would name the temporary file.
         reason = advice.get(code) or getattr(error, "strerror", None) or type(error).__name__
         return StoreError(f"{what}: {reason}")
 
 
-def _write(path: str, pieces: Iterable[memoryview]) -> None:
-    with open(path, "xb", buffering=0) as file:
-        started = written = 0
-        for piece in pieces:
-            while piece:
-                count = file.write(piece)
-                piece = piece[count:]
-                written += count
-            if settings.fsync and written - started >= _WRITE_BACK:
-                _start_write_back(file.fileno(), started, written - started)
-                started = written
-        if settings.fsync:
-            os.fsync(file.fileno())
+def _write(file: FileIO, pieces: Iterable[memoryview]) -> None:
+    started = written = 0
+    for piece in pieces:
+        while piece:
+            nbytes = file.write(piece)
+            piece = piece[nbytes:]
+            written += nbytes
+        if settings.fsync and written - started >= _WRITE_BACK:
+            _start_write_back(file.fileno(), started, written - started)
+            started = written
+    if settings.fsync:
+        os.fsync(file.fileno())
+
+
+def _of_the_store(path: str, flags: int) -> int:
+    """Open a file, and not what a link in its place leads to."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
 def _start_write_back(descriptor: int, offset: int, nbytes: int) -> None:
@@ -336,10 +358,10 @@ def _read_at(file: FileIO, position: int, target: memoryview) -> bool:
                 target = target[count:]
         return not target
     while target:  # Linux reads at most 2 GiB at a time
-        count = os.preadv(file.fileno(), (target,), position)
-        if not count:
+        nbytes = os.preadv(file.fileno(), (target,), position)
+        if not nbytes:
             return False
-        target, position = target[count:], position + count
+        target, position = target[nbytes:], position + nbytes
     return True
 
 
@@ -361,8 +383,9 @@ def _moved(temporary: str, final: str) -> bool:
         return False
     try:
         os.replace(temporary, final)
-    except OSError:
-        _remove_if_there(final)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(final)
         raise
     return True
 
