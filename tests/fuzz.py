@@ -1,9 +1,9 @@
 """
 Hostile headers and rows by the million: ``python -m tests.fuzz --headers 1000000 --rows 1000000``.
 
-Each header is parsed, and every tenth is read through a reference, as are all rows' promises. What comes
-out may be an array or one of our errors, and nothing else; no code may run. The figures are
-printed as JSON.
+Each header is parsed, and every tenth is the file of a reference that is used, as each row is.
+What comes out may be an array or one of our errors, and nothing else; no code may run. The
+figures are printed as JSON.
 """
 
 import argparse
@@ -155,7 +155,7 @@ class Mutator:
     def honest_length(self, made: bytearray) -> None:
         """Let the length be that of the text, so that what is in it is parsed."""
         end = made.find(b"\n", 12)
-        if end > 0 and made[6:7] in (b"\1", b"\2", b"\3"):
+        if end > 0 and made[6] in (1, 2, 3):
             size = 2 if made[6] == 1 else 4
             length = end + 1 - 8 - size
             if 0 <= length < 1 << 8 * size:
@@ -191,8 +191,12 @@ class Mutator:
             return [choose((whole, 3, 4)) for _ in range(choose((0, 1, 2, 2, 3, 70)))]
         if key == "dtype" and self.random.random() < 0.7:
             text = choose(TOKENS).strip("'")
-            field = [choose(("a", "b", ["t", "x"], "", text)), choose(("<f8", "|O", text))]
-            field += choose(([], [[2]], [[whole]]))
+            field: list[Any] = [
+                choose(("a", "b", ["t", "x"], "", text)),
+                choose(("<f8", "|O", text)),
+            ]
+            if choose((True, False)):
+                field.append([whole])
             return choose((text, [field], [field, field], [["a", [field]]], [[[]]], [1], [[text]]))
         kind = self.random.random()
         if depth > 3 or kind < 0.6:
@@ -233,8 +237,7 @@ class Watch:
         try:
             use()
             self.arrays += 1
-        except dj.DataJointError as error:  # DataJoint's own is of a store that is not configured
-            assert isinstance(error, NpyError) or "not configured" in str(error), error
+        except NpyError as error:
             kind, message = type(error).__name__, str(error)
             self.refused[kind] = self.refused.get(kind, 0) + 1
             if len(message) > LONGEST_MESSAGE or not message.isprintable():
@@ -290,7 +293,7 @@ def fuzz(headers: int, rows: int, seed: int) -> dict[str, Any]:
             repr(ref)
             try:
                 look()
-            except dj.DataJointError as error:
+            except NpyError as error:
                 refused = error
             except IndexError:
                 if ref.shape:  # or there is no axis to slice
@@ -324,7 +327,8 @@ def fuzz(headers: int, rows: int, seed: int) -> dict[str, Any]:
         row = mutator.row(good)
         watch.run(lambda: use(row), row)  # noqa: B023
     seconds = time.perf_counter() - started
-    assert CANARY not in os.environ and not os.path.exists(f"/tmp/{CANARY}")
+    assert CANARY not in os.environ
+    assert not os.path.exists(f"/tmp/{CANARY}")
     os.unlink(file)
     assert os.listdir(folder) == []
     os.rmdir(folder)

@@ -1,4 +1,4 @@
-"""Faults of disks: what an insert leaves behind, what a load says, and that both work afterwards."""
+"""Faults of disks: what an insert leaves, what a load says, and that both work afterwards."""
 
 import errno
 import json
@@ -165,7 +165,7 @@ def test_a_disk_that_cannot_sync_is_no_fault_where_nobody_waits(faulty: Faulty) 
     assert answer["rows"] == 1
 
 
-@pytest.mark.parametrize("use", ["load", "slice", "verify", "copy"])
+@pytest.mark.parametrize("use", ["load", "slice", "verify", "copy", "map"])
 @pytest.mark.parametrize(
     ("call", "error", "reason"),
     [
@@ -181,7 +181,8 @@ def test_a_fault_while_reading_is_told_from_a_damaged_file(
     answer = faulty(use, call, error)
     kind, message = answer["told"]
     assert kind == "StoreError"
-    assert message.startswith("could not read the array at 'test_")
+    verb = "map" if use == "map" else "read"
+    assert message.startswith(f"could not {verb} the array at 'test_")
     assert message.endswith(reason)
     assert answer["left"] == []
     assert answer["rows"] == 0

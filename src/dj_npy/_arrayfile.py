@@ -247,14 +247,16 @@ class ArrayFile:
         )
 
     def _mapped(self, file: FileIO, mode: MapMode, replace: Replace | None) -> AnyArray:
-        size = os.fstat(file.fileno()).st_size
-        # Read from the very file that is mapped: another may have its name by now.
-        header, _ = self._checked(lambda length: (_beginning(file, length), size))
         try:
+            size = os.fstat(file.fileno()).st_size
+            # Read from the very file that is mapped: another may have its name by now.
+            header, _ = self._checked(lambda length: (_beginning(file, length), size))
             if replace is not None:
                 return working_map(file, header, replace, self.store.where(self.path))
             return np.memmap(file, header.dtype, mode, header.offset, header.shape, header.order)
-        except OSError as error:  # no address space left
+        except NpyError:
+            raise
+        except OSError as error:  # no address space left, or the disk fails
             raise self.store.refused(error, self.path, "map") from error
 
     def _first(self, selection: Selection, most: float, read: "_Read") -> _Beginning:

@@ -8,7 +8,6 @@ Source of every rule here: the NumPy format specification, versions 1.0, 2.0 and
 import ast
 import math
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -250,10 +249,9 @@ def check_dtype(dtype: np.dtype[Any]) -> None:
     if _has_objects(dtype):
         raise ArrayInvalidError("<npy> does not support object dtype arrays")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # NumPy's notice that it would pickle
-            returned = np.lib.format.descr_to_dtype(np.lib.format.dtype_to_descr(dtype))
-    except ValueError as error:  # fields that overlap or are out of order
+        returned = np.lib.format.descr_to_dtype(np.lib.format.dtype_to_descr(dtype))
+    # Fields that overlap or are out of order; NumPy's notice that it would pickle.
+    except (ValueError, Warning) as error:
         raise ArrayInvalidError(f"<npy> cannot store dtype {dtype}: {error}") from None
     if returned != dtype:
         raise ArrayInvalidError(

@@ -11,7 +11,6 @@ from dj_npy import _fileformat as fileformat
 from dj_npy._errors import ArrayCorruptError
 from dj_npy._fileformat import Header
 
-
 _CHECKSUM = re.compile(rf"{fileformat.CHECKSUM}[0-9a-f]{{32}}")
 
 
