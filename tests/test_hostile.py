@@ -197,6 +197,10 @@ def test_elements_of_no_bytes_take_no_memory(stored: Stored, store: Path, dtype:
         array = NpyRef(dict(row), ref._config).load()
         assert array.shape == many
         assert array.nbytes == 0
+        hostile = NpyRef(dict(row), ref._config)
+        hostile.load()
+        for part in (hostile[..., 1:], hostile.read()):
+            assert (part.dtype, part.nbytes) == (np.dtype(dtype), 0)
 
 
 def test_reading_headers_in_threads_leaves_the_warnings_as_they_are() -> None:

@@ -177,7 +177,7 @@ class NpyRef(ArrayLike, dj.NpyRef):
         if array is not None:
             part = np.asanyarray(array[selection])
             if out is None:
-                return np.array(part)
+                return _own(part)
             self._check_out(out, part.shape, part.dtype)
             np.copyto(out, part)
             return out
@@ -300,7 +300,7 @@ class NpyRef(ArrayLike, dj.NpyRef):
             array = self.load()
         part = array[index]
         if isinstance(part, np.ndarray):
-            return part if part.flags.owndata else np.array(part)
+            return part if part.flags.owndata else _own(part)
         return part.copy() if isinstance(part, np.void) else part
 
     def _rows(self) -> Iterator[Any]:
@@ -354,6 +354,11 @@ class NpyRef(ArrayLike, dj.NpyRef):
                 f"{'writable' if out.flags.writeable else 'read-only'}, of shape {out.shape} "
                 f"and dtype {out.dtype}"
             )
+
+
+def _own(part: AnyArray) -> AnyArray:
+    # Of |S0, a copy would be |S1: gigabytes, of an array without data.
+    return np.array(part) if part.dtype.itemsize else np.ndarray(part.shape, part.dtype)
 
 
 def loaded_together(refs: Sequence[NpyRef], store: Store, slab: Slab, keep: bool) -> list[AnyArray]:
