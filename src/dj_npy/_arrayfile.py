@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from io import FileIO
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
@@ -96,10 +96,17 @@ def _aligned(nbytes: int) -> int:
 def _allocated(header: Header, slab: Slab | None) -> tuple[AnyArray, memoryview]:
     """Return a new array and its memory."""
     if slab is None or header.nbytes > _PIECE:
-        array = np.empty(header.shape, header.dtype, header.order)
+        array = _empty(header.shape, header.dtype, header.order)
         return array, fileformat.bytes_view(array)
     data = slab.take(header.nbytes)
     return np.ndarray(header.shape, header.dtype, data, 0, None, header.order), data
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any], order: Any = "C") -> AnyArray:
+    if dtype.itemsize:
+        return np.empty(shape, dtype, order)
+    # That would make |S1 of |S0, of which a file without data may promise any number.
+    return np.ndarray(shape, dtype, order=order)
 
 
 def _promised(row: Row) -> tuple[str, Header, bytes] | None:
@@ -170,7 +177,7 @@ class ArrayFile:
         Returns None, with nothing read, if more than `most` bytes would be.
         """
         if not selection.nbytes:
-            return np.empty(selection.shape, selection.dtype) if out is None else out
+            return _empty(selection.shape, selection.dtype) if out is None else out
         for _ in range(2):
             read = _Read()
             if self.known is None:
@@ -183,7 +190,7 @@ class ArrayFile:
                 return None
             array = out
             if array is None:
-                array = np.empty(selection.shape, selection.dtype, header.order)
+                array = self._room(selection.shape, selection.dtype, header.order)
             if self._filled(array, plan, header, prefix, read):
                 return array
             # It is not the expected file. This says why, unless it is as good a one.
@@ -240,14 +247,16 @@ class ArrayFile:
         )
 
     def _mapped(self, file: FileIO, mode: MapMode, replace: Replace | None) -> AnyArray:
-        size = os.fstat(file.fileno()).st_size
-        # Read from the very file that is mapped: another may have its name by now.
-        header, _ = self._checked(lambda length: (_beginning(file, length), size))
         try:
+            size = os.fstat(file.fileno()).st_size
+            # Read from the very file that is mapped: another may have its name by now.
+            header, _ = self._checked(lambda length: (_beginning(file, length), size))
             if replace is not None:
                 return working_map(file, header, replace, self.store.where(self.path))
             return np.memmap(file, header.dtype, mode, header.offset, header.shape, header.order)
-        except OSError as error:  # no address space left
+        except NpyError:
+            raise
+        except OSError as error:  # no address space left, or the disk fails
             raise self.store.refused(error, self.path, "map") from error
 
     def _first(self, selection: Selection, most: float, read: "_Read") -> _Beginning:
@@ -287,8 +296,11 @@ class ArrayFile:
         return read.stat in (None, stat)  # or the parts are not all of one file
 
     def _allocated(self, header: Header) -> AnyArray:
+        return self._room(header.shape, header.dtype, header.order)
+
+    def _room(self, shape: tuple[int, ...], dtype: np.dtype[Any], order: Any) -> AnyArray:
         try:
-            return np.empty(header.shape, header.dtype, order=header.order)
+            return _empty(shape, dtype, order)
         except (MemoryError, ValueError):  # ValueError: more than an address can count
             self.header()  # a row that promises too much is told from a machine too small
             raise
@@ -306,9 +318,10 @@ class ArrayFile:
             prefix, size = beginning(length)
         header = fileformat.parse_header(prefix, size, where)
         if not self.row.is_of(header):
+            said = Header(self.row.dtype, self.row.shape, False, 0)
             raise ArrayCorruptError(
-                f"{where} is another array than the row says: expected shape {self.row.shape}, "
-                f"dtype {self.row.dtype}, found {header}. Restore the file from a copy"
+                f"{where} is another array than the row says: expected {said}, found {header}. "
+                f"Restore the file from a copy"
             )
         return header, prefix[: header.offset]
 

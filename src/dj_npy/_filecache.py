@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -24,6 +25,8 @@ _PARTIAL = ".part"
 _ABANDONED_S = 3600.0
 """Age after which a download that does not grow is nobody's any more."""
 _LOCKS = 64
+_OURS = re.compile(rf"[0-9a-f]{{64}}({re.escape(_PARTIAL)})?")
+"""Names of copies and of downloads: nothing else is ever removed."""
 
 _threads = [threading.Lock() for _ in range(_LOCKS)]
 
@@ -78,7 +81,7 @@ def opened(
         with _one_at_a_time(folder, name):
             file = _whole(copy, nbytes) or _downloaded(copy, nbytes, download, what)
             with suppress(OSError):  # another process has just removed it to make room
-                os.utime(copy)
+                os.utime(file.fileno() if os.utime in os.supports_fd else copy)
             return file
 
 
@@ -176,8 +179,11 @@ def _one_at_a_time(folder: Path, name: str) -> Iterator[None]:
     number = int(name[:8], 16) % _LOCKS
     # A lock of the file holds against other processes only, and ends when any thread of
     # this one closes the file.
-    with _threads[number], InterProcessLock(folder / f"lock-{number:02}"):
-        yield
+    with _threads[number]:
+        lock = folder / f"lock-{number:02}"
+        os.close(_privately(str(lock), os.O_RDWR | os.O_CREAT))  # not through a link, as it would
+        with InterProcessLock(lock):
+            yield
 
 
 def _privately(path: str, flags: int) -> int:
@@ -187,7 +193,9 @@ def _privately(path: str, flags: int) -> int:
 def _downloaded(copy: Path, nbytes: int, download: Callable[[FileIO], None], what: str) -> FileIO:
     _make_room(copy.parent, nbytes)
     partial = copy.with_suffix(_PARTIAL)
-    file = FileIO(partial, "w+", opener=_privately)
+    with suppress(FileNotFoundError):  # of a process that was killed
+        partial.unlink()
+    file = FileIO(partial, "x+", opener=_privately)
     try:
         download(file)
         if os.fstat(file.fileno()).st_size != nbytes:
@@ -212,7 +220,10 @@ def _whole(copy: Path, nbytes: int) -> FileIO | None:
         file = FileIO(copy, "r", opener=_privately)
     except FileNotFoundError:
         return None
-    if os.fstat(file.fileno()).st_size == nbytes:
+    status = os.fstat(file.fileno())
+    # Should somebody have put another folder in the place of ours since we looked at it.
+    private = os.name == "nt" or (status.st_uid == os.geteuid() and not status.st_mode & 0o077)
+    if private and stat.S_ISREG(status.st_mode) and status.st_size == nbytes:
         return file
     file.close()
     return None
@@ -222,6 +233,8 @@ def _make_room(folder: Path, nbytes: int) -> None:
     """Remove what was opened longest ago until `nbytes` more are within the limit."""
     copies = []
     for entry in os.scandir(folder):
+        if not _OURS.fullmatch(entry.name):
+            continue
         with suppress(OSError):  # another process has removed it, or Windows maps it
             status = entry.stat(follow_symlinks=False)
             if not entry.name.endswith(_PARTIAL):
@@ -232,7 +245,6 @@ def _make_room(folder: Path, nbytes: int) -> None:
     for _, size, path in sorted(copies):
         if excess <= 0:
             break
-        if size:  # a lock is none
-            with suppress(OSError):
-                os.unlink(path)
-                excess -= size
+        with suppress(OSError):
+            os.unlink(path)
+            excess -= size

@@ -8,7 +8,6 @@ Source of every rule here: the NumPy format specification, versions 1.0, 2.0 and
 import ast
 import math
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -39,6 +38,19 @@ Bytes per piece when writing: what was just hashed is still in the cache when it
 Measured for 256 MB, hashed and written: 32 ms in pieces of 256 KiB, 36 ms of 1 MiB, 42 ms of
 128 KiB. Pieces end where pages of the file do; those that straddle them cost a tenth more.
 """
+
+RAISED_BY_TEXT = (
+    *(ValueError, TypeError, SyntaxError, KeyError, IndexError, AttributeError, OverflowError),
+    *(MemoryError, RecursionError, SystemError, Warning),
+)
+"""
+What `ast.literal_eval` and `numpy.dtype` raise on hostile text.
+
+Warnings, where the user has made them errors. They are not silenced: to do that for a moment is
+to do it for all threads, and perhaps for ever.
+"""
+_MOST_TOLD = 300
+"""Characters of a file's or row's contents that a message may quote."""
 
 _LENGTH_SIZE = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
 _ENCODING = {(1, 0): "latin1", (2, 0): "latin1", (3, 0): "utf8"}
@@ -71,7 +83,7 @@ class Header(NamedTuple):
         return "F" if self.fortran_order else "C"
 
     def __str__(self) -> str:
-        return f"shape {self.shape}, dtype {self.dtype}"
+        return f"shape {self.shape}, dtype {self.dtype!s:.{_MOST_TOLD}}"
 
 
 def header_of(array: AnyArray) -> Header:
@@ -146,9 +158,7 @@ def parse_header(prefix: bytes, file_size: int, where: str) -> Header:
         if len(prefix) < offset:
             raise ValueError(f"the file ends inside it, at {len(prefix)} of {offset} bytes")
         text = prefix[8 + _LENGTH_SIZE[version] : offset].decode(_ENCODING[version])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a hostile header's invalid escapes
-            fields = ast.literal_eval(text.strip())
+        fields = ast.literal_eval(text.strip())
         if type(fields) is not dict or fields.keys() != {"descr", "fortran_order", "shape"}:
             raise ValueError("expected the keys descr, fortran_order and shape")
         fortran_order, shape = fields["fortran_order"], fields["shape"]
@@ -158,17 +168,20 @@ def parse_header(prefix: bytes, file_size: int, where: str) -> Header:
         if type(shape) is not tuple or not is_shape(shape, dtype.itemsize):
             raise ValueError(f"shape is {shape!r:.80}")
         header = Header(dtype, shape, fortran_order, offset)
-    # literal_eval raises all of these on hostile text, np.dtype most of them.
-    except (ValueError, TypeError, SyntaxError, KeyError, IndexError, MemoryError) as error:
-        raise ArrayCorruptError(f"{where} has a bad .npy header: {error}") from None
-    except (RecursionError, OverflowError, AttributeError):
-        raise ArrayCorruptError(f"{where} has a bad .npy header") from None
+    except RAISED_BY_TEXT as error:
+        raise ArrayCorruptError(f"{where} has a bad .npy header: {_told(error)}") from None
     if header.file_size != file_size:
         raise ArrayCorruptError(
             f"{where} does not have the size its header says ({header}): "
             f"expected {header.file_size} bytes, found {file_size}"
         )
     return header
+
+
+def _told(error: Exception) -> str:
+    """Return what an error says, which may quote all of a hostile header."""
+    text = str(error)[:_MOST_TOLD]
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def is_shape(lengths: Sequence[Any], itemsize: int = 1) -> bool:
@@ -195,7 +208,7 @@ def dtype_from_json(value: Any) -> np.dtype[Any]:
 
     Raises
     ------
-    ValueError, TypeError, SyntaxError
+    RAISED_BY_TEXT
         If it is none, or has Python objects in it.
     """
     return _dtype_from_text(value) if isinstance(value, str) else _dtype(_tuples(value))
@@ -204,6 +217,8 @@ def dtype_from_json(value: Any) -> np.dtype[Any]:
 @lru_cache(maxsize=256)
 def _dtype_from_text(text: str) -> np.dtype[Any]:
     """`str(dtype)` back to the dtype; the built-in codec writes that for structured ones too."""
+    if len(text) > MAX_HEADER:
+        raise ValueError(f"it is of {len(text)} characters")
     if text.startswith("(numpy.record, "):
         text = text.removeprefix("(numpy.record, ").removesuffix(")")
     if text.startswith(("[", "{")):
@@ -234,10 +249,9 @@ def check_dtype(dtype: np.dtype[Any]) -> None:
     if _has_objects(dtype):
         raise ArrayInvalidError("<npy> does not support object dtype arrays")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # NumPy's notice that it would pickle
-            returned = np.lib.format.descr_to_dtype(np.lib.format.dtype_to_descr(dtype))
-    except ValueError as error:  # fields that overlap or are out of order
+        returned = np.lib.format.descr_to_dtype(np.lib.format.dtype_to_descr(dtype))
+    # Fields that overlap or are out of order; NumPy's notice that it would pickle.
+    except (ValueError, Warning) as error:
         raise ArrayInvalidError(f"<npy> cannot store dtype {dtype}: {error}") from None
     if returned != dtype:
         raise ArrayInvalidError(

@@ -17,7 +17,7 @@ from dj_npy._fileformat import AnyArray, Header
 from dj_npy._html import of_reference
 from dj_npy._keptopen import KeptOpen
 from dj_npy._residency import loaded_array, residency
-from dj_npy._row import Row
+from dj_npy._row import Row, shown
 from dj_npy._selection import Selection, select
 from dj_npy._settings import settings
 from dj_npy._stores import Store, StoreConfig, describe, open_store
@@ -178,7 +178,7 @@ class NpyRef(ArrayLike, dj.NpyRef):
         if array is not None:
             part = np.asanyarray(array[selection])
             if out is None:
-                return np.array(part)
+                return _own(part)
             self._check_out(out, part.shape, part.dtype)
             np.copyto(out, part)
             return out
@@ -274,7 +274,7 @@ class NpyRef(ArrayLike, dj.NpyRef):
         try:
             return f"NpyRef(shape={self.shape}, dtype={self.dtype}, {loaded})"
         except ArrayCorruptError:
-            return f"NpyRef(invalid row {self._row!r:.80})"
+            return f"NpyRef(invalid row {shown(self._row):.80})"
 
     __str__ = __repr__
 
@@ -304,7 +304,7 @@ class NpyRef(ArrayLike, dj.NpyRef):
             array = self.load()
         part = array[index]
         if isinstance(part, np.ndarray):
-            return part if part.flags.owndata else np.array(part)
+            return part if part.flags.owndata else _own(part)
         return part.copy() if isinstance(part, np.void) else part
 
     def _rows(self) -> Iterator[Any]:
@@ -358,6 +358,11 @@ class NpyRef(ArrayLike, dj.NpyRef):
                 f"{'writable' if out.flags.writeable else 'read-only'}, of shape {out.shape} "
                 f"and dtype {out.dtype}"
             )
+
+
+def _own(part: AnyArray) -> AnyArray:
+    # Of |S0, a copy would be |S1: gigabytes, of an array without data.
+    return np.array(part) if part.dtype.itemsize else np.ndarray(part.shape, part.dtype)
 
 
 def loaded_together(refs: Sequence[NpyRef], store: Store, slab: Slab, keep: bool) -> list[AnyArray]:

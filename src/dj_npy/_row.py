@@ -1,6 +1,7 @@
 """What a row says of its array: JSON of ours, of DataJoint's own codec, or of anybody."""
 
 import math
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 from dj_npy import _fileformat as fileformat
 from dj_npy._errors import ArrayCorruptError
 from dj_npy._fileformat import Header
+
+_CHECKSUM = re.compile(rf"{fileformat.CHECKSUM}[0-9a-f]{{32}}")
 
 
 class Row:
@@ -64,7 +67,7 @@ class Row:
             dtype = self._said("dtype")
             try:
                 self._dtype = fileformat.dtype_from_json(dtype)
-            except (ValueError, TypeError, SyntaxError):
+            except fileformat.RAISED_BY_TEXT:
                 raise self._bad("dtype", dtype) from None
         return self._dtype
 
@@ -77,9 +80,12 @@ class Row:
         return promised[0].nbytes
 
     @property
-    def checksum(self) -> Any:
+    def checksum(self) -> str | None:
         """Checksum of the whole file; None in rows of DataJoint's own codec."""
-        return self._said("checksum")
+        said = self._said("checksum")
+        if said is None or (isinstance(said, str) and _CHECKSUM.fullmatch(said)):
+            return said
+        return shown(said)  # which is that of no file
 
     def promised(self) -> tuple[Header, bytes] | None:
         """Return the header that the file must have, and its bytes; None if the row is silent."""
@@ -109,9 +115,17 @@ class Row:
 
     def _bad(self, what: str, value: Any) -> ArrayCorruptError:
         return ArrayCorruptError(
-            f"the row of the array at {self._said('path')!r:.200} in store "
-            f"{self._said('store')!r:.200} has no valid {what}: found {value!r:.200}"
+            f"the row of the array at {shown(self._said('path'))} in store "
+            f"{shown(self._said('store'))} has no valid {what}: found {shown(value)}"
         )
+
+
+def shown(value: Any) -> str:
+    """Return what a message shows of a value from a row."""
+    try:
+        return f"{value!r:.200}"
+    except (RecursionError, ValueError):  # deep lists; numbers of more digits than are printed
+        return f"a {type(value).__name__} that cannot be shown"
 
 
 def _header(

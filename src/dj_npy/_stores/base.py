@@ -21,6 +21,8 @@ Replace = Callable[[Sequence[memoryview], str], None]
 _SECOND = timedelta(seconds=1)
 _CLIMBS = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\0\ud800-\udfff]")
 _CLIMBS_ON_WINDOWS = re.compile(r"\\|:")
+_LONGEST_PATH = 4096
+"""Characters: Linux takes no longer one, and object stores a quarter of it."""
 
 
 class Stat(NamedTuple):
@@ -286,13 +288,14 @@ class Store(ABC):
         """Return `path`, or raise if it could leave the store."""
         if (
             not isinstance(path, str)
+            or len(path) > _LONGEST_PATH
             or _CLIMBS.search(path)
             or (os.name == "nt" and _CLIMBS_ON_WINDOWS.search(path))
         ):
             raise StoreError(
-                f"refused the path {path!r} in store {self.name!r}: a path is relative, "
-                f"without empty, '.' or '..' components. If a row holds it, the row was "
-                f"not written by this codec"
+                f"refused the path {path!r:.300} in store {self.name!r}: a path is relative, of "
+                f"{_LONGEST_PATH} characters at most, without empty, '.' or '..' components. If "
+                f"a row holds it, the row was not written by this codec"
             )
         return path
 

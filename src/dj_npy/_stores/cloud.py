@@ -38,6 +38,7 @@ from dj_npy._stores.remote import (
     Answer,
     RemoteStore,
     part_size,
+    redacted,
 )
 from dj_npy._stores.threads import in_crowd, passed_on
 
@@ -502,6 +503,11 @@ class CloudStore(RemoteStore):
                 f"the store's configuration"
             )
         reason = told(error, self._hidden)
+        # It stays in the chain of errors, if unshown, and a server may quote the request.
+        behind: BaseException | None = error
+        while behind is not None:
+            behind.args = tuple(redacted(str(each), self._hidden) for each in behind.args)
+            behind = behind.__context__
         return StoreError(f"{what}: {reason}")
 
     def _answers(self, path: str) -> bool:

@@ -79,6 +79,7 @@ class LocalStore(Store):
     ) -> str:
         path = next(paths)
         folder = os.path.dirname(self._full(path))
+        final = ""  # until the file has its name
         try:
             file = self._new_file(folder)
             try:
@@ -86,14 +87,15 @@ class LocalStore(Store):
                     _write(file, pieces)
                 while not _moved(file.name, self._full(path)):
                     path = next(paths)
-            finally:
+                final = self._full(path)
                 _remove_if_there(file.name)
-            if settings.fsync:
-                try:
+                if settings.fsync:
                     self._sync_names(folder)
-                except OSError:
-                    _remove_if_there(self._full(path))
-                    raise
+            except BaseException:
+                for name in filter(None, (file.name, final)):
+                    with suppress(OSError):  # what went wrong first is what has to be told
+                        os.unlink(name)
+                raise
         except NpyError:  # of the store that the pieces come from
             raise
         except OSError as error:
@@ -288,7 +290,7 @@ class LocalStore(Store):
 
     def _open_to_change(self, path: str) -> tuple[FileIO, None]:
         try:
-            file = FileIO(self._full(path), "r+")
+            file = FileIO(self._full(path), "r+", opener=_of_the_store)
         except OSError as error:
             raise self.refused(error, path, "map") from error
         # Where the file system or the operating system has no such attributes, `verify` cannot
@@ -325,6 +327,8 @@ class LocalStore(Store):
             errno.EROFS: "the file system is read-only",
             errno.EACCES: "permission denied for this user",
             errno.EPERM: "permission denied for this user",
+            errno.ELOOP: "there is a symbolic link, which is not followed in order to change "
+            "a file, nor in a circle",
         }
         # `strerror` and not `str`: that would name the temporary file.
         reason = advice.get(code) or getattr(error, "strerror", None) or type(error).__name__
@@ -343,6 +347,11 @@ def _write(file: FileIO, pieces: Iterable[memoryview]) -> None:
             started = written
     if settings.fsync:
         os.fsync(file.fileno())
+
+
+def _of_the_store(path: str, flags: int) -> int:
+    """Open a file, and not what a link in its place leads to."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
 def _start_write_back(descriptor: int, offset: int, nbytes: int) -> None:
@@ -402,10 +411,10 @@ def _read_at(file: FileIO, position: int, target: memoryview) -> bool:
                 target = target[count:]
         return not target
     while target:  # Linux reads at most 2 GiB at a time
-        count = os.preadv(file.fileno(), (target,), position)
-        if not count:
+        nbytes = os.preadv(file.fileno(), (target,), position)
+        if not nbytes:
             return False
-        target, position = target[count:], position + count
+        target, position = target[nbytes:], position + nbytes
     return True
 
 
@@ -427,8 +436,9 @@ def _moved(temporary: str, final: str) -> bool:
         return False
     try:
         os.replace(temporary, final)
-    except OSError:
-        _remove_if_there(final)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(final)
         raise
     return True
 

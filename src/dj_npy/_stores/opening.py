@@ -94,6 +94,11 @@ def open_store(config: StoreConfig, name: str | None) -> Store:
     # Compared by value: a configuration may be changed in place, and an id used again.
     if known is not None and known[0] == settings:
         return known[1]
+    if name and settings is None:
+        raise StoreError(
+            f"no store is called {name!r:.200}: set dj.config.stores, or correct the row or the "
+            f"table's definition"
+        )
     if settings is not None and not isinstance(settings, dict):  # "default" names a store
         raise StoreError(f"no store is called {name!r}, with settings that are a dict")
     if settings and not isinstance(settings.get("protocol"), str):
