@@ -9,6 +9,7 @@ from dj_npy import _corrections, embedded
 from dj_npy._blocks import Blocks
 from dj_npy._bulk import insert, load, stream
 from dj_npy._codec import NpyCodec
+from dj_npy._dask import to_dask
 from dj_npy._errors import (
     ArrayCorruptError,
     ArrayInvalidError,
@@ -36,6 +37,7 @@ __all__ = [
     "load",
     "settings",
     "stream",
+    "to_dask",
 ]
 
 _corrections.apply()
@@ -53,6 +55,7 @@ for _public in (
     insert,
     load,
     stream,
+    to_dask,
 ):
     _public.__module__ = __name__
 del _public

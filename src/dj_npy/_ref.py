@@ -1,5 +1,6 @@
 """What a fetch hands out: a reference to an array that is still in its store."""
 
+import json
 import math
 import weakref
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from dj_npy._arrayfile import ArrayFile, MapMode, Slab, Verified, read_together
 from dj_npy._arraylike import ArrayLike, materialized
+from dj_npy._dask import array_of
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
 from dj_npy._fileformat import AnyArray, Header
 from dj_npy._keptopen import KeptOpen
@@ -268,6 +270,38 @@ class NpyRef(ArrayLike, dj.NpyRef):
         """
         return self._file().verify()
 
+    def to_dask(self, chunks: Any = "auto") -> Any:
+        """
+        Return the array as a Dask array. No I/O; each task reads its own ranges, where it runs.
+
+        Parameters
+        ----------
+        chunks
+            ``"auto"``: consecutive parts of the file, along its first axis (its last one in
+            Fortran order), up to Dask's ``array.chunk-size`` (128 MiB). A size such as ``"64 MiB"``:
+            the same, up to that. Else anything that Dask takes for `chunks`.
+
+        Returns
+        -------
+        dask.array.Array
+            Named by store, path and checksum: the same row has the same name in every process.
+
+        Raises
+        ------
+        ArrayInvalidError
+            If `chunks` do not fit.
+        StoreError
+            If Dask is not installed.
+
+        Examples
+        --------
+        >>> ref.to_dask("64 kiB").chunks
+        ((256, 256, 256, 232), (32,))
+        >>> ref.to_dask().mean(axis=0).compute().shape
+        (32,)
+        """
+        return array_of(self, chunks)
+
     def __repr__(self) -> str:
         loaded = "loaded" if self.is_loaded else "not loaded"
         try:
@@ -279,6 +313,17 @@ class NpyRef(ArrayLike, dj.NpyRef):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return NpyRef, (self._row, describe(self._config, self.store))
+
+    def __copy__(self) -> "NpyRef":
+        # By way of a pickle, it would be left without the secrets.
+        return NpyRef(self._row, self._config)
+
+    def __deepcopy__(self, _: Any) -> "NpyRef":
+        return self.__copy__()
+
+    def __dask_tokenize__(self) -> Any:
+        row = json.dumps(self._row, sort_keys=True, default=repr)
+        return "dj_npy.NpyRef", describe(self._config, self.store).identity, row
 
     def __getitem__(self, index: Any) -> Any:
         """Return what `index` selects, in memory of its own; only what it needs is read."""
