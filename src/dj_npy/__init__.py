@@ -19,6 +19,7 @@ from dj_npy._errors import (
 )
 from dj_npy._ref import NpyRef
 from dj_npy._settings import settings
+from dj_npy._xarray import to_xarray
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ __all__ = [
     "settings",
     "stream",
     "to_dask",
+    "to_xarray",
 ]
 
 _corrections.apply()
@@ -56,6 +58,7 @@ for _public in (
     load,
     stream,
     to_dask,
+    to_xarray,
 ):
     _public.__module__ = __name__
 del _public

@@ -326,11 +326,8 @@ def _limit(size: str) -> int:
 
 
 def _of_dask(chunks: Any, of: Part | Joined) -> Chunks:
-    _dask()
-    from dask.array.core import normalize_chunks
-
     try:
-        normal: Chunks = normalize_chunks(chunks, of.shape, dtype=of.dtype)
+        normal: Chunks = _dask().core.normalize_chunks(chunks, of.shape, dtype=of.dtype)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ArrayInvalidError(
             f"chunks={chunks!r:.200} do not fit an array of shape {of.shape} and dtype "
@@ -340,10 +337,9 @@ def _of_dask(chunks: Any, of: Part | Joined) -> Chunks:
 
 
 def _array(of: Part | Joined, chunks: Chunks, *, inline: bool) -> Any:
-    import dask.array as da
     from dask.base import tokenize
 
-    return da.from_array(
+    return _dask().from_array(
         of,
         chunks=chunks,
         name=f"npy-{tokenize(of, chunks)}",
@@ -352,10 +348,12 @@ def _array(of: Part | Joined, chunks: Chunks, *, inline: bool) -> Any:
     )
 
 
-def _dask() -> None:
+def _dask() -> Any:
+    """Return `dask.array`."""
     try:
-        import dask.array  # noqa: F401
+        import dask.array
     except ImportError as error:
         raise StoreError(
             f"Dask arrays need the package {error.name!r}: pip install 'dj-npy[dask]'"
         ) from error
+    return dask.array

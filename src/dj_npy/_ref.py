@@ -13,10 +13,10 @@ from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from dj_npy._arrayfile import ArrayFile, MapMode, Slab, Verified, read_together
 from dj_npy._arraylike import ArrayLike, materialized
-from dj_npy._dask import array_of
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
 from dj_npy._fileformat import AnyArray, Header
 from dj_npy._keptopen import KeptOpen
+from dj_npy._lazyarrays import LazyArrays
 from dj_npy._residency import loaded_array, residency
 from dj_npy._row import Row
 from dj_npy._selection import Selection, select
@@ -28,7 +28,7 @@ _SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
 _MAP_MODES: tuple[MapMode, ...] = ("r", "r+", "c")
 
 
-class NpyRef(ArrayLike, dj.NpyRef):
+class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
     """
     Lazy reference to an array in a ``.npy`` file.
 
@@ -269,38 +269,6 @@ class NpyRef(ArrayLike, dj.NpyRef):
         'as inserted'
         """
         return self._file().verify()
-
-    def to_dask(self, chunks: Any = "auto") -> Any:
-        """
-        Return the array as a Dask array. No I/O; each task reads its own ranges, where it runs.
-
-        Parameters
-        ----------
-        chunks
-            ``"auto"``: consecutive parts of the file, along its first axis (its last one in
-            Fortran order), up to Dask's ``array.chunk-size`` (128 MiB). A size such as ``"64 MiB"``:
-            the same, up to that. Else anything that Dask takes for `chunks`.
-
-        Returns
-        -------
-        dask.array.Array
-            Named by store, path and checksum: the same row has the same name in every process.
-
-        Raises
-        ------
-        ArrayInvalidError
-            If `chunks` do not fit.
-        StoreError
-            If Dask is not installed.
-
-        Examples
-        --------
-        >>> ref.to_dask("64 kiB").chunks
-        ((256, 256, 256, 232), (32,))
-        >>> ref.to_dask().mean(axis=0).compute().shape
-        (32,)
-        """
-        return array_of(self, chunks)
 
     def __repr__(self) -> str:
         loaded = "loaded" if self.is_loaded else "not loaded"
