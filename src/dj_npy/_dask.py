@@ -5,9 +5,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from dj_npy._blocks import Blocks
 from dj_npy._errors import ArrayInvalidError, StoreError
@@ -20,6 +21,7 @@ from dj_npy._validity import check_array
 if TYPE_CHECKING:
     from dj_npy._ref import NpyRef
 
+_SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
 Chunks = tuple[tuple[int, ...], ...]
 
 
@@ -309,20 +311,17 @@ def _packed(widths: Sequence[int], most: int) -> list[int]:
 
 
 def _limit(size: str) -> int:
-    _dask()
-    import dask
-    from dask.utils import parse_bytes
+    if size == "auto":
+        _dask()
+        from dask import config
 
-    given = dask.config.get("array.chunk-size") if size == "auto" else size
+        size = config.get("array.chunk-size")
     try:
-        limit = int(parse_bytes(given))
-    except ValueError:
-        limit = 0
-    if limit < 1:
+        return _SIZE.validate_python(size)
+    except ValidationError:
         raise ArrayInvalidError(
-            f"chunks must be 'auto', a size such as '64 MiB', or what Dask takes, not {given!r}"
-        )
-    return limit
+            f"chunks must be 'auto', a size such as '64 MiB', or what Dask takes, not {size!r}"
+        ) from None
 
 
 def _of_dask(chunks: Any, of: Part | Joined) -> Chunks:
