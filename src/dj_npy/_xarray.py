@@ -107,7 +107,8 @@ def data_array(
         data = lazily(ref)
     else:
         data = ref.to_dask(chunks)
-    return xarray.DataArray(data, dims=_dims(dims, ref.ndim), coords=coords)
+    found = xarray.DataArray(data, dims=_dims(dims, ref.ndim), coords=coords)
+    return found.rename(None)  # it took the name of the Dask array
 
 
 def _dims(dims: Sequence[Hashable] | None, ndim: int) -> Sequence[Hashable]:
