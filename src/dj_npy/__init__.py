@@ -10,6 +10,7 @@ from dj_npy._blocks import Blocks
 from dj_npy._bulk import insert, load, stream
 from dj_npy._codec import NpyCodec
 from dj_npy._collect import collect
+from dj_npy._dask import to_dask
 from dj_npy._errors import (
     ArrayCorruptError,
     ArrayInvalidError,
@@ -20,6 +21,7 @@ from dj_npy._errors import (
 from dj_npy._ref import NpyRef
 from dj_npy._settings import settings
 from dj_npy._verify import verify
+from dj_npy._xarray import to_xarray
 
 __version__ = "0.1.0"
 
@@ -39,6 +41,8 @@ __all__ = [
     "load",
     "settings",
     "stream",
+    "to_dask",
+    "to_xarray",
     "verify",
 ]
 
@@ -58,6 +62,8 @@ for _public in (
     insert,
     load,
     stream,
+    to_dask,
+    to_xarray,
     verify,
 ):
     _public.__module__ = __name__

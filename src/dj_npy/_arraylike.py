@@ -162,6 +162,14 @@ class ArrayLike(NDArrayOperatorsMixin):
             raise ValueError(f"cannot convert {array.dtype} to {np.dtype(dtype)} without a copy")
         return array.astype(dtype)
 
+    def __dlpack__(self, **options: Any) -> Any:
+        """Hand the data to another library without a copy, as ``torch.from_dlpack(ref)`` does."""
+        return self._array().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Say that they are, or will be, in the processor's memory."""
+        return 1, 0
+
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         outputs = kwargs.get("out", ())
         if any(isinstance(x, ArrayLike) for x in outputs) or (

@@ -14,6 +14,7 @@ from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 from dj_npy._ahead import Ahead, Step, Task
 from dj_npy._arrayfile import Slab
 from dj_npy._blocks import Blocks
+from dj_npy._dask import is_dask
 from dj_npy._errors import ArrayInvalidError, NpyError
 from dj_npy._insertion import Bulk, bulk
 from dj_npy._progress import Progress
@@ -365,6 +366,6 @@ def _total_of_rows(rows: Any) -> tuple[int, int]:
         value
         for row in rows
         for value in (row.values() if isinstance(row, Mapping) else row)
-        if isinstance(value, (np.ndarray, NpyRef, Blocks))
+        if isinstance(value, (np.ndarray, NpyRef, Blocks)) or is_dask(value)
     ]
     return len(arrays), sum(value.nbytes for value in arrays)

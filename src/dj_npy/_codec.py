@@ -13,6 +13,7 @@ from datajoint.codecs import is_codec_registered, unregister_codec
 from dj_npy import _fileformat as fileformat
 from dj_npy._addressing import array_path, with_token
 from dj_npy._blocks import Blocks
+from dj_npy._dask import check_dask, is_dask, to_store
 from dj_npy._errors import ArrayCorruptError
 from dj_npy._fileformat import CHECKSUM, Header
 from dj_npy._ref import NpyRef
@@ -72,9 +73,9 @@ class NpyCodec(dj.SchemaCodec):
 
         Parameters
         ----------
-        value : ndarray, NpyRef or Blocks
+        value : ndarray, NpyRef, Blocks or dask.array.Array
             An array of any shape, memory order and byte order, a reference to one that is
-            stored already, or one that is still to come.
+            stored already, or one that is still to come, or to be computed.
 
         Raises
         ------
@@ -84,7 +85,10 @@ class NpyCodec(dj.SchemaCodec):
         """
         if isinstance(value, (NpyRef, Blocks)):
             return
-        check_array(value)
+        if is_dask(value):
+            check_dask(value)
+        else:
+            check_array(value)
 
     def encode(
         self,
@@ -102,8 +106,9 @@ class NpyCodec(dj.SchemaCodec):
 
         Parameters
         ----------
-        value : ndarray, NpyRef or Blocks
-            What :meth:`validate` accepts. Of an `NpyRef` the file's bytes are copied.
+        value : ndarray, NpyRef, Blocks or dask.array.Array
+            What :meth:`validate` accepts. Of an `NpyRef` the file's bytes are copied; a Dask
+            array is computed one row of chunks after the other.
         key : dict
             Primary key of the row, in primary-key order.
         context : dict
@@ -127,6 +132,7 @@ class NpyCodec(dj.SchemaCodec):
             begun = insertion.encoded(context["field"])
             if begun is not None:
                 return begun
+        value = to_store(value)
         description, written = self._write(value, key, context, store_name)
         if insertion is not None:
             insertion.note(written)

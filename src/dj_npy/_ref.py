@@ -1,5 +1,6 @@
 """What a fetch hands out: a reference to an array that is still in its store."""
 
+import json
 import math
 import weakref
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
 from dj_npy._fileformat import AnyArray, Header
 from dj_npy._html import of_reference
 from dj_npy._keptopen import KeptOpen
+from dj_npy._lazyarrays import LazyArrays
 from dj_npy._residency import loaded_array, residency
 from dj_npy._row import Row, shown
 from dj_npy._selection import Selection, select
@@ -27,7 +29,7 @@ _SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
 _MAP_MODES: tuple[MapMode, ...] = ("r", "r+", "c")
 
 
-class NpyRef(ArrayLike, dj.NpyRef):
+class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
     """
     Lazy reference to an array in a ``.npy`` file.
 
@@ -283,6 +285,17 @@ class NpyRef(ArrayLike, dj.NpyRef):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return NpyRef, (self._row, describe(self._config, self.store))
+
+    def __copy__(self) -> "NpyRef":
+        # By way of a pickle, it would be left without the secrets.
+        return NpyRef(self._row, self._config)
+
+    def __deepcopy__(self, _: Any) -> "NpyRef":
+        return self.__copy__()
+
+    def __dask_tokenize__(self) -> Any:
+        row = json.dumps(self._row, sort_keys=True, default=repr)
+        return "dj_npy.NpyRef", describe(self._config, self.store).identity, row
 
     def __getitem__(self, index: Any) -> Any:
         """Return what `index` selects, in memory of its own; only what it needs is read."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import sys
 from functools import lru_cache
@@ -135,19 +136,32 @@ class DescribedStore:
     Configuration of one store as a pickled reference brings it: all but the secrets.
 
     Those come from this process's ``dj.config``, from its store of the same name.
+
+    Parameters
+    ----------
+    name : str
+        What the configuration calls it.
+    public : tuple of (str, value)
+        The settings that travel.
+    withheld : tuple of str
+        The names of those that do not.
     """
 
-    def __init__(self, name: str, public: tuple[tuple[str, Any], ...]) -> None:
-        self._name, self._public = name, public
+    def __init__(
+        self, name: str, public: tuple[tuple[str, Any], ...], withheld: tuple[str, ...]
+    ) -> None:
+        self._name, self._public, self._withheld = name, public, withheld
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What tells it from another store, and is the same in every process."""
+        return self._name, *self._public
 
     @property
     def stores(self) -> dict[str, Any]:
         """The store, as the default one."""
-        try:
-            own = dj.config.stores.get(self._name, {})
-        except ThreadSafetyError:  # DataJoint in thread-safe mode has no configuration of its own
-            own = {}
-        return {"default": self._name, self._name: {**own, **dict(self._public)}}
+        own = self._own()
+        return {"default": self._name, self._name: {**(own or {}), **dict(self._public)}}
 
     def get_store_spec(self, store: str | None = None) -> dict[str, Any]:
         """Return the settings of the store, the only one there is."""
@@ -157,28 +171,52 @@ class DescribedStore:
                 f"store {store or self._name!r} was not configured where this reference was "
                 f"pickled, nor is it here: set dj.config.stores[{store or self._name!r}]"
             )
+        if self._withheld and self._own() is None:
+            said = " and ".join(f"`{key}`" for key in self._withheld)
+            raise StoreError(
+                f"store {self._name!r} is configured with {said} where this reference was "
+                f"pickled. These do not travel, and in process {os.getpid()} on "
+                f"{platform.node()!r} no store is called {self._name!r}: set it there, in "
+                f"datajoint.json and its .secrets, in the environment variable DJ_STORES, or by "
+                f"dj.config.stores[{self._name!r}] = {{...}}"
+            )
         return dict(spec)
 
+    def _own(self) -> dict[str, Any] | None:
+        """What this process's own configuration says of it."""
+        try:
+            own: dict[str, Any] | None = dj.config.stores.get(self._name)
+        except ThreadSafetyError:  # DataJoint in thread-safe mode has no configuration of its own
+            own = None
+        return own
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _described, (self._name, self._public)
+        return _described, (self._name, self._public, self._withheld)
 
 
 def describe(config: StoreConfig, name: str | None) -> DescribedStore:
     """Return what a pickle may hold of a store's configuration."""
+    if isinstance(config, DescribedStore):  # and is handed on
+        return config
     name = name or config.stores.get("default") or ""
     settings = config.stores.get(name) or {}
+    if not isinstance(settings, dict):  # told when the store is opened
+        settings = {}
     public = {key: settings[key] for key in _PUBLIC if key in settings}
     if public.get("protocol") == "file":  # the other process may be in another folder
         public["location"] = os.path.abspath(public["location"])
     if "@" in str(public.get("endpoint", "")):  # https://user:password@host
         del public["endpoint"]
-    return _described(name, tuple(public.items()))
+    withheld = tuple(sorted(key for key in settings if settings[key] and key not in public))
+    return _described(name, tuple(public.items()), withheld)
 
 
 @lru_cache(maxsize=256)
-def _described(name: str, public: tuple[tuple[str, Any], ...]) -> DescribedStore:
+def _described(
+    name: str, public: tuple[tuple[str, Any], ...], withheld: tuple[str, ...]
+) -> DescribedStore:
     """One object a store, however many references are unpickled: see `_recent`."""
-    return DescribedStore(name, public)
+    return DescribedStore(name, public, withheld)
 
 
 def _new_store(name: str, spec: dict[str, Any]) -> Store:
