@@ -18,6 +18,8 @@ from dj_npy._errors import ArrayInvalidError
 
 _AT_ONCE = 2000
 """Rows that are fetched at a time."""
+_FEWEST_COMPONENTS = 3
+"""Of a path: schema, table and file; what stands before differs between stores."""
 _SPECIAL = re.compile(r":(<[^:]+>):")
 """How DataJoint keeps an attribute's codec: in front of its comment."""
 
@@ -244,6 +246,13 @@ def schema_name(given: Any) -> str | None:
 def connection_of(given: Any) -> Any:
     """Return the connection of a schema or a table; that of ``dj.conn()`` for a name."""
     return dj.conn() if isinstance(given, str) else given.connection
+
+
+def endings(path: str) -> Iterator[str]:
+    """Yield a path, and what is left of it without its first components."""
+    components = path.split("/")
+    for first in range(max(1, len(components) - _FEWEST_COMPONENTS + 1)):
+        yield "/".join(components[first:])
 
 
 def _paths(text: str) -> Iterator[str]:

@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple
 
-from pydantic import ByteSize
 
-from dj_npy._catalog import Column, Snapshot, connection_of, schema_name, snapshot
+from dj_npy._catalog import Column, Snapshot, connection_of, endings, schema_name, snapshot
 from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
+from dj_npy._html import in_units
 from dj_npy._layout import Layout
 from dj_npy._stores import Listed, Store, open_store, schema_addressing
 from dj_npy._stores.threads import all_in_threads
@@ -25,8 +25,6 @@ _REMOVALS = 16
 _WAIT_S = 2
 """How long short transactions are waited for where no age allows for them."""
 _AT_ONCE = 1000
-_FEWEST_COMPONENTS = 3
-"""Of a path: schema, table and file; what stands before differs between stores."""
 
 
 class Orphan(NamedTuple):
@@ -93,7 +91,7 @@ class Collection:
     def __str__(self) -> str:
         found = sum(self.counts.values())
         kinds = ", ".join(f"{count:,} {what}" for what, count in sorted(self.counts.items()))
-        size = ByteSize(self.nbytes).human_readable()
+        size = in_units(self.nbytes)
         lines = [f"stores: {', '.join(self.stores)}"]
         lines += [
             f"{count:>10,} {what}"
@@ -316,7 +314,7 @@ class Inventory:
         self._files.execute("BEGIN")
         self._files.executemany(
             "UPDATE files SET live = 1 WHERE core = ? AND what <> 'upload'",
-            ((ending,) for path in references for ending in _endings(path)),
+            ((ending,) for path in references for ending in endings(path)),
         )
         self._files.execute("COMMIT")
 
@@ -365,10 +363,3 @@ class Inventory:
             for store, what, path, nbytes, modified, version in rows:
                 listed = Listed(path, nbytes, datetime.fromisoformat(modified), version)
                 yield store, what, listed
-
-
-def _endings(path: str) -> Iterator[str]:
-    """Yield a path, and what is left of it without its first components."""
-    components = path.split("/")
-    for first in range(max(1, len(components) - _FEWEST_COMPONENTS + 1)):
-        yield "/".join(components[first:])

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
-from datajoint import codecs, expression
+from datajoint import codecs, expression, gc
 from datajoint.autopopulate import AutoPopulate
 from datajoint.errors import DataJointError
 from datajoint.expression import QueryExpression
@@ -22,8 +22,10 @@ from datajoint.settings import Config
 from datajoint.table import Table
 
 from dj_npy._arraylike import ArrayLike, as_scalar
+from dj_npy._catalog import endings, snapshot
 from dj_npy._codec import NpyCodec, current, row_key
 from dj_npy._insertion import Insertion
+from dj_npy._layout import Layout
 from dj_npy._ref import NpyRef
 
 Method = Callable[..., Any]
@@ -230,6 +232,35 @@ def tables_of_references() -> None:
         _replace(printing, "is_sequence", correct)
 
 
+def garbage_collection() -> None:
+    """
+    `datajoint.gc` removes files of rows that it does not see.
+
+    It reads the rows before it lists the store, those of the given schemas only, takes an error
+    for no rows, and knows no age. Here it is not shown what is left to :func:`dj_npy.collect`,
+    nor any array to which a row of any schema refers once the store has been listed.
+    """
+
+    def correct(original: Method) -> Method:
+        def list_schema_paths(self: Any, schema_name: str) -> dict[str, int]:
+            listed: dict[str, int] = original(self, schema_name)
+            [connection, *_] = [s.connection for s in self.schemas if s.database == schema_name]
+            if not listed:
+                return listed
+            with snapshot(connection) as now:
+                layout = Layout(now.columns([schema_name]), self._schema_prefix)
+                listed = {path: n for path, n in listed.items() if layout.what(path) is None}
+                for path in now.references():
+                    for ending in endings(path):
+                        listed.pop(ending, None)
+            return listed
+
+        return list_schema_paths
+
+    if hasattr(gc.GarbageCollector, "list_schema_paths"):
+        _replace(gc.GarbageCollector, "list_schema_paths", correct)
+
+
 def apply() -> None:
     """Make every correction."""
     default_store()
@@ -238,4 +269,5 @@ def apply() -> None:
     hash_of_a_three_part_make()
     files_of_refused_rows()
     cost_of_a_value()
+    garbage_collection()
     tables_of_references()

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from datajoint.errors import DataJointError
 from datajoint.expression import QueryExpression
-from pydantic import ByteSize
 
 from dj_npy import _fileformat as fileformat
 from dj_npy._ahead import Ahead, Step, Task
 from dj_npy._arrayfile import ArrayFile
 from dj_npy._catalog import Snapshot, connection_of, is_npy, schema_name, snapshot
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError, ArrayMissingError, NpyError
+from dj_npy._html import in_units
 from dj_npy._progress import Progress
 from dj_npy._row import Row
 from dj_npy._settings import settings
@@ -87,7 +87,7 @@ class Report:
 
     def __str__(self) -> str:
         how = "to the byte" if self.checksums else "for size, shape and dtype"
-        size = ByteSize(self.nbytes).human_readable()
+        size = in_units(self.nbytes)
         attributes = f"{len(self.tables)} attribute{'' if len(self.tables) == 1 else 's'}"
         lines = [f"{self.checked:,} arrays of {attributes}, {size}, checked {how}"]
         lines += [f"{count:>10,} {what}" for what, count in sorted(self.counts.items())]

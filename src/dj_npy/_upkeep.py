@@ -1,0 +1,96 @@
+"""The subcommands ``verify`` and ``collect``."""
+
+import argparse
+import re
+from datetime import timedelta
+
+from dj_npy._collect import collect
+from dj_npy._command import FINE, WRONG, Command, UsageError, printable
+from dj_npy._verify import verify
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def _verify(options: argparse.Namespace) -> int:
+    report = verify(*options.schemas, checksums=options.checksums, progress=options.progress)
+    _show(report.to_json() if options.json else str(report))
+    return FINE if report.ok else WRONG
+
+
+def _collect(options: argparse.Namespace) -> int:
+    found = collect(
+        *options.schemas,
+        store=options.store,
+        older_than=_age(options.older_than),
+        dry_run=not options.delete,
+    )
+    _show(found.to_json() if options.json else str(found))
+    return FINE if found.ok else WRONG
+
+
+def _show(text: str) -> None:
+    print("\n".join(map(printable, text.splitlines())), flush=True)
+
+
+def _age(text: str) -> timedelta:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])|0", text)
+    try:
+        if found is not None:
+            return timedelta(**{_UNITS[found[2]]: float(found[1])} if found[2] else {})
+    except OverflowError:
+        pass
+    raise UsageError(f"--older-than is a number and one of s, m, h, d, w, such as 1d, not {text!r}")
+
+
+def _of_schemas(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("schemas", nargs="+", metavar="SCHEMA", help="name of a schema")
+    parser.add_argument("--json", action="store_true", help="print a JSON, for a script")
+
+
+def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+    _of_schemas(parser)
+    parser.add_argument(
+        "--checksums", action="store_true", help="read every byte, and compare its checksum"
+    )
+    parser.add_argument("--progress", action="store_true", help="show a bar")
+
+
+def _collect_arguments(parser: argparse.ArgumentParser) -> None:
+    _of_schemas(parser)
+    parser.add_argument(
+        "--store", metavar="S", help="a store; default: those that <npy@> columns name"
+    )
+    parser.add_argument(
+        "--older-than",
+        default="1d",
+        metavar="AGE",
+        help="spare what is younger: longer than any insert or transaction takes, such as 12h, "
+        "7d; default: %(default)s",
+    )
+    parser.add_argument("--delete", action="store_true", help="remove them; default: only tell")
+
+
+_CONFIGURED = (
+    "\n\nThe database and the stores are those of DataJoint's configuration: datajoint.json,\n"
+    "DJ_HOST, DJ_USER, DJ_PASS, DJ_STORES ..."
+)
+
+VERIFY = Command(
+    name="verify",
+    help="check that every row has its file, and that the right one",
+    description="Look whether the file of each row of an <npy@> column is there, whole, and of the\n"
+    "shape and dtype that the row says. The exit code is 1 if one is not." + _CONFIGURED,
+    examples="dj-npy verify lab_ephys\ndj-npy verify lab_ephys lab_imaging --checksums --json",
+    add_arguments=_verify_arguments,
+    run=_verify,
+)
+COLLECT = Command(
+    name="collect",
+    help="find, and remove, files that no row refers to",
+    description="List the files of <npy@> columns to which no row of any schema refers, and with\n"
+    "--delete remove them. Other files are never touched. The account must see all schemas\n"
+    "that use the store." + _CONFIGURED,
+    examples="dj-npy collect lab_ephys\ndj-npy collect lab_ephys --store main --older-than 7d --delete",
+    add_arguments=_collect_arguments,
+    run=_collect,
+)
