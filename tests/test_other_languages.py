@@ -89,10 +89,10 @@ def values(dtype: np.dtype[Any]) -> Any:
             distinct.add(int(random.integers(info.min, info.max, dtype=dtype.newbyteorder("="))))
         return np.array(sorted(distinct), dtype)
     real: Any = np.dtype(f"f{dtype.itemsize // (2 if dtype.kind == 'c' else 1)}")
-    info_f: Any = np.finfo(real)
-    special = [np.nan, np.inf, -np.inf, -0.0, 0.0, np.pi, info_f.max, -info_f.tiny]
-    special += [info_f.smallest_subnormal, -info_f.smallest_subnormal * 3, 1 + info_f.eps]
-    numbers = np.append(np.array(special, real), random.standard_normal(13).astype(real))
+    limits: Any = np.finfo(real)
+    ends = [np.nan, np.inf, -np.inf, -0.0, 0.0, np.pi, limits.max, -limits.tiny]
+    ends += [limits.smallest_subnormal, -limits.smallest_subnormal * 3, 1 + limits.eps]
+    numbers = np.append(np.array(ends, real), random.standard_normal(13).astype(real))
     if dtype.kind == "f":
         return numbers.astype(dtype)
     pairs = np.stack([numbers, np.roll(numbers, 5)], axis=-1)

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from ctypes import c_int64
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from io import FileIO
 from itertools import chain, islice
 from typing import Any
@@ -219,7 +219,7 @@ class LocalStore(Store):
                 continue
             except OSError as error:
                 raise self.refused(error, path, "list") from error
-            yield Listed(path, stat.st_size, datetime.fromtimestamp(stat.st_mtime, timezone.utc))
+            yield Listed(path, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
 
     def _open_to_map(self, path: str) -> FileIO:
         try:
