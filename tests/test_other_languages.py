@@ -86,7 +86,7 @@ def values(dtype: np.dtype[Any]) -> Any:
         special = [info.min, info.max, 0, 1, 2**53 + 1, -(2**53) - 1, 2**63 + 1025, info.max - 1]
         distinct = {number for number in special if info.min <= number <= info.max}
         while len(distinct) < 24:
-            distinct.add(int(random.integers(info.min, info.max, dtype=dtype.newbyteorder("="))))
+            distinct.add(int(random.integers(info.min, info.max, dtype=dtype.type)))
         return np.array(sorted(distinct), dtype)
     real: Any = np.dtype(f"f{dtype.itemsize // (2 if dtype.kind == 'c' else 1)}")
     limits: Any = np.finfo(real)
