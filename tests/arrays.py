@@ -71,5 +71,14 @@ def same_data(one: Any, other: Any) -> bool:
     """Field by field: NumPy copies the padding between them or not, as it sees fit."""
     names = one.dtype.names
     if names is None:
-        return bool(one.tobytes() == other.tobytes())
+        return bool(significant(one) == significant(other))
     return all(same_data(one[name], other[name]) for name in names)
+
+
+def significant(array: Any) -> bytes:
+    """An array's bytes; of a long double of 10 in 16, what NumPy leaves in the rest is chance."""
+    data: bytes = array.tobytes()
+    if array.dtype.char not in "gG" or np.finfo(np.longdouble).nmant != 63:
+        return data
+    size = np.dtype(np.longdouble).itemsize
+    return np.frombuffer(data, np.uint8).reshape(-1, size)[:, :10].tobytes()

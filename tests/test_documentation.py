@@ -50,7 +50,7 @@ def docstrings_with_examples() -> list[doctest.DocTest]:
 
 @pytest.mark.parametrize("test", docstrings_with_examples(), ids=lambda test: test.name)
 def test_the_examples_of_a_docstring(
-    test: doctest.DocTest, stored: Callable[..., dj_npy.NpyRef], recording: Any
+    test: doctest.DocTest, stored: Callable[..., dj_npy.NpyRef], recording: Any, schema: Any
 ) -> None:
     recording.insert1({"recording_id": 1, "waveform": np.zeros((1000, 32))})
     test.globs = {
@@ -59,6 +59,7 @@ def test_the_examples_of_a_docstring(
         "np": np,
         "dj_npy": dj_npy,
         "Recording": recording,
+        "schema": schema,
     }
     assert doctest.DocTestRunner().run(test).failed == 0
 
@@ -208,6 +209,7 @@ def test_every_public_definition_has_a_docstring() -> None:
 def test_every_public_name_has_its_place_on_the_api_page() -> None:
     shown = re.findall(r"^::: dj_npy\.(\S+)", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
     wanted = set(dj_npy.__all__) - {"__version__", "settings"} | {"_settings.Settings"}
+    wanted |= {"_verify.Report", "_verify.Finding", "_collect.Collection", "_collect.Orphan"}
     assert set(shown) == wanted
     words = set(re.findall(r"\w+", (ROOT / "docs/api.md").read_text()))
     assert {name for name, _ in members("", dj_npy.NpyRef)} - {

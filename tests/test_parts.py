@@ -852,6 +852,7 @@ def test_walking_along_an_array_in_fortran_order_reads_it_once(
     assert sum(nbytes for _, nbytes in ranges(proxy)) == array.nbytes + 128
 
 
+@pytest.mark.skipif(np.__version__.startswith("1."), reason="NumPy 1 has 32 axes")
 def test_an_index_of_more_axes_than_old_numpy_had(stored: Stored, in_parts: None) -> None:
     check(np.arange(3.0), np.zeros((1,) * 33, int), stored(np.arange(3.0)))
     check(np.arange(3.0), np.full((1,) * 64, -1), stored(np.arange(3.0), 2))

@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple
 
-
 from dj_npy._catalog import Column, Snapshot, connection_of, endings, schema_name, snapshot
 from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
 from dj_npy._html import in_units
@@ -45,9 +44,9 @@ class Orphan(NamedTuple):
 @dataclass
 class Collection:
     """
-    What :func:`collect` has found, and done.
+    What `collect` has found, and done.
 
-    `str` of it is a text, :meth:`to_json` a JSON.
+    `str` of it is a text, ``to_json()`` a JSON.
     """
 
     dry_run: bool
@@ -165,7 +164,7 @@ def collect(
 
     Examples
     --------
-    >>> found = dj_npy.collect(Recording.database)
+    >>> found = dj_npy.collect(schema)
     >>> found.live, found.nbytes, found.removed
     (1, 0, 0)
     """

@@ -78,8 +78,8 @@ _CONFIGURED = (
 VERIFY = Command(
     name="verify",
     help="check that every row has its file, and that the right one",
-    description="Look whether the file of each row of an <npy@> column is there, whole, and of the\n"
-    "shape and dtype that the row says. The exit code is 1 if one is not." + _CONFIGURED,
+    description="Look whether the file of each row of an <npy@> column is there, whole, and of\n"
+    "the shape and dtype that the row says. The exit code is 1 if one is not." + _CONFIGURED,
     examples="dj-npy verify lab_ephys\ndj-npy verify lab_ephys lab_imaging --checksums --json",
     add_arguments=_verify_arguments,
     run=_verify,
@@ -90,7 +90,8 @@ COLLECT = Command(
     description="List the files of <npy@> columns to which no row of any schema refers, and with\n"
     "--delete remove them. Other files are never touched. The account must see all schemas\n"
     "that use the store." + _CONFIGURED,
-    examples="dj-npy collect lab_ephys\ndj-npy collect lab_ephys --store main --older-than 7d --delete",
+    examples="dj-npy collect lab_ephys\n"
+    "dj-npy collect lab_ephys --store main --older-than 7d --delete",
     add_arguments=_collect_arguments,
     run=_collect,
 )

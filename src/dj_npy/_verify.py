@@ -53,9 +53,9 @@ class Finding(NamedTuple):
 @dataclass
 class Report:
     """
-    What :func:`verify` has found.
+    What `verify` has found.
 
-    `str` of it is a text, :meth:`to_json` a JSON.
+    `str` of it is a text, ``to_json()`` a JSON.
     """
 
     checksums: bool
@@ -139,7 +139,7 @@ def verify(*schemas_or_tables: Any, checksums: bool = False, progress: bool = Fa
     >>> report.ok
     True
     >>> print(report)
-    1 arrays of 1 attribute, 250.0KiB, checked to the byte
+    1 arrays of 1 attribute, 250 KiB (256,000 bytes), checked to the byte
              1 as inserted
     """
     if not schemas_or_tables:

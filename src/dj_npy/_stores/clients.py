@@ -4,7 +4,7 @@ import base64
 import json
 import os
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -157,7 +157,7 @@ def _ambient_s3(name: str) -> Spec:
             "access_key_id": frozen.access_key,
             "secret_access_key": frozen.secret_key,
             "token": frozen.token,
-            "expires_at": datetime.now(timezone.utc) + _CREDENTIALS_LAST,
+            "expires_at": datetime.now(UTC) + _CREDENTIALS_LAST,
         }
 
     return {"credential_provider": provide}

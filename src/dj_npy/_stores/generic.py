@@ -1,9 +1,8 @@
 """Files on any fsspec file system: plugins, forked processes, rare credentials."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from fsspec import AbstractFileSystem
@@ -211,10 +210,9 @@ def _listed_as(path: str, info: dict[str, Any]) -> Listed:
 def _modified(info: dict[str, Any]) -> datetime:
     found = next((info[key] for key in _MODIFIED if info.get(key)), None)
     if isinstance(found, (int, float)):
-        return datetime.fromtimestamp(found, timezone.utc)
+        return datetime.fromtimestamp(found, UTC)
     if isinstance(found, str):
-        # Without the fraction, of which Python 3.10 wants 3 or 6 digits.
-        found = datetime.fromisoformat(re.sub(r"\.\d+", "", found).replace("Z", "+00:00"))
+        found = datetime.fromisoformat(found)
     if not isinstance(found, datetime):  # unknown is young: nothing is removed for its age
-        return datetime.now(timezone.utc)
-    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
+        return datetime.now(UTC)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from ctypes import c_int64
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from io import FileIO
 from itertools import chain, count, islice
 from typing import Any
@@ -370,7 +370,7 @@ def _listed_as(path: str, stat: os.stat_result) -> Listed:
 
 
 def _time_of(stat: os.stat_result) -> datetime:
-    return datetime.fromtimestamp(stat.st_mtime, timezone.utc)
+    return datetime.fromtimestamp(stat.st_mtime, UTC)
 
 
 class _Scratch:
