@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dj_npy._addressing import array_path, with_token
+from dj_npy._addressing import array_path, is_with_token, with_token
 
 # What a key attribute may hold, one strategy a database type: a column has one type.
 KEY_TYPES: list[st.SearchStrategy[Any]] = [
@@ -138,3 +138,19 @@ def test_a_token_has_48_random_bits() -> None:
     names = {with_token("s/t/k=1/a.npy") for _ in range(1000)}
     assert len(names) == 1000
     assert all(re.fullmatch(r"s/t/k=1/a_[A-Za-z0-9_-]{8}\.npy", name) for name in names)
+
+
+@given(st.text(min_size=1), st.integers(0, 20))
+def test_a_name_with_a_token_is_known_and_another_is_not(value: str, length: int) -> None:
+    plain = array_path("lab", "recording", {"key": value}, "waveform")
+    path = with_token(plain, length)
+    assert is_with_token(path, plain)
+    assert not is_with_token(plain, plain)
+    assert not is_with_token(path, plain.replace("waveform", "other"))
+    assert not is_with_token(path.replace("lab/", "lab2/"), plain)
+
+
+@pytest.mark.parametrize("name", ["filtered", "x7Kd93Lq", "backup_1", "2024-01-01", "", "12345678"])
+def test_what_somebody_else_calls_a_file_is_no_token(name: str) -> None:
+    plain = array_path("lab", "recording", {"key": 1}, "waveform")
+    assert not is_with_token(plain.replace(".npy", f"_{name}.npy"), plain)

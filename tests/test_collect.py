@@ -363,7 +363,7 @@ def test_rows_that_are_hidden_from_this_account_are_an_error(
     rows: Any, orphans: set[str], schema: Any, store: Path
 ) -> None:
     """PostgreSQL's row security leaves them out without a word."""
-    query, quote = rows.connection.query, rows.connection.adapter.quote_identifier
+    query = rows.connection.query
     if rows.connection.adapter.backend != "postgresql":
         assert dj_npy.collect(schema, older_than=NOW).live == 3  # there is no such thing
         return
