@@ -28,6 +28,8 @@ A larger one is written before that; its own parts go side by side.
 """
 _ANSWERED = (0, 2, 3)
 """libpq's PQTRANS_IDLE, _INTRANS and _INERROR; lost or busy sessions are of another."""
+_IN_TRANSACTION, _STATUS_IN_TRANS = 2, 1
+"""What libpq, and the protocol of MySQL, call a session in a transaction that is well."""
 _REMOVALS = 16
 _PATHS = 500
 """How many paths are looked for by one query."""
@@ -59,7 +61,8 @@ class Insertion:
     def __init__(self, table: Any) -> None:
         self._table = table
         self._connection = table.connection
-        self._session = self._connection._conn
+        self._session: Any = None  # that is asked, once all rows are taken
+        self._in_transaction = False
         self._all_taken = False
         self._written: list[Written] = []
         self._given_up = False
@@ -72,9 +75,10 @@ class Insertion:
         Have the rows encoded and sent; leave no file that no row refers to, if that can be known.
 
         `send` takes all rows before it sends anything. If it fails before, nothing was sent. If
-        it fails after, nothing was inserted only if the same session still answers: DataJoint
-        sends a statement again after a lost connection, and a duplicate, even, may then be the
-        row of its first attempt. An interrupt may come after the row is there.
+        it fails after, nothing was inserted if that was in a transaction, as a lost one is rolled
+        back, or if the same session still answers: DataJoint sends a statement again after a
+        lost connection, and a duplicate, even, may then be the row of its first attempt. An
+        interrupt may come after the row is there.
         """
         ahead = None
         if self._bulk is not None:
@@ -90,6 +94,7 @@ class Insertion:
                 self._undo()
             raise
         finally:
+            self._begun = {}
             current.reset(among)
             bulk.reset(alone)
         if self._bulk and self._bulk.skip_duplicates:
@@ -121,7 +126,15 @@ class Insertion:
 
     def _watched(self, rows: Iterable[Any]) -> Iterator[Any]:
         yield from rows
+        self._session = self._connection._conn
+        self._in_transaction = self._connection.in_transaction and self._server_says_so()
         self._all_taken = True
+
+    def _server_says_so(self) -> bool:
+        """Whether the session is in a transaction: `Connection` may have lost that one."""
+        if self._connection.adapter.backend == "postgresql":
+            return bool(self._session.info.transaction_status == _IN_TRANSACTION)
+        return bool(self._session.server_status & _STATUS_IN_TRANS)
 
     # Side by side
 
@@ -167,7 +180,11 @@ class Insertion:
     def _refused(self, error: BaseException) -> bool:
         """Whether the database has said no, and to the only attempt."""
         session = self._session
-        if not isinstance(error, Exception) or self._connection._conn is not session:
+        if not isinstance(error, Exception):
+            return False
+        if self._in_transaction:
+            return True
+        if self._connection._conn is not session:
             return False
         # `Connection.is_connected` is true whatever has happened. Of psycopg2, libpq tells, and
         # in a failed transaction, too, where the server would not answer.
