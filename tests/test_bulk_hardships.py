@@ -7,13 +7,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas
 import pytest
-from datajoint.errors import DataJointError, LostConnectionError
+from datajoint.errors import DataJointError, DuplicateError
 
 import dj_npy
 from tests.conftest import run
@@ -419,8 +420,112 @@ def test_interrupts_at_any_moment(recording: Any, store: Path, stored: Stored) -
 # --- the database ----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def beside(database: Any, schema: Any) -> Any:
-    """The table `recording` through a connection of its own, and what ends that one's session."""
+@contextmanager
+def administrator(database: Any) -> Iterator[Any]:
+    """Another connection to the same server."""
     info = database.connection.conn_info
-    raise NotImplementedError
+    if database.connection.adapter.backend == "postgresql":
+        import psycopg2
+
+        other = psycopg2.connect(
+            host=info["host"], port=info["port"], user=info["user"], password=info["passwd"]
+        )
+        other.autocommit = True
+    else:
+        import pymysql
+
+        other = pymysql.connect(
+            host=info["host"], port=info["port"], user=info["user"], password=info["passwd"]
+        )
+    try:
+        yield other.cursor()
+    finally:
+        other.close()
+
+
+def end_session(database: Any) -> None:
+    """Have the server end the session of the tests' connection, and wait until it is gone."""
+    postgresql = database.connection.adapter.backend == "postgresql"
+    whose = "SELECT pg_backend_pid()" if postgresql else "SELECT CONNECTION_ID()"
+    kill = "SELECT pg_terminate_backend(%s)" if postgresql else "KILL %s"
+    listed = (
+        "SELECT 1 FROM pg_stat_activity WHERE pid = %s"
+        if postgresql
+        else "SELECT 1 FROM information_schema.processlist WHERE id = %s"
+    )
+    (number,) = database.connection.query(whose).fetchone()
+    with administrator(database) as cursor:
+        cursor.execute(kill, (number,))
+        until = time.monotonic() + 10
+        while True:
+            cursor.execute(listed, (number,))
+            if cursor.fetchone() is None:
+                return
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+
+def and_then(rows: list[Any], call: Callable[[], object]) -> Iterator[Any]:
+    yield from rows
+    call()
+
+
+def mend(database: Any) -> None:
+    """Connect again, as DataJoint does not to PostgreSQL."""
+    database.connection.connect()
+    if database.connection.in_transaction:
+        database.connection.cancel_transaction()
+
+
+def test_a_connection_lost_while_arrays_are_written(
+    database: Any, recording: Any, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dj_npy._insertion._QUIET_S", 0)
+    postgresql = database.connection.adapter.backend == "postgresql"
+    for first, insert in ((0, dj_npy.insert), (20, plainly)):
+        rows = and_then(rows_of(20, first), lambda: end_session(database))
+        if postgresql:
+            with pytest.raises(Exception, match="closed the connection"):
+                insert(recording, rows)
+            mend(database)
+        else:
+            insert(recording, rows)  # on a new connection
+        assert_whole(recording, store, 0 if postgresql else first + 20)
+
+
+def test_a_connection_lost_at_the_insert_leaves_every_row_its_file(
+    database: Any, recording: Any, store: Path
+) -> None:
+    with suppress(Exception):
+        dj_npy.insert(recording, and_then(rows_of(20), lambda: end_session(database)))
+    mend(database)
+    for row in recording.to_dicts():
+        row["waveform"].verify()
+    assert len(files(store)) == 20  # the server may have had the rows: nobody can know
+
+
+@pytest.mark.parametrize("quiet_s", [0, 60])
+def test_a_transaction_that_is_lost_leaves_nothing(
+    database: Any, recording: Any, store: Path, monkeypatch: pytest.MonkeyPatch, quiet_s: int
+) -> None:
+    monkeypatch.setattr("dj_npy._insertion._QUIET_S", quiet_s)
+    for insert in (dj_npy.insert, plainly):
+        with pytest.raises(Exception), database.connection.transaction:  # noqa: B017, PT011
+            insert(recording, and_then(rows_of(20), lambda: end_session(database)))
+        mend(database)
+        assert_whole(recording, store, 0)
+
+
+def test_what_is_no_transaction_any_more_is_taken_for_none(
+    database: Any, recording: Any, store: Path
+) -> None:
+    def lose() -> None:
+        end_session(database)
+        database.connection.connect()  # and DataJoint still believes that it is in one
+
+    with suppress(Exception), database.connection.transaction:
+        dj_npy.insert(recording, and_then(rows_of(5), lose))
+        with pytest.raises(DuplicateError):
+            dj_npy.insert(recording, rows_of(5))
+    mend(database)
+    assert_whole(recording, store, 5)

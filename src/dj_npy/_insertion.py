@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
@@ -30,6 +31,8 @@ _ANSWERED = (0, 2, 3)
 """libpq's PQTRANS_IDLE, _INTRANS and _INERROR; lost or busy sessions are of another."""
 _IN_TRANSACTION, _STATUS_IN_TRANS = 2, 1
 """What libpq, and the protocol of MySQL, call a session in a transaction that is well."""
+_QUIET_S = 1
+"""How long the database is not spoken to before it is asked whether it is still there."""
 _REMOVALS = 16
 _PATHS = 500
 """How many paths are looked for by one query."""
@@ -125,13 +128,18 @@ class Insertion:
             self._bulk.wrote(nbytes)
 
     def _watched(self, rows: Iterable[Any]) -> Iterator[Any]:
+        begun = time.monotonic()
         yield from rows
+        if self._written and time.monotonic() - begun > _QUIET_S:
+            # If the server has hung up, that is told while it is certain that nothing was sent.
+            self._connection.query("SELECT 1")
         self._session = self._connection._conn
-        self._in_transaction = self._connection.in_transaction and self._server_says_so()
+        # `Connection.in_transaction` would ask the server, and believe in one that is lost.
+        self._in_transaction = self._connection._in_transaction and self._server_says_so()
         self._all_taken = True
 
     def _server_says_so(self) -> bool:
-        """Whether the session is in a transaction: `Connection` may have lost that one."""
+        """Whether the session was in a transaction when it was last heard of."""
         if self._connection.adapter.backend == "postgresql":
             return bool(self._session.info.transaction_status == _IN_TRANSACTION)
         return bool(self._session.server_status & _STATUS_IN_TRANS)
