@@ -207,10 +207,15 @@ class Insertion:
         self._remove(written)
 
     def _remove(self, written: Iterable[Written]) -> None:
+        refused = []
+
         def remove(file: Written) -> bool:
-            with suppress(NpyError):  # an orphan; what went wrong is what the user has to know
+            try:
                 file.store.remove(file.path)
-            return True
+            except NpyError:  # an orphan; what went wrong is what the user has to know
+                refused.append(file)
+            # So many: the server has died, and each may take as long as to find that out.
+            return len(refused) < _REMOVALS
 
         all_in_threads(remove, written, _REMOVALS)
 
