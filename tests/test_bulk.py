@@ -401,9 +401,29 @@ def test_blocks_are_written_as_they_come(recording: Any, store: Path) -> None:
     assert refs[2].load().shape == (0, 3, 2)
 
 
+class Chunk:
+    """As a Dask array's block: an array once NumPy asks for it."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return self._array
+
+
+def test_blocks_may_be_what_numpy_takes_for_arrays(recording: Any) -> None:
+    whole = np.arange(40.0).reshape(20, 2)
+    blocks = [Chunk(part) for part in np.split(whole, 4)]
+    dj_npy.insert(
+        recording, [{"recording_id": 1, "waveform": dj_npy.Blocks((20, 2), "f8", blocks)}]
+    )
+    np.testing.assert_array_equal(recording.fetch1("waveform").load(), whole)
+
+
 @pytest.mark.parametrize(
     ("blocks", "told"),
     [
+        ([Chunk(np.zeros((10, 2), "f4"))], "dtype float64"),
         ([np.zeros((5, 2))], "5 rows in all"),
         ([np.zeros((5, 2)), np.zeros((6, 2))], "11 rows or more"),
         ([np.zeros((10, 3))], r"shape \(n, 2\)"),

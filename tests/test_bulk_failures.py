@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import dj_npy
@@ -92,6 +94,9 @@ def stream():
 def insert():
     dj_npy.insert(Interrupted, rows)
 
+def threads():
+    return sum(thread.name == "dj-npy" for thread in threading.enumerate())
+
 told = {}
 for work in (load, stream, insert):
     signalled = []
@@ -104,8 +109,11 @@ for work in (load, stream, insert):
         work()
     except KeyboardInterrupt:
         took = time.monotonic() - signalled[0]
-        left = [thread.name for thread in threading.enumerate() if thread.name == "dj-npy"]
-        told[work.__name__] = took, left
+        at_once = threads()
+        until = time.monotonic() + 2  # those of a stream that nobody has any more are not awaited
+        while threads() and time.monotonic() < until:
+            time.sleep(0.01)
+        told[work.__name__] = took, threads(), at_once
 told["rows"] = len(Interrupted())
 print(json.dumps(told))
 """
@@ -122,9 +130,9 @@ def test_ctrl_c_stops_within_a_second_and_leaves_nothing(
         raw = S3Raw(settings["endpoint"], settings["location"])  # type: ignore[assignment]
     told = in_child(INTERRUPTED, database, settings, schema.database)
     for work in ("load", "stream", "insert"):
-        took_s, left = told[work]
-        print(f"{where}, {work}: {took_s:.2f} s after the signal")
-        assert left == []
+        took_s, left, at_once = told[work]
+        print(f"{where}, {work}: {took_s:.2f} s after the signal, {at_once} threads")
+        assert left == 0
         assert took_s < 3  # one is what is promised; this machine may have other work
     assert told["rows"] == 1
     assert len(raw.keys() - {".dj-npy-probe"}) == 1
@@ -180,8 +188,9 @@ def test_loads_one_after_the_other_and_streams_stay_within_their_budgets(
     print({name: f"{nbytes / 2**20:.1f} MiB" for name, nbytes in told.items()})
     noise = 8 << 20
     assert told["load"] <= (32 + 10 << 20) + noise
-    assert told["stream"] <= (40 + 10 << 20) + noise
-    assert told["stream of small ones"] <= (20 + 1 << 20) + noise
+    # What is read ahead, and two that the caller has: the one it holds while it asks for the next.
+    assert told["stream"] <= (40 + 2 * 10 << 20) + noise
+    assert told["stream of small ones"] <= (20 + 2 << 20) + noise
 
 
 WRITTEN = """
@@ -258,8 +267,14 @@ def mortal(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 @pytest.mark.parametrize("what", ["insert", "load", "stream"])
 @one_database
 def test_the_store_dies(
-    database: Any, table: Callable[..., Any], stores: dict[str, Any], tmp_path: Path, what: str
+    database: Any,
+    table: Callable[..., Any],
+    stores: dict[str, Any],
+    tmp_path: Path,
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("dj_npy._stores.cloud._ATTEMPTS", 1)  # or it would take 25 s
     with mortal(tmp_path / "served") as (url, process):
         database.config.stores = {**stores, "mortal": s3_settings(url, location="")}
         recording = table("n : int32\n---\nwaveform : <npy@mortal>")
@@ -288,3 +303,68 @@ def test_the_store_dies(
                 list(dj_npy.stream(several(refs), max_bytes="1 kB"))
         print(f"{time.monotonic() - begun[0]:.1f} s")
         assert len(recording()) == (0 if what == "insert" else count)
+        assert not [each for each in threading.enumerate() if each.name == "dj-npy"]
+
+
+@one_database
+def test_an_upload_in_parts_that_fails_leaves_nothing(
+    database: Any, table: Callable[..., Any], stores: dict[str, Any], moto: str
+) -> None:
+    location = f"parts/{uuid.uuid4().hex}"
+    database.config.stores = {**stores, "s3": s3_settings(moto, location=location)}
+    recording = table("n : int32\n---\nmovie : <npy@s3>")
+
+    def frames(count: int) -> Iterator[Any]:
+        for _ in range(count):
+            yield np.ones((1 << 20, 2), "f4")
+        raise OSError("the camera is gone")
+
+    shape = (10 << 20, 2)  # 80 MiB: it goes in parts
+    rows = [
+        {"n": 1, "movie": WAVEFORM},
+        {"n": 2, "movie": dj_npy.Blocks(shape, "f4", frames(9))},
+    ]
+    with pytest.raises(OSError, match=r"^the camera is gone$"):
+        dj_npy.insert(recording, rows)
+    assert not recording()
+    raw = S3Raw(moto, location)
+    assert raw.keys() <= {".dj-npy-probe"}
+    assert raw.uploads() == []
+
+
+# --- processes -------------------------------------------------------------------------------
+
+POPULATED = """
+schema = connect()
+
+@schema
+class Recording(dj.Manual):
+    definition = "id : int32\\n---\\nwaveform : <npy@>"
+
+@schema
+class Analysis(dj.Computed):
+    definition = "-> Recording\\n---\\nmean : <npy@>"
+
+    class Unit(dj.Part):
+        definition = "-> master\\nunit : int32\\n---\\nspikes : <npy@>"
+
+    def make(self, key):
+        (array,) = dj_npy.load((Recording & key).to_arrays("waveform"))
+        dj_npy.insert(self, [{**key, "mean": array.mean(axis=0)}])
+        dj_npy.insert(self.Unit, ({**key, "unit": n, "spikes": array + n} for n in range(5)))
+
+dj_npy.insert(Recording, [{"id": n, "waveform": np.full((3, 4), n)} for n in range(6)])
+dj_npy.load(Recording.to_arrays("waveform"))  # obstore is in use: a forked child cannot use it
+Analysis.populate(processes=2, display_progress=False)
+units = dj_npy.load(Analysis.Unit.to_dicts())
+assert all((row["spikes"] == row["id"] + row["unit"]).all() for row in units)
+print(json.dumps([len(Analysis()), len(units)]))
+"""
+
+
+@one_database
+def test_populate_in_processes_after_the_parent_used_s3(
+    schema: Any, database: Any, moto: str
+) -> None:
+    settings = s3_settings(moto, location=f"populate/{uuid.uuid4().hex}")
+    assert in_child(POPULATED, database, settings, schema.database) == [6, 30]
