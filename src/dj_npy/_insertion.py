@@ -4,7 +4,6 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from contextvars import ContextVar
 from itertools import islice
 from typing import Any, NamedTuple
