@@ -257,6 +257,6 @@ def streams(folder: Path, count: int = 20_000, megabyte: int = 1 << 17) -> None:
         f"| for the others: median, 99.9 %, longest | {np.median(others) * 1e3:.2f}, "
         f"{np.quantile(others, 0.999) * 1e3:.2f}, {max(others) * 1e3:.2f} ms |\n"
         f"| peak of memory, with max_bytes of 64 MiB | {peak[0] / 2**20:.1f} MiB |\n"
-        f"| threads left | {threading.active_count() - 1} |",
+        f"| threads left | {sum(each.name == 'dj-npy' for each in threading.enumerate())} |",
         flush=True,
     )

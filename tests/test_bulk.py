@@ -1,9 +1,5 @@
 """Many arrays at once: `load`, `stream`, `insert`, `Blocks`."""
 
-import os
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 import uuid
@@ -19,7 +15,7 @@ from datajoint.errors import DataJointError, DuplicateError
 
 import dj_npy
 from tests.faults import proxy_of
-from tests.servers import s3_client, s3_settings
+from tests.servers import s3_settings
 
 Stored = Callable[..., dj_npy.NpyRef]
 MakeTable = Callable[..., Any]
@@ -405,9 +401,29 @@ def test_blocks_are_written_as_they_come(recording: Any, store: Path) -> None:
     assert refs[2].load().shape == (0, 3, 2)
 
 
+class Chunk:
+    """As a Dask array's block: an array once NumPy asks for it."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return self._array
+
+
+def test_blocks_may_be_what_numpy_takes_for_arrays(recording: Any) -> None:
+    whole = np.arange(40.0).reshape(20, 2)
+    blocks = [Chunk(part) for part in np.split(whole, 4)]
+    dj_npy.insert(
+        recording, [{"recording_id": 1, "waveform": dj_npy.Blocks((20, 2), "f8", blocks)}]
+    )
+    np.testing.assert_array_equal(recording.fetch1("waveform").load(), whole)
+
+
 @pytest.mark.parametrize(
     ("blocks", "told"),
     [
+        ([Chunk(np.zeros((10, 2), "f4"))], "dtype float64"),
         ([np.zeros((5, 2))], "5 rows in all"),
         ([np.zeros((5, 2)), np.zeros((6, 2))], "11 rows or more"),
         ([np.zeros((10, 3))], r"shape \(n, 2\)"),
@@ -471,68 +487,3 @@ def test_progress_is_told_in_bytes_and_files(
     assert "20/20 files" in told
     assert "320k/320k" in told
     assert "40/40 files" in told
-
-
-# --- failures in the middle, in real processes -----------------------------------------------
-
-INTERRUPTED = """
-import json, os, signal, sys, threading, time
-import numpy as np
-import datajoint as dj
-import dj_npy
-from benchmarks.remote import Codec
-
-settings, folder, what = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
-dj_npy.embedded.start(folder)
-dj.config.stores["other"] = settings
-schema = dj.Schema("interrupted_" + what)
-
-@schema
-class Recording(dj.Manual):
-    definition = "id : int32\\n---\\nwaveform : <npy@other>"
-
-rows = [{"id": n, "waveform": np.full(1 << 15, n)} for n in range(20_000)]
-if what == "load":
-    Recording.insert1(rows[0])
-    ref = Recording.fetch1("waveform")
-    refs = [dj_npy.NpyRef(ref._row, ref._config) for _ in range(100_000)]
-threading.Timer(0.7, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-try:
-    dj_npy.insert(Recording, rows) if what == "insert" else dj_npy.load(refs)
-except KeyboardInterrupt:
-    left = [t.name for t in threading.enumerate() if t.name == "dj-npy"]
-    print(json.dumps([left, len(Recording()), time.time()]))
-"""
-
-
-@pytest.mark.parametrize("what", ["insert", "load"])
-@pytest.mark.parametrize("where", ["local", "moto"])
-def test_ctrl_c(what: str, where: str, request: Any, tmp_path: Path, postgresql: Any) -> None:
-    import json
-
-    local = tmp_path / "local"
-    local.mkdir()
-    settings = {"protocol": "file", "location": str(local)}
-    prefix = f"ctrl-c/{uuid.uuid4().hex}"
-    if where == "moto":
-        settings = s3_settings(request.getfixturevalue("moto"), location=prefix)
-    folder = Path(f"/tmp/dj-npy-c-{uuid.uuid4().hex[:8]}")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(INTERRUPTED)]
-    try:
-        result = subprocess.run(
-            [*command, json.dumps(settings), str(folder), what],
-            capture_output=True, text=True, env=environment, check=False,
-        )  # fmt: skip
-    finally:
-        subprocess.run(["rm", "-rf", str(folder)], check=False)
-    assert result.stdout, result.stderr
-    left, count, _ = json.loads(result.stdout.splitlines()[-1])
-    assert left == []
-    if what == "insert":
-        assert count == 0
-        assert files(local) == set()
-        if where == "moto":
-            listed = s3_client(settings["endpoint"]).list_objects_v2(Bucket="bucket", Prefix=prefix)
-            keys = {each["Key"].removeprefix(f"{prefix}/") for each in listed.get("Contents", [])}
-            assert keys <= {".dj-npy-probe"}

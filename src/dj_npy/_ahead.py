@@ -142,46 +142,48 @@ class Ahead(Iterator[Step]):
         self._process = os.getpid()
 
     def __next__(self) -> Step:
-        while not (self._begun and self._ready()):
+        while not self._crowd.stopped:
+            begun = self._begun  # another thread may close this, and empty it
+            if begun and self._ready(begun[0]):
+                step = begun.popleft()
+                self._nbytes -= step.nbytes
+                if not step.alone and self._begin():  # two for one, until there is no more room
+                    self._begin()
+                return step
             if self._begin():
                 continue
-            if not self._begun:
-                self.close()
-                if self._failure is not None:
-                    raise self._failure
-                raise StopIteration
-            self._wait()
-        step = self._begun.popleft()
-        self._nbytes -= step.nbytes
-        if not step.alone and self._begin():  # two for one, until there is no more room
-            self._begin()
-        return step
+            if not begun:
+                break
+            self._wait(begun)
+        self.close()
+        failure, self._failure = self._failure, None
+        raise StopIteration if failure is None else failure
 
     def close(self, wait: bool = True) -> None:
         """
         Begin nothing new, and wait, a second at most, for what is under way.
 
-        A request that takes longer goes on in its thread, which then ends.
+        A request that takes longer goes on in its thread, which then ends. Any thread may call
+        this.
         """
         self._crowd.stopped, self._ended = True, True
-        self._begun.clear()
-        self._drawn = None
-        for _ in self._threads:
-            self._waiting.put(None)
+        self._begun, self._drawn = deque(), None
+        threads, self._threads = self._threads, []
+        self._waiting.put(None)
         if wait and os.getpid() == self._process:
             until = time.monotonic() + _LEAVE_S
-            for thread in self._threads:
-                thread.join(max(0.0, until - time.monotonic()))
-        self._threads = []
+            for thread in threads:
+                with suppress(RuntimeError):  # an interrupt came before it could start
+                    thread.join(max(0.0, until - time.monotonic()))
 
     def __del__(self) -> None:
         # No joining: this may be the collector's doing, anywhere.
         if hasattr(self, "_process"):
             self.close(wait=False)
 
-    def _ready(self) -> bool:
+    def _ready(self, step: Step) -> bool:
         # In a forked child, whatever the threads were at, they are not here.
-        return self._begun[0].ready or os.getpid() != self._process
+        return step.ready or os.getpid() != self._process
 
     def _begin(self) -> bool:
         """Draw a step and begin it; False if there is none, or no room for it."""
@@ -218,20 +220,21 @@ class Ahead(Iterator[Step]):
                 name="dj-npy",
                 daemon=True,  # after Ctrl-C, the program need not wait for a silent server
             )
+            self._threads.append(thread)  # first, as an interrupt may come once it has started
             try:
                 thread.start()
-                self._threads.append(thread)
             except RuntimeError:  # no more threads, or the interpreter is shutting down
+                self._threads.remove(thread)
                 if not self._threads:
                     task.run()
                     return
         self._waiting.put(task)
 
-    def _wait(self) -> None:
+    def _wait(self, begun: deque[Step]) -> None:
         start = time.monotonic()
-        if not (self._begun[0].threads is not None and self._help()):
-            wanted = self._begun[min(self._patience, len(self._begun)) - 1]
-            for task in (*wanted.tasks, *self._begun[0].tasks):
+        if not (begun[0].threads is not None and self._help()):
+            wanted = begun[min(self._patience, len(begun)) - 1]
+            for task in (*wanted.tasks, *begun[0].tasks):
                 # Said first, looked at second; a thread does it the other way round.
                 self._awaited[0] = task
                 if not task.done:
@@ -247,6 +250,7 @@ class Ahead(Iterator[Step]):
             if task is not None:
                 task.run()
                 return True
+            self._waiting.put(None)
         return False
 
 
@@ -263,3 +267,4 @@ def _work(
         if awaited[0] is task:
             finished.put(None)
         del task  # while this thread waits, nobody's result is held
+    waiting.put(None)  # for the next one

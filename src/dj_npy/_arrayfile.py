@@ -6,9 +6,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from io import FileIO
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import xxhash
@@ -23,6 +24,7 @@ from dj_npy._selection import Selection
 from dj_npy._stores import Part, Replace, Stat, Store
 from dj_npy._workingcopy import working_map
 
+T = TypeVar("T")
 MapMode = Literal["r", "r+", "c"]
 Verified = Literal["as inserted", "changed since insert", "no checksum"]
 _SLAB = 16 << 20
@@ -38,7 +40,8 @@ class Slab:
     Memory for many small arrays, freed with the last of them.
 
     To get memory from the operating system page by page takes twice as long as to read a small
-    file into it. For a slab, Linux has huge pages.
+    file into it. For a slab, Linux has huge pages. A large array has memory of its own, from the
+    system and not from `malloc`: that keeps what many threads have freed, each for itself.
     """
 
     def __init__(self) -> None:
@@ -47,16 +50,30 @@ class Slab:
 
     def take(self, nbytes: int) -> memoryview:
         """Return so much of it, of any contents."""
-        until = _aligned(nbytes)
-        if until > _SLAB or not hasattr(mmap, "MADV_HUGEPAGE"):
+        if not hasattr(mmap, "MADV_HUGEPAGE"):
             return memoryview(np.empty(nbytes, np.uint8))  # type: ignore[arg-type]
+        until = _aligned(nbytes)
+        if until > _SLAB:
+            return _from_system(nbytes)
         with self._taking:
             if len(self._left) < until:
-                slab = mmap.mmap(-1, _SLAB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-                slab.madvise(mmap.MADV_HUGEPAGE)
-                self._left = memoryview(slab)
+                self._left = _from_system(_SLAB)
             memory, self._left = self._left[:nbytes], self._left[until:]
         return memory
+
+    def take_alone(self, nbytes: int) -> memoryview:
+        """Return so much memory, of any contents, that is freed with its array."""
+        return _from_system(nbytes) if hasattr(mmap, "MADV_HUGEPAGE") else self.take(nbytes)
+
+
+def _from_system(nbytes: int) -> memoryview:
+    try:
+        memory = mmap.mmap(-1, nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError):
+        raise MemoryError(f"no memory for an array of {nbytes} bytes") from None
+    with suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
 
 
 def read_together(store: Store, rows: Sequence[Row], slab: Slab) -> list[AnyArray | None]:
@@ -95,10 +112,11 @@ def _aligned(nbytes: int) -> int:
 
 def _allocated(header: Header, slab: Slab | None) -> tuple[AnyArray, memoryview]:
     """Return a new array and its memory."""
-    if slab is None or header.nbytes > _PIECE:
+    if slab is None:
         array = _empty(header.shape, header.dtype, header.order)
         return array, fileformat.bytes_view(array)
-    data = slab.take(header.nbytes)
+    alone = header.nbytes > _PIECE
+    data = slab.take_alone(header.nbytes) if alone else slab.take(header.nbytes)
     return np.ndarray(header.shape, header.dtype, data, 0, None, header.order), data
 
 
@@ -158,15 +176,14 @@ class ArrayFile:
                 return array
         if expected is not None:
             header, prefix = expected
-            array = self._allocated(header)
+            array, data = self._allocated(header, slab)
             found = bytearray(prefix)
-            buffers = (memoryview(found), fileformat.bytes_view(array))
+            buffers = (memoryview(found), data)
             if self.store.read_into(self.path, 0, buffers) == header.file_size and found == prefix:
                 return array
         header = self.header()  # says what is wrong, if anything is
-        array = self._allocated(header)
-        view = fileformat.bytes_view(array)
-        if self.store.read_into(self.path, header.offset, (view,)) != header.file_size:
+        array, data = self._allocated(header, slab)
+        if self.store.read_into(self.path, header.offset, (data,)) != header.file_size:
             raise self._changed_meanwhile()
         return array
 
@@ -190,7 +207,8 @@ class ArrayFile:
                 return None
             array = out
             if array is None:
-                array = self._room(selection.shape, selection.dtype, header.order)
+                make = partial(_empty, selection.shape, selection.dtype, header.order)
+                array = self._room(make)
             if self._filled(array, plan, header, prefix, read):
                 return array
             # It is not the expected file. This says why, unless it is as good a one.
@@ -295,12 +313,12 @@ class ArrayFile:
             return False
         return read.stat in (None, stat)  # or the parts are not all of one file
 
-    def _allocated(self, header: Header) -> AnyArray:
-        return self._room(header.shape, header.dtype, header.order)
+    def _allocated(self, header: Header, slab: Slab | None) -> tuple[AnyArray, memoryview]:
+        return self._room(lambda: _allocated(header, slab))
 
-    def _room(self, shape: tuple[int, ...], dtype: np.dtype[Any], order: Any) -> AnyArray:
+    def _room(self, make: Callable[[], T]) -> T:
         try:
-            return _empty(shape, dtype, order)
+            return make()
         except (MemoryError, ValueError):  # ValueError: more than an address can count
             self.header()  # a row that promises too much is told from a machine too small
             raise

@@ -2,8 +2,8 @@
 
 import copy
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from contextvars import ContextVar
 from itertools import islice
 from typing import Any, NamedTuple
@@ -28,6 +28,10 @@ A larger one is written before that; its own parts go side by side.
 """
 _ANSWERED = (0, 2, 3)
 """libpq's PQTRANS_IDLE, _INTRANS and _INERROR; lost or busy sessions are of another."""
+_IN_TRANSACTION, _STATUS_IN_TRANS = 2, 1
+"""What libpq, and the protocol of MySQL, call a session in a transaction that is well."""
+_QUIET_S = 1
+"""How long the database is not spoken to before it is asked whether it is still there."""
 _REMOVALS = 16
 _PATHS = 500
 """How many paths are looked for by one query."""
@@ -59,7 +63,8 @@ class Insertion:
     def __init__(self, table: Any) -> None:
         self._table = table
         self._connection = table.connection
-        self._session = self._connection._conn
+        self._session: Any = None  # that is asked, once all rows are taken
+        self._in_transaction = False
         self._all_taken = False
         self._written: list[Written] = []
         self._given_up = False
@@ -72,9 +77,10 @@ class Insertion:
         Have the rows encoded and sent; leave no file that no row refers to, if that can be known.
 
         `send` takes all rows before it sends anything. If it fails before, nothing was sent. If
-        it fails after, nothing was inserted only if the same session still answers: DataJoint
-        sends a statement again after a lost connection, and a duplicate, even, may then be the
-        row of its first attempt. An interrupt may come after the row is there.
+        it fails after, nothing was inserted if that was in a transaction, as a lost one is rolled
+        back, or if the same session still answers: DataJoint sends a statement again after a
+        lost connection, and a duplicate, even, may then be the row of its first attempt. An
+        interrupt may come after the row is there.
         """
         ahead = None
         if self._bulk is not None:
@@ -90,6 +96,7 @@ class Insertion:
                 self._undo()
             raise
         finally:
+            self._begun = {}
             current.reset(among)
             bulk.reset(alone)
         if self._bulk and self._bulk.skip_duplicates:
@@ -120,8 +127,21 @@ class Insertion:
             self._bulk.wrote(nbytes)
 
     def _watched(self, rows: Iterable[Any]) -> Iterator[Any]:
+        begun = time.monotonic()
         yield from rows
+        if self._written and time.monotonic() - begun > _QUIET_S:
+            # If the server has hung up, that is told while it is certain that nothing was sent.
+            self._connection.query("SELECT 1")
+        self._session = self._connection._conn
+        # `Connection.in_transaction` would ask the server, and believe in one that is lost.
+        self._in_transaction = self._connection._in_transaction and self._server_says_so()
         self._all_taken = True
+
+    def _server_says_so(self) -> bool:
+        """Whether the session was in a transaction when it was last heard of."""
+        if self._connection.adapter.backend == "postgresql":
+            return bool(self._session.info.transaction_status == _IN_TRANSACTION)
+        return bool(self._session.server_status & _STATUS_IN_TRANS)
 
     # Side by side
 
@@ -167,7 +187,11 @@ class Insertion:
     def _refused(self, error: BaseException) -> bool:
         """Whether the database has said no, and to the only attempt."""
         session = self._session
-        if not isinstance(error, Exception) or self._connection._conn is not session:
+        if not isinstance(error, Exception):
+            return False
+        if self._in_transaction:
+            return True
+        if self._connection._conn is not session:
             return False
         # `Connection.is_connected` is true whatever has happened. Of psycopg2, libpq tells, and
         # in a failed transaction, too, where the server would not answer.
@@ -182,10 +206,15 @@ class Insertion:
         self._remove(written)
 
     def _remove(self, written: Iterable[Written]) -> None:
+        refused = []
+
         def remove(file: Written) -> bool:
-            with suppress(NpyError):  # an orphan; what went wrong is what the user has to know
+            try:
                 file.store.remove(file.path)
-            return True
+            except NpyError:  # an orphan; what went wrong is what the user has to know
+                refused.append(file)
+            # So many: the server has died, and each may take as long as to find that out.
+            return len(refused) < _REMOVALS
 
         all_in_threads(remove, written, _REMOVALS)
 

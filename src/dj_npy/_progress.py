@@ -1,6 +1,7 @@
 """How far many arrays have come, for whoever looks on."""
 
 import warnings
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -21,27 +22,40 @@ class Progress:
         self._bar: Any = None
         self._files = 0
         if total is not None:
-            with warnings.catch_warnings():
-                # In a notebook without widgets, it says so, and draws with characters.
-                warnings.simplefilter("ignore")
-                from tqdm.auto import tqdm  # as late as this: it looks for notebooks
-
             self._all = f"/{total[0]}" if total[0] else ""
-            self._bar = tqdm(
-                total=total[1] or None, desc=what, unit="B", unit_scale=True, unit_divisor=1024
-            )
+            self._try(lambda: self._begin(what, total[1]))
+
+    def _begin(self, what: str, nbytes: int) -> None:
+        with warnings.catch_warnings():
+            # In a notebook without widgets, it says so, and draws with characters.
+            warnings.simplefilter("ignore")
+            from tqdm.auto import tqdm  # as late as this: it looks for notebooks
+
+        self._bar = tqdm(
+            total=nbytes or None, desc=what, unit="B", unit_scale=True, unit_divisor=1024
+        )
 
     def add(self, nbytes: int) -> None:
         """Count one more file."""
         if self._bar is not None:
             self._files += 1
-            self._bar.set_postfix_str(f"{self._files}{self._all} files", refresh=False)
-            self._bar.update(nbytes)
+            self._try(lambda: self._advance(nbytes))
+
+    def _advance(self, nbytes: int) -> None:
+        self._bar.set_postfix_str(f"{self._files}{self._all} files", refresh=False)
+        self._bar.update(nbytes)
 
     def close(self) -> None:
         """Leave the bar as it is."""
         if self._bar is not None:
-            self._bar.close()
+            self._try(self._bar.close)
+
+    def _try(self, show: Callable[[], object]) -> None:
+        """Go on without a bar if there is nowhere to show it any more: a closed terminal."""
+        try:
+            show()
+        except Exception:
+            self._bar = None
 
     def __enter__(self) -> "Progress":
         return self

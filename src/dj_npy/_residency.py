@@ -55,27 +55,30 @@ class Residency:
 
         What is not to be kept lives for as long as somebody holds it.
         """
-        identity = id(ref)
-        while True:
-            with self._mutex:
-                array = loaded_array(ref)
-                if array is not None:
-                    if keep:
-                        self._keep(ref, array)
-                    return array
-                mine = threading.Lock()
-                other = self._loading.setdefault(identity, mine)
-                if other is mine:
-                    mine.acquire()
-                    break
-            with other:  # until that thread has read, or failed to
-                pass
+        identity, mine = id(ref), threading.Lock()
+        mine.acquire()
+        # An interrupt may come anywhere, and nobody shall wait for a thread that it has stopped.
         try:
-            return self.give(ref, read(), keep)
+            while True:
+                with self._mutex:
+                    array = loaded_array(ref)
+                    if array is not None:
+                        if keep:
+                            self._keep(ref, array)
+                        return array
+                    other = self._loading.setdefault(identity, mine)
+                if other is mine:
+                    return self.give(ref, read(), keep)
+                with other:  # until that thread has read, or failed to
+                    self._done(identity, other)
         finally:
-            with self._mutex:
-                self._loading.pop(identity, None)
             mine.release()
+            self._done(identity, mine)
+
+    def _done(self, identity: int, lock: threading.Lock) -> None:
+        with self._mutex:
+            if self._loading.get(identity) is lock:
+                del self._loading[identity]
 
     def give(self, ref: Loadable, array: AnyArray, keep: bool = True) -> AnyArray:
         """Take `array` for that of `ref`, unless there is one already, and return it."""
