@@ -191,6 +191,9 @@ def test_a_stream_that_is_left_stops(stored: Stored, s3: dict[str, Any]) -> None
         break
     with dj_npy.stream(refs) as arrays:
         next(arrays)
+    until = time.monotonic() + 5  # what is under way is waited for less long
+    while threads() and time.monotonic() < until:
+        time.sleep(0.01)
     assert not threads()
 
 
