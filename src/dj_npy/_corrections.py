@@ -88,12 +88,15 @@ def fetch_without_loading() -> None:
 
     def correct_decode(original: Method) -> Method:
         def decode_attribute(attr: Any, data: Any, *args: Any, **kwargs: Any) -> Any:
-            # Most values by far: there is nothing to be worked out for an <npy@> column.
+            codec = attr.codec
+            if codec is None:
+                return original(attr, data, *args, **kwargs)
+            # There is nothing to be worked out for an <npy@> column.
             connection = kwargs.get("connection")
-            if data is not None and connection is not None and _is_ours(attr.codec):
+            if data is not None and connection is not None and _is_ours(codec):
                 row = json.loads(data) if isinstance(data, str) else data
                 return NpyRef(row, connection._config)
-            if attr.codec is None or not as_scalar.get():
+            if not as_scalar.get():
                 return original(attr, data, *args, **kwargs)
             return _while_set(as_scalar, False, lambda: original(attr, data, *args, **kwargs))
 
@@ -106,8 +109,7 @@ def fetch_without_loading() -> None:
 
 def _is_ours(codec: Any) -> bool:
     """Whether a column's values are decoded by our codec and by no other."""
-    registered = codecs._codec_registry.get(NpyCodec.name)
-    return codec is not None and codec.name == NpyCodec.name and type(registered) is NpyCodec
+    return codec.name == "npy" and type(codecs._codec_registry.get("npy")) is NpyCodec
 
 
 def key_of_an_update() -> None:

@@ -56,18 +56,24 @@ class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
     NpyRef(shape=(1000, 32), dtype=float64, loaded)
     """
 
-    __slots__ = ("__weakref__", "_config", "_described", "_kept_open", "_known", "_loaded", "_row")
+    __slots__ = ("__weakref__", "_as_row", "_config", "_kept_open", "_known", "_loaded", "_row")
 
     _loaded: AnyArray | weakref.ref[AnyArray] | None
 
     def __init__(self, metadata: dict[str, Any], config: StoreConfig) -> None:
         self._row = metadata
-        self._described = Row(metadata)
+        self._as_row: Row | None = None  # made when it is first asked: most never are
         self._config = config
         self._loaded = None
         # What is remembered once a part has been read: the header, and then the open file.
         self._known: tuple[Header, bytes] | None = None
         self._kept_open: KeptOpen | None = None
+
+    @property
+    def _described(self) -> Row:
+        if self._as_row is None:
+            self._as_row = Row(self._row)
+        return self._as_row
 
     @property
     def path(self) -> str:
