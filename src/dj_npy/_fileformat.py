@@ -9,8 +9,9 @@ import ast
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,8 @@ _ENCODING = {(1, 0): "latin1", (2, 0): "latin1", (3, 0): "utf8"}
 _GROWTH_DIGITS = 21
 
 
-class Header(NamedTuple):
+@dataclass(frozen=True)
+class Header:
     """What a ``.npy`` header says, and how long it is."""
 
     dtype: np.dtype[Any]
@@ -67,7 +69,7 @@ class Header(NamedTuple):
     offset: int
     """Bytes before the data."""
 
-    @property
+    @cached_property  # one header serves thousands of arrays
     def nbytes(self) -> int:
         """Bytes of the data."""
         return math.prod(self.shape) * self.dtype.itemsize
@@ -278,14 +280,14 @@ class NpyBytes:
         self.header = header_of(self._array)
 
     def __iter__(self) -> Iterator[memoryview]:
-        dtype, shape, fortran_order, offset = self.header
-        yield memoryview(header_bytes(dtype, shape, fortran_order))
+        header = self.header
+        yield memoryview(header_bytes(header.dtype, header.shape, header.fortran_order))
         array = self._array
         if not array.flags.forc:
             yield from pieces_in_c_order(array)
         elif array.nbytes:
             whole = bytes_view(array)
-            first = PIECE - offset % PIECE
+            first = PIECE - header.offset % PIECE
             yield whole[:first]
             for start in range(first, len(whole), PIECE):
                 yield whole[start : start + PIECE]
