@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,10 @@ def array(number: int, version: int) -> Any:
 def row(number: int, version: int = 0) -> dict[str, Any]:
     """Return a whole row."""
     return {"id": number, "version": version, "waveform": array(number, version)}
+
+
+def _same(loaded: Any, _: Any, whole: Any) -> bool:
+    return np.array_equal(loaded, whole)
 
 
 class Rollback(Exception):  # noqa: N818
@@ -153,12 +158,13 @@ class Worker:
 
     def update(self) -> None:
         found = self._of(self.recording, self._some_own()).proj("version").to_dicts()
-        for each in found[:1]:
-            new = row(each["id"], each["version"] + 1)
-            try:
-                self._timed([each["id"]], lambda new=new: self.recording.update1(new))
-            except DataJointError as error:
-                self._promised("update of a row that is gone", "existing" in str(error))
+        if not found:
+            return
+        new = row(found[0]["id"], found[0]["version"] + 1)
+        try:
+            self._timed([new["id"]], lambda: self.recording.update1(new))
+        except DataJointError as error:
+            self._promised("update of a row that is gone", "existing" in str(error))
 
     def _timed(self, numbers: list[int], insert: Callable[[], object]) -> None:
         begin = time.monotonic()
@@ -192,7 +198,7 @@ class Worker:
         arrays = dj_npy.stream([each["waveform"] for each in rows])
         try:
             for each, loaded in zip(rows, arrays, strict=True):
-                self._check(each, lambda _, whole, loaded=loaded: np.array_equal(loaded, whole))
+                self._check(each, partial(_same, loaded))
         except dj_npy.ArrayMissingError as error:
             gone = [each for each in rows if not self._is_there(each)]
             self._promised("ArrayMissingError", any(each["waveform"].path in str(error)
