@@ -393,6 +393,19 @@ def test_a_file_that_was_replaced_after_it_was_listed_stays(
     assert (rows & "recording_id=0").fetch1("waveform").verify() == "as inserted"
 
 
+@pytest.mark.parametrize(("later_s", "removed"), [(1.1, True), (-1.1, True), (2.5, False)])
+def test_a_file_is_the_one_that_was_listed_if_it_is_as_old_to_two_seconds(
+    stored: Callable[..., Any], store: Path, later_s: float, removed: bool
+) -> None:
+    """For rclone, one object is of 13.004 s when listed, and of 12 s when asked for."""
+    ref = stored(WAVEFORM)
+    local = dj_npy._stores.local.LocalStore("main", str(store))
+    [listed] = local.files()
+    listed = listed._replace(modified=listed.modified + timedelta(seconds=later_s))
+    assert local.remove_listed(listed) is removed
+    assert (store / ref.path).exists() is not removed
+
+
 def test_an_error_of_a_query_removes_nothing(
     rows: Any, orphans: set[str], schema: Any, store: Path
 ) -> None:
