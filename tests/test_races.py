@@ -86,7 +86,6 @@ class Worker:
         self._random = random.Random()
         self._numbers = count(self._random.randrange(10**12) * 10**5)
         self._own = [next(self._numbers)]
-        self._slow = False
 
     def run(self, role: str, until: float) -> None:
         """Work for some time."""
@@ -221,12 +220,17 @@ class Worker:
         self._promised(what, not self._is_there(found), found)
 
     def _is_there(self, found: dict[str, Any]) -> bool:
-        """Whether a row is still as it was."""
-        return any(
-            each["waveform"].path == found["waveform"].path and each["version"] == found["version"]
-            for table in (self.recording, self.copied)
-            for each in self._of(table, [found["id"]]).to_dicts()
-        )
+        """Whether a row is still as it was, and not taken back as its insert took too long."""
+        for wait_s in (0, 1):
+            time.sleep(wait_s)
+            if not any(
+                each["waveform"].path == found["waveform"].path
+                and each["version"] == found["version"]
+                for table in (self.recording, self.copied)
+                for each in self._of(table, [found["id"]]).to_dicts()
+            ):
+                return False
+        return True
 
     # Deleters
 

@@ -237,7 +237,7 @@ class Store(ABC):
         path = self.checked(listed.path)
         try:
             found = self._listed(path)
-            # Another file of that name and contents is later by the age of those that are removed.
+            # Another of that name was made after the listing, and so is later by `older_than`.
             if (found.nbytes, found.version) != (listed.nbytes, listed.version) or abs(
                 found.modified - listed.modified
             ) >= _ASTRAY:
