@@ -91,8 +91,8 @@ class Worker:
         """Work for some time."""
         steps: dict[str, list[Callable[[], None]]] = {
             "writer": [
-                self.insert_one, self.insert_many, self.insert_again, self.insert_and_skip,
-                self.roll_back, self.commit, self.copy, self.update,
+                self.insert_one, self.insert_many, self.insert_slowly, self.insert_again,
+                self.insert_and_skip, self.roll_back, self.commit, self.copy, self.update,
             ],
             "reader": [self.load, self.read_slices, self.stream, self.map],
             "deleter": [self.delete, self.delete, self.rest],
@@ -124,6 +124,16 @@ class Worker:
     def insert_many(self) -> None:
         numbers = [next(self._numbers) for _ in range(8)]
         self._timed(numbers, lambda: dj_npy.insert(self.recording, map(row, numbers)))
+
+    def insert_slowly(self) -> None:
+        numbers = [next(self._numbers) for _ in range(3)]
+
+        def rows() -> Iterator[dict[str, Any]]:
+            for number in numbers:
+                yield row(number)
+                time.sleep(0.2)  # the file is there, its row is not
+
+        self._timed(numbers, lambda: self.recording.insert(rows()))
 
     def insert_again(self) -> None:
         number = self._random.choice(self._own)  # it may have been deleted, and comes again
