@@ -16,6 +16,7 @@ import pytest
 from datajoint.errors import DataJointError
 
 import dj_npy
+from tests import processes
 from tests.servers import S3Raw, s3_client, s3_settings
 
 WAVEFORM = np.arange(12.0).reshape(3, 4)
@@ -297,6 +298,71 @@ def test_a_transaction_that_is_open_for_longer_than_the_age_is_an_error(
     assert dj_npy.collect(schema, older_than=NOW, dry_run=False).removed == 3
 
 
+@pytest.fixture
+def copying(
+    rows: Any, table: Callable[..., Any], database: Any, store: Path, tmp_path: Path
+) -> Iterator[Any]:
+    """A connection whose open transaction has copied all rows; these are deleted, the files old."""
+    copied = table(rows.definition, "Copied")
+    instance = processes.lab(
+        database, {"protocol": "file", "location": str(store)}, tmp_path / "cache"
+    ).connected()
+    if database.connection.adapter.backend != "postgresql":
+        # Otherwise it locks what it copies.
+        instance.connection.query("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    theirs, ours = map(instance.FreeTable, (copied.full_table_name, rows.full_table_name))
+    instance.connection.start_transaction()
+    theirs.insert(ours)
+    rows.delete_quick()
+    for path in files(store):
+        os.utime(store / path, (0, 0))
+    yield theirs
+    instance.connection.close()
+
+
+def test_rows_that_an_open_transaction_has_copied_are_seen(
+    copying: Any, schema: Any, store: Path
+) -> None:
+    """No moment shows them: the copies are not committed, and the originals are deleted."""
+    before = files(store)
+    ending = threading.Timer(0.5, copying.connection.commit_transaction)
+    ending.start()
+    found = dj_npy.collect(schema, dry_run=False)
+    ending.join()
+    assert found.removed == 0
+    assert found.live == 6
+    assert files(store) == before
+    assert dj_npy.verify(schema, checksums=True).counts == {"as inserted": 6}
+
+
+def test_a_transaction_that_has_copied_rows_and_does_not_end_is_an_error(
+    copying: Any, schema: Any, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dj_npy._collect, "_WAIT_FOR_COPIES_S", 0.5)
+    before = files(store)
+    with pytest.raises(dj_npy.StoreError, match="that has changed something is open for"):
+        dj_npy.collect(schema, dry_run=False)
+    assert files(store) == before
+    copying.connection.cancel_transaction()
+    assert dj_npy.collect(schema, dry_run=False).removed == 6
+
+
+def test_a_transaction_that_has_read_only_is_not_waited_for(
+    rows: Any, orphans: set[str], schema: Any, database: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Such as one of `populate` that is still at work."""
+    monkeypatch.setattr(dj_npy._collect, "_WAIT_FOR_COPIES_S", 0.5)
+    instance = processes.lab(
+        database, database.config.stores["main"], tmp_path / "cache"
+    ).connected()
+    instance.connection.start_transaction()
+    assert len(instance.FreeTable(rows.full_table_name)) == 3
+    found = dj_npy.collect(schema, older_than=timedelta(hours=1), dry_run=False)
+    assert found.young == 3
+    instance.connection.close()
+
+
 def test_one_collection_at_a_time(
     rows: Any, orphans: set[str], schema: Any, database: Any, store: Path
 ) -> None:
@@ -325,6 +391,19 @@ def test_a_file_that_was_replaced_after_it_was_listed_stays(
     assert found.removed == 2
     assert (rows & "recording_id=0").fetch1("waveform").path == one
     assert (rows & "recording_id=0").fetch1("waveform").verify() == "as inserted"
+
+
+@pytest.mark.parametrize(("later_s", "removed"), [(1.1, True), (-1.1, True), (2.5, False)])
+def test_a_file_is_the_one_that_was_listed_if_it_is_as_old_to_two_seconds(
+    stored: Callable[..., Any], store: Path, later_s: float, removed: bool
+) -> None:
+    """For rclone, one object is of 13.004 s when listed, and of 12 s when asked for."""
+    ref = stored(WAVEFORM)
+    local = dj_npy._stores.local.LocalStore("main", str(store))
+    [listed] = local.files()
+    listed = listed._replace(modified=listed.modified + timedelta(seconds=later_s))
+    assert local.remove_listed(listed) is removed
+    assert (store / ref.path).exists() is not removed
 
 
 def test_an_error_of_a_query_removes_nothing(

@@ -57,6 +57,20 @@ _OPEN_FOR = {
         SELECT max(timestampdiff(SECOND, trx_started, now())) + 1
         FROM information_schema.innodb_trx WHERE trx_mysql_thread_id <> connection_id()""",
 }
+# Those that have written something, are in the middle of a statement, or see the database as it
+# once was. PostgreSQL tells of them to any account, but not of how old they are.
+_COPYING = {
+    "postgresql": """
+        SELECT l.virtualxid FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE l.locktype = 'virtualxid' AND l.mode = 'ExclusiveLock' AND a.usesysid IS NOT NULL
+          AND (a.backend_xid IS NOT NULL OR a.backend_xmin IS NOT NULL)
+          AND a.pid <> pg_backend_pid()""",
+    "mysql": """
+        SELECT concat_ws(' ', trx_mysql_thread_id, trx_id, trx_started)
+        FROM information_schema.innodb_trx
+        WHERE trx_mysql_thread_id <> connection_id()
+          AND (trx_rows_modified > 0 OR trx_query IS NOT NULL)""",
+}
 _LOCK = {
     "postgresql": "SELECT pg_try_advisory_lock(hashtext('dj-npy collect'))",
     "mysql": "SELECT get_lock('dj-npy collect', 0)",
@@ -177,6 +191,17 @@ class Snapshot:
         except Exception:  # MySQL wants the privilege PROCESS
             return None
         return float(seconds or 0)
+
+    def may_be_copying(self) -> set[str]:
+        """
+        Return the other transactions that may have copied rows which this moment does not show.
+
+        To be asked after the rows were read; none, if it may not be asked.
+        """
+        try:
+            return {transaction for (transaction,) in self.select(_COPYING[self._backend])}
+        except Exception:  # MySQL wants the privilege PROCESS
+            return set()
 
     def is_alone(self) -> bool:
         """Lock out other collections on this server, until this connection ends."""

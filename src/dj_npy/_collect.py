@@ -23,6 +23,8 @@ _KEPT = 10_000
 _REMOVALS = 16
 _WAIT_S = 2
 """How long short transactions are waited for where no age allows for them."""
+_WAIT_FOR_COPIES_S = 60
+"""How long transactions are waited for that may have copied rows."""
 _AT_ONCE = 1000
 
 
@@ -158,7 +160,8 @@ def collect(
         For what is no schema, or no age.
     StoreError
         If a store cannot be listed, another collection is under way, a transaction is open for
-        too long, or this connection is within one. Nothing was removed.
+        too long, or has changed something and does not end within a minute, or this connection
+        is within one. Nothing was removed.
     datajoint.DataJointError
         If the database refuses a query. Nothing was removed.
 
@@ -194,6 +197,8 @@ def collect(
         places = [(each, *_place(columns, each, connection._config)) for each in stores]
         for number, (each, layout, folders) in enumerate(places):
             inventory.list(number, each, layout, folders, older_than, report)
+        if not dry_run:
+            _spare_what_is_copied(connection, inventory)
         with _settled(connection, None if dry_run else older_than) as after:
             inventory.spare(after.references())
         inventory.count(report, stores)
@@ -204,6 +209,30 @@ def collect(
             for folder in folders:
                 each.prune(folder, layout.may_go)
     return report
+
+
+def _spare_what_is_copied(connection: Any, inventory: "Inventory") -> None:
+    """
+    Spare what rows refer to now, and wait for the transactions that may have copied others.
+
+    ``INSERT ... SELECT`` copies a reference, however old its file is. While that is not
+    committed and the copied row is deleted, no moment shows either of them. But whatever was
+    copied after now was to be seen now, and whatever was before is to be seen after this.
+    """
+    with snapshot(connection) as now:
+        inventory.spare(now.references())
+        copying = now.may_be_copying()
+    until = time.monotonic() + _WAIT_FOR_COPIES_S
+    while copying:
+        with snapshot(connection) as now:
+            copying &= now.may_be_copying()
+        if copying and time.monotonic() > until:
+            raise StoreError(
+                f"a transaction that has changed something is open for more than "
+                f"{_WAIT_FOR_COPIES_S} s: rows that it has copied cannot be seen yet. Nothing "
+                f"was removed. Try again when it has ended"
+            )
+        time.sleep(_WAIT_S / 10 if copying else 0)
 
 
 @contextmanager
@@ -309,7 +338,7 @@ class Inventory:
         Whatever a row calls its store, and wherever that begins: two names may lead to one
         place, or one store lie within another.
         """
-        self._files.execute("CREATE INDEX by_core ON files (core)")
+        self._files.execute("CREATE INDEX IF NOT EXISTS by_core ON files (core)")
         self._files.execute("BEGIN")
         self._files.executemany(
             "UPDATE files SET live = 1 WHERE core = ? AND what <> 'upload'",

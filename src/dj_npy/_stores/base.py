@@ -18,7 +18,13 @@ Buffer = memoryview | bytearray
 Replace = Callable[[Sequence[memoryview], str], None]
 """Replaces a file by contents of that checksum, and raises if another has done so meanwhile."""
 
-_SECOND = timedelta(seconds=1)
+_ASTRAY = timedelta(seconds=2)
+"""
+Most by which two answers about the time of one file differ.
+
+Some servers tell fractions of a second only in a listing, and rclone's times are some
+milliseconds apart as well.
+"""
 _CLIMBS = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\0\ud800-\udfff]")
 _CLIMBS_ON_WINDOWS = re.compile(r"\\|:")
 _LONGEST_PATH = 4096
@@ -231,10 +237,10 @@ class Store(ABC):
         path = self.checked(listed.path)
         try:
             found = self._listed(path)
-            # Some tell the time by fractions of a second only in a listing.
+            # Another of that name was made after the listing, and so is later by `older_than`.
             if (found.nbytes, found.version) != (listed.nbytes, listed.version) or abs(
                 found.modified - listed.modified
-            ) >= _SECOND:
+            ) >= _ASTRAY:
                 return False
         except ArrayMissingError:
             return False

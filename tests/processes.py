@@ -1,0 +1,111 @@
+"""Other processes that work on a test's database and stores."""
+
+import multiprocessing
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datajoint as dj
+
+import dj_npy
+from dj_npy._catalog import snapshot
+from tests.servers import S3Raw, s3_client, s3_settings
+
+# Forked from a process that has imported all this, has no threads and has not used a store: a
+# child is there within milliseconds, and is none the less like one that was started anew.
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["tests.processes", "tests.test_kills", "tests.test_races"])
+
+DATABASES = ("postgresql", "mariadb")
+STORES = ("local", "moto", "rclone")
+
+
+class Lab(NamedTuple):
+    """A database server, and a store for it; what another process is told of them."""
+
+    server: dict[str, Any]
+    stores: dict[str, Any]
+    cache_dir: Path
+
+    def connected(self) -> Any:
+        """Return a connection of one's own, with its configuration."""
+        dj.logger.setLevel("ERROR")
+        warnings.simplefilter("ignore", UserWarning)  # DataJoint's, of MariaDB
+        dj_npy.settings.cache_dir = self.cache_dir
+        instance = dj.Instance(**self.server)
+        instance.config.stores = self.stores
+        instance.config.safemode = False
+        return instance
+
+
+def lab(database: Any, store: dict[str, Any], cache_dir: Path) -> Lab:
+    """Describe a database of a fixture, and make a store its only one."""
+    info = database.connection.conn_info
+    server = {
+        "host": info["host"],
+        "user": info["user"],
+        "password": info["passwd"],
+        "port": info["port"],
+        "backend": database.connection.adapter.backend,
+        "use_tls": False,
+    }
+    database.config.stores = {"default": "main", "main": store}
+    return Lab(server, database.config.stores, cache_dir)
+
+
+class Contents(NamedTuple):
+    """What is in a store, as another program sees it."""
+
+    folder: Path | None
+    raw: S3Raw | None
+
+    def files(self) -> set[str]:
+        """Return the paths of all files."""
+        if self.raw is not None:
+            return self.raw.keys() - {".dj-npy-probe"}
+        assert self.folder
+        found = (path for path in self.folder.rglob("*") if not path.is_dir())
+        return {str(path.relative_to(self.folder)) for path in found}
+
+    def remains(self) -> list[str]:
+        """Return what is no file and should not be there: uploads, empty folders of a key."""
+        if self.raw is not None:
+            try:
+                return [upload["Key"] for upload in self.raw.uploads()]
+            except s3_client(self.raw.url).exceptions.NoSuchUpload:  # rclone's way to say none
+                return []
+        assert self.folder
+        folders = [path for path in self.folder.rglob("*=*") if path.is_dir()]
+        return [str(folder) for folder in folders if not any(folder.iterdir())]
+
+    def settled(self) -> set[str]:
+        """Return the files when a server has ended what killed processes have asked of it."""
+        found = self.files()
+        for _ in range(60):
+            if self.raw is None:
+                break
+            time.sleep(0.5)
+            before, found = found, self.files()
+            if before == found:
+                break
+        return found
+
+
+def a_store(kind: str, request: Any, location: str) -> tuple[dict[str, Any], Contents]:
+    """Return the settings of an empty store, and a look into it."""
+    if kind == "local":
+        folder: Path = request.getfixturevalue("store")
+        return {"protocol": "file", "location": str(folder)}, Contents(folder, None)
+    url = request.getfixturevalue(kind)
+    return s3_settings(url, location=location), Contents(None, S3Raw(url, location))
+
+
+def wait_for_transactions(connection: Any) -> None:
+    """Wait until the server has ended the transactions of processes that are gone."""
+    for _ in range(300):
+        with snapshot(connection) as now:
+            if not now.open_for_s():
+                return
+        time.sleep(0.1)
+    raise AssertionError("a transaction does not end")

@@ -1,0 +1,134 @@
+"""
+Processes that insert are killed at random moments.
+
+Every row has its whole file, and `collect` removes all else.
+"""
+
+import os
+import random
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import chain, count, product
+from pathlib import Path
+from typing import Any
+
+import datajoint as dj
+import numpy as np
+import pytest
+
+import dj_npy
+from tests import processes
+from tests.processes import DATABASES, STORES, Contents, Lab, context
+
+KILLS = int(os.environ.get("DJ_NPY_TEST_KILLS", "12"))
+"""How often, in all; the long form is 300."""
+AT_ONCE = 2
+WAYS = ("one", "many", "transaction", "large")
+LARGE = (66 << 20) // 8
+"""Elements; S3 gets them in parts, from 64 MiB on."""
+DEFINITION = "worker : varchar(32)\nn : int32\n---\nwaveform : <npy@>"
+
+
+def insert(lab: Lab, table: str, way: str, ready: Any) -> None:
+    """Insert until this process is killed."""
+    instance = lab.connected()
+    recording = instance.FreeTable(table)
+    generator, worker, number = np.random.default_rng(), uuid.uuid4().hex, count()
+
+    def row(size: int) -> dict[str, Any]:
+        return {"worker": worker, "n": next(number), "waveform": generator.random(size)}
+
+    def small() -> dict[str, Any]:
+        return row(int(generator.choice([0, 10, 10_000, 500_000])))
+
+    _ = recording.heading.attributes
+    ready.send("ready")
+    while True:
+        if way == "one":
+            recording.insert1(small())
+        elif way == "many":
+            dj_npy.insert(recording, [small() for _ in range(12)], max_workers=4)
+        elif way == "transaction":
+            with instance.connection.transaction:
+                recording.insert1(small())
+                recording.insert1(small())
+        else:
+            recording.insert1(row(LARGE))
+
+
+class Writer:
+    """A process that inserts."""
+
+    def __init__(self, lab: Lab, table: str, way: str) -> None:
+        self._way = way
+        self._ready, ready = context.Pipe(duplex=False)
+        self._process = context.Process(target=insert, args=(lab, table, way, ready), daemon=True)
+        self._process.start()
+        ready.close()
+
+    def kill(self) -> None:
+        """Kill it some time after it has begun."""
+        assert self._ready.poll(60)
+        assert self._ready.recv() == "ready"
+        time.sleep(random.uniform(0, 1.5 if self._way == "large" else 0.5))
+        self.end()
+
+    def end(self) -> None:
+        """Kill it now."""
+        assert self._process.is_alive(), "it ended by itself"
+        self._process.kill()
+        self._process.join()
+        self._ready.close()
+
+
+@pytest.fixture(params=product(DATABASES, STORES), ids="-".join)
+def place(request: Any, tmp_path: Path) -> Iterator[tuple[Lab, Any, Any, Contents]]:
+    """What writers are told, their schema and table, and a look into their store."""
+    name, kind = request.param
+    database = request.getfixturevalue(name)
+    before = database.config.stores
+    store, contents = processes.a_store(kind, request, f"kills/{uuid.uuid4().hex}")
+    lab = processes.lab(database, store, tmp_path / "cache")
+    schema = database.Schema(f"test_{uuid.uuid4().hex[:12]}")
+    recording = schema(type("Recording", (dj.Manual,), {"definition": DEFINITION}))
+    yield lab, schema, recording(), contents
+    schema.drop(prompt=False)
+    database.config.stores = before
+
+
+def test_after_kills_every_row_has_its_whole_file_and_all_else_is_collected(
+    place: tuple[Lab, Any, Any, Contents], record_property: Any
+) -> None:
+    lab, schema, recording, contents = place
+    kills = -(-KILLS // len(DATABASES) // len(STORES))
+    # The short form has two kills in each of the tests.
+    ways = chain(["large"], (random.choice(WAYS) for _ in count()))
+    recording.insert1({"worker": "the test", "n": 0, "waveform": np.arange(3)})
+
+    def writer() -> Writer:
+        return Writer(lab, recording.full_table_name, next(ways))
+
+    writers = [writer() for _ in range(min(AT_ONCE, kills))]
+    for n in range(kills):
+        writers[n % len(writers)].kill()
+        if n + len(writers) < kills:
+            writers[n % len(writers)] = writer()
+
+    processes.wait_for_transactions(recording.connection)
+    files = contents.settled()
+    paths = {row["waveform"].path for row in recording.to_dicts()}
+    n = len(recording)
+    assert len(paths) == n
+    assert paths <= files
+    assert dj_npy.verify(recording, checksums=True).counts == {"as inserted": n}
+    found = dj_npy.collect(schema, older_than=timedelta(0), dry_run=False)
+    figures = f"{kills} kills, {n} rows, orphans {dict(found.counts)}"
+    record_property("figures", figures)
+    print(figures)
+    assert found.ok, found.failures
+    assert found.live == n
+    assert contents.files() == paths
+    assert not contents.remains()
+    assert dj_npy.verify(recording, checksums=True).counts == {"as inserted": n}
