@@ -8,22 +8,28 @@ from math import floor, log, log10
 WIDTH, HEIGHT = 250, 230  # of the plane of one panel
 LEFT, TOP, RIGHT, BOTTOM = 62, 62, 130, 50  # around each plane
 MOST_TICKS, LINE_HEIGHT = 8, 14
-STYLE = """
-text { font: 12px system-ui, sans-serif; fill: #1f2328; }
-.page { fill: #ffffff; } .grid { stroke: #d1d9e0; } .title { font-weight: 600; font-size: 14px; }
-polyline { fill: none; stroke-width: 1.5; } polyline.c0 { stroke-width: 3; }
-.ends { stroke-dasharray: 4 4; }
-.c0 { stroke: #0969da; } .c1 { stroke: #bc4c00; } .c2 { stroke: #8250df; } .c3 { stroke: #1a7f37; }
-text.c0 { fill: #0969da; font-weight: 600; } text.c1 { fill: #bc4c00; }
-text.c2 { fill: #8250df; } text.c3 { fill: #1a7f37; } text { stroke: none; }
-circle.c0 { fill: #0969da; } circle.c1 { fill: #bc4c00; }
-circle.c2 { fill: #8250df; } circle.c3 { fill: #1a7f37; }
-@media (prefers-color-scheme: dark) {
-text { fill: #e6edf3; } .page { fill: #0d1117; } .grid { stroke: #30363d; }
-.c0 { stroke: #58a6ff; } .c1 { stroke: #f0883e; } .c2 { stroke: #bc8cff; } .c3 { stroke: #3fb950; }
-text.c0, circle.c0 { fill: #58a6ff; } text.c1, circle.c1 { fill: #f0883e; }
-text.c2, circle.c2 { fill: #bc8cff; } text.c3, circle.c3 { fill: #3fb950; } text { stroke: none; }
-}
+# Page, text, grid, and a color for each of the lines.
+LIGHT = ("#ffffff", "#1f2328", "#d1d9e0", "#0969da", "#bc4c00", "#8250df", "#1a7f37", "#57606a")
+DARK = ("#0d1117", "#e6edf3", "#30363d", "#58a6ff", "#f0883e", "#bc8cff", "#3fb950", "#9198a1")
+MOST_LINES = len(LIGHT) - 3
+
+
+def _colors(page: str, ink: str, grid: str, *lines: str) -> str:
+    rules = [f".page {{ fill: {page}; }} text {{ fill: {ink}; }} .grid {{ stroke: {grid}; }}"]
+    for number, color in enumerate(lines):
+        rules.append(f"polyline.c{number} {{ stroke: {color}; }}")
+        rules.append(f"text.c{number}, circle.c{number} {{ fill: {color}; }}")
+    return "\n".join(rules)
+
+
+STYLE = f"""
+text {{ font: 12px system-ui, sans-serif; }} .title {{ font-weight: 600; font-size: 14px; }}
+polyline {{ fill: none; stroke-width: 1.5; }} .level {{ stroke-dasharray: 4 4; }}
+polyline.c0 {{ stroke-width: 3; }} text.c0 {{ font-weight: 600; }}
+{_colors(*LIGHT)}
+@media (prefers-color-scheme: dark) {{
+{_colors(*DARK)}
+}}
 """
 
 
@@ -39,13 +45,16 @@ class Panel:
 def chart(title: str, panels: list[Panel]) -> str:
     """Panels side by side, with one scale of seconds."""
     names = list(dict.fromkeys(["dj-npy", "built-in", *(n for each in panels for n in each.lines)]))
+    if len(names) > MOST_LINES:
+        raise ValueError(f"{len(names)} lines, and colors for {MOST_LINES}: {', '.join(names)}")
     seconds = [y for panel in panels for line in panel.lines.values() for _, y in line]
     ticks = _ticks(min(seconds), max(seconds))
     step = LEFT + WIDTH + RIGHT
     width, height = step * len(panels), TOP + HEIGHT + BOTTOM
     size = f'width="{width}" height="{height}"'
+    box = f'viewBox="0 0 {width} {height}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {size} role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {box} {size} role="img">',
         f"<title>{escape(title)}</title>",
         f"<style>{STYLE}</style>",
         f'<rect class="page" {size}/>',
@@ -77,16 +86,16 @@ def _panel(panel: Panel, ticks: list[float], names: list[str]) -> Iterator[str]:
         yield _text(-8, down(y) + 4, _time(y), "", "end")
     ends = {}
     for name, line in panel.lines.items():
-        color, points = f"c{names.index(name) % 4}", [(across(x), down(y)) for x, y in line]
+        color, points = f"c{names.index(name)}", [(across(x), down(y)) for x, y in line]
         if len(points) == 1:
-            color, points = f"{color} ends", [(0, points[0][1]), (WIDTH, points[0][1])]
+            color, points = f"{color} level", [(0, points[0][1]), (WIDTH, points[0][1])]
         path = " ".join(f"{x},{y}" for x, y in points)
         yield f'<polyline class="{color}" points="{path}"/>'
-        if "ends" not in color:
+        if "level" not in color:
             yield from (f'<circle class="{color}" cx="{x}" cy="{y}" r="2.5"/>' for x, y in points)
         ends[name] = points[-1]
     for name, (x, y) in _apart(ends).items():
-        yield _text(x + 8, y + 4, name, f"c{names.index(name) % 4}")
+        yield _text(x + 8, y + 4, name, f"c{names.index(name)}")
 
 
 def _apart(ends: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
@@ -105,7 +114,8 @@ def _share(value: float, low: float, high: float) -> float:
 
 def _ticks(low: float, high: float) -> list[float]:
     """1, 2, 5, 10, ... that enclose both; only powers of ten where these are too many."""
-    decades = range(floor(log10(low)), floor(log10(high)) + 2)
+    # One more on each side: a logarithm just below a whole number is rounded up to it.
+    decades = range(floor(log10(low)) - 1, floor(log10(high)) + 3)
     for steps in ((1, 2, 5), (1,)):
         found = [float(f"{step}e{decade}") for decade in decades for step in steps]
         first = max(each for each in found if each <= low)

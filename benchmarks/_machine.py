@@ -32,7 +32,7 @@ def load_average() -> str:
 
 
 def _processor() -> str:
-    found = {}
+    found: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         name, _, value = line.partition(":")
         found.setdefault(name.strip(), value.strip())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Timings = dict[str, list[float]]
-ROUNDS_OF_A_QUICK_RUN = 2
+ROUNDS_OF_A_QUICK_RUN = 1
 
 
 @dataclass

@@ -22,7 +22,7 @@ from benchmarks.remote import Codec, nginx, s3
 from dj_npy._fileformat import header_bytes
 
 MEGABYTES = (1, 4, 16, 64, 256, 1024, 6144)
-BUILTIN_UP_TO_MB = {"local": 1024, "S3": 256}
+BUILTIN_UP_TO_MB = {"local store": 1024, "S3 (nginx)": 256}  # in a quick run, 64
 ROWS = (100, 1_000, 10_000, 100_000)
 WORKERS = (1, 2, 4, 8, 16, 32)
 COLUMNS = 32
@@ -63,7 +63,7 @@ def main() -> None:
         with rclone(folder / "rclone") as url:
             inserts(url)
     finally:
-        # The server stops at exit; its folder goes with it.
+        # The server stops at exit; its folder goes with the run's.
         shutil.rmtree(folder / BUCKET, ignore_errors=True)
 
 
@@ -71,11 +71,11 @@ def slices(bucket: Path, url: str) -> None:
     """100 rows from the middle of sparse files; whatever reads them opens them for it."""
     client = s3_client(url)
     for where, settings in (
-        ("local", {"protocol": "file", "location": str(bucket)}),
-        ("S3", s3(url)),
+        ("local store", {"protocol": "file", "location": str(bucket)}),
+        ("S3 (nginx)", s3(url)),
     ):
         ours, builtin = Codec(dj_npy.NpyCodec(), settings), Codec(BuiltinNpyCodec(), settings)
-        grown = Growth("slices", f"{where}: 100 rows of 32", "size of the array, MB")
+        grown = Growth("slices", f"100 rows, {where}", "size of the array, MB")
         for megabytes in MEGABYTES:
             row = sparse(bucket, megabytes)
             first = row["shape"][0] // 2
@@ -85,14 +85,14 @@ def slices(bucket: Path, url: str) -> None:
                 return np.array(load(row)[first : first + 100])
 
             contenders: Contenders = {"dj-npy": partial(slice_of, ours.fetch)}
-            if where == "local":
+            if where == "local store":
                 contenders["np.memmap"] = partial(slice_of, partial(mapped, bucket))
                 hdf5 = sparse_hdf5(bucket / f"{path}.h5", row["shape"])
                 contenders["h5py"] = partial(part_of_hdf5, hdf5, first)
             else:
-                contenders["one range by obstore"] = partial(one_range, client, path, at)
+                contenders["bare range"] = partial(one_range, client, path, at)
             grown.at(megabytes, contenders, 50)
-            if megabytes <= BUILTIN_UP_TO_MB[where]:
+            if megabytes <= (64 if RUN.quick else BUILTIN_UP_TO_MB[where]):
                 grown.at(megabytes, {"built-in": partial(slice_of, builtin.load)}, 3)
         grown.keep()
 
@@ -186,7 +186,7 @@ def fetches() -> None:
             return some.to_dicts()
 
     grown = Growth("fetches", "to_dicts", "rows")
-    for rows in ROWS:
+    for rows in ROWS[:-1] if RUN.quick else ROWS:
         contenders: Contenders = {
             "dj-npy": partial(to_dicts, rows),
             "built-in": partial(to_dicts, rows, builtin),

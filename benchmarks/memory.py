@@ -30,7 +30,7 @@ def main() -> None:
     try:
         print("| memory above the array itself, MiB | dj-npy, built-in |\n| --- | --- |")
         with rclone(folder / "rclone") as url, nginx(folder / "rclone") as read_only:
-            for contiguous in (True, False):
+            for contiguous in (True,) if RUN.quick else (True, False):
                 insert_and_load({"local": local}, contiguous)
                 insert_and_load({"S3 (rclone)": s3(url), "S3 (nginx)": s3(read_only)}, contiguous)
     finally:
