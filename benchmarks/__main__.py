@@ -72,16 +72,16 @@ def measure(names: list[str], quick: bool, file: Path | None) -> None:
             environment = {**os.environ, "TMPDIR": folder}
             subprocess.run([*command, *options, name], check=True, env=environment)
             found.extend(json.loads(part.read_text()))
-    result = {
-        "date": time.strftime("%Y-%m-%d", time.localtime(start)),
-        "minutes": round((time.time() - start) / 60, 1),
-        "load average": f"{began} before, {load_average()} after",
-        "quick": quick,
-        "machine": about,
-        "found": found,
-    }
-    if file:
-        file.write_text(json.dumps(result, separators=(",", ":")) + "\n")
+            result = {
+                "date": time.strftime("%Y-%m-%d", time.localtime(start)),
+                "minutes": round((time.time() - start) / 60, 1),
+                "load average": f"{began} before, {load_average()} after",
+                "quick": quick,
+                "machine": about,
+                "found": found,
+            }
+            if file:  # after each, so that one that fails takes nothing with it
+                file.write_text(json.dumps(result, separators=(",", ":")) + "\n")
 
 
 def measure_one(name: str, quick: bool, part: Path) -> None:
