@@ -1,15 +1,39 @@
-"""Paired timings and peaks of memory."""
+"""Paired timings, peaks of memory, and what a run has found."""
 
 import gc
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Timings = dict[str, list[float]]
+ROUNDS_OF_A_QUICK_RUN = 1
+
+
+@dataclass
+class Run:
+    """What a run is asked for, and what it has found, as it stands in its JSON."""
+
+    quick: bool = False
+    benchmark: str = ""
+    found: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, kind: str, **what: Any) -> None:
+        self.found.append({"kind": kind, "benchmark": self.benchmark, **what})
+
+
+RUN = Run()
+
+
+class Against(NamedTuple):
+    """How our time is compared with a contender's, and what is to be reached."""
+
+    name: str
+    how: str
+    goal: str
 
 
 def side_by_side(contenders: dict[str, Callable[[], Any]], rounds: int) -> Timings:
@@ -19,7 +43,7 @@ def side_by_side(contenders: dict[str, Callable[[], Any]], rounds: int) -> Timin
     The machine's moods then meet all of them, and ratios are taken within a round.
     """
     times: Timings = {name: [] for name in contenders}
-    for number in range(rounds + 1):
+    for number in range((min(rounds, ROUNDS_OF_A_QUICK_RUN) if RUN.quick else rounds) + 1):
         for name, run in contenders.items():
             gc.collect()
             start = time.perf_counter()
@@ -33,30 +57,61 @@ def side_by_side(contenders: dict[str, Callable[[], Any]], rounds: int) -> Timin
     return times
 
 
-def ratio(times: Timings, one: str, other: str) -> float:
-    """Median over the rounds of the first's time divided by the second's."""
-    return statistics.median(a / b for a, b in zip(times[one], times[other], strict=True))
+def ratios(times: Timings, one: str, other: str) -> list[float]:
+    """Of each round, the first's time divided by the second's."""
+    return [a / b for a, b in zip(times[one], times[other], strict=True)]
 
 
-def milliseconds(times: Timings, name: str) -> str:
-    return f"{statistics.median(times[name]) * 1e3:,.1f}"
+def compared(times: Timings, against: Against) -> list[float]:
+    """Of each round, the ratio that its goal is about."""
+    if against.how == "faster":
+        return ratios(times, against.name, "dj-npy")
+    return ratios(times, "dj-npy", against.name)
 
 
-def row(work: str, times: Timings, against: list[tuple[str, str, str]]) -> None:
-    """Print a table row: our time, then (contender, how we compare, what is to be reached)."""
-    compared = "; ".join(
-        f"{name} {milliseconds(times, name)} ms: **{text}** ({goal})"
-        for name, text, goal in against
+def faster(times: Timings, name: str, goal: str) -> Against:  # noqa: ARG001
+    """How many times faster we are."""
+    return Against(name, "faster", goal)
+
+
+def cost(times: Timings, name: str, goal: str) -> Against:  # noqa: ARG001
+    """Our time as a multiple of the contender's."""
+    return Against(name, "its time", goal)
+
+
+def row(work: str, times: Timings, against: list[Against]) -> None:
+    """Keep what was found, and print it: our time, then each contender's and how we compare."""
+    RUN.add(
+        "times",
+        work=work,
+        seconds={name: rounded(seconds) for name, seconds in times.items()},
+        against=[each._asdict() for each in against],
     )
-    print(f"| {work} | {milliseconds(times, 'dj-npy')} | {compared} |", flush=True)
+    told = "; ".join(
+        f"{each.name} {milliseconds(times[each.name])} ms: "
+        f"**{statistics.median(compared(times, each)):.2f}x {each.how}** ({each.goal})"
+        for each in against
+    )
+    print(f"| {work} | {milliseconds(times['dj-npy'])} | {told} |", flush=True)
 
 
-def faster(times: Timings, name: str, goal: str) -> tuple[str, str, str]:
-    return name, f"{ratio(times, name, 'dj-npy'):.2f}x faster", goal
+def facts(title: str, found: dict[str, str]) -> None:
+    """Keep and print figures that have no contender."""
+    RUN.add("facts", title=title, facts=found)
+    print(f"\n| {title} | |\n| --- | --- |")
+    for name, text in found.items():
+        print(f"| {name} | {text} |", flush=True)
 
 
-def cost(times: Timings, name: str, goal: str) -> tuple[str, str, str]:
-    return name, f"{ratio(times, 'dj-npy', name):.2f}x its time", goal
+def rounded(seconds: list[float]) -> list[float]:
+    """Four digits: more would only make the file longer."""
+    return [float(f"{each:.4g}") for each in seconds]
+
+
+def milliseconds(seconds: list[float]) -> str:
+    """Of the median, with three digits."""
+    median = statistics.median(seconds) * 1e3
+    return f"{median:,.0f}" if median >= 99.95 else f"{median:.3g}"
 
 
 @contextmanager
@@ -77,17 +132,3 @@ def _status(name: str) -> int:
             if line.startswith(name):
                 return int(line.split()[1]) * 1024
     raise RuntimeError(f"no {name} in /proc/self/status")
-
-
-def machine() -> str:
-    """What was measured on."""
-    import platform
-
-    import datajoint as dj
-    import numpy as np
-
-    return (
-        f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, "
-        f"Python {platform.python_version()}, NumPy {np.__version__}, "
-        f"DataJoint {dj.__version__}"
-    )

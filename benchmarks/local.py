@@ -1,6 +1,5 @@
 """The local store against the built-in codec, and against the bare system calls."""
 
-import itertools
 import os
 import shutil
 import tempfile
@@ -8,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datajoint as dj
 import numpy as np
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 
 import dj_npy
-from benchmarks._measure import cost, faster, peak_memory, row, side_by_side
+from benchmarks._measure import cost, faster, row, side_by_side
+from benchmarks.remote import Codec
 
 MEGABYTES = 256
 
@@ -22,37 +21,16 @@ def main() -> None:
     """Print the table."""
     folder = Path(tempfile.mkdtemp(prefix="dj-npy-bench-"))
     try:
-        dj.logger.setLevel("ERROR")
-        dj_npy.embedded.start(folder / "embedded")
-        location = folder / "embedded" / "store"
         print("| work | dj-npy, ms | against |\n| --- | --- | --- |")
-        large_arrays(location)
-        memory(location)
+        large_arrays(folder)
     finally:
-        # The server stops at exit; its folder goes with it.
-        shutil.rmtree(location, ignore_errors=True)
-
-
-class Codec:
-    """A codec as a table would call it."""
-
-    def __init__(self, codec: Any) -> None:
-        self._codec = codec
-        self._numbers = itertools.count()
-        self._table = type(codec).__module__.split(".")[0]
-        self._context = {"config": dj.config, "schema": "bench", "table": self._table, "field": "a"}
-
-    def insert(self, array: Any) -> Any:
-        key = {"id": next(self._numbers)}
-        return self._codec.encode(array, key=key, context=self._context, store_name="main")
-
-    def load(self, metadata: Any) -> Any:
-        return self._codec.decode(metadata, context=self._context).load()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def large_arrays(location: Path) -> None:
     array = np.random.default_rng(0).standard_normal((MEGABYTES << 17) // 32 * 32).reshape(-1, 32)
-    ours, builtin = Codec(dj_npy.NpyCodec()), Codec(BuiltinNpyCodec())
+    settings = {"protocol": "file", "location": str(location)}
+    ours, builtin = Codec(dj_npy.NpyCodec(), settings), Codec(BuiltinNpyCodec(), settings)
     stored, stored_builtin = ours.insert(array), builtin.insert(array)
     path = location / stored["path"]
 
@@ -109,24 +87,3 @@ def large_arrays(location: Path) -> None:
             ],
         )
     dj_npy.settings.fsync = True
-
-
-def memory(location: Path) -> None:
-    array = np.random.default_rng(0).standard_normal(MEGABYTES << 17)
-    strided = array.reshape(2, -1)[:, ::2].T[::-1]
-    ours, builtin = Codec(dj_npy.NpyCodec()), Codec(BuiltinNpyCodec())
-    print("\n| memory above the array itself, MiB | insert | load |\n| --- | --- | --- |")
-    for name, codec, each in (
-        ("dj-npy (<= 16)", ours, array),
-        ("dj-npy, not contiguous (<= 16)", ours, strided),
-        ("built-in", builtin, array),
-        ("built-in, not contiguous", builtin, strided),
-    ):
-        with peak_memory() as inserting:
-            stored = codec.insert(each)
-        with peak_memory() as loading:
-            loaded = codec.load(stored)
-        above = loading[0] - loaded.nbytes
-        print(f"| {name} | {inserting[0] / 2**20:.1f} | {above / 2**20:.1f} |")
-        (location / stored["path"]).unlink()
-        del loaded
