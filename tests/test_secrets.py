@@ -14,6 +14,7 @@ from urllib.parse import quote, quote_plus
 import cloudpickle
 import datajoint as dj
 import pytest
+from tblib import pickling_support
 
 import dj_npy
 from dj_npy import NpyError
@@ -121,7 +122,8 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def told(error: BaseException) -> str:
-    """All that an error says, itself and by those it came of."""
+    """All that an error says, itself and by those it came of; these are in Dask's pickles, too."""
+    pickling_support.install()
     said = [part for each in chain(error) for part in (str(each), repr(each), repr(each.args))]
     said += traceback.format_exception(error)
     return "\n".join([*said, repr(pickle.dumps(error)), str(pickle.loads(pickle.dumps(error)))])

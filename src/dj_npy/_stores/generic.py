@@ -173,7 +173,13 @@ class GenericStore(RemoteStore):
             # Of any kind: each file system has its own, of botocore, aiohttp, azure ...
             if isinstance(error, but):
                 raise
-            raise self.refused(error, path, verb) from None
+            try:
+                raise self.refused(error, path, verb) from None
+            except NpyError as refused:
+                # Azure's errors hold the request, with its signature; and Dask, if it is there,
+                # has pickles of an error take along what the error came of.
+                refused.__context__ = None
+                raise
 
     def refused(self, error: Exception, path: str, verb: str) -> NpyError:
         what = f"could not {verb} {self.where(path)} ({self.identity})"
