@@ -5,6 +5,7 @@ import os
 import stat
 import sys
 import threading
+import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -553,3 +554,21 @@ def test_a_copy_that_others_may_change_is_downloaded_again() -> None:
     copy.chmod(0o666)
     assert cached() == b"a" * 1000
     assert [stat.S_IMODE(path.stat().st_mode) for path in copies()] == [0o600]
+
+
+def test_a_header_that_would_fill_the_memory_is_not_read(
+    stored: Callable[..., dj_npy.NpyRef], store: Path
+) -> None:
+    """Its length is a number in the file: here 1 GiB, of a sparse file."""
+    ref = stored(np.zeros(3))
+    path = store / ref.path
+    with path.open("wb") as file:
+        file.write(b"\x93NUMPY\x02\x00" + (1 << 30).to_bytes(4, "little"))
+        file.truncate(2 << 30)
+    tracemalloc.start()
+    try:
+        with pytest.raises(dj_npy.ArrayCorruptError, match="bytes, more than"):
+            ref.load()
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
