@@ -10,7 +10,6 @@ from statistics import median
 from typing import Any
 
 import datajoint as dj
-import h5py
 import numpy as np
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 from tests.servers import ACCESS_KEY, BUCKET, SECRET_KEY, rclone
@@ -115,6 +114,8 @@ def sparse(bucket: Path, megabytes: int) -> dict[str, Any]:
 
 def sparse_hdf5(path: Path, shape: list[int]) -> Path:
     """The same as a contiguous dataset whose place in the file is there, but never filled."""
+    import h5py
+
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
@@ -125,6 +126,8 @@ def sparse_hdf5(path: Path, shape: list[int]) -> Path:
 
 
 def part_of_hdf5(path: Path, first: int) -> Any:
+    import h5py
+
     with h5py.File(path, "r") as file:
         return file["array"][first : first + 100]
 

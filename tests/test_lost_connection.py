@@ -5,6 +5,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,16 @@ class CuttingProxy:
             if self.cut_next_insert and b"INSERT INTO" in data:
                 self.cut_next_insert = False
                 cut.set()
-            sink.sendall(data)
+            with suppress(OSError):  # that end has hung up, which the other one will be told
+                sink.sendall(data)
         hang_up(sink)
 
     def _to_client(self, source: socket.socket, sink: socket.socket, cut: threading.Event) -> None:
         while data := received(source):
             if cut.is_set():
                 break
-            sink.sendall(data)
+            with suppress(OSError):  # that end has hung up, which the other one will be told
+                sink.sendall(data)
         hang_up(sink)
         hang_up(source)
 

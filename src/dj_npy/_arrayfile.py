@@ -331,6 +331,9 @@ class ArrayFile:
         """Return the header, if the row is of it, and its bytes."""
         where = self.store.where(self.path)
         prefix, size = beginning(fileformat.FIRST_READ)
+        promised = self.row.promised()
+        if promised and size == promised[0].file_size and prefix.startswith(promised[1]):
+            return promised
         length = fileformat.header_length(prefix, where)
         if length > len(prefix):
             prefix, size = beginning(length)

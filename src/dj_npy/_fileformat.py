@@ -7,8 +7,11 @@ Source of every rule here: the NumPy format specification, versions 1.0, 2.0 and
 
 import ast
 import math
+import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -50,6 +53,7 @@ What `ast.literal_eval` and `numpy.dtype` raise on hostile text.
 Warnings, where the user has made them errors. They are not silenced: to do that for a moment is
 to do it for all threads, and perhaps for ever.
 """
+_ATTEMPTS = 100
 _MOST_TOLD = 300
 """Characters of a file's or row's contents that a message may quote."""
 
@@ -160,7 +164,7 @@ def parse_header(prefix: bytes, file_size: int, where: str) -> Header:
         if len(prefix) < offset:
             raise ValueError(f"the file ends inside it, at {len(prefix)} of {offset} bytes")
         text = prefix[8 + _LENGTH_SIZE[version] : offset].decode(_ENCODING[version])
-        fields = ast.literal_eval(text.strip())
+        fields = _literal(text.strip())
         if type(fields) is not dict or fields.keys() != {"descr", "fortran_order", "shape"}:
             raise ValueError("expected the keys descr, fortran_order and shape")
         fortran_order, shape = fields["fortran_order"], fields["shape"]
@@ -184,6 +188,32 @@ def _told(error: Exception) -> str:
     """Return what an error says, which may quote all of a hostile header."""
     text = str(error)[:_MOST_TOLD]
     return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _literal(text: str) -> Any:
+    """
+    Evaluate a literal.
+
+    To count how deep it is, CPython 3.11 has one number for all threads, and where two count at
+    a time it fails (https://github.com/python/cpython/issues/106905). Others may parse, too.
+    """
+    for _ in range(_ATTEMPTS):
+        with suppress(SystemError), _parsing:
+            return ast.literal_eval(text)
+    return ast.literal_eval(text)
+
+
+_parsing = threading.Lock()
+
+
+def _forget_lock() -> None:
+    """In a forked child: the thread that held it is not there."""
+    global _parsing
+    _parsing = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
 
 
 def is_shape(lengths: Sequence[Any], itemsize: int = 1) -> bool:
@@ -224,7 +254,7 @@ def _dtype_from_text(text: str) -> np.dtype[Any]:
     if text.startswith("(numpy.record, "):
         text = text.removeprefix("(numpy.record, ").removesuffix(")")
     if text.startswith(("[", "{")):
-        return _elementary(np.dtype(_unaligned(ast.literal_eval(text))))
+        return _elementary(np.dtype(_unaligned(_literal(text))))
     return _dtype(text)
 
 
