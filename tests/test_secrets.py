@@ -164,6 +164,11 @@ def changed(store: Store) -> Any:
 USES = [read, load, write, walk, copied, mapped, changed, Store.stat, Store.remove]
 
 
+def fewest() -> int:
+    """How many uses are refused at least: some that find nothing have nothing to refuse."""
+    return 2 if opening._forked else 7
+
+
 def refusals(settings: dict[str, Any], secrets: list[str], caplog: Any) -> int:
     """Use a store in every way; no refusal says a secret. Returns how many there were."""
     caplog.set_level(logging.DEBUG, "dj_npy")
@@ -191,24 +196,24 @@ class TestMessages:
 
     def test_a_wrong_key(self, rclone: str, caplog: Any) -> None:
         settings = s3_settings(rclone, secret_key=SECRET)
-        assert refusals(settings, [SECRET, ACCESS_KEY], caplog) >= 2
+        assert refusals(settings, [SECRET, ACCESS_KEY], caplog) >= fewest()
 
     def test_an_unknown_key(self, rclone: str, caplog: Any) -> None:
         settings = s3_settings(rclone, access_key=USER, secret_key=SECRET)
-        assert refusals(settings, [SECRET, USER], caplog) >= 2
+        assert refusals(settings, [SECRET, USER], caplog) >= fewest()
 
     def test_no_bucket(self, moto: str, caplog: Any) -> None:
         settings = s3_settings(moto, bucket="no-such-bucket")
-        assert refusals(settings, [SECRET_KEY, ACCESS_KEY], caplog) >= 2
+        assert refusals(settings, [SECRET_KEY, ACCESS_KEY], caplog) >= fewest()
 
     @pytest.mark.parametrize("where", ["http://127.0.0.1:9"])
     def test_no_server(self, where: str, caplog: Any) -> None:
         settings = s3_settings(where)
-        assert refusals(settings, [SECRET_KEY, ACCESS_KEY], caplog) >= 2
+        assert refusals(settings, [SECRET_KEY, ACCESS_KEY], caplog) >= fewest()
 
     def test_no_secure_connection(self, moto: str, caplog: Any) -> None:
         settings = s3_settings(moto.replace("http:", "https:"))
-        assert refusals(settings, [SECRET_KEY, ACCESS_KEY], caplog) >= 2
+        assert refusals(settings, [SECRET_KEY, ACCESS_KEY], caplog) >= fewest()
 
     @pytest.mark.parametrize("status", [400, 403])
     def test_a_server_that_quotes_the_request(
@@ -219,13 +224,13 @@ class TestMessages:
             settings = s3_settings(proxy.endpoint, location=location)
             code = f"Bad</Code><Message>key {ACCESS_KEY} {SECRET_KEY} </Message><Code>"
             proxy.harm = lambda request: Fault(status=status, code=code)
-            assert refusals(settings, [SECRET_KEY, ACCESS_KEY], caplog) >= 2
+            assert refusals(settings, [SECRET_KEY, ACCESS_KEY], caplog) >= fewest()
 
     def test_a_proxy_with_a_password(self, caplog: Any) -> None:
         settings = s3_settings(
             "http://nowhere.invalid", proxy_server=f"http://user:{SECRET}@127.0.0.1:9"
         )
-        assert refusals(settings, [SECRET, SECRET_KEY, ACCESS_KEY], caplog) >= 2
+        assert refusals(settings, [SECRET, SECRET_KEY, ACCESS_KEY], caplog) >= fewest()
 
     def test_an_azure_key(self, azurite: str, caplog: Any, location: str) -> None:
         settings = {
@@ -234,7 +239,7 @@ class TestMessages:
             "location": location,
             "connection_string": azurite.replace(AZURITE_KEY, OTHER_KEY),
         }
-        assert refusals(settings, [OTHER_KEY], caplog) >= 2
+        assert refusals(settings, [OTHER_KEY], caplog) >= fewest()
 
     def test_an_azure_signature(self, azurite: str, caplog: Any, location: str) -> None:
         endpoint = azurite.split("BlobEndpoint=")[1].strip(";")
@@ -246,7 +251,7 @@ class TestMessages:
             "connection_string": f"BlobEndpoint={endpoint};AccountName=devstoreaccount1;"
             f"SharedAccessSignature=sv=2021-12-02&sp=r&sr=c&sig={signature}",
         }
-        assert refusals(settings, [SECRET, signature], caplog) >= 2
+        assert refusals(settings, [SECRET, signature], caplog) >= fewest()
 
     def test_an_azure_container_that_is_not_there(self, azurite: str, caplog: Any) -> None:
         settings = {
@@ -255,4 +260,4 @@ class TestMessages:
             "location": "",
             "connection_string": azurite,
         }
-        assert refusals(settings, [AZURITE_KEY], caplog) >= 2
+        assert refusals(settings, [AZURITE_KEY], caplog) >= fewest()
