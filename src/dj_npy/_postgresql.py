@@ -31,6 +31,7 @@ _READY_S = 60
 _BEGAN_WITHIN_S = 60
 """How long before its file a server may have begun; clocks may be set meanwhile."""
 _UNFINISHED = ".postgres-"
+_NO_HELP = re.compile(r"waiting for server|pg_ctl: could not|Examine the log|initdb: removing")
 
 
 class _PidFile(NamedTuple):
@@ -318,10 +319,11 @@ class Server:
 
 
 def _in_short(said: bytes) -> str:
-    """Return the lines of PostgreSQL's that say what is the matter."""
+    """Return the last of what PostgreSQL's programs said, without what is of no help."""
     lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines()]
-    telling = [line for line in lines if re.search(r"(?i)\b(error|fatal|panic|hint|detail):", line)]
-    return "; ".join(dict.fromkeys(telling or lines[-2:]))[-1000:]
+    lines = [re.sub(r"^[\d.: -]+GMT \[\d+\] ", "", line) for line in lines]
+    telling = [line for line in lines if line and not _NO_HELP.match(line)]
+    return "; ".join(dict.fromkeys(telling[-5:]))[-1000:]
 
 
 def _runtime_folder() -> Path:
