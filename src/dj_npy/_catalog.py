@@ -129,7 +129,7 @@ class Snapshot:
 
     def __init__(self, connection: Any) -> None:
         self._adapter, self._raw = connection.adapter, connection._conn
-        self._backend: str = connection.adapter.backend
+        self.backend: str = connection.adapter.backend
         self._described: list[Any] | None = None
 
     def columns(self, schemas: Iterable[str]) -> list[Column]:
@@ -178,8 +178,8 @@ class Snapshot:
             if kind not in _HOLDS_JSON:
                 continue
             column = quote(attribute)
-            text = f"CAST({column} AS {'TEXT' if self._backend == 'postgresql' else 'CHAR'})"
-            where = _MENTIONS[self._backend].format(text)
+            text = f"CAST({column} AS {'TEXT' if self.backend == 'postgresql' else 'CHAR'})"
+            where = _MENTIONS[self.backend].format(text)
             try:
                 for (value,) in self.select(
                     f"SELECT {text} FROM {quote(schema)}.{quote(table)} WHERE {where}"
@@ -206,7 +206,7 @@ class Snapshot:
     def open_for_s(self) -> float | None:
         """Return for how long the longest other transaction is open; None: it may not be asked."""
         try:
-            [(seconds,)] = self.select(_OPEN_FOR[self._backend])
+            [(seconds,)] = self.select(_OPEN_FOR[self.backend])
         except Exception:  # MySQL wants the privilege PROCESS
             return None
         return float(seconds or 0)
@@ -218,13 +218,13 @@ class Snapshot:
         To be asked after the rows were read; none, if it may not be asked.
         """
         try:
-            return {transaction for (transaction,) in self.select(_COPYING[self._backend])}
+            return {transaction for (transaction,) in self.select(_COPYING[self.backend])}
         except Exception:  # MySQL wants the privilege PROCESS
             return set()
 
     def is_alone(self) -> bool:
         """Lock out other collections on this server, until this connection ends."""
-        [(got,)] = self.select(_LOCK[self._backend])
+        [(got,)] = self.select(_LOCK[self.backend])
         return bool(got)
 
     def end(self) -> None:
@@ -233,13 +233,13 @@ class Snapshot:
 
     def _all_columns(self) -> list[Any]:
         if self._described is None:
-            self._described = list(self.select(_COLUMNS[self._backend]))
+            self._described = list(self.select(_COLUMNS[self.backend]))
         return self._described
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
         # The client's ordinary cursors hold the whole result in memory.
-        if self._backend == "postgresql":
+        if self.backend == "postgresql":
             with self._raw.cursor(name="dj_npy") as cursor:
                 cursor.itersize = _AT_ONCE
                 yield cursor

@@ -1,25 +1,21 @@
 """Remove the files that no row refers to, and never another."""
 
-import json
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from dj_npy._catalog import Column, Snapshot, connection_of, endings, schema_name, snapshot
+from dj_npy._collection import KEPT, Collection, Orphan
 from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
-from dj_npy._html import in_units
+from dj_npy._grants import sight
 from dj_npy._layout import Layout
 from dj_npy._stores import Listed, Store, open_store, schema_addressing
 from dj_npy._stores.threads import all_in_threads
 
-_KEPT = 10_000
-"""Files that a report names; all are counted."""
 _REMOVALS = 16
 _WAIT_S = 2
 """How long short transactions are waited for where no age allows for them."""
@@ -28,100 +24,13 @@ _WAIT_FOR_COPIES_S = 60
 _AT_ONCE = 1000
 
 
-class Orphan(NamedTuple):
-    """A file to which no row refers."""
-
-    what: str
-    """
-    ``"array"``; ``"temporary file"``, of a process that was killed; ``"reservation"``, an empty
-    file of one; ``"upload"``, one to S3 that has neither been completed nor aborted.
-    """
-    store: str
-    path: str
-    nbytes: int
-    """Zero, where it is not known: of an upload."""
-    modified: datetime
-
-
-@dataclass
-class Collection:
-    """
-    What `collect` has found, and done.
-
-    `str` of it is a text, ``to_json()`` a JSON.
-    """
-
-    dry_run: bool
-    older_than: timedelta
-    schemas: list[str]
-    stores: list[str] = field(default_factory=list)
-    """Names of the stores that were listed."""
-    live: int = 0
-    """Files to which a row refers."""
-    young: int = 0
-    """Files to which none does, and which are spared as younger than `older_than`."""
-    unknown: int = 0
-    """Files in the schemas' folders that are of no ``<npy@>`` column. They are never touched."""
-    counts: Counter[str] = field(default_factory=Counter)
-    """How many orphans there were, by what they are: see `Orphan`."""
-    nbytes: int = 0
-    """Of the orphans."""
-    removed: int = 0
-    failures: list[str] = field(default_factory=list)
-    """What could not be removed, and why; the first 10,000."""
-    orphans: list[Orphan] = field(default_factory=list)
-    """The first 10,000."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether all that was to be removed was."""
-        return not self.failures
-
-    def to_json(self) -> str:
-        """Return all of it as a JSON."""
-        own = {
-            **vars(self),
-            "older_than": self.older_than.total_seconds(),
-            "orphans": [
-                {**orphan._asdict(), "modified": orphan.modified.isoformat()}
-                for orphan in self.orphans
-            ],
-        }
-        return json.dumps({"ok": self.ok, **own}, indent=2)
-
-    def __str__(self) -> str:
-        found = sum(self.counts.values())
-        kinds = ", ".join(f"{count:,} {what}" for what, count in sorted(self.counts.items()))
-        size = in_units(self.nbytes)
-        lines = [f"stores: {', '.join(self.stores)}"]
-        lines += [
-            f"{count:>10,} {what}"
-            for count, what in (
-                (self.live, "files of rows"),
-                (self.young, "files without a row, spared as too young"),
-                (self.unknown, "other files, of no <npy@> column"),
-                (found, f"orphans of {size}{f' ({kinds})' if kinds else ''}"),
-            )
-        ]
-        lines += [
-            f"{orphan.what}: {orphan.path} in store {orphan.store!r}, {orphan.nbytes:,} bytes, "
-            f"{orphan.modified:%Y-%m-%d %H:%M:%S %Z}"
-            for orphan in self.orphans
-        ]
-        if found > len(self.orphans):
-            lines.append(f"... and {found - len(self.orphans):,} more")
-        lines += [f"not removed: {failure}" for failure in self.failures]
-        lines.append(
-            "dry run: nothing was removed" if self.dry_run else f"{self.removed:,} removed"
-        )
-        return "\n".join(lines)
-
-
 def collect(
     *schemas: Any,
     store: str | None = None,
     older_than: timedelta = timedelta(days=1),
     dry_run: bool = True,
+    at_most: int | None = None,
+    blind: bool = False,
 ) -> Collection:
     """
     Find, and remove, the files of some schemas to which no row refers.
@@ -147,21 +56,29 @@ def collect(
         account may see is an error.
     dry_run : bool
         Only tell. Nothing is removed.
+    at_most : int, optional
+        How many arrays may be removed; if there are more, none is. Default: as many as there are
+        of rows in that store, or 20 if these are fewer; and none where no row has any, which is
+        more likely a database that lacks rows than a store without use.
+    blind : bool
+        Remove, though the account does not see all that may refer to a file: see
+        ``found.unseen``. On MySQL and MariaDB it needs ``SELECT`` and ``PROCESS`` on ``*.*``.
 
     Returns
     -------
     Collection
         ``found.counts``, ``found.nbytes``, ``found.orphans``, ``found.removed``,
-        ``found.failures``, ``found.to_json()``.
+        ``found.failures``, ``found.unseen``, ``found.to_json()``.
 
     Raises
     ------
     ArrayInvalidError
-        For what is no schema, or no age.
+        For what is no schema, no age, or no number.
     StoreError
-        If a store cannot be listed, another collection is under way, a transaction is open for
-        too long, or has changed something and does not end within a minute, or this connection
-        is within one. Nothing was removed.
+        If more would go than `at_most`, the account is blind, a store cannot be listed,
+        another collection is under way, a transaction is open for too long, or has changed
+        something and does not end within a minute, or this connection is within one. Nothing
+        was removed.
     datajoint.DataJointError
         If the database refuses a query. Nothing was removed.
 
@@ -176,6 +93,8 @@ def collect(
         raise ArrayInvalidError(
             f"collect takes one schema at least, and an age of 0 or more, not {older_than!r}"
         )
+    if at_most is not None and (type(at_most) is not int or at_most < 0):
+        raise ArrayInvalidError(f"at_most is a number of arrays, 0 or more, not {at_most!r:.200}")
     connection = connection_of(schemas[0])
     if any(connection_of(each) is not connection for each in schemas):
         raise ArrayInvalidError("collect takes the schemas of one connection at a time")
@@ -190,7 +109,16 @@ def collect(
         if not dry_run and not before.is_alone():
             raise StoreError("another collection is at work on this database. Nothing was removed")
         columns = before.columns(names)
+        seen = sight(before.select, before.backend)
         before.end()  # the lock stays
+        report.unseen = seen.unseen
+        if not (dry_run or blind or (seen.schemas and seen.transactions)):
+            raise StoreError(
+                f"this account does not see all that may refer to a file: "
+                f"{'; '.join(seen.unseen)}. Nothing was removed. Collect with an account that "
+                f"does (GRANT SELECT, PROCESS ON *.* TO ...); or, if nothing but what it sees "
+                f"uses these stores, with blind=True (--blind)"
+            )
         stores = _stores(columns, store, connection._config)
         report.stores = [each.name for each in stores]
         inventory = stack.enter_context(Inventory())
@@ -202,8 +130,11 @@ def collect(
         with _settled(connection, None if dry_run else older_than) as after:
             inventory.spare(after.references())
         inventory.count(report, stores)
+        report.weigh(inventory.shares(stores), at_most)
         if dry_run:
             return report
+        if report.too_many:
+            raise StoreError(f"{report.too_many}. Nothing was removed")
         inventory.remove(report, stores)
         for each, layout, folders in places:
             for folder in folders:
@@ -358,10 +289,22 @@ class Inventory:
             else:
                 report.counts[what] += count
                 report.nbytes += nbytes
+        [[report.newest]] = self._files.execute(
+            "SELECT count(*) FROM files WHERE old AND NOT live AND what = 'array' "
+            "AND modified > (SELECT max(modified) FROM files WHERE live)"
+        )
         report.orphans = [
             Orphan(what, stores[store].name, listed.path, listed.nbytes, listed.modified)
-            for store, what, listed in islice(self._orphans(), _KEPT)
+            for store, what, listed in islice(self._orphans(), KEPT)
         ]
+
+    def shares(self, stores: Sequence[Store]) -> Iterator[tuple[str, int, int]]:
+        """Yield of each store how many arrays a row refers to, and how many would go."""
+        for number, live, gone in self._files.execute(
+            "SELECT store, sum(live), sum(old AND NOT live) FROM files WHERE what = 'array' "
+            "GROUP BY store"
+        ):
+            yield stores[number].name, live, gone
 
     def remove(self, report: Collection, stores: Sequence[Store]) -> None:
         """Remove what is old enough and not referred to."""
@@ -373,10 +316,11 @@ class Inventory:
                 if what == "upload":
                     store.abort(listed)
                 elif not store.remove_listed(listed):
-                    return True  # it has gone, or is another by now
+                    report.changed += 1
+                    return True
                 report.removed += 1
             except NpyError as error:
-                if len(report.failures) < _KEPT:
+                if len(report.failures) < KEPT:
                     report.failures.append(str(error))
             return True
 
