@@ -157,7 +157,7 @@ class Snapshot:
         return found
 
     def rows(self, column: Column) -> Iterator[tuple[Any, ...]]:
-        """Yield the key and the JSON of each row that has a value."""
+        """Yield the key and the JSON, as text, of each row that has a value."""
         quote = self._adapter.quote_identifier
         attribute = quote(column.attribute)
         names = ", ".join([*map(quote, column.key), attribute])
@@ -261,8 +261,13 @@ def snapshot(connection: Any) -> Iterator[Snapshot]:
     own.connect()
     try:
         if own.adapter.backend == "postgresql":
+            from psycopg2 import extras
+
             own._conn.autocommit = False
             own._conn.set_session(isolation_level="REPEATABLE READ", readonly=True)
+            # Otherwise a JSON that Python cannot parse is an error in the middle of the rows.
+            for register in (extras.register_default_json, extras.register_default_jsonb):
+                register(own._conn, loads=str)
             statements = ["SET LOCAL row_security = off"]  # hidden rows become an error
         else:
             statements = [

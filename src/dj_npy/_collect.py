@@ -1,10 +1,11 @@
 """Remove the files that no row refers to, and never another."""
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
@@ -14,8 +15,11 @@ from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
 from dj_npy._grants import sight
 from dj_npy._layout import Layout
 from dj_npy._stores import Listed, Store, open_store, schema_addressing
+from dj_npy._stores.base import UNTIMED
 from dj_npy._stores.threads import all_in_threads
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Bytes in a name that are no text; no row can refer to it."""
 _REMOVALS = 16
 _WAIT_S = 2
 """How long short transactions are waited for where no age allows for them."""
@@ -233,23 +237,29 @@ class Inventory:
     ) -> None:
         """Take up what a store has in some folders, and is in the layout of its columns."""
         try:
-            until = store.now() - older_than
+            now = store.now()
         except StoreError:
             if not report.dry_run:
                 raise
-            until = datetime.now().astimezone() - older_than  # a store that may only be read
+            now = datetime.now(UTC)  # a store that may only be read
+        try:
+            until = now - older_than
+        except OverflowError:
+            until = datetime.min.replace(tzinfo=UTC)
 
         def found() -> Iterator[tuple[Any, ...]]:
             for folder in folders:
                 for is_upload in (False, True):
                     for each in store.uploads(folder) if is_upload else store.files(folder):
                         kind = layout.what(each.path)
-                        if kind is None:
+                        if kind is None or _SURROGATE.search(each.path):
                             report.unknown += not is_upload
                             continue
                         empty = kind == "array" and not each.nbytes
                         what = "upload" if is_upload else "reservation" if empty else kind
                         modified = each.modified.isoformat()
+                        if each.modified == UNTIMED and len(report.odd) < KEPT:
+                            report.odd.append(f"{each.path} in store {store.name!r}")
                         core = layout.core(each.path)
                         yield (core, number, what, each.path, each.nbytes, modified, each.version,
                                each.modified <= until)  # fmt: skip

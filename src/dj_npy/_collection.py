@@ -58,6 +58,8 @@ class Collection:
     removed: int = 0
     changed: int = 0
     """Orphans that had gone, or were other files, when they were to be removed."""
+    odd: list[str] = field(default_factory=list)
+    """Files, rows or not, whose time makes no sense, and which are spared; the first 10,000."""
     failures: list[str] = field(default_factory=list)
     """What could not be removed, and why; the first 10,000."""
     unseen: list[str] = field(default_factory=list)
@@ -147,6 +149,7 @@ class Collection:
                 f"newer than any file of a row: {self.newest:,} arrays. Was an older dump of the "
                 f"database restored?"
             )
+        lines += [f"spared, as its time makes no sense: {file}" for file in self.odd]
         lines += [f"not seen: {what}" for what in self.unseen]
         lines += [f"not removed: {failure}" for failure in self.failures]
         if self.changed:
