@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
+from dj_npy._addressing import name_in_path
 from dj_npy._catalog import Column, Snapshot, connection_of, endings, schema_name, snapshot
 from dj_npy._collection import KEPT, Collection, Orphan
+from dj_npy._dropped import Dropped, is_array
 from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
 from dj_npy._grants import sight
 from dj_npy._layout import Layout
@@ -35,6 +37,7 @@ def collect(
     dry_run: bool = True,
     at_most: int | None = None,
     blind: bool = False,
+    dropped: bool = False,
 ) -> Collection:
     """
     Find, and remove, the files of some schemas to which no row refers.
@@ -67,6 +70,10 @@ def collect(
     blind : bool
         Remove, though the account does not see all that may refer to a file: see
         ``found.unseen``. On MySQL and MariaDB it needs ``SELECT`` and ``PROCESS`` on ``*.*``.
+    dropped : bool
+        Also remove the files of schemas, tables and columns that are gone, which are only
+        counted otherwise, and look for them in all stores. They are known by their paths alone:
+        see first in ``found.owners`` whose they are.
 
     Returns
     -------
@@ -112,7 +119,9 @@ def collect(
         before = stack.enter_context(snapshot(connection))
         if not dry_run and not before.is_alone():
             raise StoreError("another collection is at work on this database. Nothing was removed")
-        columns = before.columns(names)
+        there = before.attributes(names)
+        gone = sorted({*names} - {schema for schema, _, _ in there})
+        columns = before.columns([name for name in names if name not in gone])
         seen = sight(before.select, before.backend)
         before.end()  # the lock stays
         report.unseen = seen.unseen
@@ -123,26 +132,37 @@ def collect(
                 f"does (GRANT SELECT, PROCESS ON *.* TO ...); or, if nothing but what it sees "
                 f"uses these stores, with blind=True (--blind)"
             )
-        stores = _stores(columns, store, connection._config)
+        if dropped and not dry_run and not seen.schemas:
+            raise StoreError(
+                f"an account that does not see all schemas cannot tell which are gone: "
+                f"{'; '.join(seen.unseen)}. Nothing was removed. Collect with an account that "
+                f"does, or without dropped=True (--dropped)"
+            )
+        everywhere = dropped or gone or not columns
+        stores = _stores(columns, store, connection._config, bool(everywhere))
         report.stores = [each.name for each in stores]
         inventory = stack.enter_context(Inventory())
-        places = [(each, *_place(columns, each, connection._config)) for each in stores]
-        for number, (each, layout, folders) in enumerate(places):
-            inventory.list(number, each, layout, folders, older_than, report)
+        places = [_place(columns, names, there, each, connection._config) for each in stores]
+        for number, place in enumerate(places):
+            inventory.list(number, place, older_than, report)
+        if missing := [name for name in gone if not inventory.has_of(name)]:
+            raise ArrayInvalidError(
+                f"no schema {', '.join(map(repr, missing))} with a table in it is visible to this "
+                f"account, nor files of one in a store ({', '.join(report.stores)})"
+            )
         if not dry_run:
             _spare_what_is_copied(connection, inventory)
         with _settled(connection, None if dry_run else older_than) as after:
             inventory.spare(after.references())
-        inventory.count(report, stores)
+        inventory.count(report, stores, dropped)
         report.weigh(inventory.shares(stores), at_most)
         if dry_run:
             return report
         if report.too_many:
             raise StoreError(f"{report.too_many}. Nothing was removed")
         inventory.remove(report, stores)
-        for each, layout, folders in places:
-            for folder in folders:
-                each.prune(folder, layout.may_go)
+        for place in places:
+            place.prune(dropped)
     return report
 
 
@@ -196,15 +216,43 @@ def _name(given: Any) -> str:
     return name
 
 
-def _place(columns: Sequence[Column], store: Store, config: Any) -> tuple[Layout, list[str]]:
-    """Return how the columns' files are called in a store, and in which folders they are."""
+class _Place(NamedTuple):
+    """Where in a store the files of some schemas are, and how they are called."""
+
+    store: Store
+    layout: Layout
+    gone: Dropped
+    folders: list[str]
+
+    def prune(self, dropped: bool) -> None:
+        """Remove the folders of keys in which nothing is left."""
+
+        def may_go(folder: str) -> bool:
+            return self.layout.may_go(folder) or (dropped and self.gone.may_go(folder))
+
+        for folder in self.folders:
+            self.store.prune(folder, may_go)
+
+
+def _place(
+    columns: Sequence[Column],
+    schemas: Sequence[str],
+    there: Iterable[tuple[str, str, str]],
+    store: Store,
+    config: Any,
+) -> _Place:
     addressing = schema_addressing(config, store)
-    layout = Layout(columns, addressing.prefix)
-    return layout, [addressing.prefix.strip("/")] if addressing.partition else layout.folders()
+    gone = Dropped(schemas, there, addressing.prefix)
+    folders = [addressing.prefix.strip("/")] if addressing.partition else gone.folders()
+    return _Place(store, Layout(columns, addressing.prefix), gone, folders)
 
 
-def _stores(columns: Sequence[Column], name: str | None, config: Any) -> list[Store]:
+def _stores(
+    columns: Sequence[Column], name: str | None, config: Any, everywhere: bool
+) -> list[Store]:
     names = [column.store for column in columns] if name is None else [name]
+    if everywhere and name is None:  # nothing says which was that of what is gone
+        names += [each for each, spec in config.stores.items() if isinstance(spec, dict)]
     return list({store.name: store for store in (open_store(config, n) for n in names)}.values())
 
 
@@ -217,7 +265,7 @@ class Inventory:
         self._files.execute("PRAGMA journal_mode = OFF")
         self._files.execute(
             "CREATE TABLE files (core TEXT, store INT, what TEXT, path TEXT, nbytes INT, "
-            "modified TEXT, version TEXT, old INT, live INT DEFAULT 0)"
+            "modified TEXT, version TEXT, old INT, owner TEXT, live INT DEFAULT 0)"
         )
 
     def __enter__(self) -> "Inventory":
@@ -229,13 +277,12 @@ class Inventory:
     def list(
         self,
         number: int,
-        store: Store,
-        layout: Layout,
-        folders: Iterable[str],
+        place: _Place,
         older_than: timedelta,
         report: Collection,
     ) -> None:
-        """Take up what a store has in some folders, and is in the layout of its columns."""
+        """Take up what a store has in some folders, and is, or was, of a column."""
+        store, layout, gone, folders = place
         try:
             now = store.now()
         except StoreError:
@@ -252,22 +299,27 @@ class Inventory:
                 for is_upload in (False, True):
                     for each in store.uploads(folder) if is_upload else store.files(folder):
                         kind = layout.what(each.path)
-                        if kind is None or _SURROGATE.search(each.path):
+                        owner = gone.owner(each.path) if kind is None else None
+                        if (kind or owner) is None or _SURROGATE.search(each.path):
                             report.unknown += not is_upload
                             continue
                         empty = kind == "array" and not each.nbytes
-                        what = "upload" if is_upload else "reservation" if empty else kind
+                        what = (
+                            "upload" if is_upload else "reservation" if empty else kind or "dropped"
+                        )
                         modified = each.modified.isoformat()
                         if each.modified == UNTIMED and len(report.odd) < KEPT:
-                            report.odd.append(f"{each.path} in store {store.name!r}")
+                            report.odd.append(
+                                f"{each.path} in store {store.name!r}: its time makes no sense"
+                            )
                         core = layout.core(each.path)
                         yield (core, number, what, each.path, each.nbytes, modified, each.version,
-                               each.modified <= until)  # fmt: skip
+                               each.modified <= until, owner)  # fmt: skip
 
         self._files.execute("BEGIN")
         self._files.executemany(
-            "INSERT INTO files (core, store, what, path, nbytes, modified, version, old) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO files (core, store, what, path, nbytes, modified, version, old, owner) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             found(),
         )
         self._files.execute("COMMIT")
@@ -287,18 +339,39 @@ class Inventory:
         )
         self._files.execute("COMMIT")
 
-    def count(self, report: Collection, stores: Sequence[Store]) -> None:
-        """Tell what was found."""
-        for live, old, what, count, nbytes in self._files.execute(
-            "SELECT live, old, what, count(*), sum(nbytes) FROM files GROUP BY live, old, what"
+    def has_of(self, schema: str) -> bool:
+        """Whether there are files of a schema that is gone."""
+        beginning = f"{name_in_path(schema)}."
+        [[found]] = self._files.execute(
+            "SELECT EXISTS (SELECT * FROM files WHERE substr(owner, 1, ?) = ?)",
+            (len(beginning), beginning),
+        )
+        return bool(found)
+
+    def count(self, report: Collection, stores: Sequence[Store], dropped: bool) -> None:
+        """Tell what was found; from now on, what was dropped is no orphan unless it is to be."""
+        for live, old, what, gone, count, nbytes in self._files.execute(
+            "SELECT live, old, what, owner IS NOT NULL, count(*), sum(nbytes) FROM files "
+            "GROUP BY 1, 2, 3, 4"
         ):
             if live:
                 report.live += count
             elif not old:
                 report.young += count
             else:
-                report.counts[what] += count
-                report.nbytes += nbytes
+                report.dropped += gone and count
+                report.dropped_nbytes += gone and nbytes
+                if dropped or not gone:
+                    report.counts[what] += count
+                    report.nbytes += nbytes
+        owners = self._files.execute(
+            "SELECT owner, count(*) FROM files WHERE old AND NOT live AND owner IS NOT NULL "
+            "GROUP BY owner ORDER BY 2 DESC LIMIT ?",
+            (KEPT,),
+        )
+        report.owners.update(dict(owners))
+        if not dropped:
+            self._files.execute("UPDATE files SET old = 0 WHERE owner IS NOT NULL")
         [[report.newest]] = self._files.execute(
             "SELECT count(*) FROM files WHERE old AND NOT live AND what = 'array' "
             "AND modified > (SELECT max(modified) FROM files WHERE live)"
@@ -311,8 +384,8 @@ class Inventory:
     def shares(self, stores: Sequence[Store]) -> Iterator[tuple[str, int, int]]:
         """Yield of each store how many arrays a row refers to, and how many would go."""
         for number, live, gone in self._files.execute(
-            "SELECT store, sum(live), sum(old AND NOT live) FROM files WHERE what = 'array' "
-            "GROUP BY store"
+            "SELECT store, sum(live), sum(old AND NOT live) FROM files "
+            "WHERE what IN ('array', 'dropped') GROUP BY store"
         ):
             yield stores[number].name, live, gone
 
@@ -325,6 +398,9 @@ class Inventory:
             try:
                 if what == "upload":
                     store.abort(listed)
+                elif what == "dropped" and listed.nbytes and not is_array(store, listed):
+                    report.odd.append(f"{listed.path} in store {store.name!r}: it is no array")
+                    return True
                 elif not store.remove_listed(listed):
                     report.changed += 1
                     return True

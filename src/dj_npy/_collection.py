@@ -21,7 +21,8 @@ class Orphan(NamedTuple):
     what: str
     """
     ``"array"``; ``"temporary file"``, of a process that was killed; ``"reservation"``, an empty
-    file of one; ``"upload"``, one to S3 that has neither been completed nor aborted.
+    file of one; ``"upload"``, one to S3 that has neither been completed nor aborted;
+    ``"dropped"``, a file of a schema, table or column that is gone.
     """
     store: str
     path: str
@@ -49,6 +50,11 @@ class Collection:
     """Files to which none does, and which are spared as younger than `older_than`."""
     unknown: int = 0
     """Files in the schemas' folders that are of no ``<npy@>`` column. They are never touched."""
+    dropped: int = 0
+    """Orphans of schemas, tables and columns that are gone. They go only if it was said so."""
+    dropped_nbytes: int = 0
+    owners: Counter[str] = field(default_factory=Counter)
+    """How many of them are of what, the 10,000 largest: ``schema.table.attribute``."""
     counts: Counter[str] = field(default_factory=Counter)
     """How many orphans there were, by what they are: see `Orphan`."""
     nbytes: int = 0
@@ -59,7 +65,7 @@ class Collection:
     changed: int = 0
     """Orphans that had gone, or were other files, when they were to be removed."""
     odd: list[str] = field(default_factory=list)
-    """Files, rows or not, whose time makes no sense, and which are spared; the first 10,000."""
+    """Files that are spared as something makes no sense, and what; the first 10,000."""
     failures: list[str] = field(default_factory=list)
     """What could not be removed, and why; the first 10,000."""
     unseen: list[str] = field(default_factory=list)
@@ -77,7 +83,7 @@ class Collection:
     @property
     def arrays(self) -> int:
         """How many arrays there are among the orphans: what `at_most` is about."""
-        return self.counts["array"]
+        return self.counts["array"] + self.counts["dropped"]
 
     def weigh(self, shares: Iterable[tuple[str, int, int]], at_most: int | None) -> None:
         """
@@ -134,8 +140,12 @@ class Collection:
                 (self.live, "files of rows"),
                 (self.young, "files without a row, spared as too young"),
                 (self.unknown, "other files, of no <npy@> column"),
+                (self.dropped, f"orphans of what is gone, of {in_units(self.dropped_nbytes)}"),
                 (found, f"orphans of {size}{f' ({kinds})' if kinds else ''}"),
             )
+        ]
+        lines += [
+            f"{count:>10,} of {owner}, which is gone" for owner, count in self.owners.most_common()
         ]
         lines += [
             f"{orphan.what}: {orphan.path} in store {orphan.store!r}, {orphan.nbytes:,} bytes, "
@@ -149,7 +159,7 @@ class Collection:
                 f"newer than any file of a row: {self.newest:,} arrays. Was an older dump of the "
                 f"database restored?"
             )
-        lines += [f"spared, as its time makes no sense: {file}" for file in self.odd]
+        lines += [f"spared: {file}" for file in self.odd]
         lines += [f"not seen: {what}" for what in self.unseen]
         lines += [f"not removed: {failure}" for failure in self.failures]
         if self.changed:

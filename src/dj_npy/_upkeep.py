@@ -25,6 +25,7 @@ def _collect(options: argparse.Namespace) -> int:
         dry_run=not options.delete,
         at_most=options.at_most,
         blind=options.blind,
+        dropped=options.dropped,
     )
     _show(found.to_json() if options.json else str(found))
     return FINE if found.ok else WRONG
@@ -87,6 +88,11 @@ def _collect_arguments(parser: argparse.ArgumentParser) -> None:
         "--blind",
         action="store_true",
         help="remove, though the account does not see all that may refer to a file",
+    )
+    parser.add_argument(
+        "--dropped",
+        action="store_true",
+        help="also the files of schemas, tables and columns that are gone; default: count them",
     )
 
 
