@@ -16,6 +16,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ import datajoint as dj
 import pytest
 
 import dj_npy
-from tests import servers
+from tests import processes, servers
 from tests.servers import free_port
 
 MakeTable = Callable[..., Any]
@@ -53,39 +54,51 @@ def mariadb(session_folder: Path) -> Iterator[Any]:
     server = shutil.which("mariadbd", path=path)
     install = shutil.which("mariadb-install-db", path=path)
     if not (server and install):
-        pytest.skip("MariaDB is not installed: apt-get install mariadb-server-core")
-    folder, port = session_folder / "mariadb", free_port()
-    owner = ["--user=root"] if os.geteuid() == 0 else []
-    subprocess.run(
-        [
-            install,
-            "--no-defaults",
-            f"--datadir={folder}",
-            "--auth-root-authentication-method=normal",
-        ]
-        + owner,
-        check=True,
-        capture_output=True,
-    )
+        servers.missing("mariadb", "apt-get install mariadb-server-core mariadb-client-core")
+    prepare = [install, "--no-defaults", "--auth-root-authentication-method=normal"]
+    serve = [server, "--no-defaults", "--character-set-server=utf8mb4"]
+    with serving_sql(prepare, serve, session_folder / "mariadb") as instance:
+        yield instance
+
+
+@pytest.fixture(scope="session")
+def mysql(session_folder: Path) -> Iterator[Any]:
+    default = Path.home() / ".cache/dj-npy-tests/mysql"
+    root = Path(os.environ.get("DJ_NPY_TEST_MYSQL") or default).absolute()
+    if not root.exists():
+        servers.missing("mysql", "tests/mysql.sh")
+    # The server wants younger libraries than this system may have.
+    loader = next(root.glob("usr/lib/*/ld-linux*.so.*"))
+    share = root / "usr/share/mysql"
+    server = [str(loader), "--library-path", str(loader.parent), str(root / "usr/sbin/mysqld")]
+    server += ["--no-defaults", "--secure-file-priv="]
+    server += [f"--lc-messages-dir={share}", f"--character-sets-dir={share / 'charsets'}"]
+    # Nobody wants the data after a crash of the machine; DDL is three times faster.
+    hasty = ["--skip-log-bin", "--innodb-flush-method=nosync", "--innodb-doublewrite=OFF"]
+    prepare, serve = [*server, "--initialize-insecure"], [*server, "--mysqlx=OFF", *hasty]
+    with serving_sql(prepare, serve, session_folder / "mysql") as instance:
+        yield instance
+
+
+@contextmanager
+def serving_sql(prepare: list[str], serve: list[str], folder: Path) -> Iterator[Any]:
+    """A connection to a server whose data are in a new folder, as its root."""
+    port = free_port()
+    where = [f"--datadir={folder}", *(["--user=root"] if os.geteuid() == 0 else [])]
+    run([*prepare, *where])
+    address = [f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder}.sock"]
     process = subprocess.Popen(
-        [server, "--no-defaults", f"--datadir={folder}", f"--port={port}", *owner]
-        + [
-            "--character-set-server=utf8mb4",
-            "--bind-address=127.0.0.1",
-            f"--socket={session_folder / 'mariadb.sock'}",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        [*serve, *where, *address], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         yield connected_instance(port)
     finally:
-        process.terminate()
+        process.kill()
         process.wait(30)
 
 
 def connected_instance(port: int) -> Any:
-    for _ in range(100):
+    for _ in range(600):
         try:
             with socket.create_connection(("127.0.0.1", port), 1):
                 break
@@ -93,6 +106,14 @@ def connected_instance(port: int) -> Any:
             time.sleep(0.1)
     return dj.Instance(
         host="127.0.0.1", user="root", password="", port=port, backend="mysql", use_tls=False
+    )
+
+
+def is_mariadb(database: Any) -> bool:
+    """Whether it is MariaDB; DataJoint calls both it and MySQL `mysql`."""
+    connection = database.connection
+    return connection.adapter.backend == "mysql" and any(
+        "MariaDB" in version for (version,) in connection.query("SELECT version()")
     )
 
 
@@ -134,7 +155,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dj_npy.settings, "cache_dir", tmp_path / "cache")
 
 
-@pytest.fixture(params=["postgresql", "mariadb"])
+@pytest.fixture(params=processes.DATABASES)
 def database(request: pytest.FixtureRequest) -> Any:
     """Each database in turn."""
     return request.getfixturevalue(request.param)
@@ -223,7 +244,7 @@ def case_blind_disk(session_folder: Path) -> Iterator[Path]:
     """A real exFAT file system of 16 MB: blind to case, without links."""
     needed = ("mkfs.exfat", "mount.exfat-fuse", "losetup")
     if os.geteuid() != 0 or not all(shutil.which(name) for name in needed):
-        pytest.skip("needs root, and apt-get install exfat-fuse exfatprogs")
+        servers.missing("exfat", "needs root, and apt-get install exfat-fuse exfatprogs")
     image, folder = session_folder / "exfat.img", session_folder / "exfat"
     folder.mkdir()
     with image.open("wb") as file:

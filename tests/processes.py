@@ -17,7 +17,7 @@ from tests.servers import S3Raw, s3_client, s3_settings
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.processes", "tests.test_kills", "tests.test_races"])
 
-DATABASES = ("postgresql", "mariadb")
+DATABASES = ("postgresql", "mariadb", "mysql")
 STORES = ("local", "moto", "rclone")
 
 

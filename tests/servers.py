@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 from urllib.error import HTTPError
 
 import pytest
@@ -32,6 +32,13 @@ class Raw(Protocol):
     def put(self, key: str, contents: bytes) -> None: ...
     def get(self, key: str) -> bytes: ...
     def keys(self) -> set[str]: ...
+
+
+def missing(what: str, how: str) -> NoReturn:
+    """Skip the test, or fail if `DJ_NPY_TEST_REQUIRE` names what is missing."""
+    required = what in os.environ.get("DJ_NPY_TEST_REQUIRE", "").split(",")
+    give_up = pytest.fail if required else pytest.skip
+    give_up(f"{what} is not there: {how}")
 
 
 def free_port() -> int:
@@ -93,7 +100,7 @@ def azurite(folder: Path) -> Iterator[str]:
     """Yields a connection string."""
     command = shutil.which("azurite-blob")
     if command is None:
-        pytest.skip("Azurite is not installed: npm install -g azurite")
+        missing("azurite", "npm install -g azurite")
     port = free_port()
     options = ["--silent", "--skipApiVersionCheck", "--blobPort", str(port), "--location"]
     with started([command, *options, str(folder)], port) as url:

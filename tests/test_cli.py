@@ -26,6 +26,7 @@ from dj_npy._command import Paint
 from dj_npy._quickstart import QUICK_START
 from tests import servers
 from tests.conftest import run
+from tests.processes import DATABASES
 
 COMMAND = str(Path(sys.executable).parent / "dj-npy")
 SECRET = "a-very-secret-word"
@@ -236,7 +237,7 @@ def test_what_a_terminal_would_obey_is_escaped(
     assert "\\x1b[31mred\\n.npy" in output
 
 
-@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+@pytest.mark.parametrize("database", DATABASES, indirect=True)
 def test_info_of_a_row(database: Any, recording: Any, store: Path) -> None:
     recording.insert1({"recording_id": 7, "waveform": np.zeros((1000, 32))})
     schema = recording.database

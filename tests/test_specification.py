@@ -1,4 +1,4 @@
-"""What the specification of the codec states, statement by statement, on both databases."""
+"""What the specification of the codec states, statement by statement, on every database."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from datajoint.errors import DataJointError
 
 import dj_npy
 from tests.arrays import same
-from tests.conftest import MakeTable
+from tests.conftest import MakeTable, is_mariadb
 
 WAVEFORM = np.random.default_rng(0).standard_normal((1000, 32))
 
@@ -192,7 +192,7 @@ class TestComparison:
         file = tmp_path / "file.bin"
         file.write_bytes(WAVEFORM.tobytes())
         codecs = {"npy": WAVEFORM, "object": str(file), "blob": WAVEFORM, "hash": b"raw"}
-        if database.connection.adapter.backend == "mysql":
+        if is_mariadb(database):
             del codecs["blob"]  # which DataJoint cannot insert into MariaDB
         definition = "id : int32\n---\n" + "\n".join(f"a_{name} : <{name}@>" for name in codecs)
         compared = table(definition, "Compared")

@@ -164,8 +164,8 @@ def test_rows_of_the_built_in_codec(table: Any, stores: Any, database: Any) -> N
 
 
 # DataJoint cannot insert such into MariaDB.
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
-def test_a_codec_that_is_chained_to_ours_is_verified(schema: Any, postgresql: Any) -> None:
+@pytest.mark.parametrize("database", ["postgresql", "mysql"], indirect=True)
+def test_a_codec_that_is_chained_to_ours_is_verified(schema: Any) -> None:
     name = f"chained_{uuid.uuid4().hex[:8]}"
 
     class Chained(dj.Codec):
