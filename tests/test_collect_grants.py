@@ -17,7 +17,7 @@ from tests.test_collect import files, paths
 WAVEFORM = np.arange(12.0).reshape(3, 4)
 NOW = timedelta(0)
 HOSTS = ("localhost", "127.0.0.1")
-MYSQL = pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+MYSQL = pytest.mark.parametrize("database", ["mariadb", "mysql"], indirect=True)
 POSTGRESQL = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 
 
@@ -150,6 +150,24 @@ def test_what_a_role_sees_counts_if_it_is_in_force(
     with dj_npy._catalog.snapshot(connection) as now:
         seen = sight(now.select, "mysql")
     assert (seen.schemas, seen.transactions) == (in_force, in_force)
+
+
+@pytest.mark.parametrize("database", ["mysql"], indirect=True)
+def test_a_partial_revoke_hides_a_schema(
+    recording: Any, schema: Any, database: Any, account: Callable[..., Any]
+) -> None:
+    other = f"lab_{uuid.uuid4().hex[:12]}"
+    database.connection.query("SET GLOBAL partial_revokes = ON")
+    connection = account(
+        "GRANT SELECT, PROCESS ON *.* TO USER",
+        f"REVOKE SELECT ON `{other}`.* FROM USER",
+        "REVOKE SELECT ON `mysql`.* FROM USER",
+        drop="SET GLOBAL partial_revokes = OFF",
+    )
+    with dj_npy._catalog.snapshot(connection) as now:
+        seen = sight(now.select, "mysql")
+    assert (seen.schemas, seen.transactions) == (False, True)
+    assert seen.unseen == [f"rows of schemas whose SELECT was revoked: {other}"]
 
 
 @pytest.mark.parametrize(
