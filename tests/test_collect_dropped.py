@@ -104,6 +104,16 @@ def test_a_schema_that_was_dropped(rows: Any, database: Any, store: Path) -> Non
         )
 
 
+def test_a_schema_of_other_case_is_not_gone(rows: Any, schema: Any, store: Path) -> None:
+    """A disk that is blind to case would show its files, and no row of that name."""
+    name = schema.database.upper()
+    (store / name).symlink_to(store / schema.database)
+    other = SimpleNamespace(database=name, connection=rows.connection)
+    with pytest.raises(dj_npy.ArrayInvalidError, match="no schema"):
+        dj_npy.collect(other, older_than=NOW, dry_run=False, dropped=True, at_most=99)
+    assert paths(rows) <= files(store)
+
+
 def test_what_a_row_refers_to_stays_whatever_is_gone(
     rows: Any, old: Any, table: Callable[..., Any], schema: Any, store: Path
 ) -> None:

@@ -133,9 +133,9 @@ class Snapshot:
         self._described: list[Any] | None = None
 
     def attributes(self, schemas: Iterable[str]) -> set[tuple[str, str, str]]:
-        """Return schema, table and name of all attributes of those schemas that are there."""
-        wanted = {*schemas}
-        return {tuple(each[:3]) for each in self._all_columns() if each[0] in wanted}
+        """Return schema, table and name of all attributes of those schemas, in whatever case."""
+        wanted = {schema.casefold() for schema in schemas}
+        return {tuple(each[:3]) for each in self._all_columns() if each[0].casefold() in wanted}
 
     def columns(self, schemas: Iterable[str]) -> list[Column]:
         """Return the ``<npy@>`` columns of some schemas, declared in this process or not."""

@@ -120,7 +120,9 @@ def collect(
         if not dry_run and not before.is_alone():
             raise StoreError("another collection is at work on this database. Nothing was removed")
         there = before.attributes(names)
-        gone = sorted({*names} - {schema for schema, _, _ in there})
+        # A disk that is blind to case would show the files of `lab` as those of `LAB`.
+        visible = {schema.casefold() for schema, _, _ in there}
+        gone = [name for name in names if name.casefold() not in visible]
         columns = before.columns([name for name in names if name not in gone])
         seen = sight(before.select, before.backend)
         before.end()  # the lock stays
