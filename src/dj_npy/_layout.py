@@ -8,7 +8,7 @@ from dj_npy._addressing import EXTENSION, is_with_token, name_in_path
 from dj_npy._catalog import Column
 from dj_npy._stores.local import TEMPORARY_SUFFIX
 
-_TEMPORARY = re.compile(rf"\.[0-9a-f]{{16}}{re.escape(TEMPORARY_SUFFIX)}")
+TEMPORARY = re.compile(rf"\.[0-9a-f]{{16}}{re.escape(TEMPORARY_SUFFIX)}")
 
 
 class _Table(NamedTuple):
@@ -46,18 +46,13 @@ class Layout:
             file = name_in_path(column.attribute) + EXTENSION
             self._tables[place] = _Table(key, (*files, file))
 
-    def folders(self) -> list[str]:
-        """Return where the schemas' files are, unless a partition's folders come first."""
-        schemas = sorted({schema for schema, _ in self._tables})
-        return ["/".join([*self._prefix, schema]) for schema in schemas]
-
     def what(self, path: str) -> Literal["array", "temporary file"] | None:
         """Return what a file may be, by its path."""
         folder, _, name = path.rpartition("/")
         table = self._table(folder.split("/"))
         if table is None:
             return None
-        if _TEMPORARY.fullmatch(name):
+        if TEMPORARY.fullmatch(name):
             return "temporary file"
         for file in table.files:
             if name == file or is_with_token(path, f"{folder}/{file}"):
