@@ -15,11 +15,10 @@ from datajoint.expression import QueryExpression
 
 from dj_npy._codec import NpyCodec
 from dj_npy._errors import ArrayInvalidError
+from dj_npy._names import folded
 
 _AT_ONCE = 2000
 """Rows that are fetched at a time."""
-_FEWEST_COMPONENTS = 3
-"""Of a path: schema, table and file; what stands before differs between stores."""
 _SPECIAL = re.compile(r":(<[^:]+>):")
 """How DataJoint keeps an attribute's codec: in front of its comment."""
 
@@ -168,7 +167,8 @@ class Snapshot:
             column = quote(attribute)
             text = f"CAST({column} AS {'TEXT' if self._backend == 'postgresql' else 'CHAR'})"
             for (value,) in self.select(
-                f"SELECT {text} FROM {quote(schema)}.{quote(table)} WHERE {text} LIKE '%.npy%'"
+                f"SELECT {text} FROM {quote(schema)}.{quote(table)} "
+                f"WHERE lower({text}) LIKE '%.npy%'"
             ):
                 yield from _paths(value)
 
@@ -273,13 +273,6 @@ def connection_of(given: Any) -> Any:
     return dj.conn() if isinstance(given, str) else given.connection
 
 
-def endings(path: str) -> Iterator[str]:
-    """Yield a path, and what is left of it without its first components."""
-    components = path.split("/")
-    for first in range(max(1, len(components) - _FEWEST_COMPONENTS + 1)):
-        yield "/".join(components[first:])
-
-
 def _paths(text: str) -> Iterator[str]:
     """Yield the strings in a JSON that end as a path to an array does."""
     waiting = [json.loads(text)]
@@ -289,5 +282,5 @@ def _paths(text: str) -> Iterator[str]:
             waiting.extend(value.values())
         elif isinstance(value, list):
             waiting.extend(value)
-        elif isinstance(value, str) and value.endswith(".npy"):
+        elif isinstance(value, str) and folded(value).endswith(".npy"):
             yield value

@@ -11,10 +11,12 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple
 
-from dj_npy._catalog import Column, Snapshot, connection_of, endings, schema_name, snapshot
+from dj_npy._addressing import EXTENSION
+from dj_npy._catalog import Column, Snapshot, connection_of, schema_name, snapshot
 from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
 from dj_npy._html import in_units
 from dj_npy._layout import Layout
+from dj_npy._names import endings, endings_below, folded
 from dj_npy._stores import Listed, Store, open_store, schema_addressing
 from dj_npy._stores.threads import all_in_threads
 
@@ -26,6 +28,8 @@ _WAIT_S = 2
 _WAIT_FOR_COPIES_S = 60
 """How long transactions are waited for that may have copied rows."""
 _AT_ONCE = 1000
+_UNKNOWN = "unknown"
+"""What is never removed, but may be the file of a row, which is to be counted as such."""
 
 
 class Orphan(NamedTuple):
@@ -284,6 +288,7 @@ class Inventory:
             "CREATE TABLE files (core TEXT, store INT, what TEXT, path TEXT, nbytes INT, "
             "modified TEXT, version TEXT, old INT, live INT DEFAULT 0)"
         )
+        self._files.execute("CREATE TABLE referred (path TEXT PRIMARY KEY) WITHOUT ROWID")
 
     def __enter__(self) -> "Inventory":
         return self
@@ -312,14 +317,16 @@ class Inventory:
             for folder in folders:
                 for is_upload in (False, True):
                     for each in store.uploads(folder) if is_upload else store.files(folder):
-                        kind = layout.what(each.path)
+                        core = folded(layout.core(each.path))
+                        kind: str | None = layout.what(each.path)
+                        if kind is None and not is_upload and core.endswith(EXTENSION):
+                            kind = _UNKNOWN
                         if kind is None:
                             report.unknown += not is_upload
                             continue
                         empty = kind == "array" and not each.nbytes
                         what = "upload" if is_upload else "reservation" if empty else kind
                         modified = each.modified.isoformat()
-                        core = layout.core(each.path)
                         yield (core, number, what, each.path, each.nbytes, modified, each.version,
                                each.modified <= until)  # fmt: skip
 
@@ -333,18 +340,36 @@ class Inventory:
 
     def spare(self, references: Iterable[str]) -> None:
         """
-        Mark the files that are referred to.
+        Mark the files that may be referred to: see `_names`.
 
         Whatever a row calls its store, and wherever that begins: two names may lead to one
         place, or one store lie within another.
         """
-        self._files.execute("CREATE INDEX IF NOT EXISTS by_core ON files (core)")
-        self._files.execute("BEGIN")
-        self._files.executemany(
-            "UPDATE files SET live = 1 WHERE core = ? AND what <> 'upload'",
-            ((ending,) for path in references for ending in endings(path)),
-        )
-        self._files.execute("COMMIT")
+        execute = self._files.execute
+        execute("CREATE INDEX IF NOT EXISTS by_core ON files (core)")
+        execute("BEGIN")
+        for reference in references:
+            path = folded(reference)
+            execute("INSERT OR IGNORE INTO referred VALUES (?)", (path,))
+            for ending in endings(path):
+                execute("UPDATE files SET live = 1 WHERE core = ? AND what <> 'upload'", (ending,))
+        for row, path in self._not_live():
+            if any(
+                execute("SELECT 1 FROM referred WHERE path = ?", (ending,)).fetchone()
+                for ending in endings_below(folded(path))
+            ):
+                execute("UPDATE files SET live = 1 WHERE rowid = ?", (row,))
+        execute("COMMIT")
+
+    def _not_live(self) -> Iterator[tuple[int, str]]:
+        last = 0
+        while rows := self._files.execute(
+            "SELECT rowid, path FROM files WHERE rowid > ? AND NOT live AND what <> 'upload' "
+            "ORDER BY rowid LIMIT ?",
+            (last, _AT_ONCE),
+        ).fetchall():
+            yield from rows
+            last = rows[-1][0]
 
     def count(self, report: Collection, stores: Sequence[Store]) -> None:
         """Tell what was found."""
@@ -353,6 +378,8 @@ class Inventory:
         ):
             if live:
                 report.live += count
+            elif what == _UNKNOWN:
+                report.unknown += count
             elif not old:
                 report.young += count
             else:
@@ -385,7 +412,8 @@ class Inventory:
     def _orphans(self) -> Iterator[tuple[int, str, Listed]]:
         found = self._files.execute(
             "SELECT store, what, path, nbytes, modified, version FROM files "
-            "WHERE old AND NOT live ORDER BY store, path"
+            "WHERE old AND NOT live AND what <> ? ORDER BY store, path",
+            (_UNKNOWN,),
         )
         while rows := found.fetchmany(_AT_ONCE):
             for store, what, path, nbytes, modified, version in rows:
