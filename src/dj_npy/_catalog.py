@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import datajoint as dj
@@ -15,7 +16,6 @@ from datajoint.expression import QueryExpression
 
 from dj_npy._codec import NpyCodec
 from dj_npy._errors import ArrayInvalidError
-from dj_npy._names import folded
 
 _AT_ONCE = 2000
 """Rows that are fetched at a time."""
@@ -119,14 +119,23 @@ class Snapshot:
         self._backend: str = connection.adapter.backend
         self._described: list[Any] | None = None
 
+    @cached_property
+    def caseless(self) -> bool:
+        """Whether schemas and tables may be called in any case: of MySQL on Windows, on macOS."""
+        if self._backend == "postgresql":
+            return False
+        [(kept,)] = self.select("SELECT @@lower_case_table_names")
+        return int(kept) > 0
+
     def columns(self, schemas: Iterable[str]) -> list[Column]:
         """Return the ``<npy@>`` columns of some schemas, declared in this process or not."""
-        wanted, found = list(schemas), []
-        described = [each for each in self._all_columns() if each[0] in wanted]
-        if missing := set(wanted) - {each[0] for each in described}:
+        called = {self._of_server(name): name for name in schemas}
+        described = [each for each in self._all_columns() if self._of_server(each[0]) in called]
+        found = []
+        if missing := {*called} - {self._of_server(each[0]) for each in described}:
+            names = ", ".join(sorted(repr(called[each]) for each in missing))
             raise ArrayInvalidError(
-                f"no schema {', '.join(map(repr, sorted(missing)))} with a table in it is visible "
-                f"to this account"
+                f"no schema {names} with a table in it is visible to this account"
             )
         for schema, table, attribute, _, comment, _ in described:
             special = _SPECIAL.match(comment or "")
@@ -167,8 +176,7 @@ class Snapshot:
             column = quote(attribute)
             text = f"CAST({column} AS {'TEXT' if self._backend == 'postgresql' else 'CHAR'})"
             for (value,) in self.select(
-                f"SELECT {text} FROM {quote(schema)}.{quote(table)} "
-                f"WHERE lower({text}) LIKE '%.npy%'"
+                f"SELECT {text} FROM {quote(schema)}.{quote(table)} WHERE {text} LIKE '%.npy%'"
             ):
                 yield from _paths(value)
 
@@ -211,6 +219,9 @@ class Snapshot:
     def end(self) -> None:
         """End the transaction; the connection, and the lock, stay."""
         self._raw.rollback()
+
+    def _of_server(self, schema: str) -> str:
+        return schema.lower() if self.caseless else schema
 
     def _all_columns(self) -> list[Any]:
         if self._described is None:
@@ -282,5 +293,5 @@ def _paths(text: str) -> Iterator[str]:
             waiting.extend(value.values())
         elif isinstance(value, list):
             waiting.extend(value)
-        elif isinstance(value, str) and folded(value).endswith(".npy"):
+        elif isinstance(value, str) and value.endswith(".npy"):
             yield value

@@ -11,13 +11,14 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple
 
-from dj_npy._addressing import EXTENSION
 from dj_npy._catalog import Column, Snapshot, connection_of, schema_name, snapshot
 from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
 from dj_npy._html import in_units
 from dj_npy._layout import Layout
 from dj_npy._names import endings, endings_below, folded
 from dj_npy._stores import Listed, Store, open_store, schema_addressing
+from dj_npy._stores.local import LocalStore
+from dj_npy._stores.near import beginnings, local_stores, versions_of
 from dj_npy._stores.threads import all_in_threads
 
 _KEPT = 10_000
@@ -193,18 +194,22 @@ def collect(
         before = stack.enter_context(snapshot(connection))
         if not dry_run and not before.is_alone():
             raise StoreError("another collection is at work on this database. Nothing was removed")
-        columns = before.columns(names)
+        columns, caseless = before.columns(names), before.caseless
         before.end()  # the lock stays
         stores = _stores(columns, store, connection._config)
         report.stores = [each.name for each in stores]
         inventory = stack.enter_context(Inventory())
-        places = [(each, *_place(columns, each, connection._config)) for each in stores]
+        near = local_stores(connection._config)
+        places = [
+            (each, *_place(columns, each, connection._config, caseless, beginnings(each, near)))
+            for each in stores
+        ]
         for number, (each, layout, folders) in enumerate(places):
             inventory.list(number, each, layout, folders, older_than, report)
         if not dry_run:
-            _spare_what_is_copied(connection, inventory)
+            _spare_what_is_copied(connection, inventory, near)
         with _settled(connection, None if dry_run else older_than) as after:
-            inventory.spare(after.references())
+            inventory.spare(after.references(), near)
         inventory.count(report, stores)
         if dry_run:
             return report
@@ -215,7 +220,9 @@ def collect(
     return report
 
 
-def _spare_what_is_copied(connection: Any, inventory: "Inventory") -> None:
+def _spare_what_is_copied(
+    connection: Any, inventory: "Inventory", near: Sequence[LocalStore]
+) -> None:
     """
     Spare what rows refer to now, and wait for the transactions that may have copied others.
 
@@ -224,7 +231,7 @@ def _spare_what_is_copied(connection: Any, inventory: "Inventory") -> None:
     copied after now was to be seen now, and whatever was before is to be seen after this.
     """
     with snapshot(connection) as now:
-        inventory.spare(now.references())
+        inventory.spare(now.references(), near)
         copying = now.may_be_copying()
     until = time.monotonic() + _WAIT_FOR_COPIES_S
     while copying:
@@ -265,10 +272,12 @@ def _name(given: Any) -> str:
     return name
 
 
-def _place(columns: Sequence[Column], store: Store, config: Any) -> tuple[Layout, list[str]]:
+def _place(
+    columns: Sequence[Column], store: Store, config: Any, caseless: bool, kept: set[str]
+) -> tuple[Layout, list[str]]:
     """Return how the columns' files are called in a store, and in which folders they are."""
     addressing = schema_addressing(config, store)
-    layout = Layout(columns, addressing.prefix)
+    layout = Layout(columns, addressing.prefix, caseless, kept)
     return layout, [addressing.prefix.strip("/")] if addressing.partition else layout.folders()
 
 
@@ -317,9 +326,8 @@ class Inventory:
             for folder in folders:
                 for is_upload in (False, True):
                     for each in store.uploads(folder) if is_upload else store.files(folder):
-                        core = folded(layout.core(each.path))
                         kind: str | None = layout.what(each.path)
-                        if kind is None and not is_upload and core.endswith(EXTENSION):
+                        if kind is None and not is_upload and layout.may_be_live(each.path):
                             kind = _UNKNOWN
                         if kind is None:
                             report.unknown += not is_upload
@@ -327,6 +335,7 @@ class Inventory:
                         empty = kind == "array" and not each.nbytes
                         what = "upload" if is_upload else "reservation" if empty else kind
                         modified = each.modified.isoformat()
+                        core = folded(layout.core(each.path))
                         yield (core, number, what, each.path, each.nbytes, modified, each.version,
                                each.modified <= until)  # fmt: skip
 
@@ -338,21 +347,26 @@ class Inventory:
         )
         self._files.execute("COMMIT")
 
-    def spare(self, references: Iterable[str]) -> None:
+    def spare(self, references: Iterable[str], near: Sequence[LocalStore] = ()) -> None:
         """
         Mark the files that may be referred to: see `_names`.
 
         Whatever a row calls its store, and wherever that begins: two names may lead to one
-        place, or one store lie within another.
+        place, or one store lie within another. Where links and mounts within a store lead is
+        seen through the stores of this machine, `near`.
         """
         execute = self._files.execute
         execute("CREATE INDEX IF NOT EXISTS by_core ON files (core)")
+        execute("CREATE INDEX IF NOT EXISTS by_version ON files (version)")
+        mark = "UPDATE files SET live = 1 WHERE what <> 'upload' AND"
         execute("BEGIN")
         for reference in references:
             path = folded(reference)
             execute("INSERT OR IGNORE INTO referred VALUES (?)", (path,))
-            for ending in endings(path):
-                execute("UPDATE files SET live = 1 WHERE core = ? AND what <> 'upload'", (ending,))
+            marked = [execute(f"{mark} core = ?", (each,)).rowcount for each in endings(path)]
+            if not any(marked):
+                for version in versions_of(reference, near):
+                    execute(f"{mark} version = ?", (version,))
         for row, path in self._not_live():
             if any(
                 execute("SELECT 1 FROM referred WHERE path = ?", (ending,)).fetchone()

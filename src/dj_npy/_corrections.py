@@ -251,7 +251,8 @@ def garbage_collection() -> None:
             if not listed:
                 return listed
             with snapshot(connection) as now:
-                layout = Layout(now.columns([schema_name]), self._schema_prefix)
+                columns = now.columns([schema_name])
+                layout = Layout(columns, self._schema_prefix, now.caseless)
                 listed = {path: n for path, n in listed.items() if layout.what(path) is None}
                 names = Listing((path, layout.core(path)) for path in listed)
                 for reference in now.references():
