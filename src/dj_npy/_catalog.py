@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import datajoint as dj
@@ -18,8 +19,6 @@ from dj_npy._mentions import mentions
 
 _AT_ONCE = 2000
 """Rows that are fetched at a time."""
-_FEWEST_COMPONENTS = 3
-"""Of a path: schema, table and file; what stands before differs between stores."""
 _SPECIAL = re.compile(r":(<[^:]+>):")
 """How DataJoint keeps an attribute's codec: in front of its comment."""
 
@@ -137,14 +136,23 @@ class Snapshot:
         wanted = {schema.casefold() for schema in schemas}
         return {tuple(each[:3]) for each in self._all_columns() if each[0].casefold() in wanted}
 
+    @cached_property
+    def caseless(self) -> bool:
+        """Whether schemas and tables may be called in any case: of MySQL on Windows, on macOS."""
+        if self.backend == "postgresql":
+            return False
+        [(kept,)] = self.select("SELECT @@lower_case_table_names")
+        return int(kept) > 0
+
     def columns(self, schemas: Iterable[str]) -> list[Column]:
         """Return the ``<npy@>`` columns of some schemas, declared in this process or not."""
-        wanted, found = list(schemas), []
-        described = [each for each in self._all_columns() if each[0] in wanted]
-        if missing := set(wanted) - {each[0] for each in described}:
+        called = {self._of_server(name): name for name in schemas}
+        described = [each for each in self._all_columns() if self._of_server(each[0]) in called]
+        found = []
+        if missing := {*called} - {self._of_server(each[0]) for each in described}:
+            names = ", ".join(sorted(repr(called[each]) for each in missing))
             raise ArrayInvalidError(
-                f"no schema {', '.join(map(repr, sorted(missing)))} with a table in it is visible "
-                f"to this account"
+                f"no schema {names} with a table in it is visible to this account"
             )
         for schema, table, attribute, _, comment, _ in described:
             special = _SPECIAL.match(comment or "")
@@ -236,6 +244,9 @@ class Snapshot:
         """End the transaction; the connection, and the lock, stay."""
         self._raw.rollback()
 
+    def _of_server(self, schema: str) -> str:
+        return schema.lower() if self.caseless else schema
+
     def _all_columns(self) -> list[Any]:
         if self._described is None:
             self._described = list(self.select(_COLUMNS[self.backend]))
@@ -300,10 +311,3 @@ def schema_name(given: Any) -> str | None:
 def connection_of(given: Any) -> Any:
     """Return the connection of a schema or a table; that of ``dj.conn()`` for a name."""
     return dj.conn() if isinstance(given, str) else given.connection
-
-
-def endings(path: str) -> Iterator[str]:
-    """Yield a path, and what is left of it without its first components."""
-    components = path.split("/")
-    for first in range(max(1, len(components) - _FEWEST_COMPONENTS + 1)):
-        yield "/".join(components[first:])

@@ -10,14 +10,17 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from dj_npy._addressing import name_in_path
-from dj_npy._catalog import Column, Snapshot, connection_of, endings, schema_name, snapshot
+from dj_npy._catalog import Column, Snapshot, connection_of, schema_name, snapshot
 from dj_npy._collection import KEPT, Collection, Orphan
 from dj_npy._dropped import Dropped, is_array
 from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
 from dj_npy._grants import sight
 from dj_npy._layout import Layout
+from dj_npy._names import endings, endings_below, folded
 from dj_npy._stores import Listed, Store, open_store, schema_addressing
 from dj_npy._stores.base import UNTIMED
+from dj_npy._stores.local import LocalStore
+from dj_npy._stores.near import beginnings, local_stores, versions_of
 from dj_npy._stores.threads import all_in_threads
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -28,6 +31,8 @@ _WAIT_S = 2
 _WAIT_FOR_COPIES_S = 60
 """How long transactions are waited for that may have copied rows."""
 _AT_ONCE = 1000
+_UNKNOWN = "unknown"
+"""What is never removed, but may be the file of a row, which is to be counted as such."""
 
 
 def collect(
@@ -124,6 +129,7 @@ def collect(
         visible = {schema.casefold() for schema, _, _ in there}
         gone = [name for name in names if name.casefold() not in visible]
         columns = before.columns([name for name in names if name not in gone])
+        caseless = before.caseless
         seen = sight(before.select, before.backend)
         before.end()  # the lock stays
         report.unseen = seen.unseen
@@ -144,7 +150,9 @@ def collect(
         stores = _stores(columns, store, connection._config, bool(everywhere))
         report.stores = [each.name for each in stores]
         inventory = stack.enter_context(Inventory())
-        places = [_place(columns, names, there, each, connection._config) for each in stores]
+        near = local_stores(connection._config)
+        about = (columns, names, there, connection._config, caseless)
+        places = [_place(*about, each, beginnings(each, near)) for each in stores]
         for number, place in enumerate(places):
             inventory.list(number, place, older_than, report)
         if missing := [name for name in gone if not inventory.has_of(name)]:
@@ -153,9 +161,9 @@ def collect(
                 f"account, nor files of one in a store ({', '.join(report.stores)})"
             )
         if not dry_run:
-            _spare_what_is_copied(connection, inventory)
+            _spare_what_is_copied(connection, inventory, near)
         with _settled(connection, None if dry_run else older_than) as after:
-            inventory.spare(after.references())
+            inventory.spare(after.references(), near)
         inventory.count(report, stores, dropped)
         report.weigh(inventory.shares(stores), at_most)
         if dry_run:
@@ -168,7 +176,9 @@ def collect(
     return report
 
 
-def _spare_what_is_copied(connection: Any, inventory: "Inventory") -> None:
+def _spare_what_is_copied(
+    connection: Any, inventory: "Inventory", near: Sequence[LocalStore]
+) -> None:
     """
     Spare what rows refer to now, and wait for the transactions that may have copied others.
 
@@ -177,7 +187,7 @@ def _spare_what_is_copied(connection: Any, inventory: "Inventory") -> None:
     copied after now was to be seen now, and whatever was before is to be seen after this.
     """
     with snapshot(connection) as now:
-        inventory.spare(now.references())
+        inventory.spare(now.references(), near)
         copying = now.may_be_copying()
     until = time.monotonic() + _WAIT_FOR_COPIES_S
     while copying:
@@ -230,7 +240,8 @@ class _Place(NamedTuple):
         """Remove the folders of keys in which nothing is left."""
 
         def may_go(folder: str) -> bool:
-            return self.layout.may_go(folder) or (dropped and self.gone.may_go(folder))
+            is_of_gone = dropped and self.gone.may_go(folder)
+            return self.layout.may_go(folder) or (is_of_gone and not self.layout.keeps(folder))
 
         for folder in self.folders:
             self.store.prune(folder, may_go)
@@ -240,13 +251,18 @@ def _place(
     columns: Sequence[Column],
     schemas: Sequence[str],
     there: Iterable[tuple[str, str, str]],
-    store: Store,
     config: Any,
+    caseless: bool,
+    store: Store,
+    kept: set[str],
 ) -> _Place:
     addressing = schema_addressing(config, store)
+    layout = Layout(columns, addressing.prefix, caseless, kept)
     gone = Dropped(schemas, there, addressing.prefix)
-    folders = [addressing.prefix.strip("/")] if addressing.partition else gone.folders()
-    return _Place(store, Layout(columns, addressing.prefix), gone, folders)
+    # In other folders, too, if a partition comes first or the server takes a name in any case.
+    anywhere = addressing.partition or caseless
+    folders = [addressing.prefix.strip("/")] if anywhere else gone.folders()
+    return _Place(store, layout, gone, folders)
 
 
 def _stores(
@@ -269,6 +285,7 @@ class Inventory:
             "CREATE TABLE files (core TEXT, store INT, what TEXT, path TEXT, nbytes INT, "
             "modified TEXT, version TEXT, old INT, owner TEXT, live INT DEFAULT 0)"
         )
+        self._files.execute("CREATE TABLE referred (path TEXT PRIMARY KEY) WITHOUT ROWID")
 
     def __enter__(self) -> "Inventory":
         return self
@@ -300,8 +317,10 @@ class Inventory:
             for folder in folders:
                 for is_upload in (False, True):
                     for each in store.uploads(folder) if is_upload else store.files(folder):
-                        kind = layout.what(each.path)
+                        kind: str | None = layout.what(each.path)
                         owner = gone.owner(each.path) if kind is None else None
+                        if (kind or owner) is None and not is_upload:
+                            kind = _UNKNOWN if layout.may_be_live(each.path) else None
                         if (kind or owner) is None or _SURROGATE.search(each.path):
                             report.unknown += not is_upload
                             continue
@@ -314,7 +333,7 @@ class Inventory:
                             report.odd.append(
                                 f"{each.path} in store {store.name!r}: its time makes no sense"
                             )
-                        core = layout.core(each.path)
+                        core = folded(layout.core(each.path))
                         yield (core, number, what, each.path, each.nbytes, modified, each.version,
                                each.modified <= until, owner)  # fmt: skip
 
@@ -326,20 +345,43 @@ class Inventory:
         )
         self._files.execute("COMMIT")
 
-    def spare(self, references: Iterable[str]) -> None:
+    def spare(self, references: Iterable[str], near: Sequence[LocalStore] = ()) -> None:
         """
-        Mark the files that are referred to.
+        Mark the files that may be referred to: see `_names`.
 
         Whatever a row calls its store, and wherever that begins: two names may lead to one
-        place, or one store lie within another.
+        place, or one store lie within another. Where links and mounts within a store lead is
+        seen through the stores of this machine, `near`.
         """
-        self._files.execute("CREATE INDEX IF NOT EXISTS by_core ON files (core)")
-        self._files.execute("BEGIN")
-        self._files.executemany(
-            "UPDATE files SET live = 1 WHERE core = ? AND what <> 'upload'",
-            ((ending,) for path in references for ending in endings(path)),
-        )
-        self._files.execute("COMMIT")
+        execute = self._files.execute
+        execute("CREATE INDEX IF NOT EXISTS by_core ON files (core)")
+        execute("CREATE INDEX IF NOT EXISTS by_version ON files (version)")
+        mark = "UPDATE files SET live = 1 WHERE what <> 'upload' AND"
+        execute("BEGIN")
+        for reference in references:
+            path = folded(reference)
+            execute("INSERT OR IGNORE INTO referred VALUES (?)", (path,))
+            marked = [execute(f"{mark} core = ?", (each,)).rowcount for each in endings(path)]
+            if not any(marked):
+                for version in versions_of(reference, near):
+                    execute(f"{mark} version = ?", (version,))
+        for row, path in self._not_live():
+            if any(
+                execute("SELECT 1 FROM referred WHERE path = ?", (ending,)).fetchone()
+                for ending in endings_below(folded(path))
+            ):
+                execute("UPDATE files SET live = 1 WHERE rowid = ?", (row,))
+        execute("COMMIT")
+
+    def _not_live(self) -> Iterator[tuple[int, str]]:
+        last = 0
+        while rows := self._files.execute(
+            "SELECT rowid, path FROM files WHERE rowid > ? AND NOT live AND what <> 'upload' "
+            "ORDER BY rowid LIMIT ?",
+            (last, _AT_ONCE),
+        ).fetchall():
+            yield from rows
+            last = rows[-1][0]
 
     def has_of(self, schema: str) -> bool:
         """Whether there are files of a schema that is gone."""
@@ -358,6 +400,8 @@ class Inventory:
         ):
             if live:
                 report.live += count
+            elif what == _UNKNOWN:
+                report.unknown += count
             elif not old:
                 report.young += count
             else:
@@ -417,7 +461,8 @@ class Inventory:
     def _orphans(self) -> Iterator[tuple[int, str, Listed]]:
         found = self._files.execute(
             "SELECT store, what, path, nbytes, modified, version FROM files "
-            "WHERE old AND NOT live ORDER BY store, path"
+            "WHERE old AND NOT live AND what <> ? ORDER BY store, path",
+            (_UNKNOWN,),
         )
         while rows := found.fetchmany(_AT_ONCE):
             for store, what, path, nbytes, modified, version in rows:

@@ -24,10 +24,11 @@ from datajoint.table import Table
 
 from dj_npy import _transactions as transactions
 from dj_npy._arraylike import ArrayLike, as_scalar
-from dj_npy._catalog import endings, snapshot
+from dj_npy._catalog import snapshot
 from dj_npy._codec import NpyCodec, row_key
 from dj_npy._insertion import Insertion, Update
 from dj_npy._layout import Layout
+from dj_npy._names import Listing
 from dj_npy._ref import NpyRef
 
 Method = Callable[..., Any]
@@ -302,11 +303,13 @@ def garbage_collection() -> None:
             if not listed:
                 return listed
             with snapshot(connection) as now:
-                layout = Layout(now.columns([schema_name]), self._schema_prefix)
+                columns = now.columns([schema_name])
+                layout = Layout(columns, self._schema_prefix, now.caseless)
                 listed = {path: n for path, n in listed.items() if layout.what(path) is None}
-                for path in now.references():
-                    for ending in endings(path):
-                        listed.pop(ending, None)
+                names = Listing((path, layout.core(path)) for path in listed)
+                for reference in now.references():
+                    for path in names.of(reference):
+                        listed.pop(path, None)
             return listed
 
         return list_schema_paths

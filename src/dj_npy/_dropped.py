@@ -7,6 +7,7 @@ from dj_npy import _fileformat as fileformat
 from dj_npy._addressing import EXTENSION, is_with_token, name_in_path
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError
 from dj_npy._layout import TEMPORARY
+from dj_npy._names import folded
 from dj_npy._stores import Listed, Store
 
 _ENCODED = r"(?:[A-Za-z0-9_.-]|%[0-9A-F]{2})"
@@ -116,4 +117,4 @@ def is_array(store: Store, listed: Listed) -> bool:
 
 def _folded(*names: str) -> tuple[str, ...]:
     """Return names as a server or a disk might take them that is blind to case."""
-    return tuple(name.casefold() for name in names)
+    return tuple(map(folded, names))
