@@ -335,7 +335,8 @@ OF_LISTINGS = [disk for disk in MODELS if disk not in (compatible, backwards)]
 
 
 def test_no_letter_has_two_forms() -> None:
-    names = [f"a{chr(n)}b" for n in range(sys.maxunicode + 1)]
+    letters = map(chr, range(sys.maxunicode + 1))
+    names = [f"a{c}b" for c in letters if len({c, c.swapcase(), c.casefold(), compatible(c)}) > 1]
     for disk in MODELS:
         changed = [(name, disk(name)) for name in names if disk(name) != name]
         assert [pair for pair in changed if len(set(map(folded, pair))) > 1] == [], disk
