@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dj_npy
+from dj_npy import _filecache
 from dj_npy._addressing import array_path, with_token
 from dj_npy._catalog import Column, Snapshot
 from dj_npy._collect import Collection, Inventory
@@ -388,3 +389,8 @@ def test_whatever_a_disk_makes_of_a_path_its_file_is_spared(
         inventory.count(report, [listing(listed)])
     assert not report.orphans
     assert report.live + report.unknown == 1
+
+
+def test_objects_that_differ_in_case_have_copies_of_their_own_on_any_disk() -> None:
+    keys = [("s3://host/bucket", path, "1") for path in ("lab/subject=M1", "lab/subject=m1")]
+    assert len({folded(_filecache._name(key)) for key in keys}) == 2
