@@ -20,9 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dj_npy
+from dj_npy import _filecache
 from dj_npy._addressing import array_path, with_token
 from dj_npy._catalog import Column, Snapshot
-from dj_npy._collect import Collection, Inventory
+from dj_npy._collect import Inventory, _Place
+from dj_npy._collection import Collection
+from dj_npy._dropped import Dropped
 from dj_npy._layout import Layout
 from dj_npy._names import Listing, folded
 from dj_npy._stores import Listed
@@ -335,7 +338,8 @@ OF_LISTINGS = [disk for disk in MODELS if disk not in (compatible, backwards)]
 
 
 def test_no_letter_has_two_forms() -> None:
-    names = [f"a{chr(n)}b" for n in range(sys.maxunicode + 1)]
+    letters = map(chr, range(sys.maxunicode + 1))
+    names = [f"a{c}b" for c in letters if len({c, c.swapcase(), c.casefold(), compatible(c)}) > 1]
     for disk in MODELS:
         changed = [(name, disk(name)) for name in names if disk(name) != name]
         assert [pair for pair in changed if len(set(map(folded, pair))) > 1] == [], disk
@@ -382,8 +386,17 @@ def test_whatever_a_disk_makes_of_a_path_its_file_is_spared(
     assert Listing([(listed, layout.core(listed))]).of(row) == {listed}
     report = Collection(False, timedelta(0), ["lab"])
     with Inventory() as inventory:
-        inventory.list(0, listing(listed), layout, [""], timedelta(0), report)
+        gone = Dropped(
+            ["lab"], [("lab", "scan", name) for name in ("subject", "scan", "waveform")], prefix
+        )
+        place = _Place(listing(listed), layout, gone, [""])
+        inventory.list(0, place, timedelta(0), report)
         inventory.spare([row])
-        inventory.count(report, [listing(listed)])
+        inventory.count(report, [listing(listed)], True)
     assert not report.orphans
     assert report.live + report.unknown == 1
+
+
+def test_objects_that_differ_in_case_have_copies_of_their_own_on_any_disk() -> None:
+    keys = [("s3://host/bucket", path, "1") for path in ("lab/subject=M1", "lab/subject=m1")]
+    assert len({folded(_filecache._name(key)) for key in keys}) == 2

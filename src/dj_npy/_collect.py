@@ -361,15 +361,16 @@ class Inventory:
         for reference in references:
             path = folded(reference)
             execute("INSERT OR IGNORE INTO referred VALUES (?)", (path,))
-            marked = [execute(f"{mark} core = ?", (each,)).rowcount for each in endings(path)]
-            if not any(marked):
+            marked = self._files.executemany(
+                f"{mark} core = ?", ((each,) for each in endings(path))
+            ).rowcount
+            if not marked:
                 for version in versions_of(reference, near):
                     execute(f"{mark} version = ?", (version,))
         for row, path in self._not_live():
-            if any(
-                execute("SELECT 1 FROM referred WHERE path = ?", (ending,)).fetchone()
-                for ending in endings_below(folded(path))
-            ):
+            below = tuple(endings_below(folded(path)))
+            any_of = ", ".join("?" * len(below))
+            if execute(f"SELECT 1 FROM referred WHERE path IN ({any_of})", below).fetchone():
                 execute("UPDATE files SET live = 1 WHERE rowid = ?", (row,))
         execute("COMMIT")
 
