@@ -108,9 +108,38 @@ def connected_instance(port: int) -> Any:
                 break
         except OSError:
             time.sleep(0.1)
+    return instance_of(port, "root", "")
+
+
+def instance_of(port: int, user: str, password: str) -> Any:
     return dj.Instance(
-        host="127.0.0.1", user="root", password="", port=port, backend="mysql", use_tls=False
+        host="127.0.0.1", user=user, password=password, port=port, backend="mysql", use_tls=False
     )
+
+
+@pytest.fixture(params=["mariadb", "mysql"])
+def few_grants(request: pytest.FixtureRequest, store: Path) -> Iterator[Any]:
+    """
+    A connection of an account that may work in schemas of its own and see nothing else.
+
+    Its schemas' names begin with its own and an underscore; its store is `main`.
+    """
+    root = request.getfixturevalue(request.param).connection
+    user, password = f"few{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
+    root.query(f"CREATE USER {user}@localhost IDENTIFIED BY '{password}'")
+    root.query(f"GRANT ALL ON `{user}\\_%%`.* TO {user}@localhost")
+    instance = instance_of(root.conn_info["port"], user, password)
+    instance.config.safemode = False
+    instance.config.stores = {
+        "default": "main",
+        "main": {"protocol": "file", "location": str(store)},
+    }
+    yield instance
+    instance.connection.close()
+    made = "SELECT schema_name FROM information_schema.schemata WHERE schema_name LIKE %s"
+    for (name,) in root.query(made, (f"{user}%",)).fetchall():
+        root.query(f"DROP DATABASE `{name}`")
+    root.query(f"DROP USER {user}@localhost")
 
 
 def is_mariadb(database: Any) -> bool:
