@@ -40,7 +40,8 @@ class Fault:
     `late` hands the request on and then answers with that status, as if it had failed.
     `whole` hides the range from the server, which so answers with 200 and everything;
     `other` asks it for another range.
-    `slow` takes that many seconds to read what the client sends.
+    `slow` takes that many seconds to read what the client sends. `headers` are those of the
+    answer that are others; None: it has none of that name.
     """
 
     status: int = 0
@@ -53,6 +54,7 @@ class Fault:
     whole: bool = False
     other: str = ""
     slow: float = 0
+    headers: dict[str, str | None] = field(default_factory=dict)
 
 
 @dataclass
@@ -171,11 +173,12 @@ def proxy_of(endpoint: str) -> Iterator[Proxy]:
 
         def answer(self, status: int, headers: dict[str, str], body: bytes, fault: Fault) -> None:
             self.send_response_only(status)
-            length = headers.pop("Content-Length", str(len(body)))
-            for name, value in headers.items():
-                if name.lower() not in ("connection", "transfer-encoding"):
+            told = {name.lower(): value for name, value in headers.items()}
+            told.setdefault("content-length", str(len(body)))
+            changed = {name.lower(): value for name, value in fault.headers.items()}
+            for name, value in (told | changed).items():
+                if name not in ("connection", "transfer-encoding") and value is not None:
                     self.send_header(name, value)
-            self.send_header("Content-Length", length)
             self.end_headers()
             if self.command == "HEAD":
                 return

@@ -257,3 +257,204 @@ def test_other_stores_stay_configured(folder: Path, tmp_path: Path) -> None:
         "assert dj.config.stores['default'] == 'main'\n"
     )
     run(python(code, folder), env={**os.environ})
+
+
+# A pid is no identity
+
+
+@pytest.fixture
+def bystander() -> Iterator[subprocess.Popen[bytes]]:
+    """A program of this user that has nothing to do with PostgreSQL."""
+    process = subprocess.Popen(["sleep", "600"])
+    yield process
+    assert process.poll() is None, "somebody has ended it"
+    process.kill()
+    process.wait()
+
+
+def pid_file_of_a_crash(folder: Path) -> list[str]:
+    """Start a server and kill it with all it has; return the lines that it leaves."""
+    holder = hold(folder)
+    running = server(folder)
+    assert running is not None
+    lines = (folder / "postgres" / "postmaster.pid").read_text().splitlines()
+    crashed = [running, *running.children(recursive=True)]
+    for process in crashed:
+        process.send_signal(signal.SIGKILL)
+    holder.kill()
+    holder.communicate()
+    psutil.wait_procs(crashed, 10)
+    return lines
+
+
+@pytest.mark.parametrize("left", ["whole", "half", "pid only", "empty", "nonsense"])
+def test_a_pid_file_that_names_somebody_else(
+    folder: Path, left: str, bystander: subprocess.Popen[bytes]
+) -> None:
+    lines = [str(bystander.pid), *pid_file_of_a_crash(folder)[1:]]
+    text = {
+        "whole": "\n".join(lines) + "\n",
+        "half": "\n".join(lines[:3]),
+        "pid only": lines[0],
+        "empty": "",
+        "nonsense": "\0\xff what\n",
+    }[left]
+    (folder / "postgres" / "postmaster.pid").write_text(text)
+    (folder / "postgres" / ".s.PGSQL.5432.lock").write_text("\n".join(lines) + "\n")
+    assert "[1]" in run(python(INSERT, folder, 1)).stdout
+    assert server(folder) is None
+    assert bystander.poll() is None
+
+
+def test_somebody_else_who_has_the_server_s_number_when_it_is_to_be_stopped(
+    folder: Path, bystander: subprocess.Popen[bytes]
+) -> None:
+    """The server dies, its number is given to another, and then the last process leaves."""
+    holder = hold(folder)
+    running = server(folder)
+    assert running is not None
+    file = folder / "postgres" / "postmaster.pid"
+    lines = file.read_text().splitlines()
+    crashed = [running, *running.children(recursive=True)]
+    for process in crashed:
+        process.send_signal(signal.SIGKILL)
+    psutil.wait_procs(crashed, 10)
+    file.write_text("\n".join([str(bystander.pid), *lines[1:]]) + "\n")
+    let_go(holder)
+    assert bystander.poll() is None
+    assert "[1]" in run(python(INSERT, folder, 1)).stdout
+
+
+def test_a_server_of_another_folder_is_not_stopped(folder: Path, session_folder: Path) -> None:
+    other = session_folder / "the-other"
+    holder = hold(other)
+    running = server(other)
+    assert running is not None
+    lines = pid_file_of_a_crash(folder)
+    (folder / "postgres" / "postmaster.pid").write_text("\n".join([str(running.pid), *lines[1:]]))
+    assert "[1]" in run(python(INSERT, folder, 1)).stdout
+    assert server(other) == running
+    let_go(holder)
+
+
+def test_a_server_that_is_a_zombie(folder: Path) -> None:
+    """In a container nobody may wait for it."""
+    lines = pid_file_of_a_crash(folder)
+    zombie = subprocess.Popen(["true"])
+    while psutil.Process(zombie.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    (folder / "postgres" / "postmaster.pid").write_text(
+        "\n".join([str(zombie.pid), *lines[1:]]) + "\n"
+    )
+    assert "[1]" in run(python(INSERT, folder, 1)).stdout
+    zombie.wait()
+
+
+# Why it did not start, in its own words
+
+
+def told(folder: Path, **environment: str) -> str:
+    result = subprocess.run(
+        python(START, folder),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    last = result.stderr.strip().splitlines()[-1]
+    assert "StoreError" in last, result.stderr
+    return last
+
+
+def test_an_unknown_locale_is_no_obstacle(folder: Path) -> None:
+    environment = {**os.environ, "LANG": "xx_XX.nonsense", "LC_ALL": "xx_XX.nonsense"}
+    assert "[1]" in run(python(INSERT, folder, 1), env=environment).stdout
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "small"
+    disk.mkdir()
+    for above in (tmp_path, *tmp_path.parents):
+        above.chmod(above.stat().st_mode | 0o055)
+    run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(disk)])
+    yield disk
+    run(["umount", str(disk)])
+
+
+def test_a_full_disk_is_told_and_leaves_no_data(folder: Path, small_disk: Path) -> None:
+    place = small_disk / "lab"
+    assert "No space left on device" in told(place)
+    assert not [each for each in place.iterdir() if each.name not in (".in-use", ".starting")]
+
+
+def test_data_that_are_of_another_version_or_of_nobody(folder: Path) -> None:
+    data = folder / "postgres"
+    data.mkdir(parents=True)
+    (data / "holiday.jpg").write_bytes(b"picture")
+    assert "no database" in told(folder)
+    (data / "PG_VERSION").write_text("12\n")
+    assert "version 12" in told(folder)
+    assert sorted(each.name for each in data.iterdir()) == ["PG_VERSION", "holiday.jpg"]
+
+
+def test_a_making_that_was_killed_is_made_anew(folder: Path) -> None:
+    (folder / ".postgres-killed").mkdir(parents=True)
+    (folder / ".postgres-killed" / "PG_VERSION").write_text("18\n")
+    (folder / "postgres").mkdir()
+    assert "[1]" in run(python(INSERT, folder, 1)).stdout
+    assert not (folder / ".postgres-killed").exists()
+
+
+def test_what_postgresql_says_is_told(folder: Path) -> None:
+    assert "[1]" in run(python(INSERT, folder, 1)).stdout
+    with (folder / "postgres" / "postgresql.conf").open("a") as file:
+        file.write("no_such_setting = 1\n")
+    assert "no_such_setting" in told(folder)
+
+
+# A refusal changes nothing
+
+REFUSED = """
+import sys, json
+import datajoint as dj, dj_npy
+{before}
+said = lambda: json.dumps([dj.config.stores, *(str(dj.config["database." + name]) for name in
+    ("backend", "host", "port", "user", "password", "use_tls"))], default=str)
+was, connected = said(), dj.instance._singleton_connection
+try:
+    dj_npy.embedded.start(sys.argv[1])
+except dj_npy.StoreError as error:
+    print(error)
+else:
+    raise SystemExit("it has not refused")
+assert said() == was, (said(), was)
+assert dj.instance._singleton_connection is connected
+"""
+
+
+def test_a_lab_s_connection_and_configuration_stay_as_they_were(
+    folder: Path, session_folder: Path
+) -> None:
+    before = (
+        "import os; dj_npy.embedded.start(sys.argv[2]); dj.config.stores = {**dj.config.stores}"
+    )
+    result = run(python(REFUSED.format(before=before), folder, session_folder / "lab"))
+    assert "is connected to" in result.stdout
+    assert not folder.exists()
+
+
+def test_a_store_of_that_name_is_not_replaced(folder: Path, tmp_path: Path) -> None:
+    before = f"dj.config.stores = {{'main': {{'protocol': 'file', 'location': {str(tmp_path)!r}}}}}"
+    result = run(python(REFUSED.format(before=before), folder))
+    assert "has a store 'main' already" in result.stdout
+    assert not folder.exists()
+
+
+def test_a_server_that_does_not_start_changes_no_configuration(folder: Path) -> None:
+    (folder / "postgres").mkdir(parents=True)
+    (folder / "postgres" / "holiday.jpg").write_bytes(b"picture")
+    before = "dj.config['database.host'] = 'lab.example'"
+    result = run(python(REFUSED.format(before=before), folder))
+    assert "no database" in result.stdout
+    assert sorted(each.name for each in folder.iterdir() if each.name[0] != ".") == ["postgres"]

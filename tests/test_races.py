@@ -274,7 +274,9 @@ class Worker:
 
     def collect(self) -> None:
         try:
-            found = dj_npy.collect(*self.schemas, older_than=OLDER_THAN, dry_run=False)
+            found = dj_npy.collect(
+                *self.schemas, older_than=OLDER_THAN, dry_run=False, at_most=10**6
+            )
         except dj_npy.StoreError as error:
             said = [s for s in ("another collection", "a transaction") if s in str(error)]
             self._promised(f"collect: {''.join(said)}", bool(said))
@@ -369,7 +371,7 @@ def test_all_at_once_nothing_is_lost(
     processes.wait_for_transactions(tables[0].connection)
     n = sum(map(len, tables))
     assert dj_npy.verify(*schemas, checksums=True).counts == {"as inserted": n}
-    found = dj_npy.collect(*schemas, older_than=timedelta(0), dry_run=False)
+    found = dj_npy.collect(*schemas, older_than=timedelta(0), dry_run=False, at_most=10**6)
     assert found.ok
     originals, copies = ({each["waveform"].path for each in t.to_dicts()} for t in tables)
     print(

@@ -1,9 +1,11 @@
 """`verify` and `collect` on an S3 that fails: nothing is taken for lost, and nothing is lost."""
 
+import hashlib
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -124,6 +126,83 @@ def test_a_removal_that_was_refused_is_made_up_for_by_the_next_collection(
     assert (found.removed, len(found.failures)) == (1, 2)
     assert dj_npy.collect(schema, older_than=NOW, dry_run=False).removed == 2
     assert raw.keys() == live(far)
+
+
+def respelled(raw: S3Raw, spell: Callable[[str], str]) -> Callable[[Request], Fault]:
+    """A HEAD answers with its tag spelled in another way than a listing."""
+
+    def harm(request: Request) -> Fault:
+        if request.method != "HEAD" or not request.path.endswith("/waveform.npy"):
+            return Fault()
+        key = unquote(request.path).partition(f"{raw.location}/")[2]
+        return Fault(headers={"ETag": spell(hashlib.md5(raw.get(key)).hexdigest())})
+
+    return harm
+
+
+SPELLED: dict[str, Callable[[str], str]] = {
+    "as it is": '"{0}"'.format,
+    "without quotes": str,
+    "weak": 'W/"{0}"'.format,
+    "in capitals": lambda tag: f'"{tag.upper()}"',
+}
+
+
+@pytest.mark.parametrize("spelled", SPELLED)
+def test_a_tag_may_be_spelled_in_two_ways(
+    far: Any, schema: Any, raw: S3Raw, proxy: Proxy, spelled: str
+) -> None:
+    proxy.harm = respelled(raw, SPELLED[spelled])
+    found = dj_npy.collect(schema, older_than=NOW, dry_run=False)
+    assert (found.removed, found.changed, found.failures) == (3, 0, [])
+    assert raw.keys() == live(far)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Length": None},
+        {"Content-Length": "0"},
+        {"ETag": '"0123456789abcdef0123456789abcdef"'},
+        {"ETag": None},
+        {"Last-Modified": "Thu, 01 Jan 2099 00:00:00 GMT"},
+    ],
+    ids=str,
+)
+def test_what_stays_as_the_store_contradicts_itself_is_told(
+    far: Any, schema: Any, raw: S3Raw, proxy: Proxy, headers: dict[str, str | None]
+) -> None:
+    before = raw.keys()
+    proxy.harm = lambda request: (
+        Fault(headers=headers)
+        if request.method == "HEAD" and request.path.endswith("/waveform.npy")
+        else Fault()
+    )
+    found = dj_npy.collect(schema, older_than=NOW, dry_run=False)
+    assert (found.removed, found.changed) == (0, 0)
+    assert len(found.failures) == 3
+    assert not found.ok
+    assert "waveform.npy" in found.failures[0]
+    assert raw.keys() == before
+    proxy.harm = lambda request: Fault()
+    assert dj_npy.collect(schema, older_than=NOW, dry_run=False).removed == 3
+
+
+def test_an_object_that_was_replaced_meanwhile_stays_and_is_told(
+    far: Any, schema: Any, raw: S3Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = dj_npy._collect.Inventory.remove
+    [one, *_] = sorted(raw.keys() - live(far))
+
+    def remove(self: Any, *args: Any) -> None:
+        raw.put(one, b"another")
+        original(self, *args)
+
+    monkeypatch.setattr(dj_npy._collect.Inventory, "remove", remove)
+    found = dj_npy.collect(schema, older_than=NOW, dry_run=False)
+    assert (found.removed, found.changed, found.ok) == (2, 1, True)
+    assert "1 had gone or were other files by then" in str(found)
+    assert raw.get(one) == b"another"
 
 
 @pytest.mark.parametrize("checksums", [False, True])

@@ -1,10 +1,10 @@
 """What a database says of ``<npy@>`` columns and their rows, all at one moment."""
 
 import copy
-import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import datajoint as dj
@@ -14,12 +14,11 @@ from datajoint.errors import DataJointError
 from datajoint.expression import QueryExpression
 
 from dj_npy._codec import NpyCodec
-from dj_npy._errors import ArrayInvalidError
+from dj_npy._errors import ArrayInvalidError, StoreError
+from dj_npy._mentions import mentions
 
 _AT_ONCE = 2000
 """Rows that are fetched at a time."""
-_FEWEST_COMPONENTS = 3
-"""Of a path: schema, table and file; what stands before differs between stores."""
 _SPECIAL = re.compile(r":(<[^:]+>):")
 """How DataJoint keeps an attribute's codec: in front of its comment."""
 
@@ -27,7 +26,14 @@ _SPECIAL = re.compile(r":(<[^:]+>):")
 # and what may not be read must be an error.
 _COLUMNS = {
     "postgresql": """
-        SELECT n.nspname, c.relname, a.attname, t.typname, col_description(c.oid, a.attnum),
+        WITH RECURSIVE of_json (oid) AS (  -- and domains and arrays of it
+            SELECT oid FROM pg_catalog.pg_type WHERE oid IN ('json'::regtype, 'jsonb'::regtype)
+            UNION
+            SELECT t.oid FROM of_json j
+            JOIN pg_catalog.pg_type t ON j.oid IN (t.typbasetype, t.typelem))
+        SELECT n.nspname, c.relname, a.attname,
+               CASE WHEN t.oid IN (SELECT oid FROM of_json) THEN 'json' ELSE t.typname END,
+               col_description(c.oid, a.attnum),
                coalesce(a.attnum = ANY(i.indkey), false)
         FROM pg_catalog.pg_attribute a
         JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
@@ -43,12 +49,17 @@ _COLUMNS = {
         FROM information_schema.columns c
         JOIN information_schema.tables t
           ON t.table_schema = c.table_schema AND t.table_name = c.table_name
-        WHERE t.table_type = 'BASE TABLE'
+        WHERE t.table_type IN ('BASE TABLE', 'SYSTEM VERSIONED')
           AND c.table_schema NOT IN ('information_schema', 'mysql', 'performance_schema', 'sys')
         ORDER BY c.table_schema, c.table_name, c.ordinal_position""",
 }
-_HOLDS_JSON = {"json", "jsonb", "longtext"}
-"""Types of a JSON column: of PostgreSQL, of MySQL, of MariaDB."""
+_HOLDS_JSON = {"json", "longtext"}
+"""Types of a JSON column: of PostgreSQL and MySQL, and of MariaDB."""
+# A JSON is kept as it was written by some, so any character of it may be escaped.
+_MENTIONS = {
+    "postgresql": "{0} ILIKE '%.npy%' OR strpos({0}, chr(92) || 'u00') > 0",
+    "mysql": "lower({0}) LIKE '%.npy%' OR locate(concat(char(92), 'u00'), {0}) > 0",
+}
 _OPEN_FOR = {
     "postgresql": """
         SELECT max(extract(epoch FROM clock_timestamp() - xact_start)) FROM pg_stat_activity
@@ -117,17 +128,31 @@ class Snapshot:
 
     def __init__(self, connection: Any) -> None:
         self._adapter, self._raw = connection.adapter, connection._conn
-        self._backend: str = connection.adapter.backend
+        self.backend: str = connection.adapter.backend
         self._described: list[Any] | None = None
+
+    def attributes(self, schemas: Iterable[str]) -> set[tuple[str, str, str]]:
+        """Return schema, table and name of all attributes of those schemas, in whatever case."""
+        wanted = {schema.casefold() for schema in schemas}
+        return {tuple(each[:3]) for each in self._all_columns() if each[0].casefold() in wanted}
+
+    @cached_property
+    def caseless(self) -> bool:
+        """Whether schemas and tables may be called in any case: of MySQL on Windows, on macOS."""
+        if self.backend == "postgresql":
+            return False
+        [(kept,)] = self.select("SELECT @@lower_case_table_names")
+        return int(kept) > 0
 
     def columns(self, schemas: Iterable[str]) -> list[Column]:
         """Return the ``<npy@>`` columns of some schemas, declared in this process or not."""
-        wanted, found = list(schemas), []
-        described = [each for each in self._all_columns() if each[0] in wanted]
-        if missing := set(wanted) - {each[0] for each in described}:
+        called = {self._of_server(name): name for name in schemas}
+        described = [each for each in self._all_columns() if self._of_server(each[0]) in called]
+        found = []
+        if missing := {*called} - {self._of_server(each[0]) for each in described}:
+            names = ", ".join(sorted(repr(called[each]) for each in missing))
             raise ArrayInvalidError(
-                f"no schema {', '.join(map(repr, sorted(missing)))} with a table in it is visible "
-                f"to this account"
+                f"no schema {names} with a table in it is visible to this account"
             )
         for schema, table, attribute, _, comment, _ in described:
             special = _SPECIAL.match(comment or "")
@@ -145,7 +170,7 @@ class Snapshot:
         return found
 
     def rows(self, column: Column) -> Iterator[tuple[Any, ...]]:
-        """Yield the key and the JSON of each row that has a value."""
+        """Yield the key and the JSON, as text, of each row that has a value."""
         quote = self._adapter.quote_identifier
         attribute = quote(column.attribute)
         names = ", ".join([*map(quote, column.key), attribute])
@@ -166,11 +191,18 @@ class Snapshot:
             if kind not in _HOLDS_JSON:
                 continue
             column = quote(attribute)
-            text = f"CAST({column} AS {'TEXT' if self._backend == 'postgresql' else 'CHAR'})"
-            for (value,) in self.select(
-                f"SELECT {text} FROM {quote(schema)}.{quote(table)} WHERE {text} LIKE '%.npy%'"
-            ):
-                yield from _paths(value)
+            text = f"CAST({column} AS {'TEXT' if self.backend == 'postgresql' else 'CHAR'})"
+            where = _MENTIONS[self.backend].format(text)
+            try:
+                for (value,) in self.select(
+                    f"SELECT {text} FROM {quote(schema)}.{quote(table)} WHERE {where}"
+                ):
+                    yield from mentions(value)
+            except (UnicodeError, MemoryError, OverflowError) as error:
+                raise StoreError(
+                    f"could not read what {schema}.{table}.{attribute} refers to: "
+                    f"{type(error).__name__}. Nothing was removed. Mend that value first"
+                ) from None
 
     def select(self, query: str, args: tuple[()] | None = None) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query, `_AT_ONCE` of them in memory."""
@@ -187,7 +219,7 @@ class Snapshot:
     def open_for_s(self) -> float | None:
         """Return for how long the longest other transaction is open; None: it may not be asked."""
         try:
-            [(seconds,)] = self.select(_OPEN_FOR[self._backend])
+            [(seconds,)] = self.select(_OPEN_FOR[self.backend])
         except Exception:  # MySQL wants the privilege PROCESS
             return None
         return float(seconds or 0)
@@ -199,28 +231,31 @@ class Snapshot:
         To be asked after the rows were read; none, if it may not be asked.
         """
         try:
-            return {transaction for (transaction,) in self.select(_COPYING[self._backend])}
+            return {transaction for (transaction,) in self.select(_COPYING[self.backend])}
         except Exception:  # MySQL wants the privilege PROCESS
             return set()
 
     def is_alone(self) -> bool:
         """Lock out other collections on this server, until this connection ends."""
-        [(got,)] = self.select(_LOCK[self._backend])
+        [(got,)] = self.select(_LOCK[self.backend])
         return bool(got)
 
     def end(self) -> None:
         """End the transaction; the connection, and the lock, stay."""
         self._raw.rollback()
 
+    def _of_server(self, schema: str) -> str:
+        return schema.lower() if self.caseless else schema
+
     def _all_columns(self) -> list[Any]:
         if self._described is None:
-            self._described = list(self.select(_COLUMNS[self._backend]))
+            self._described = list(self.select(_COLUMNS[self.backend]))
         return self._described
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
         # The client's ordinary cursors hold the whole result in memory.
-        if self._backend == "postgresql":
+        if self.backend == "postgresql":
             with self._raw.cursor(name="dj_npy") as cursor:
                 cursor.itersize = _AT_ONCE
                 yield cursor
@@ -242,8 +277,13 @@ def snapshot(connection: Any) -> Iterator[Snapshot]:
     own.connect()
     try:
         if own.adapter.backend == "postgresql":
+            from psycopg2 import extras
+
             own._conn.autocommit = False
             own._conn.set_session(isolation_level="REPEATABLE READ", readonly=True)
+            # Otherwise a JSON that Python cannot parse is an error in the middle of the rows.
+            for register in (extras.register_default_json, extras.register_default_jsonb):
+                register(own._conn, loads=str)
             statements = ["SET LOCAL row_security = off"]  # hidden rows become an error
         else:
             statements = [
@@ -271,23 +311,3 @@ def schema_name(given: Any) -> str | None:
 def connection_of(given: Any) -> Any:
     """Return the connection of a schema or a table; that of ``dj.conn()`` for a name."""
     return dj.conn() if isinstance(given, str) else given.connection
-
-
-def endings(path: str) -> Iterator[str]:
-    """Yield a path, and what is left of it without its first components."""
-    components = path.split("/")
-    for first in range(max(1, len(components) - _FEWEST_COMPONENTS + 1)):
-        yield "/".join(components[first:])
-
-
-def _paths(text: str) -> Iterator[str]:
-    """Yield the strings in a JSON that end as a path to an array does."""
-    waiting = [json.loads(text)]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
-        elif isinstance(value, str) and value.endswith(".npy"):
-            yield value

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from itertools import chain, repeat
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import datajoint as dj
 import xxhash
@@ -24,23 +24,15 @@ row_key: ContextVar[dict[str, Any] | None] = ContextVar("row_key", default=None)
 """Primary key of the row being written, where DataJoint does not pass it (`update1`)."""
 
 
-class Written(NamedTuple):
-    """A file that has been created."""
-
-    store: Store
-    path: str
-    attribute: str
-
-
 class Encoding(Protocol):
-    """An insert that is encoding rows, and may have begun with their arrays before."""
+    """A statement whose rows are being encoded, and whose arrays may have been begun before."""
 
     def encoded(self, attribute: str) -> dict[str, Any] | None:
         """Return what describes the array of an attribute, if it is written already."""
         ...
 
-    def note(self, written: Written) -> None:
-        """Take note of a file."""
+    def note(self, store: Store, path: str, attribute: str) -> None:
+        """Take note of a file that has been created."""
         ...
 
     def wrote(self, nbytes: int) -> None:
@@ -49,7 +41,7 @@ class Encoding(Protocol):
 
 
 current: ContextVar[Encoding | None] = ContextVar("current", default=None)
-"""The insert that is encoding rows in this thread."""
+"""The statement whose rows are being encoded in this thread."""
 
 # A reload of this module, too, finds the name taken.
 if is_codec_registered("npy"):
@@ -133,9 +125,8 @@ class NpyCodec(dj.SchemaCodec):
             if begun is not None:
                 return begun
         value = to_store(value)
-        description, written = self._write(value, key, context, store_name)
+        description = self._write(value, key, context, store_name, insertion)
         if insertion is not None:
-            insertion.note(written)
             insertion.wrote(value.nbytes)
         return description
 
@@ -145,7 +136,8 @@ class NpyCodec(dj.SchemaCodec):
         key: dict[str, Any] | None,
         context: dict[str, Any] | None,
         store_name: str | None,
-    ) -> tuple[dict[str, Any], Written]:
+        insertion: Encoding | None,
+    ) -> dict[str, Any]:
         schema, table, attribute, primary_key = self._extract_context(key, context)
         config = self._codec_config(key, context) or dj.config
         store = open_store(config, store_name)
@@ -165,6 +157,8 @@ class NpyCodec(dj.SchemaCodec):
             contents = value if isinstance(value, Blocks) else fileformat.NpyBytes(value)
             header = contents.header
             path, checksum = _stored(store, names, contents, header.file_size)
+        if insertion is not None:
+            insertion.note(store, path, attribute)
         description = {
             "path": path,
             "store": store.name,
@@ -175,7 +169,7 @@ class NpyCodec(dj.SchemaCodec):
         }
         if header.fortran_order:
             description["fortran_order"] = True
-        return description, Written(store, path, attribute)
+        return description
 
     def decode(
         self,

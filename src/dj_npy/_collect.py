@@ -1,120 +1,38 @@
 """Remove the files that no row refers to, and never another."""
 
-import json
+import re
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple
 
-from dj_npy._catalog import Column, Snapshot, connection_of, endings, schema_name, snapshot
+from dj_npy._addressing import name_in_path
+from dj_npy._catalog import Column, Snapshot, connection_of, schema_name, snapshot
+from dj_npy._collection import KEPT, Collection, Orphan
+from dj_npy._dropped import Dropped, is_array
 from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
-from dj_npy._html import in_units
+from dj_npy._grants import sight
 from dj_npy._layout import Layout
+from dj_npy._names import endings, endings_below, folded
 from dj_npy._stores import Listed, Store, open_store, schema_addressing
+from dj_npy._stores.base import UNTIMED
+from dj_npy._stores.local import LocalStore
+from dj_npy._stores.near import beginnings, local_stores, versions_of
 from dj_npy._stores.threads import all_in_threads
 
-_KEPT = 10_000
-"""Files that a report names; all are counted."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Bytes in a name that are no text; no row can refer to it."""
 _REMOVALS = 16
 _WAIT_S = 2
 """How long short transactions are waited for where no age allows for them."""
 _WAIT_FOR_COPIES_S = 60
 """How long transactions are waited for that may have copied rows."""
 _AT_ONCE = 1000
-
-
-class Orphan(NamedTuple):
-    """A file to which no row refers."""
-
-    what: str
-    """
-    ``"array"``; ``"temporary file"``, of a process that was killed; ``"reservation"``, an empty
-    file of one; ``"upload"``, one to S3 that has neither been completed nor aborted.
-    """
-    store: str
-    path: str
-    nbytes: int
-    """Zero, where it is not known: of an upload."""
-    modified: datetime
-
-
-@dataclass
-class Collection:
-    """
-    What `collect` has found, and done.
-
-    `str` of it is a text, ``to_json()`` a JSON.
-    """
-
-    dry_run: bool
-    older_than: timedelta
-    schemas: list[str]
-    stores: list[str] = field(default_factory=list)
-    """Names of the stores that were listed."""
-    live: int = 0
-    """Files to which a row refers."""
-    young: int = 0
-    """Files to which none does, and which are spared as younger than `older_than`."""
-    unknown: int = 0
-    """Files in the schemas' folders that are of no ``<npy@>`` column. They are never touched."""
-    counts: Counter[str] = field(default_factory=Counter)
-    """How many orphans there were, by what they are: see `Orphan`."""
-    nbytes: int = 0
-    """Of the orphans."""
-    removed: int = 0
-    failures: list[str] = field(default_factory=list)
-    """What could not be removed, and why; the first 10,000."""
-    orphans: list[Orphan] = field(default_factory=list)
-    """The first 10,000."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether all that was to be removed was."""
-        return not self.failures
-
-    def to_json(self) -> str:
-        """Return all of it as a JSON."""
-        own = {
-            **vars(self),
-            "older_than": self.older_than.total_seconds(),
-            "orphans": [
-                {**orphan._asdict(), "modified": orphan.modified.isoformat()}
-                for orphan in self.orphans
-            ],
-        }
-        return json.dumps({"ok": self.ok, **own}, indent=2)
-
-    def __str__(self) -> str:
-        found = sum(self.counts.values())
-        kinds = ", ".join(f"{count:,} {what}" for what, count in sorted(self.counts.items()))
-        size = in_units(self.nbytes)
-        lines = [f"stores: {', '.join(self.stores)}"]
-        lines += [
-            f"{count:>10,} {what}"
-            for count, what in (
-                (self.live, "files of rows"),
-                (self.young, "files without a row, spared as too young"),
-                (self.unknown, "other files, of no <npy@> column"),
-                (found, f"orphans of {size}{f' ({kinds})' if kinds else ''}"),
-            )
-        ]
-        lines += [
-            f"{orphan.what}: {orphan.path} in store {orphan.store!r}, {orphan.nbytes:,} bytes, "
-            f"{orphan.modified:%Y-%m-%d %H:%M:%S %Z}"
-            for orphan in self.orphans
-        ]
-        if found > len(self.orphans):
-            lines.append(f"... and {found - len(self.orphans):,} more")
-        lines += [f"not removed: {failure}" for failure in self.failures]
-        lines.append(
-            "dry run: nothing was removed" if self.dry_run else f"{self.removed:,} removed"
-        )
-        return "\n".join(lines)
+_UNKNOWN = "unknown"
+"""What is never removed, but may be the file of a row, which is to be counted as such."""
 
 
 def collect(
@@ -122,6 +40,9 @@ def collect(
     store: str | None = None,
     older_than: timedelta = timedelta(days=1),
     dry_run: bool = True,
+    at_most: int | None = None,
+    blind: bool = False,
+    dropped: bool = False,
 ) -> Collection:
     """
     Find, and remove, the files of some schemas to which no row refers.
@@ -147,21 +68,33 @@ def collect(
         account may see is an error.
     dry_run : bool
         Only tell. Nothing is removed.
+    at_most : int, optional
+        How many arrays may be removed; if there are more, none is. Default: as many as there are
+        of rows in that store, or 20 if these are fewer; and none where no row has any, which is
+        more likely a database that lacks rows than a store without use.
+    blind : bool
+        Remove, though the account does not see all that may refer to a file: see
+        ``found.unseen``. On MySQL and MariaDB it needs ``SELECT`` and ``PROCESS`` on ``*.*``.
+    dropped : bool
+        Also remove the files of schemas, tables and columns that are gone, which are only
+        counted otherwise, and look for them in all stores. They are known by their paths alone:
+        see first in ``found.owners`` whose they are.
 
     Returns
     -------
     Collection
         ``found.counts``, ``found.nbytes``, ``found.orphans``, ``found.removed``,
-        ``found.failures``, ``found.to_json()``.
+        ``found.failures``, ``found.unseen``, ``found.to_json()``.
 
     Raises
     ------
     ArrayInvalidError
-        For what is no schema, or no age.
+        For what is no schema, no age, or no number.
     StoreError
-        If a store cannot be listed, another collection is under way, a transaction is open for
-        too long, or has changed something and does not end within a minute, or this connection
-        is within one. Nothing was removed.
+        If more would go than `at_most`, the account is blind, a store cannot be listed,
+        another collection is under way, a transaction is open for too long, or has changed
+        something and does not end within a minute, or this connection is within one. Nothing
+        was removed.
     datajoint.DataJointError
         If the database refuses a query. Nothing was removed.
 
@@ -176,6 +109,8 @@ def collect(
         raise ArrayInvalidError(
             f"collect takes one schema at least, and an age of 0 or more, not {older_than!r}"
         )
+    if at_most is not None and (type(at_most) is not int or at_most < 0):
+        raise ArrayInvalidError(f"at_most is a number of arrays, 0 or more, not {at_most!r:.200}")
     connection = connection_of(schemas[0])
     if any(connection_of(each) is not connection for each in schemas):
         raise ArrayInvalidError("collect takes the schemas of one connection at a time")
@@ -189,29 +124,61 @@ def collect(
         before = stack.enter_context(snapshot(connection))
         if not dry_run and not before.is_alone():
             raise StoreError("another collection is at work on this database. Nothing was removed")
-        columns = before.columns(names)
+        there = before.attributes(names)
+        # A disk that is blind to case would show the files of `lab` as those of `LAB`.
+        visible = {schema.casefold() for schema, _, _ in there}
+        gone = [name for name in names if name.casefold() not in visible]
+        columns = before.columns([name for name in names if name not in gone])
+        caseless = before.caseless
+        seen = sight(before.select, before.backend)
         before.end()  # the lock stays
-        stores = _stores(columns, store, connection._config)
+        report.unseen = seen.unseen
+        if not (dry_run or blind or (seen.schemas and seen.transactions)):
+            raise StoreError(
+                f"this account does not see all that may refer to a file: "
+                f"{'; '.join(seen.unseen)}. Nothing was removed. Collect with an account that "
+                f"does (GRANT SELECT, PROCESS ON *.* TO ...); or, if nothing but what it sees "
+                f"uses these stores, with blind=True (--blind)"
+            )
+        if dropped and not dry_run and not seen.schemas:
+            raise StoreError(
+                f"an account that does not see all schemas cannot tell which are gone: "
+                f"{'; '.join(seen.unseen)}. Nothing was removed. Collect with an account that "
+                f"does, or without dropped=True (--dropped)"
+            )
+        everywhere = dropped or gone or not columns
+        stores = _stores(columns, store, connection._config, bool(everywhere))
         report.stores = [each.name for each in stores]
         inventory = stack.enter_context(Inventory())
-        places = [(each, *_place(columns, each, connection._config)) for each in stores]
-        for number, (each, layout, folders) in enumerate(places):
-            inventory.list(number, each, layout, folders, older_than, report)
+        near = local_stores(connection._config)
+        about = (columns, names, there, connection._config, caseless)
+        places = [_place(*about, each, beginnings(each, near)) for each in stores]
+        for number, place in enumerate(places):
+            inventory.list(number, place, older_than, report)
+        if missing := [name for name in gone if not inventory.has_of(name)]:
+            raise ArrayInvalidError(
+                f"no schema {', '.join(map(repr, missing))} with a table in it is visible to this "
+                f"account, nor files of one in a store ({', '.join(report.stores)})"
+            )
         if not dry_run:
-            _spare_what_is_copied(connection, inventory)
+            _spare_what_is_copied(connection, inventory, near)
         with _settled(connection, None if dry_run else older_than) as after:
-            inventory.spare(after.references())
-        inventory.count(report, stores)
+            inventory.spare(after.references(), near)
+        inventory.count(report, stores, dropped)
+        report.weigh(inventory.shares(stores), at_most)
         if dry_run:
             return report
+        if report.too_many:
+            raise StoreError(f"{report.too_many}. Nothing was removed")
         inventory.remove(report, stores)
-        for each, layout, folders in places:
-            for folder in folders:
-                each.prune(folder, layout.may_go)
+        for place in places:
+            place.prune(dropped)
     return report
 
 
-def _spare_what_is_copied(connection: Any, inventory: "Inventory") -> None:
+def _spare_what_is_copied(
+    connection: Any, inventory: "Inventory", near: Sequence[LocalStore]
+) -> None:
     """
     Spare what rows refer to now, and wait for the transactions that may have copied others.
 
@@ -220,7 +187,7 @@ def _spare_what_is_copied(connection: Any, inventory: "Inventory") -> None:
     copied after now was to be seen now, and whatever was before is to be seen after this.
     """
     with snapshot(connection) as now:
-        inventory.spare(now.references())
+        inventory.spare(now.references(), near)
         copying = now.may_be_copying()
     until = time.monotonic() + _WAIT_FOR_COPIES_S
     while copying:
@@ -261,15 +228,49 @@ def _name(given: Any) -> str:
     return name
 
 
-def _place(columns: Sequence[Column], store: Store, config: Any) -> tuple[Layout, list[str]]:
-    """Return how the columns' files are called in a store, and in which folders they are."""
+class _Place(NamedTuple):
+    """Where in a store the files of some schemas are, and how they are called."""
+
+    store: Store
+    layout: Layout
+    gone: Dropped
+    folders: list[str]
+
+    def prune(self, dropped: bool) -> None:
+        """Remove the folders of keys in which nothing is left."""
+
+        def may_go(folder: str) -> bool:
+            is_of_gone = dropped and self.gone.may_go(folder)
+            return self.layout.may_go(folder) or (is_of_gone and not self.layout.keeps(folder))
+
+        for folder in self.folders:
+            self.store.prune(folder, may_go)
+
+
+def _place(
+    columns: Sequence[Column],
+    schemas: Sequence[str],
+    there: Iterable[tuple[str, str, str]],
+    config: Any,
+    caseless: bool,
+    store: Store,
+    kept: set[str],
+) -> _Place:
     addressing = schema_addressing(config, store)
-    layout = Layout(columns, addressing.prefix)
-    return layout, [addressing.prefix.strip("/")] if addressing.partition else layout.folders()
+    layout = Layout(columns, addressing.prefix, caseless, kept)
+    gone = Dropped(schemas, there, addressing.prefix)
+    # In other folders, too, if a partition comes first or the server takes a name in any case.
+    anywhere = addressing.partition or caseless
+    folders = [addressing.prefix.strip("/")] if anywhere else gone.folders()
+    return _Place(store, layout, gone, folders)
 
 
-def _stores(columns: Sequence[Column], name: str | None, config: Any) -> list[Store]:
+def _stores(
+    columns: Sequence[Column], name: str | None, config: Any, everywhere: bool
+) -> list[Store]:
     names = [column.store for column in columns] if name is None else [name]
+    if everywhere and name is None:  # nothing says which was that of what is gone
+        names += [each for each, spec in config.stores.items() if isinstance(spec, dict)]
     return list({store.name: store for store in (open_store(config, n) for n in names)}.values())
 
 
@@ -282,8 +283,9 @@ class Inventory:
         self._files.execute("PRAGMA journal_mode = OFF")
         self._files.execute(
             "CREATE TABLE files (core TEXT, store INT, what TEXT, path TEXT, nbytes INT, "
-            "modified TEXT, version TEXT, old INT, live INT DEFAULT 0)"
+            "modified TEXT, version TEXT, old INT, owner TEXT, live INT DEFAULT 0)"
         )
+        self._files.execute("CREATE TABLE referred (path TEXT PRIMARY KEY) WITHOUT ROWID")
 
     def __enter__(self) -> "Inventory":
         return self
@@ -294,74 +296,144 @@ class Inventory:
     def list(
         self,
         number: int,
-        store: Store,
-        layout: Layout,
-        folders: Iterable[str],
+        place: _Place,
         older_than: timedelta,
         report: Collection,
     ) -> None:
-        """Take up what a store has in some folders, and is in the layout of its columns."""
+        """Take up what a store has in some folders, and is, or was, of a column."""
+        store, layout, gone, folders = place
         try:
-            until = store.now() - older_than
+            now = store.now()
         except StoreError:
             if not report.dry_run:
                 raise
-            until = datetime.now().astimezone() - older_than  # a store that may only be read
+            now = datetime.now(UTC)  # a store that may only be read
+        try:
+            until = now - older_than
+        except OverflowError:
+            until = datetime.min.replace(tzinfo=UTC)
 
         def found() -> Iterator[tuple[Any, ...]]:
             for folder in folders:
                 for is_upload in (False, True):
                     for each in store.uploads(folder) if is_upload else store.files(folder):
-                        kind = layout.what(each.path)
-                        if kind is None:
+                        kind: str | None = layout.what(each.path)
+                        owner = gone.owner(each.path) if kind is None else None
+                        if (kind or owner) is None and not is_upload:
+                            kind = _UNKNOWN if layout.may_be_live(each.path) else None
+                        if (kind or owner) is None or _SURROGATE.search(each.path):
                             report.unknown += not is_upload
                             continue
                         empty = kind == "array" and not each.nbytes
-                        what = "upload" if is_upload else "reservation" if empty else kind
+                        what = (
+                            "upload" if is_upload else "reservation" if empty else kind or "dropped"
+                        )
                         modified = each.modified.isoformat()
-                        core = layout.core(each.path)
+                        if each.modified == UNTIMED and len(report.odd) < KEPT:
+                            report.odd.append(
+                                f"{each.path} in store {store.name!r}: its time makes no sense"
+                            )
+                        core = folded(layout.core(each.path))
                         yield (core, number, what, each.path, each.nbytes, modified, each.version,
-                               each.modified <= until)  # fmt: skip
+                               each.modified <= until, owner)  # fmt: skip
 
         self._files.execute("BEGIN")
         self._files.executemany(
-            "INSERT INTO files (core, store, what, path, nbytes, modified, version, old) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO files (core, store, what, path, nbytes, modified, version, old, owner) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             found(),
         )
         self._files.execute("COMMIT")
 
-    def spare(self, references: Iterable[str]) -> None:
+    def spare(self, references: Iterable[str], near: Sequence[LocalStore] = ()) -> None:
         """
-        Mark the files that are referred to.
+        Mark the files that may be referred to: see `_names`.
 
         Whatever a row calls its store, and wherever that begins: two names may lead to one
-        place, or one store lie within another.
+        place, or one store lie within another. Where links and mounts within a store lead is
+        seen through the stores of this machine, `near`.
         """
-        self._files.execute("CREATE INDEX IF NOT EXISTS by_core ON files (core)")
-        self._files.execute("BEGIN")
-        self._files.executemany(
-            "UPDATE files SET live = 1 WHERE core = ? AND what <> 'upload'",
-            ((ending,) for path in references for ending in endings(path)),
-        )
-        self._files.execute("COMMIT")
+        execute = self._files.execute
+        execute("CREATE INDEX IF NOT EXISTS by_core ON files (core)")
+        execute("CREATE INDEX IF NOT EXISTS by_version ON files (version)")
+        mark = "UPDATE files SET live = 1 WHERE what <> 'upload' AND"
+        execute("BEGIN")
+        for reference in references:
+            path = folded(reference)
+            execute("INSERT OR IGNORE INTO referred VALUES (?)", (path,))
+            marked = [execute(f"{mark} core = ?", (each,)).rowcount for each in endings(path)]
+            if not any(marked):
+                for version in versions_of(reference, near):
+                    execute(f"{mark} version = ?", (version,))
+        for row, path in self._not_live():
+            if any(
+                execute("SELECT 1 FROM referred WHERE path = ?", (ending,)).fetchone()
+                for ending in endings_below(folded(path))
+            ):
+                execute("UPDATE files SET live = 1 WHERE rowid = ?", (row,))
+        execute("COMMIT")
 
-    def count(self, report: Collection, stores: Sequence[Store]) -> None:
-        """Tell what was found."""
-        for live, old, what, count, nbytes in self._files.execute(
-            "SELECT live, old, what, count(*), sum(nbytes) FROM files GROUP BY live, old, what"
+    def _not_live(self) -> Iterator[tuple[int, str]]:
+        last = 0
+        while rows := self._files.execute(
+            "SELECT rowid, path FROM files WHERE rowid > ? AND NOT live AND what <> 'upload' "
+            "ORDER BY rowid LIMIT ?",
+            (last, _AT_ONCE),
+        ).fetchall():
+            yield from rows
+            last = rows[-1][0]
+
+    def has_of(self, schema: str) -> bool:
+        """Whether there are files of a schema that is gone."""
+        beginning = f"{name_in_path(schema)}."
+        [[found]] = self._files.execute(
+            "SELECT EXISTS (SELECT * FROM files WHERE substr(owner, 1, ?) = ?)",
+            (len(beginning), beginning),
+        )
+        return bool(found)
+
+    def count(self, report: Collection, stores: Sequence[Store], dropped: bool) -> None:
+        """Tell what was found; from now on, what was dropped is no orphan unless it is to be."""
+        for live, old, what, gone, count, nbytes in self._files.execute(
+            "SELECT live, old, what, owner IS NOT NULL, count(*), sum(nbytes) FROM files "
+            "GROUP BY 1, 2, 3, 4"
         ):
             if live:
                 report.live += count
+            elif what == _UNKNOWN:
+                report.unknown += count
             elif not old:
                 report.young += count
             else:
-                report.counts[what] += count
-                report.nbytes += nbytes
+                report.dropped += gone and count
+                report.dropped_nbytes += gone and nbytes
+                if dropped or not gone:
+                    report.counts[what] += count
+                    report.nbytes += nbytes
+        owners = self._files.execute(
+            "SELECT owner, count(*) FROM files WHERE old AND NOT live AND owner IS NOT NULL "
+            "GROUP BY owner ORDER BY 2 DESC LIMIT ?",
+            (KEPT,),
+        )
+        report.owners.update(dict(owners))
+        if not dropped:
+            self._files.execute("UPDATE files SET old = 0 WHERE owner IS NOT NULL")
+        [[report.newest]] = self._files.execute(
+            "SELECT count(*) FROM files WHERE old AND NOT live AND what = 'array' "
+            "AND modified > (SELECT max(modified) FROM files WHERE live)"
+        )
         report.orphans = [
             Orphan(what, stores[store].name, listed.path, listed.nbytes, listed.modified)
-            for store, what, listed in islice(self._orphans(), _KEPT)
+            for store, what, listed in islice(self._orphans(), KEPT)
         ]
+
+    def shares(self, stores: Sequence[Store]) -> Iterator[tuple[str, int, int]]:
+        """Yield of each store how many arrays a row refers to, and how many would go."""
+        for number, live, gone in self._files.execute(
+            "SELECT store, sum(live), sum(old AND NOT live) FROM files "
+            "WHERE what IN ('array', 'dropped') GROUP BY store"
+        ):
+            yield stores[number].name, live, gone
 
     def remove(self, report: Collection, stores: Sequence[Store]) -> None:
         """Remove what is old enough and not referred to."""
@@ -372,11 +444,15 @@ class Inventory:
             try:
                 if what == "upload":
                     store.abort(listed)
+                elif what == "dropped" and listed.nbytes and not is_array(store, listed):
+                    report.odd.append(f"{listed.path} in store {store.name!r}: it is no array")
+                    return True
                 elif not store.remove_listed(listed):
-                    return True  # it has gone, or is another by now
+                    report.changed += 1
+                    return True
                 report.removed += 1
             except NpyError as error:
-                if len(report.failures) < _KEPT:
+                if len(report.failures) < KEPT:
                     report.failures.append(str(error))
             return True
 
@@ -385,7 +461,8 @@ class Inventory:
     def _orphans(self) -> Iterator[tuple[int, str, Listed]]:
         found = self._files.execute(
             "SELECT store, what, path, nbytes, modified, version FROM files "
-            "WHERE old AND NOT live ORDER BY store, path"
+            "WHERE old AND NOT live AND what <> ? ORDER BY store, path",
+            (_UNKNOWN,),
         )
         while rows := found.fetchmany(_AT_ONCE):
             for store, what, path, nbytes, modified, version in rows:

@@ -15,17 +15,20 @@ from typing import Any
 
 from datajoint import codecs, expression, gc
 from datajoint.autopopulate import AutoPopulate
+from datajoint.connection import Connection
 from datajoint.errors import DataJointError
 from datajoint.expression import QueryExpression
 from datajoint.heading import Heading
 from datajoint.settings import Config
 from datajoint.table import Table
 
+from dj_npy import _transactions as transactions
 from dj_npy._arraylike import ArrayLike, as_scalar
-from dj_npy._catalog import endings, snapshot
-from dj_npy._codec import NpyCodec, current, row_key
-from dj_npy._insertion import Insertion
+from dj_npy._catalog import snapshot
+from dj_npy._codec import NpyCodec, row_key
+from dj_npy._insertion import Insertion, Update
 from dj_npy._layout import Layout
+from dj_npy._names import Listing
 from dj_npy._ref import NpyRef
 
 Method = Callable[..., Any]
@@ -113,16 +116,18 @@ def _is_ours(codec: Any) -> bool:
 
 
 def key_of_an_update() -> None:
-    """`Table.update1` does not tell the codec the row's key, so a path cannot mirror it."""
+    """
+    `Table.update1` does not tell the codec the row's key, so a path cannot mirror it.
+
+    And as a refused insert, a refused update leaves its file.
+    """
 
     def correct(original: Method) -> Method:
         def update1(self: Any, row: Any) -> Any:
             # What is not a mapping is the original's to complain about.
             names = self.primary_key if isinstance(row, Mapping) else ()
             key = {name: row[name] for name in names if name in row}
-            call = functools.partial(_while_set, row_key, key, lambda: original(self, row))
-            # It may run within an insert, in a generator of rows, and its file is not of that.
-            return _while_set(current, None, call)
+            return Update(self).run(lambda: _while_set(row_key, key, lambda: original(self, row)))
 
         return update1
 
@@ -176,6 +181,54 @@ def files_of_refused_rows() -> None:
 
     if hasattr(Table, "_insert_rows"):
         _replace(Table, "_insert_rows", correct)
+
+
+def files_of_rolled_back_transactions() -> None:
+    """
+    A transaction that is rolled back leaves the files of the rows that it had inserted.
+
+    They are removed once the server has answered to the rollback: see `Transaction`.
+    """
+
+    def correct_start(original: Method) -> Method:
+        def start_transaction(self: Any) -> None:
+            original(self)
+            transactions.begin(self)
+
+        return start_transaction
+
+    def correct_commit(original: Method) -> Method:
+        def commit_transaction(self: Any) -> None:
+            transactions.end(self)  # whatever comes of it
+            original(self)
+
+        return commit_transaction
+
+    def correct_cancel(original: Method) -> Method:
+        def cancel_transaction(self: Any) -> None:
+            transaction = transactions.end(self)
+            original(self)
+            if transaction is not None:
+                transaction.rolled_back(self)
+
+        return cancel_transaction
+
+    def correct_query(original: Method) -> Method:
+        def query(self: Any, query: str, *args: Any, **options: Any) -> Any:
+            transaction = transactions.of(self)
+            if transaction is None:
+                return original(self, query, *args, **options)
+            transaction.sends(query)
+            result = original(self, query, *args, **options)
+            transaction.answered = True
+            return result
+
+        return query
+
+    _replace(Connection, "start_transaction", correct_start)
+    _replace(Connection, "commit_transaction", correct_commit)
+    _replace(Connection, "cancel_transaction", correct_cancel)
+    _replace(Connection, "query", correct_query)
 
 
 def cost_of_a_value() -> None:
@@ -250,11 +303,13 @@ def garbage_collection() -> None:
             if not listed:
                 return listed
             with snapshot(connection) as now:
-                layout = Layout(now.columns([schema_name]), self._schema_prefix)
+                columns = now.columns([schema_name])
+                layout = Layout(columns, self._schema_prefix, now.caseless)
                 listed = {path: n for path, n in listed.items() if layout.what(path) is None}
-                for path in now.references():
-                    for ending in endings(path):
-                        listed.pop(ending, None)
+                names = Listing((path, layout.core(path)) for path in listed)
+                for reference in now.references():
+                    for path in names.of(reference):
+                        listed.pop(path, None)
             return listed
 
         return list_schema_paths
@@ -270,6 +325,7 @@ def apply() -> None:
     key_of_an_update()
     hash_of_a_three_part_make()
     files_of_refused_rows()
+    files_of_rolled_back_transactions()
     cost_of_a_value()
     garbage_collection()
     tables_of_references()

@@ -1,22 +1,24 @@
-"""One INSERT of rows with arrays: what it has written, and what becomes of that if it fails."""
+"""One INSERT or UPDATE with arrays: what it writes, and what becomes of that if it fails."""
 
 import copy
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 from datajoint.codecs import resolve_dtype
 
+from dj_npy import _transactions as transactions
 from dj_npy._ahead import Ahead, Step, Task
 from dj_npy._blocks import Blocks
-from dj_npy._codec import NpyCodec, Written, current
-from dj_npy._errors import ArrayInvalidError, NpyError
+from dj_npy._codec import NpyCodec, current
+from dj_npy._errors import ArrayInvalidError
+from dj_npy._outcome import Session, Written, take_back
 from dj_npy._ref import NpyRef
-from dj_npy._stores.threads import all_in_threads
+from dj_npy._stores import Store
 
 _IN_FLIGHT = 256 << 20
 """Bytes of arrays that are uploaded side by side; a larger one goes alone."""
@@ -26,15 +28,8 @@ Bytes up to which an array is copied that may change once the next row is asked 
 
 A larger one is written before that; its own parts go side by side.
 """
-_ANSWERED = (0, 2, 3)
-"""libpq's PQTRANS_IDLE, _INTRANS and _INERROR; lost or busy sessions are of another."""
-_IN_TRANSACTION, _STATUS_IN_TRANS = 2, 1
-"""What libpq, and the protocol of MySQL, call a session in a transaction that is well."""
 _QUIET_S = 1
 """How long the database is not spoken to before it is asked whether it is still there."""
-_REMOVALS = 16
-_PATHS = 500
-"""How many paths are looked for by one query."""
 
 
 class Bulk(NamedTuple):
@@ -50,37 +45,96 @@ bulk: ContextVar[Bulk | None] = ContextVar("bulk", default=None)
 """While set: an insert uploads its arrays side by side."""
 
 
-class Insertion:
+class Statement:
     """
-    One INSERT statement in the making.
+    One INSERT or UPDATE in the making: the files that are written for its rows.
 
     Parameters
     ----------
     table : datajoint.Table
-        Where the rows go.
+        Whose rows they are.
     """
 
     def __init__(self, table: Any) -> None:
         self._table = table
         self._connection = table.connection
-        self._session: Any = None  # that is asked, once all rows are taken
-        self._in_transaction = False
-        self._all_taken = False
+        self._process = os.getpid()
+        self._session: Session | None = None  # in which it is sent, once it may have been
         self._written: list[Written] = []
         self._given_up = False
         self._mutex = threading.Lock()
+
+    def encoded(self, attribute: str) -> dict[str, Any] | None:  # noqa: ARG002
+        """Return what describes an array of the row that is being encoded, if it was begun."""
+        return None
+
+    def note(self, store: Store, path: str, attribute: str) -> None:
+        """Remember a file, or remove it if it comes too late."""
+        written = Written(store, path, self._table.full_table_name, attribute)
+        with self._mutex:
+            if not self._given_up:
+                self._written.append(written)
+                return
+        take_back([written])
+
+    def wrote(self, nbytes: int) -> None:
+        """Tell that an array has been written."""
+
+    def _now_sending(self) -> None:
+        transaction = transactions.of(self._connection)
+        self._session = Session(self._connection, transaction is not None and transaction.answered)
+
+    def _succeeded(self) -> None:
+        transaction = transactions.of(self._connection)
+        if transaction is not None and self._session is not None:
+            transaction.keep(self._session, self._written)
+
+    def _failed(self, error: BaseException) -> None:
+        """Remove the files to which no row refers, if that is certain."""
+        if os.getpid() != self._process:
+            return  # a forked child that has left the rows' generator: they are the parent's
+        with self._mutex:
+            written = list(self._written)
+        if self._session is not None and written and not self._session.took_none(written, error):
+            return
+        with self._mutex:
+            self._given_up = True
+            written, self._written = self._written, []
+        take_back(written)
+
+
+class Update(Statement):
+    """One UPDATE."""
+
+    def run(self, send: Callable[[], Any]) -> Any:
+        """Have the row encoded and sent; leave no file without a row, if that is certain."""
+        self._now_sending()
+        among, alone = current.set(self), bulk.set(None)
+        try:
+            result = send()
+        except BaseException as error:
+            self._failed(error)
+            raise
+        finally:
+            current.reset(among)
+            bulk.reset(alone)
+        self._succeeded()
+        return result
+
+
+class Insertion(Statement):
+    """One INSERT."""
+
+    def __init__(self, table: Any) -> None:
+        super().__init__(table)
         self._begun: dict[str, tuple[Task[dict[str, Any]], int]] = {}
         self._bulk = bulk.get()
 
     def run(self, rows: Iterable[Any], send: Callable[[Iterable[Any]], Any]) -> Any:
         """
-        Have the rows encoded and sent; leave no file that no row refers to, if that can be known.
+        Have the rows encoded and sent; leave no file without a row, if that is certain.
 
-        `send` takes all rows before it sends anything. If it fails before, nothing was sent. If
-        it fails after, nothing was inserted if that was in a transaction, as a lost one is rolled
-        back, or if the same session still answers: DataJoint sends a statement again after a
-        lost connection, and a duplicate, even, may then be the row of its first attempt. An
-        interrupt may come after the row is there.
+        `send` takes all rows before it sends anything.
         """
         ahead = None
         if self._bulk is not None:
@@ -92,15 +146,18 @@ class Insertion:
         except BaseException as error:
             if ahead is not None:
                 ahead.close()
-            if not self._all_taken or self._refused(error):
-                self._undo()
+            self._failed(error)
             raise
         finally:
             self._begun = {}
             current.reset(among)
             bulk.reset(alone)
-        if self._bulk and self._bulk.skip_duplicates:
-            self._remove(self._unused())
+        if self._bulk and self._bulk.skip_duplicates and self._session is not None:
+            referenced = self._session.referenced(self._written)
+            if referenced is not None:
+                take_back(file for file in self._written if file not in referenced)
+                self._written = list(referenced)
+        self._succeeded()
         return result
 
     def encoded(self, attribute: str) -> dict[str, Any] | None:
@@ -113,14 +170,6 @@ class Insertion:
         self.wrote(nbytes)
         return description
 
-    def note(self, written: Written) -> None:
-        """Remember a file, or remove it if it comes too late."""
-        with self._mutex:
-            if not self._given_up:
-                self._written.append(written)
-                return
-        self._remove([written])
-
     def wrote(self, nbytes: int) -> None:
         """Tell that an array has been written."""
         if self._bulk is not None:
@@ -132,16 +181,7 @@ class Insertion:
         if self._written and time.monotonic() - begun > _QUIET_S:
             # If the server has hung up, that is told while it is certain that nothing was sent.
             self._connection.query("SELECT 1")
-        self._session = self._connection._conn
-        # `Connection.in_transaction` would ask the server, and believe in one that is lost.
-        self._in_transaction = self._connection._in_transaction and self._server_says_so()
-        self._all_taken = True
-
-    def _server_says_so(self) -> bool:
-        """Whether the session was in a transaction when it was last heard of."""
-        if self._connection.adapter.backend == "postgresql":
-            return bool(self._session.info.transaction_status == _IN_TRANSACTION)
-        return bool(self._session.server_status & _STATUS_IN_TRANS)
+        self._now_sending()
 
     # Side by side
 
@@ -182,74 +222,13 @@ class Insertion:
                 total += min(value.nbytes, _COPIED) if isinstance(value, NpyRef) else value.nbytes
             yield Step((row, about), tasks, total)
 
-    # Taking back
-
-    def _refused(self, error: BaseException) -> bool:
-        """Whether the database has said no, and to the only attempt."""
-        session = self._session
-        if not isinstance(error, Exception):
-            return False
-        if self._in_transaction:
-            return True
-        if self._connection._conn is not session:
-            return False
-        # `Connection.is_connected` is true whatever has happened. Of psycopg2, libpq tells, and
-        # in a failed transaction, too, where the server would not answer.
-        if self._connection.adapter.backend == "postgresql":
-            return session.info.transaction_status in _ANSWERED
-        return bool(self._connection.adapter.ping(session))
-
-    def _undo(self) -> None:
-        with self._mutex:
-            self._given_up = True
-            written, self._written = self._written, []
-        self._remove(written)
-
-    def _remove(self, written: Iterable[Written]) -> None:
-        refused = []
-
-        def remove(file: Written) -> bool:
-            try:
-                file.store.remove(file.path)
-            except NpyError:  # an orphan; what went wrong is what the user has to know
-                refused.append(file)
-            # So many: the server has died, and each may take as long as to find that out.
-            return len(refused) < _REMOVALS
-
-        all_in_threads(remove, written, _REMOVALS)
-
-    def _unused(self) -> Iterator[Written]:
-        """Yield the files to which no row refers, as their rows were duplicates."""
-        for attribute in {file.attribute for file in self._written}:
-            files = (file for file in self._written if file.attribute == attribute)
-            while some := list(islice(files, _PATHS)):
-                used = self._used(attribute, [file.path for file in some])
-                yield from (file for file in some if file.path not in used)
-
-    def _used(self, attribute: str, paths: list[str]) -> set[str]:
-        adapter = self._connection.adapter
-        column = adapter.quote_identifier(attribute)
-        # DataJoint's own expression is cut at 512 characters on MySQL, and then is NULL.
-        path = (
-            f"{column} ->> 'path'"
-            if adapter.backend == "postgresql"
-            else f"JSON_UNQUOTE(JSON_EXTRACT({column}, '$.path'))"
-        )
-        query = (
-            f"SELECT {path} FROM {self._table.full_table_name} "
-            f"WHERE {path} IN ({','.join(['%s'] * len(paths))})"
-        )
-        return {row[0] for row in self._connection.query(query, args=paths)}
-
 
 def _upload(
     codec: NpyCodec, value: Any, key: Any, context: Any, store: str | None, insertion: Insertion
 ) -> Callable[[], dict[str, Any]]:
     def upload() -> dict[str, Any]:
         codec.validate(value)
-        description, written = codec._write(value, key, context, store)
-        insertion.note(written)
-        return description
+        return codec._write(value, key, context, store, insertion)
 
     return upload
 

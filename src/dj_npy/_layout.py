@@ -1,14 +1,16 @@
 """Which paths may be those of arrays of some columns; all others are somebody else's."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from dj_npy._addressing import EXTENSION, is_with_token, name_in_path
 from dj_npy._catalog import Column
+from dj_npy._names import folded
 from dj_npy._stores.local import TEMPORARY_SUFFIX
 
-_TEMPORARY = re.compile(rf"\.[0-9a-f]{{16}}{re.escape(TEMPORARY_SUFFIX)}")
+TEMPORARY = re.compile(rf"\.[0-9a-f]{{16}}{re.escape(TEMPORARY_SUFFIX)}")
 
 
 class _Table(NamedTuple):
@@ -34,22 +36,31 @@ class Layout:
         The columns.
     prefix : str
         The store's ``schema_prefix``.
+    caseless : bool
+        Whether the folder of a schema or a table may be spelled in any case, as the server takes
+        its name: each process has called it as it liked.
+    kept : set of str
+        Folders, `folded`, that never go.
     """
 
-    def __init__(self, columns: Iterable[Column], prefix: str) -> None:
+    def __init__(
+        self,
+        columns: Iterable[Column],
+        prefix: str,
+        caseless: bool = False,
+        kept: Set[str] = frozenset(),
+    ) -> None:
         self._prefix = [part for part in prefix.split("/") if part]
+        self._caseless = caseless
+        self._kept = kept
         self._tables: dict[tuple[str, str], _Table] = {}
         for column in columns:
-            place = name_in_path(column.schema), name_in_path(column.table)
+            place = self._place(name_in_path(column.schema), name_in_path(column.table))
             key = tuple(f"{name_in_path(name)}=" for name in column.key)
             files = self._tables[place].files if place in self._tables else ()
             file = name_in_path(column.attribute) + EXTENSION
             self._tables[place] = _Table(key, (*files, file))
-
-    def folders(self) -> list[str]:
-        """Return where the schemas' files are, unless a partition's folders come first."""
-        schemas = sorted({schema for schema, _ in self._tables})
-        return ["/".join([*self._prefix, schema]) for schema in schemas]
+        self._folded = {tuple(map(folded, place)) for place in self._tables}
 
     def what(self, path: str) -> Literal["array", "temporary file"] | None:
         """Return what a file may be, by its path."""
@@ -57,17 +68,26 @@ class Layout:
         table = self._table(folder.split("/"))
         if table is None:
             return None
-        if _TEMPORARY.fullmatch(name):
+        if TEMPORARY.fullmatch(name):
             return "temporary file"
         for file in table.files:
             if name == file or is_with_token(path, f"{folder}/{file}"):
                 return "array"
         return None
 
+    def may_be_live(self, path: str) -> bool:
+        """Whether a file may be of a row of these tables, by what some disk makes of its path."""
+        *parts, name = folded(path).split("/")
+        return name.endswith(EXTENSION) and not self._folded.isdisjoint(pairwise(parts))
+
     def may_go(self, folder: str) -> bool:
         """Whether a folder, once it is empty, is of no use: it is one of a key."""
         parts = folder.split("/")
-        return "=" in parts[-1] and self._table(parts) is not None
+        return "=" in parts[-1] and self._table(parts) is not None and not self.keeps(folder)
+
+    def keeps(self, folder: str) -> bool:
+        """Whether another store begins at a folder."""
+        return bool(self._kept) and folded(folder) in self._kept
 
     def core(self, path: str) -> str:
         """Return what of a path is the same in a store of another location or prefix."""
@@ -83,10 +103,13 @@ class Layout:
             in_front += 1
         if len(rest) < in_front + 2:
             return None
-        table = self._tables.get((rest[in_front], rest[in_front + 1]))
+        table = self._tables.get(self._place(rest[in_front], rest[in_front + 1]))
         if table is None:
             return None
         of_key = [*rest[:in_front], *rest[in_front + 2 :]]
         if bool(of_key) != bool(table.key) or not all(f.startswith(table.key) for f in of_key):
             return None
         return table
+
+    def _place(self, schema: str, table: str) -> tuple[str, str]:
+        return (schema.lower(), table.lower()) if self._caseless else (schema, table)

@@ -23,6 +23,9 @@ def _collect(options: argparse.Namespace) -> int:
         store=options.store,
         older_than=_age(options.older_than),
         dry_run=not options.delete,
+        at_most=options.at_most,
+        blind=options.blind,
+        dropped=options.dropped,
     )
     _show(found.to_json() if options.json else str(found))
     return FINE if found.ok else WRONG
@@ -40,6 +43,12 @@ def _age(text: str) -> timedelta:
     except OverflowError:
         pass
     raise UsageError(f"--older-than is a number and one of s, m, h, d, w, such as 1d, not {text!r}")
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"expected a number, 0 or more, not {text!r}")
+    return int(text)
 
 
 def _of_schemas(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +77,23 @@ def _collect_arguments(parser: argparse.ArgumentParser) -> None:
         "7d; default: %(default)s",
     )
     parser.add_argument("--delete", action="store_true", help="remove them; default: only tell")
+    parser.add_argument(
+        "--at-most",
+        type=_number,
+        metavar="N",
+        help="remove nothing if more arrays than this would go; default: as many as stay in that "
+        "store, or 20; and none where none stays",
+    )
+    parser.add_argument(
+        "--blind",
+        action="store_true",
+        help="remove, though the account does not see all that may refer to a file",
+    )
+    parser.add_argument(
+        "--dropped",
+        action="store_true",
+        help="also the files of schemas, tables and columns that are gone; default: count them",
+    )
 
 
 _CONFIGURED = (

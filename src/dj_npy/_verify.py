@@ -19,7 +19,7 @@ from dj_npy._catalog import Snapshot, connection_of, is_npy, schema_name, snapsh
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError, ArrayMissingError, NpyError
 from dj_npy._html import in_units
 from dj_npy._progress import Progress
-from dj_npy._row import Row
+from dj_npy._row import Row, shown
 from dj_npy._settings import settings
 from dj_npy._stores import StoreConfig, open_store
 from dj_npy._stores.remote import PART, SIDE_BY_SIDE
@@ -182,12 +182,11 @@ def _spool(given: Any, number: int, rows: Any, report: Report) -> StoreConfig:
         for table, names, attribute, found in _selected(given, now):
             report.tables.append(f"{table}.{attribute}")
             for *values, stored in found:
-                value = json.loads(stored) if isinstance(stored, str) else stored
                 key = dict(zip(names, values, strict=True))
-                rows.write(json.dumps([number, table, key, attribute, value], default=_text))
+                rows.write(json.dumps([number, table, key, attribute, stored], default=_text))
                 rows.write("\n")
                 report.checked += 1
-                report.nbytes += _nbytes(Row(value))
+                report.nbytes += _nbytes(_row(stored))
     config: StoreConfig = connection._config
     return config
 
@@ -231,8 +230,8 @@ def _steps(rows: Iterable[str], configs: list[StoreConfig], checksums: bool) -> 
     places: list[_Place] = []
     nbytes = 0
     for line in rows:
-        number, table, key, attribute, value = json.loads(line)
-        row = Row(value)
+        number, table, key, attribute, stored = json.loads(line)
+        row = _row(stored)
         place = _Place(table, key, attribute, row, configs[number], _nbytes(row))
         size = place.nbytes if checksums else 0
         if places and (len(places) == _TOGETHER or nbytes + size > _TOGETHER_BYTES):
@@ -259,6 +258,8 @@ def examined(row: Row, config: StoreConfig, checksums: bool) -> tuple[str, str]:
 
     Nothing is raised: see `Report.counts`.
     """
+    if isinstance(row.json, str):
+        return "invalid row", f"the row's JSON cannot be read, or is a text: {shown(row.json)}"
     try:
         _ = row.path, row.shape, row.dtype, row.store, row.promised()
     except ArrayCorruptError as error:
@@ -303,6 +304,13 @@ def _add(report: Report, place: _Place, what: str, message: str) -> None:
         v if isinstance(v, str) else None for v in (named.get("store"), named.get("path"))
     )
     report.findings.append(Finding(what, place.table, key, place.attribute, store, path, message))
+
+
+def _row(stored: str) -> Row:
+    try:
+        return Row(json.loads(stored))
+    except (ValueError, RecursionError):
+        return Row(stored)
 
 
 def _nbytes(row: Row) -> int:

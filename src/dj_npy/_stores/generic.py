@@ -8,7 +8,7 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from dj_npy._errors import NpyError, StoreError
-from dj_npy._stores.base import Listed, Stat
+from dj_npy._stores.base import UNTIMED, Listed, Stat
 from dj_npy._stores.remote import Answer, RemoteStore, part_size, redacted
 
 _VERSION = ("ETag", "etag", "e_tag", "generation", "version_id", "mtime", "LastModified", "created")
@@ -210,15 +210,21 @@ def _stat_of(info: dict[str, Any]) -> Stat:
 
 
 def _listed_as(path: str, info: dict[str, Any]) -> Listed:
-    return Listed(path, info["size"], _modified(info), _stat_of(info).version)
+    size, version = _stat_of(info)
+    if not isinstance(size, int):  # it cannot be told from another
+        return Listed(path, 0, UNTIMED, version)
+    return Listed(path, size, _modified(info), version)
 
 
 def _modified(info: dict[str, Any]) -> datetime:
     found = next((info[key] for key in _MODIFIED if info.get(key)), None)
-    if isinstance(found, (int, float)):
-        return datetime.fromtimestamp(found, UTC)
-    if isinstance(found, str):
-        found = datetime.fromisoformat(found)
-    if not isinstance(found, datetime):  # unknown is young: nothing is removed for its age
-        return datetime.now(UTC)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    try:
+        if isinstance(found, (int, float)):
+            found = datetime.fromtimestamp(found, UTC) if found > 0 else None
+        if isinstance(found, str):
+            found = datetime.fromisoformat(found)
+        if not isinstance(found, datetime):  # unknown is young: nothing is removed for its age
+            return UNTIMED
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
+        return UNTIMED

@@ -17,7 +17,7 @@ import numpy as np
 
 from dj_npy._errors import ArrayMissingError, NpyError, StoreError
 from dj_npy._settings import settings
-from dj_npy._stores.base import Buffer, Limits, Listed, Part, Stat, Store
+from dj_npy._stores.base import UNTIMED, Buffer, Limits, Listed, Part, Stat, Store
 from dj_npy._stores.threads import side_by_side
 
 TEMPORARY_SUFFIX = ".dj-npy-tmp"
@@ -370,7 +370,10 @@ def _listed_as(path: str, stat: os.stat_result) -> Listed:
 
 
 def _time_of(stat: os.stat_result) -> datetime:
-    return datetime.fromtimestamp(stat.st_mtime, UTC)
+    try:
+        return datetime.fromtimestamp(stat.st_mtime, UTC) if stat.st_mtime >= 0 else UNTIMED
+    except (ValueError, OverflowError, OSError):
+        return UNTIMED
 
 
 class _Scratch:

@@ -1,0 +1,91 @@
+"""What of a database an account cannot see, and so cannot be asked about."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from datajoint.errors import DataJointError
+
+Select = Callable[[str], Iterable[tuple[Any, ...]]]
+
+_GRANT = re.compile(r"GRANT (.+?) ON \*\.\* TO ")
+_REVOKE = re.compile(r"REVOKE (.+?) ON (.+?)\.\* FROM ")  # MySQL's `partial_revokes`
+_OF_THE_SERVER = {"information_schema", "mysql", "performance_schema", "sys"}
+_OTHER_DATABASES = """
+    SELECT datname FROM pg_catalog.pg_database
+    WHERE datallowconn AND NOT datistemplate AND datname <> current_database() ORDER BY datname"""
+
+
+class Sight(NamedTuple):
+    """What an account sees of its server."""
+
+    unseen: list[str]
+    """What could not be asked about, in words."""
+    schemas: bool
+    """Whether it sees all schemas of the database."""
+    transactions: bool
+    """Whether it sees the open transactions that others' rows may be in."""
+
+
+def sight(select: Select, backend: str) -> Sight:
+    """Ask what the account sees; what it is not told counts as not seen."""
+    return _of_postgresql(select) if backend == "postgresql" else _of_mysql(select)
+
+
+def _of_postgresql(select: Select) -> Sight:
+    # Its catalog names all tables, and one that may not be read is an error. Transactions
+    # that have written are named to everybody, but not how old they are.
+    unseen = []
+    try:
+        [(may,)] = select("SELECT pg_has_role('pg_read_all_stats', 'USAGE')")
+        others = [str(name) for (name,) in select(_OTHER_DATABASES)]
+    except DataJointError:
+        may, others = False, ["that of this server which could not be asked for"]
+    if not may:
+        unseen.append("for how long other accounts' transactions are open (pg_read_all_stats)")
+    if others:
+        unseen.append(f"rows in other databases of this server: {', '.join(others)}")
+    return Sight(unseen, schemas=True, transactions=True)
+
+
+def _of_mysql(select: Select) -> Sight:
+    try:
+        lines = [str(line) for (line,) in select(_show_grants(select))]
+    except DataJointError:
+        lines = []
+    may = {
+        privilege
+        for line in lines
+        if (found := _GRANT.match(line))
+        for privilege in found[1].split(", ")
+    }
+    every = "ALL PRIVILEGES" in may
+    unseen = []
+    if not (every or "SELECT" in may):
+        unseen.append("rows of schemas that this account may not see (SELECT on *.*)")
+    hidden = {
+        found[2].strip('`"')
+        for line in lines
+        if (found := _REVOKE.match(line)) and {"SELECT", "ALL PRIVILEGES"} & {*found[1].split(", ")}
+    }
+    hidden -= _OF_THE_SERVER
+    if hidden:
+        unseen.append(f"rows of schemas whose SELECT was revoked: {', '.join(sorted(hidden))}")
+    schemas = not unseen
+    transactions = every or "PROCESS" in may
+    if not transactions:
+        unseen.append("open transactions (PROCESS on *.*)")
+    return Sight(unseen, schemas, transactions)
+
+
+def _show_grants(select: Select) -> str:
+    """Return what shows the grants of this account and of the roles that are in force."""
+    [(version,)] = select("SELECT version()")
+    if "mariadb" in str(version).lower():  # where they are shown as well
+        return "SHOW GRANTS"
+    try:
+        [(roles,)] = select("SELECT current_role()")
+    except DataJointError:  # before MySQL 8
+        return "SHOW GRANTS"
+    using = "" if roles in (None, "", "NONE") else f" USING {roles}"
+    return f"SHOW GRANTS FOR CURRENT_USER(){using}"

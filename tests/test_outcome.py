@@ -1,0 +1,509 @@
+"""Exceptions that are not the database's, at any moment: no row loses its file."""
+
+import ctypes
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import datajoint as dj
+import numpy as np
+import psycopg2
+import pymysql
+import pytest
+from datajoint.errors import DataJointError, DuplicateError
+
+import dj_npy
+from tests.test_bulk import WAVEFORM, files
+
+MakeTable = Callable[..., Any]
+SLOW_S, ALARM_S = 0.4, 0.2
+SECONDS = float(os.environ.get("DJ_NPY_TEST_EXCEPTIONS", "4"))
+
+
+class TooLongError(Exception):
+    """What a time limit raises."""
+
+
+@pytest.fixture
+def numbered(table: MakeTable) -> Any:
+    return table("id : int32\n---\nn = null : int32\nwaveform = null : <npy@>", "Numbered")()
+
+
+def row(number: int, **more: Any) -> dict[str, Any]:
+    return {"id": number, "n": 0, "waveform": WAVEFORM + number, **more}
+
+
+def plainly(table: Any, rows: list[dict[str, Any]]) -> None:
+    table.insert(rows)
+
+
+def is_postgresql(table: Any) -> bool:
+    return bool(table.connection.adapter.backend == "postgresql")
+
+
+def make_slow(table: Any, event: str = "INSERT") -> None:
+    """Have each row take its time, within the server."""
+    query, name = table.connection.query, table.full_table_name
+    if is_postgresql(table):
+        schema = table.adapter.quote_identifier(table.database)
+        query(
+            f"CREATE FUNCTION {schema}.slow() RETURNS trigger AS "
+            f"'BEGIN PERFORM pg_sleep({SLOW_S}); RETURN NEW; END' LANGUAGE plpgsql"
+        )
+        query(
+            f"CREATE TRIGGER slow AFTER {event} ON {name} FOR EACH ROW "
+            f"EXECUTE FUNCTION {schema}.slow()"
+        )
+    else:
+        query(
+            f"CREATE TRIGGER `{table.database}`.slow AFTER {event} ON {name} FOR EACH ROW "
+            f"SET @slept = SLEEP({SLOW_S})"
+        )
+
+
+@contextmanager
+def alarm(after_s: float, error: BaseException) -> Iterator[None]:
+    """Have a signal handler raise an error once."""
+
+    def ring(*_: Any) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, after_s)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def reconnect(connection: Any) -> None:
+    with suppress(Exception):
+        connection._conn.close()
+    connection.connect()
+    connection._in_transaction = False
+
+
+def is_open(connection: Any) -> bool:
+    session = connection._conn
+    return bool(session.open if hasattr(session, "open") else not session.closed)
+
+
+def settled(table: Any) -> list[dict[str, Any]]:
+    """Wait until no session is at work any more, and return the rows."""
+    time.sleep(2 * SLOW_S)
+    reconnect(table.connection)
+    return list(table.to_dicts())
+
+
+def assert_no_row_without_its_file(table: Any) -> int:
+    rows = settled(table)
+    for each in rows:
+        if each["waveform"] is not None:
+            each["waveform"].verify()
+    return len(rows)
+
+
+ERRORS: dict[str, Callable[[], BaseException]] = {
+    "exception": lambda: TooLongError("too long"),
+    "timeout": lambda: TimeoutError("too long"),
+    "datajoint's": lambda: DuplicateError("said the user"),
+    "psycopg's": lambda: psycopg2.errors.UniqueViolation("said the user"),
+    "pymysql's": lambda: pymysql.err.IntegrityError(1062, "said the user"),
+    "interrupt": KeyboardInterrupt,
+}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("insert", [plainly, dj_npy.insert])
+def test_an_alarm_while_the_server_is_at_work(
+    numbered: Any, store: Path, error: str, insert: Any
+) -> None:
+    make_slow(numbered)
+    with suppress(BaseException), alarm(ALARM_S, ERRORS[error]()):
+        insert(numbered, [row(1)])
+    assert assert_no_row_without_its_file(numbered) == 1
+    assert len(files(store)) == 1
+
+
+@pytest.mark.parametrize("error", ["exception", "datajoint's", "interrupt"])
+def test_an_alarm_within_a_transaction_that_is_committed(
+    numbered: Any, store: Path, error: str
+) -> None:
+    make_slow(numbered)
+    connection = numbered.connection
+    connection.start_transaction()
+    with suppress(BaseException), alarm(ALARM_S, ERRORS[error]()):
+        numbered.insert1(row(1))
+    with suppress(Exception):  # where the client has hung up, it is rolled back
+        connection.commit_transaction()
+    rows = assert_no_row_without_its_file(numbered)
+    assert rows == (1 if is_postgresql(numbered) else 0)
+    assert len(files(store)) == rows
+
+
+def test_an_alarm_while_an_update_is_at_work(numbered: Any, store: Path) -> None:
+    numbered.insert1(row(1))
+    make_slow(numbered, "UPDATE")
+    with pytest.raises(TooLongError), alarm(ALARM_S, TooLongError()):
+        numbered.update1({"id": 1, "waveform": WAVEFORM + 7})
+    [found] = settled(numbered)
+    found["waveform"].verify()
+    np.testing.assert_array_equal(found["waveform"].load(), WAVEFORM + 7)
+
+
+def test_a_handled_refusal_is_not_taken_for_that_of_the_next_statement(
+    numbered: Any, store: Path
+) -> None:
+    """The exception of a fallback has the refusal of the first try in its context."""
+    numbered.insert1(row(1))
+    make_slow(numbered)
+    with suppress(TooLongError):
+        try:
+            numbered.insert1(row(1))
+        except DuplicateError:
+            with alarm(ALARM_S, TooLongError()):
+                numbered.insert1(row(2))
+    assert assert_no_row_without_its_file(numbered) == 2
+
+
+def test_an_exception_that_is_used_again_brings_no_verdict_along(numbered: Any) -> None:
+    error = DuplicateError("a time limit's, always the same one")
+    numbered.insert1(row(1))
+    with suppress(DuplicateError):
+        try:
+            numbered.insert1(row(1))
+        except DuplicateError:
+            raise error  # noqa: B904
+    assert error.__context__ is not None
+    make_slow(numbered)
+    with suppress(DuplicateError), alarm(ALARM_S, error):
+        numbered.insert1(row(2))
+    assert assert_no_row_without_its_file(numbered) == 2
+
+
+# Refusals are taken back
+
+
+@pytest.mark.parametrize("insert", [plainly, dj_npy.insert])
+@pytest.mark.parametrize("within", [False, True])
+def test_what_is_refused_is_taken_back(
+    numbered: Any, store: Path, insert: Any, within: bool
+) -> None:
+    numbered.insert1(row(1))
+    before = files(store)
+    for rows in ([row(1)], [row(2), row(3), row(1)], [row(4, n="no number")]):
+        if within:
+            with pytest.raises(Exception), numbered.connection.transaction:  # noqa: B017, PT011
+                insert(numbered, rows)
+        else:
+            with pytest.raises(Exception):  # noqa: B017, PT011
+                insert(numbered, rows)
+        assert files(store) == before
+
+
+def test_a_refusal_asks_no_walk_over_the_table(
+    numbered: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbered.insert1(row(1))
+    asked = []
+    monkeypatch.setattr("dj_npy._outcome.Session.referenced", lambda _, files: asked.append(files))
+    with pytest.raises(DuplicateError):
+        numbered.insert1(row(1))
+    assert not asked
+
+
+def test_an_update_that_is_refused_is_taken_back(numbered: Any, store: Path) -> None:
+    numbered.insert1(row(1))
+    before = files(store)
+    for update in ({"n": "no number"}, {"n": 1 << 40}):
+        for _ in range(3):
+            with pytest.raises(Exception):  # noqa: B017, PT011
+                numbered.update1({"id": 1, "waveform": WAVEFORM, **update})
+            assert files(store) == before
+    with pytest.raises(DataJointError):
+        numbered.update1({"id": 1, "waveform": [1]})
+    assert files(store) == before
+    numbered.update1({"id": 1, "waveform": WAVEFORM + 3})
+    (numbered & "id=1").fetch1("waveform").verify()
+
+
+def test_a_table_that_keeps_the_first_of_several_rows(numbered: Any, store: Path) -> None:
+    """MyISAM inserts row after row."""
+    if is_postgresql(numbered):
+        return
+    numbered.insert1(row(3))
+    numbered.connection.query(f"ALTER TABLE {numbered.full_table_name} ENGINE=MyISAM")
+    with pytest.raises(DuplicateError):
+        numbered.insert([row(1), row(2), row(3), row(4)])
+    assert assert_no_row_without_its_file(numbered) == 3
+
+
+# Transactions
+
+
+def test_a_transaction_that_is_rolled_back_takes_its_files_along(
+    numbered: Any, store: Path
+) -> None:
+    numbered.insert1(row(1))
+    before = files(store)
+
+    def fail() -> None:
+        with numbered.connection.transaction:
+            numbered.insert([row(2), row(3)])
+            dj_npy.insert(numbered, [row(n) for n in range(4, 9)])
+            numbered.update1({"id": 1, "waveform": WAVEFORM})
+            raise TooLongError
+
+    for _ in range(3):
+        with pytest.raises(TooLongError):
+            fail()
+        assert files(store) == before
+    assert assert_no_row_without_its_file(numbered) == 1
+
+
+def test_a_transaction_that_is_committed_keeps_its_files(numbered: Any, store: Path) -> None:
+    with numbered.connection.transaction:
+        numbered.insert([row(2), row(3)])
+    numbered.connection.cancel_transaction()
+    assert assert_no_row_without_its_file(numbered) == len(files(store)) == 2
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["COMMIT"],
+        ["COMMIT", "{begin}"],
+        ["COMMIT; {begin}"],
+        ["  /* done */ commit", "{begin}"],
+        ["SAVEPOINT here", "ROLLBACK TO SAVEPOINT here"],
+        ["CREATE TABLE {schema}.unrelated (id int)"],
+    ],
+)
+def test_what_the_user_did_to_a_transaction_is_not_guessed_at(
+    numbered: Any, table: MakeTable, statements: list[str]
+) -> None:
+    """Committed by hand, copied, deleted at its first place, and then rolled back."""
+    other = table(numbered.definition, "Other")
+    connection = numbered.connection
+    begin = connection.adapter.start_transaction_sql()
+    schema = connection.adapter.quote_identifier(numbered.database)
+    connection.start_transaction()
+    numbered.insert1(row(1))
+    for statement in statements:
+        try:
+            connection.query(statement.format(begin=begin, schema=schema))
+        except Exception:
+            assert ";" in statement  # PyMySQL takes one at a time
+            connection.cancel_transaction()
+            return
+        other.insert(numbered, skip_duplicates=True)
+        numbered.delete_quick()
+    connection.cancel_transaction()
+    assert_no_row_without_its_file(numbered)
+    assert_no_row_without_its_file(other)
+
+
+def test_a_transaction_within_a_transaction(numbered: Any, store: Path) -> None:
+    """DataJoint refuses the inner one by rolling back the outer one, and goes on without."""
+    connection = numbered.connection
+    with connection.transaction:
+        numbered.insert1(row(1))
+        with pytest.raises(DataJointError), connection.transaction:
+            pass
+        numbered.insert1(row(2))
+    assert [each["id"] for each in settled(numbered)] == [2]
+    assert_no_row_without_its_file(numbered)
+    assert len(files(store)) == 1
+
+
+def test_a_make_that_fails_five_times_leaves_nothing(
+    schema: Any, numbered: Any, store: Path
+) -> None:
+    numbered.insert1(row(1))
+    before = files(store)
+
+    Numbered = type(numbered)  # noqa: F841
+
+    @schema
+    class Filtered(dj.Computed):
+        definition = "-> Numbered\n---\nfiltered : <npy@>"
+
+        def make(self, key: dict[str, Any]) -> None:
+            self.insert1({**key, "filtered": WAVEFORM})
+            raise TooLongError
+
+    for _ in range(5):
+        with pytest.raises(TooLongError):
+            Filtered.populate()
+        assert files(store) == before
+    assert len(Filtered()) == 0
+
+
+def test_a_lock_that_the_server_gives_to_another(numbered: Any, store: Path) -> None:
+    """A deadlock rolls back the whole transaction of one; DataJoint then says so, too."""
+    if is_postgresql(numbered):
+        return
+    numbered.insert([row(1), row(2)])
+    before = files(store)
+    connection = numbered.connection
+    info = connection.conn_info
+    other = pymysql.connect(
+        host=info["host"], port=info["port"], user=info["user"], password=info["passwd"]
+    )
+    name = numbered.full_table_name
+    with other.cursor() as cursor:
+        cursor.execute("START TRANSACTION")
+        cursor.execute(f"UPDATE {name} SET n = 5 WHERE id = 2")
+        connection.start_transaction()
+        numbered.insert1(row(3))
+        numbered.update1({"id": 1, "n": 4})
+        # The other one has changed more, so this one is the victim.
+        cursor.executemany(f"INSERT INTO {name} (id) VALUES (%s)", [(n,) for n in range(100, 400)])
+        waiting = threading.Thread(
+            target=lambda: cursor.execute(f"UPDATE {name} SET n = 5 WHERE id = 1")
+        )
+        waiting.start()
+        time.sleep(0.3)
+        with pytest.raises(Exception, match=r"(?i)deadlock"):
+            numbered.update1({"id": 2, "waveform": WAVEFORM})
+        waiting.join()
+        other.rollback()
+    connection.cancel_transaction()
+    other.close()
+    assert files(store) == before
+    assert assert_no_row_without_its_file(numbered) == 2
+
+
+# Sessions that cannot be believed
+
+
+def test_an_answer_to_an_earlier_statement_is_no_refusal(numbered: Any) -> None:
+    """An exception between a statement and its answer leaves that for the next one."""
+    if is_postgresql(numbered):
+        return
+    numbered.insert1(row(2))  # and the heading is known
+    session = numbered.connection._conn
+    session._execute_command(3, "SELECT nonsense FROM nowhere")  # 3: COM_QUERY
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        numbered.insert1(row(1))
+    assert assert_no_row_without_its_file(numbered) == 2
+
+
+def test_rows_that_are_hidden_from_this_account_are_not_taken_for_none(
+    numbered: Any, schema: Any, store: Path
+) -> None:
+    if not is_postgresql(numbered):
+        return
+    query, name = numbered.connection.query, numbered.full_table_name
+    role = f"writer_{os.getpid()}"
+    query(f"CREATE ROLE {role}")
+    query(f'GRANT USAGE ON SCHEMA "{schema.database}" TO {role}')
+    query(f"GRANT SELECT, INSERT ON {name} TO {role}")
+    query(f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY")
+    query(f"CREATE POLICY writes ON {name} FOR INSERT TO {role} WITH CHECK (true)")
+    make_slow(numbered)
+    query(f"SET ROLE {role}")
+    try:
+        with pytest.raises(TooLongError), alarm(ALARM_S, TooLongError()):
+            numbered.insert1(row(1))
+    finally:
+        query("RESET ROLE")
+    assert assert_no_row_without_its_file(numbered) == len(files(store)) == 1
+    query(f"DROP OWNED BY {role}")
+    query(f"DROP ROLE {role}")
+
+
+def test_a_child_that_leaves_the_generator_of_rows_takes_back_nothing(
+    numbered: Any, store: Path
+) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        yield row(1)
+        child = os.fork()
+        if child == 0:
+            raise SystemExit
+        os.waitpid(child, 0)
+        yield row(2)
+
+    parent = os.getpid()
+    try:
+        numbered.insert(rows())
+    except SystemExit:
+        if os.getpid() != parent:
+            os._exit(0)
+        raise
+    assert assert_no_row_without_its_file(numbered) == len(files(store)) == 2
+
+
+# At random moments
+
+
+@contextmanager
+def thrown(after_s: float, error: type[BaseException]) -> Iterator[None]:
+    """Have another thread raise an error in this one."""
+    this = ctypes.c_ulong(threading.get_ident())
+    done = threading.Event()
+
+    def throw() -> None:
+        if not done.wait(after_s):
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(this, ctypes.py_object(error))
+
+    thrower = threading.Thread(target=throw)
+    thrower.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thrower.join()
+
+
+# Between the opening of a file, or a socket, and the next instruction nobody can close it.
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
+@pytest.mark.parametrize("how", ["alarm", "thrown"])
+def test_exceptions_at_random_moments(numbered: Any, store: Path, how: str) -> None:
+    """For as long as DJ_NPY_TEST_EXCEPTIONS says, in seconds."""
+    chance, connection = random.Random(8), numbered.connection
+    # CPython may deliver what is thrown to a thread that is just being started instead, and
+    # `Thread.start` then waits for ever: python/cpython's, and to be had without this package.
+    inserts = [plainly, dj_npy.insert] if how == "alarm" else [plainly]
+
+    def use(number: int) -> None:
+        rows = [row(10 * number + n) for n in range(chance.choice([1, 1, 3]))]
+        insert = chance.choice(inserts)
+        with connection.transaction if chance.random() < 0.3 else nullcontext():
+            insert(numbered, rows)
+        if chance.random() < 0.3:
+            numbered.update1({"id": rows[0]["id"], "waveform": WAVEFORM})
+
+    begun = time.monotonic()
+    for number in range(10):
+        use(number)
+    typical_s = (time.monotonic() - begun) / 10
+    tried = interrupted = 0
+    while time.monotonic() < begun + SECONDS:
+        tried += 1
+        after_s = chance.uniform(0, 1.3 * typical_s)
+        error = chance.choice([*ERRORS.values()])
+        try:
+            with alarm(after_s, error()) if how == "alarm" else thrown(after_s, TooLongError):
+                use(10 + tried)
+        except BaseException:
+            interrupted += 1
+        with suppress(BaseException):  # one may still be on its way
+            time.sleep(0.001)
+        if connection._in_transaction or not is_open(connection):
+            reconnect(connection)
+    rows = settled(numbered)
+    for each in rows:
+        each["waveform"].verify()
+    orphans = len(files(store)) - len(rows)
+    print(f"{tried} tried, {interrupted} interrupted, {len(rows)} rows, {orphans} orphans")
+    assert interrupted > SECONDS
