@@ -84,7 +84,11 @@ def mysql(session_folder: Path) -> Iterator[Any]:
 def serving_sql(prepare: list[str], serve: list[str], folder: Path) -> Iterator[Any]:
     """A connection to a server whose data are in a new folder, as its root."""
     port = free_port()
-    where = [f"--datadir={folder}", *(["--user=root"] if os.geteuid() == 0 else [])]
+    # A server that begins removes what others have in a folder for temporary files.
+    temporary = folder.with_suffix(".tmp")
+    temporary.mkdir()
+    where = [f"--datadir={folder}", f"--tmpdir={temporary}"]
+    where += ["--user=root"] if os.geteuid() == 0 else []
     run([*prepare, *where])
     address = [f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder}.sock"]
     process = subprocess.Popen(
@@ -104,9 +108,38 @@ def connected_instance(port: int) -> Any:
                 break
         except OSError:
             time.sleep(0.1)
+    return instance_of(port, "root", "")
+
+
+def instance_of(port: int, user: str, password: str) -> Any:
     return dj.Instance(
-        host="127.0.0.1", user="root", password="", port=port, backend="mysql", use_tls=False
+        host="127.0.0.1", user=user, password=password, port=port, backend="mysql", use_tls=False
     )
+
+
+@pytest.fixture(params=["mariadb", "mysql"])
+def few_grants(request: pytest.FixtureRequest, store: Path) -> Iterator[Any]:
+    """
+    A connection of an account that may work in schemas of its own and see nothing else.
+
+    Its schemas' names begin with its own and an underscore; its store is `main`.
+    """
+    root = request.getfixturevalue(request.param).connection
+    user, password = f"few{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
+    root.query(f"CREATE USER {user}@localhost IDENTIFIED BY '{password}'")
+    root.query(f"GRANT ALL ON `{user}\\_%%`.* TO {user}@localhost")
+    instance = instance_of(root.conn_info["port"], user, password)
+    instance.config.safemode = False
+    instance.config.stores = {
+        "default": "main",
+        "main": {"protocol": "file", "location": str(store)},
+    }
+    yield instance
+    instance.connection.close()
+    made = "SELECT schema_name FROM information_schema.schemata WHERE schema_name LIKE %s"
+    for (name,) in root.query(made, (f"{user}%",)).fetchall():
+        root.query(f"DROP DATABASE `{name}`")
+    root.query(f"DROP USER {user}@localhost")
 
 
 def is_mariadb(database: Any) -> bool:
@@ -242,13 +275,27 @@ def record_opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture(scope="session")
 def case_blind_disk(session_folder: Path) -> Iterator[Path]:
     """A real exFAT file system of 16 MB: blind to case, without links."""
+    with exfat(session_folder / "exfat", 16 << 20) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def large_case_blind_disk(session_folder: Path) -> Iterator[Path]:
+    """The same with more room than a test needs."""
+    with exfat(session_folder / "large-exfat", 8 << 30) as folder:
+        yield folder
+
+
+@contextmanager
+def exfat(folder: Path, nbytes: int) -> Iterator[Path]:
+    """A new file system, mounted in a new folder."""
     needed = ("mkfs.exfat", "mount.exfat-fuse", "losetup")
     if os.geteuid() != 0 or not all(shutil.which(name) for name in needed):
         servers.missing("exfat", "needs root, and apt-get install exfat-fuse exfatprogs")
-    image, folder = session_folder / "exfat.img", session_folder / "exfat"
+    image = folder.with_suffix(".img")
     folder.mkdir()
     with image.open("wb") as file:
-        file.truncate(16 << 20)
+        file.truncate(nbytes)  # it takes no room before it is written to
     run(["mkfs.exfat", str(image)])
     device = run(["losetup", "-f", "--show", str(image)]).stdout.strip()
     try:

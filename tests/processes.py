@@ -1,8 +1,12 @@
 """Other processes that work on a test's database and stores."""
 
 import multiprocessing
+import shutil
 import time
 import warnings
+from collections.abc import Iterable
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +22,14 @@ context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.processes", "tests.test_kills", "tests.test_races"])
 
 DATABASES = ("postgresql", "mariadb", "mysql")
-STORES = ("local", "moto", "rclone")
+STORES = ("local", "exfat", "moto", "rclone")
+
+
+def places(everywhere: bool) -> list[tuple[str, str]]:
+    """Return every database with every store, or each of them at least once."""
+    if everywhere:
+        return list(product(DATABASES, STORES))
+    return [(DATABASES[n % len(DATABASES)], store) for n, store in enumerate(STORES)]
 
 
 class Lab(NamedTuple):
@@ -59,14 +70,19 @@ class Contents(NamedTuple):
 
     folder: Path | None
     raw: S3Raw | None
+    case_blind: bool = False
 
     def files(self) -> set[str]:
-        """Return the paths of all files."""
+        """Return the paths of all files, as `listed` spells them."""
         if self.raw is not None:
             return self.raw.keys() - {".dj-npy-probe"}
         assert self.folder
         found = (path for path in self.folder.rglob("*") if not path.is_dir())
-        return {str(path.relative_to(self.folder)) for path in found}
+        return self.listed(str(path.relative_to(self.folder)) for path in found)
+
+    def listed(self, paths: Iterable[str]) -> set[str]:
+        """Return paths in one spelling of those that the store takes for the same."""
+        return {path.lower() if self.case_blind else path for path in paths}
 
     def remains(self) -> list[str]:
         """Return what is no file and should not be there: uploads, empty folders of a key."""
@@ -94,9 +110,14 @@ class Contents(NamedTuple):
 
 def a_store(kind: str, request: Any, location: str) -> tuple[dict[str, Any], Contents]:
     """Return the settings of an empty store, and a look into it."""
-    if kind == "local":
+    if kind in ("local", "exfat"):
         folder: Path = request.getfixturevalue("store")
-        return {"protocol": "file", "location": str(folder)}, Contents(folder, None)
+        if kind == "exfat":
+            folder = request.getfixturevalue("large_case_blind_disk") / location
+            folder.mkdir(parents=True)
+            request.addfinalizer(partial(shutil.rmtree, folder))
+        contents = Contents(folder, None, kind == "exfat")
+        return {"protocol": "file", "location": str(folder)}, contents
     url = request.getfixturevalue(kind)
     return s3_settings(url, location=location), Contents(None, S3Raw(url, location))
 

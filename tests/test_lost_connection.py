@@ -92,9 +92,12 @@ def received(source: socket.socket) -> bytes:
         return b""
 
 
-@pytest.fixture
-def proxy(mariadb: Any) -> Iterator[CuttingProxy]:
-    proxy = CuttingProxy(mariadb.connection.conn_info["port"])
+@pytest.fixture(params=["mariadb", "mysql"])
+def proxy(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[CuttingProxy]:
+    database = request.getfixturevalue(request.param)
+    # DataJoint does not pass `use_tls=False` on, and the proxy would not see the statements.
+    monkeypatch.setattr("pymysql.connections.SSL_ENABLED", False)
+    proxy = CuttingProxy(database.connection.conn_info["port"])
     yield proxy
     proxy.close()
 
