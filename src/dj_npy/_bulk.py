@@ -18,7 +18,7 @@ from dj_npy._dask import is_dask
 from dj_npy._errors import ArrayInvalidError, NpyError
 from dj_npy._insertion import Bulk, bulk
 from dj_npy._progress import Progress
-from dj_npy._ref import NpyRef, loaded_alone, loaded_together
+from dj_npy._ref import NpyRef, loaded_alone, loaded_together, read_alone
 from dj_npy._settings import settings
 from dj_npy._stores import Store
 from dj_npy._stores.remote import PART, SIDE_BY_SIDE
@@ -291,10 +291,11 @@ class _Group:
         """Return what is to be done."""
         near, several = self._near, len(self.items) > 1
         if near is not None and several:
-            tasks = [Task(partial(loaded_together, self._refs, near, slab, keep))]
+            tasks = [Task(partial(loaded_together, self._refs, near, slab))]
             return Step(self.items, tasks, self._nbytes, threads=0)
         some = [self._refs] if several else [[ref] for ref in self._refs]
-        tasks = [Task(partial(loaded_alone, refs, slab, keep)) for refs in some]
+        alone = loaded_alone if keep else read_alone
+        tasks = [Task(partial(alone, refs, slab)) for refs in some]
         if near is not None:
             return Step(self.items, tasks, self._nbytes, threads=_PROCESSORS)
         on_the_way = min(self._nbytes, _BUFFERS * len(self._refs))

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from dj_npy._arrayfile import ArrayFile, MapMode, Slab, Verified, read_together
-from dj_npy._arraylike import ArrayLike, materialized
+from dj_npy._arraylike import ArrayLike, materialized, own
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
 from dj_npy._fileformat import AnyArray, Header
 from dj_npy._html import of_reference
@@ -56,15 +56,25 @@ class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
     NpyRef(shape=(1000, 32), dtype=float64, loaded)
     """
 
-    __slots__ = ("__weakref__", "_as_row", "_config", "_kept_open", "_known", "_loaded", "_row")
+    __slots__ = (
+        "__weakref__",
+        "_as_row",
+        "_config",
+        "_kept_open",
+        "_known",
+        "_loaded",
+        "_row",
+        "_shown",
+    )
 
     _loaded: AnyArray | weakref.ref[AnyArray] | None
+    _shown: weakref.ref[AnyArray] | None
 
     def __init__(self, metadata: dict[str, Any], config: StoreConfig) -> None:
         self._row = metadata
         self._as_row: Row | None = None  # made when it is first asked: most never are
         self._config = config
-        self._loaded = None
+        self._loaded = self._shown = None
         # What is remembered once a part has been read: the header, and then the open file.
         self._known: tuple[Header, bytes] | None = None
         self._kept_open: KeptOpen | None = None
@@ -186,7 +196,7 @@ class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
         if array is not None:
             part = np.asanyarray(array[selection])
             if out is None:
-                return _own(part)
+                return own(part)  # type: ignore[no-any-return]
             self._check_out(out, part.shape, part.dtype)
             np.copyto(out, part)
             return out
@@ -321,17 +331,13 @@ class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
                 if part is not None:
                     return part[()] if selected.is_scalar else part
             array = self.load()
-        part = array[index]
-        if isinstance(part, np.ndarray):
-            return part if part.flags.owndata else _own(part)
-        return part.copy() if isinstance(part, np.void) else part
+        return own(array[index])
 
     def _rows(self) -> Iterator[Any]:
         if self.nbytes <= settings.load_below:
             self.load()
         for block in self.blocks():
-            for row in block:
-                yield row.copy() if isinstance(row, (np.ndarray, np.void)) else row
+            yield from map(own, block)
 
     def _block(self, rows: slice) -> AnyArray:
         if not self.is_loaded and self.nbytes <= settings.memory:
@@ -379,27 +385,27 @@ class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
             )
 
 
-def _own(part: AnyArray) -> AnyArray:
-    # Of |S0, a copy would be |S1: gigabytes, of an array without data.
-    return np.array(part) if part.dtype.itemsize else np.ndarray(part.shape, part.dtype)
-
-
-def loaded_together(refs: Sequence[NpyRef], store: Store, slab: Slab, keep: bool) -> list[AnyArray]:
-    """
-    Load small arrays from one store of this machine in one go.
-
-    What is not to be kept stays in memory only for as long as somebody holds it.
-    """
+def loaded_together(refs: Sequence[NpyRef], store: Store, slab: Slab) -> list[AnyArray]:
+    """Load small arrays from one store of this machine in one go."""
     found = list(map(loaded_array, refs))
     rows = [ref._described for ref, array in zip(refs, found, strict=True) if array is None]
     read = iter(read_together(store, rows, slab))
     found = [next(read) if array is None else array for array in found]
     return [
-        residency.get(ref, ref._read, keep) if array is None else residency.give(ref, array, keep)
+        residency.get(ref, ref._read) if array is None else residency.give(ref, array)
         for ref, array in zip(refs, found, strict=True)
     ]
 
 
-def loaded_alone(refs: Sequence[NpyRef], slab: Slab, keep: bool) -> list[AnyArray]:
+def loaded_alone(refs: Sequence[NpyRef], slab: Slab) -> list[AnyArray]:
     """Load arrays one after the other, in a thread of many that do; otherwise the same."""
-    return [residency.get(ref, partial(ref._read, slab), keep) for ref in refs]
+    return [residency.get(ref, partial(ref._read, slab)) for ref in refs]
+
+
+def read_alone(refs: Sequence[NpyRef], slab: Slab) -> list[AnyArray]:
+    """Read arrays, one after the other, into memory of the caller's own; none is kept."""
+    loaded = map(loaded_array, refs)
+    return [
+        ref._read(slab) if array is None else own(array[...])
+        for ref, array in zip(refs, loaded, strict=True)
+    ]
