@@ -52,8 +52,8 @@ def load(
     Returns
     -------
     list
-        What :meth:`NpyRef.load` returns of each, in the order of `refs`; None for None; of a
-        row, a dict with arrays for references.
+        What :meth:`NpyRef.load` returns of each, read-only, in the order of `refs`; None for
+        None; of a row, a dict with arrays for references.
 
     Raises
     ------
@@ -127,8 +127,9 @@ def stream(
     """
     Walk through many arrays, those that come next being read while the caller is busy.
 
-    No array stays in memory that the caller does not hold. To leave early, leave the loop; to
-    be sure that nothing is read any more, call ``close()``, or use it as a context manager.
+    The arrays are the caller's own, to be changed at will, and none is kept. To leave early,
+    leave the loop; to be sure that nothing is read any more, call ``close()``, or use it as a
+    context manager.
 
     Parameters
     ----------
@@ -232,7 +233,7 @@ def _steps(
     items: Iterable[Any], attributes: Sequence[str], *, keep: bool, near: int, far: int
 ) -> Iterator[Step]:
     """
-    Yield what is to be read, and stays in memory or not.
+    Yield what is to be read, and is kept in memory or is the caller's own.
 
     In a step are so many items at most whose files are small, and of one `near` store, or `far`.
     """

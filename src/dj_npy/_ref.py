@@ -39,8 +39,12 @@ class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
 
     A reference can stand wherever NumPy takes an array: operators, ufuncs, functions, the
     methods of `ndarray` that change nothing, indexing, iteration. It compares elementwise,
-    as an array does, and is hashed by identity. It pickles without data and without secrets:
-    the process that unpickles it needs the store's credentials in its own configuration.
+    as an array does, and is hashed by identity. What it keeps and gives to all who ask (`load`,
+    ``np.asarray``, methods that return a view) is read-only; what is indexed, iterated over,
+    read or copied is the caller's own. That does not depend on what is in memory.
+
+    It pickles without data and without secrets: the process that unpickles it needs the store's
+    credentials in its own configuration.
 
     Fetched from a table; not to be constructed.
 
@@ -122,8 +126,9 @@ class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
         Parameters
         ----------
         mmap_mode : str, optional
-            Without it, the data are read into memory, once: the same array is returned until
-            :meth:`unload`. With it, the file is mapped, or a private copy of a remote one, and
+            Without it, the data are read into memory, once: the same read-only array is returned
+            until :meth:`unload`. For one to change, take ``np.array(ref)``, or :meth:`read`,
+            which keeps nothing. With it, the file is mapped, or a private copy of a remote one, and
             read where it is touched, when it is touched: ``'r'`` read-only, ``'c'`` with
             changes staying in memory, ``'r+'`` with changes going to the file: at once in a
             local store; in a remote one on ``flush()``, and at the latest when nobody has the
@@ -133,8 +138,8 @@ class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
         Returns
         -------
         ndarray
-            Of the row's shape and dtype, in the file's memory order; a `numpy.memmap` if
-            mapped.
+            Of the row's shape and dtype, in the file's memory order, read-only; a
+            `numpy.memmap` if mapped.
 
         Raises
         ------
@@ -147,6 +152,8 @@ class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
         --------
         >>> ref.load() is ref.load()
         True
+        >>> ref.load().flags.writeable, np.array(ref).flags.writeable
+        (False, True)
         >>> ref.load(mmap_mode="r")[100:200].shape
         (100, 32)
         """
