@@ -239,10 +239,11 @@ class ArrayLike(NDArrayOperatorsMixin):
 
     def __index__(self) -> int:
         if self.shape:
-            # As NumPy says it, but for the type: `bytearray(ref)` overlooks a TypeError, and goes
-            # on to make a byte of each element.
-            kind = ValueError if self.dtype.kind in "iu" else TypeError
-            raise kind("only integer scalar arrays can be converted to a scalar index")
+            message = "only integer scalar arrays can be converted to a scalar index"
+            if self.dtype.kind in "iu":
+                # `bytearray(ref)` overlooks a TypeError, and makes a byte of each element.
+                raise ValueError(f"{message}; for bytes, there is ref.tobytes()")
+            raise TypeError(message)
         return int(self._one().__index__())
 
     def __bytes__(self) -> bytes:
