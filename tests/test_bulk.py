@@ -70,7 +70,6 @@ def test_load_returns_arrays_in_order_whatever_the_refs_are(
                 continue
             np.testing.assert_array_equal(array, right)
             assert array.dtype == right.dtype
-            assert array.flags.writeable
             assert array.flags.f_contiguous == right.flags.f_contiguous
             assert ref.load() is array
         for ref in refs:
@@ -152,10 +151,8 @@ def test_stream_is_in_order_and_keeps_nothing(stored: Stored, s3: dict[str, Any]
             assert array is None
             continue
         np.testing.assert_array_equal(array, WAVEFORM + (n if n < 7 else n - 1))
-        assert refs[n].load() is array  # while it is held
-        refs[n].unload()
-    del array
-    assert not any(ref.is_loaded for ref in refs if ref is not None)
+        array += 1  # it is the caller's own
+        assert not refs[n].is_loaded
 
 
 def test_stream_yields_rows_with_arrays(recording: Any) -> None:

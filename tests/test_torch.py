@@ -1,4 +1,4 @@
-"""PyTorch over references: batches from worker processes, and tensors without a copy."""
+"""PyTorch over references: batches from worker processes, and tensors."""
 
 import json
 import multiprocessing
@@ -19,13 +19,16 @@ __all__ = ["location"]  # a fixture
 Stored = Callable[..., NpyRef]
 
 
-def test_numpy_shares_the_memory_of_a_loaded_reference(stored: Stored) -> None:
+def test_dlpack_hands_out_a_copy(stored: Stored) -> None:
     ref = stored(np.arange(12.0).reshape(4, 3))
     assert ref.__dlpack_device__() == (1, 0)
     assert not ref.is_loaded
-    array = np.from_dlpack(ref)
-    assert np.shares_memory(array, ref.load())
-    assert memoryview(ref.load()).shape == (4, 3)  # type: ignore[arg-type]
+    for source in (ref, ref.T):
+        array = np.from_dlpack(source)
+        assert np.array_equal(array, np.asarray(source))
+        assert not np.shares_memory(array, ref.load())
+        with pytest.raises(BufferError, match="shares its data"):
+            np.from_dlpack(source, copy=False)
 
 
 @pytest.mark.parametrize("array", [np.zeros(3, ">f8"), np.zeros(3, [("a", "i4")])])
@@ -34,12 +37,18 @@ def test_what_dlpack_has_no_word_for_is_refused_by_numpy(stored: Stored, array: 
         np.from_dlpack(stored(array))
 
 
-def test_torch_shares_the_memory_of_a_loaded_reference(stored: Stored) -> None:
+@pytest.mark.parametrize("name", ["from_dlpack", "as_tensor", "asarray", "tensor"])
+def test_a_tensor_may_be_changed_and_the_reference_is_not(stored: Stored, name: str) -> None:
+    """PyTorch writes into what NumPy and DLPack call read-only."""
     torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
-    ref = stored(np.arange(12.0).reshape(4, 3))
-    tensor = torch.from_dlpack(ref)
-    assert tensor.data_ptr() == ref.load().ctypes.data
-    assert tensor.sum().item() == 66
+    array = np.arange(12.0).reshape(4, 3)
+    ref = stored(array)
+    ref.load()
+    tensor = getattr(torch, name)(ref)
+    assert tensor.dtype is torch.float64
+    tensor += 1
+    assert np.array_equal(ref, array)
+    assert tensor.sum().item() == 78
 
 
 LOADER = """

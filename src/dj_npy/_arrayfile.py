@@ -19,6 +19,7 @@ from dj_npy._errors import ArrayCorruptError, NpyError
 from dj_npy._fileformat import CHECKSUM, AnyArray, Header
 from dj_npy._keptopen import KeptOpen, suits
 from dj_npy._plan import Plan
+from dj_npy._residency import read_only_buffer
 from dj_npy._row import Row
 from dj_npy._selection import Selection
 from dj_npy._stores import Part, Replace, Stat, Store
@@ -78,12 +79,13 @@ def _from_system(nbytes: int) -> memoryview:
 
 def read_together(store: Store, rows: Sequence[Row], slab: Slab) -> list[AnyArray | None]:
     """
-    Read small files of one store of this machine, into memory of a slab.
+    Read small files of one store of this machine, into memory of a slab: read-only arrays.
 
     Returns None for one that :meth:`ArrayFile.read` has to look at.
     """
     promised = [_promised(row) for row in rows]
     memory = slab.take(sum(_aligned(each[1].nbytes) for each in promised if each is not None))
+    shared = read_only_buffer(memory)
     arrays: list[AnyArray | None] = []
     files = []
     position = 0
@@ -94,7 +96,7 @@ def read_together(store: Store, rows: Sequence[Row], slab: Slab) -> list[AnyArra
         path, header, prefix = each
         nbytes = header.nbytes
         data = memory[position : position + nbytes]
-        arrays.append(np.ndarray(header.shape, header.dtype, data, 0, None, header.order))
+        arrays.append(np.ndarray(header.shape, header.dtype, shared, position, None, header.order))
         files.append((path, (bytearray(len(prefix)), data), header.offset + nbytes))
         position += _aligned(nbytes)
     read = iter(zip(files, store.read_files(files), strict=True))

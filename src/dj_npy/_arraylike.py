@@ -29,9 +29,9 @@ class ArrayLike(NDArrayOperatorsMixin):
     """
     Operators, ufuncs, methods and conversions of an array, on data that come when needed.
 
-    A subclass says `shape` and `dtype`, which cost nothing, and `_array()`, which may. All
-    of `ndarray` is here that changes nothing; what changes the array in place is refused, as
-    the change would reach a copy in memory and no file.
+    A subclass says `shape` and `dtype`, which cost nothing, and `_array()`, which may, and
+    which is read-only. All of `ndarray` is here that changes nothing; what changes the array in
+    place is refused, as the change would reach a copy in memory and no file.
     """
 
     __slots__ = ()
@@ -148,7 +148,11 @@ class ArrayLike(NDArrayOperatorsMixin):
     view = _method("view")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> AnyArray:
-        """Hand the data to NumPy (the array protocol of NumPy 1 and 2)."""
+        """
+        Hand the data to NumPy (the array protocol of NumPy 1 and 2).
+
+        Read-only and without a copy; with ``copy=True``, or as another dtype, of one's own.
+        """
         if as_scalar.get():
             scalar = np.empty((), object)
             scalar[()] = self
@@ -162,9 +166,18 @@ class ArrayLike(NDArrayOperatorsMixin):
             raise ValueError(f"cannot convert {array.dtype} to {np.dtype(dtype)} without a copy")
         return array.astype(dtype)
 
-    def __dlpack__(self, **options: Any) -> Any:
-        """Hand the data to another library without a copy, as ``torch.from_dlpack(ref)`` does."""
-        return self._array().__dlpack__(**options)
+    def __dlpack__(self, *, copy: bool | None = None, **options: Any) -> Any:
+        """
+        Hand a copy of the data to another library, as ``torch.from_dlpack(ref)`` does.
+
+        Many libraries, PyTorch among them, write into what DLPack says is read-only.
+        """
+        if copy is False:
+            raise BufferError(
+                f"an {type(self).__name__} shares its data with others, so DLPack gets a copy: "
+                f"leave copy=False away, or take numpy.asarray(ref), which is read-only"
+            )
+        return np.array(self._array()).__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """Say that they are, or will be, in the processor's memory."""
@@ -197,7 +210,7 @@ class ArrayLike(NDArrayOperatorsMixin):
         return object.__format__(self, specification)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._array()[materialized(index)]
+        return own(self._array()[materialized(index)])
 
     def __len__(self) -> int:
         if not self.shape:
@@ -210,7 +223,7 @@ class ArrayLike(NDArrayOperatorsMixin):
         return self._rows()
 
     def _rows(self) -> Iterator[Any]:  # a generator, so that iter() alone loads nothing
-        yield from self._array()
+        yield from map(own, self._array())
 
     def __contains__(self, value: Any) -> bool:
         return value in self._array()
@@ -226,8 +239,20 @@ class ArrayLike(NDArrayOperatorsMixin):
 
     def __index__(self) -> int:
         if self.shape:
-            raise TypeError("only integer scalar arrays can be converted to a scalar index")
+            message = "only integer scalar arrays can be converted to a scalar index"
+            if self.dtype.kind in "iu":
+                # `bytearray(ref)` overlooks a TypeError, and makes a byte of each element.
+                raise ValueError(f"{message}; for bytes, there is ref.tobytes()")
+            raise TypeError(message)
         return int(self._one().__index__())
+
+    def __bytes__(self) -> bytes:
+        # Without this, `bytes(ref)` makes a byte of each element.
+        if not self.shape and self.dtype.kind in "iu":
+            raise TypeError(
+                "bytes() of one integer would be as many zeros: use ref.tobytes(), or int(ref)"
+            )
+        return bytes(self._array())
 
     def __bool__(self) -> bool:
         return bool(self._one())
@@ -276,7 +301,9 @@ class View(ArrayLike):
         return self._dtype
 
     def _array(self) -> AnyArray:
-        return self._function(self._source._array())
+        array = self._function(self._source._array())
+        array.flags.writeable = False  # whether it is a copy depends on the memory order
+        return array
 
     def __repr__(self) -> str:
         return f"{self._function.__name__}({self._source!r})"
@@ -284,6 +311,16 @@ class View(ArrayLike):
 
 def matrix_transpose(array: AnyArray) -> AnyArray:
     return np.swapaxes(array, -1, -2)  # numpy.matrix_transpose is NumPy 2's
+
+
+def own(part: Any) -> Any:
+    """Return what NumPy's index or iterator gives of an array, in memory of its own."""
+    if not isinstance(part, np.ndarray):
+        return part.copy() if isinstance(part, np.void) else part
+    if part.flags.owndata:
+        return part
+    # Of |S0, a copy would be |S1: gigabytes, of an array without data.
+    return np.array(part) if part.dtype.itemsize else np.ndarray(part.shape, part.dtype)
 
 
 def materialized(value: Any) -> Any:

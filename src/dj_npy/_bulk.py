@@ -18,7 +18,7 @@ from dj_npy._dask import is_dask
 from dj_npy._errors import ArrayInvalidError, NpyError
 from dj_npy._insertion import Bulk, bulk
 from dj_npy._progress import Progress
-from dj_npy._ref import NpyRef, loaded_alone, loaded_together
+from dj_npy._ref import NpyRef, loaded_alone, loaded_together, read_alone
 from dj_npy._settings import settings
 from dj_npy._stores import Store
 from dj_npy._stores.remote import PART, SIDE_BY_SIDE
@@ -52,8 +52,8 @@ def load(
     Returns
     -------
     list
-        What :meth:`NpyRef.load` returns of each, in the order of `refs`; None for None; of a
-        row, a dict with arrays for references.
+        What :meth:`NpyRef.load` returns of each, read-only, in the order of `refs`; None for
+        None; of a row, a dict with arrays for references.
 
     Raises
     ------
@@ -127,8 +127,9 @@ def stream(
     """
     Walk through many arrays, those that come next being read while the caller is busy.
 
-    No array stays in memory that the caller does not hold. To leave early, leave the loop; to
-    be sure that nothing is read any more, call ``close()``, or use it as a context manager.
+    The arrays are the caller's own, to be changed at will, and none is kept. To leave early,
+    leave the loop; to be sure that nothing is read any more, call ``close()``, or use it as a
+    context manager.
 
     Parameters
     ----------
@@ -232,7 +233,7 @@ def _steps(
     items: Iterable[Any], attributes: Sequence[str], *, keep: bool, near: int, far: int
 ) -> Iterator[Step]:
     """
-    Yield what is to be read, and stays in memory or not.
+    Yield what is to be read, and is kept in memory or is the caller's own.
 
     In a step are so many items at most whose files are small, and of one `near` store, or `far`.
     """
@@ -291,10 +292,11 @@ class _Group:
         """Return what is to be done."""
         near, several = self._near, len(self.items) > 1
         if near is not None and several:
-            tasks = [Task(partial(loaded_together, self._refs, near, slab, keep))]
+            tasks = [Task(partial(loaded_together, self._refs, near, slab))]
             return Step(self.items, tasks, self._nbytes, threads=0)
         some = [self._refs] if several else [[ref] for ref in self._refs]
-        tasks = [Task(partial(loaded_alone, refs, slab, keep)) for refs in some]
+        alone = loaded_alone if keep else read_alone
+        tasks = [Task(partial(alone, refs, slab)) for refs in some]
         if near is not None:
             return Step(self.items, tasks, self._nbytes, threads=_PROCESSORS)
         on_the_way = min(self._nbytes, _BUFFERS * len(self._refs))

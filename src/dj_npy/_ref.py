@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from dj_npy._arrayfile import ArrayFile, MapMode, Slab, Verified, read_together
-from dj_npy._arraylike import ArrayLike, materialized
+from dj_npy._arraylike import ArrayLike, materialized, own
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
 from dj_npy._fileformat import AnyArray, Header
 from dj_npy._html import of_reference
@@ -39,8 +39,12 @@ class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
 
     A reference can stand wherever NumPy takes an array: operators, ufuncs, functions, the
     methods of `ndarray` that change nothing, indexing, iteration. It compares elementwise,
-    as an array does, and is hashed by identity. It pickles without data and without secrets:
-    the process that unpickles it needs the store's credentials in its own configuration.
+    as an array does, and is hashed by identity. What it keeps and gives to all who ask (`load`,
+    ``np.asarray``, methods that return a view) is read-only; what is indexed, iterated over,
+    read or copied is the caller's own. That does not depend on what is in memory.
+
+    It pickles without data and without secrets: the process that unpickles it needs the store's
+    credentials in its own configuration.
 
     Fetched from a table; not to be constructed.
 
@@ -56,15 +60,25 @@ class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
     NpyRef(shape=(1000, 32), dtype=float64, loaded)
     """
 
-    __slots__ = ("__weakref__", "_as_row", "_config", "_kept_open", "_known", "_loaded", "_row")
+    __slots__ = (
+        "__weakref__",
+        "_as_row",
+        "_config",
+        "_kept_open",
+        "_known",
+        "_loaded",
+        "_row",
+        "_shown",
+    )
 
     _loaded: AnyArray | weakref.ref[AnyArray] | None
+    _shown: weakref.ref[AnyArray] | None
 
     def __init__(self, metadata: dict[str, Any], config: StoreConfig) -> None:
         self._row = metadata
         self._as_row: Row | None = None  # made when it is first asked: most never are
         self._config = config
-        self._loaded = None
+        self._loaded = self._shown = None
         # What is remembered once a part has been read: the header, and then the open file.
         self._known: tuple[Header, bytes] | None = None
         self._kept_open: KeptOpen | None = None
@@ -112,8 +126,9 @@ class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
         Parameters
         ----------
         mmap_mode : str, optional
-            Without it, the data are read into memory, once: the same array is returned until
-            :meth:`unload`. With it, the file is mapped, or a private copy of a remote one, and
+            Without it, the data are read into memory, once: the same read-only array is returned
+            until :meth:`unload`. For one to change, take ``np.array(ref)``, or :meth:`read`,
+            which keeps nothing. With it, the file is mapped, or a private copy of a remote one, and
             read where it is touched, when it is touched: ``'r'`` read-only, ``'c'`` with
             changes staying in memory, ``'r+'`` with changes going to the file: at once in a
             local store; in a remote one on ``flush()``, and at the latest when nobody has the
@@ -123,8 +138,8 @@ class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
         Returns
         -------
         ndarray
-            Of the row's shape and dtype, in the file's memory order; a `numpy.memmap` if
-            mapped.
+            Of the row's shape and dtype, in the file's memory order, read-only; a
+            `numpy.memmap` if mapped.
 
         Raises
         ------
@@ -137,6 +152,8 @@ class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
         --------
         >>> ref.load() is ref.load()
         True
+        >>> ref.load().flags.writeable, np.array(ref).flags.writeable
+        (False, True)
         >>> ref.load(mmap_mode="r")[100:200].shape
         (100, 32)
         """
@@ -186,7 +203,7 @@ class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
         if array is not None:
             part = np.asanyarray(array[selection])
             if out is None:
-                return _own(part)
+                return own(part)  # type: ignore[no-any-return]
             self._check_out(out, part.shape, part.dtype)
             np.copyto(out, part)
             return out
@@ -321,17 +338,13 @@ class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
                 if part is not None:
                     return part[()] if selected.is_scalar else part
             array = self.load()
-        part = array[index]
-        if isinstance(part, np.ndarray):
-            return part if part.flags.owndata else _own(part)
-        return part.copy() if isinstance(part, np.void) else part
+        return own(array[index])
 
     def _rows(self) -> Iterator[Any]:
         if self.nbytes <= settings.load_below:
             self.load()
         for block in self.blocks():
-            for row in block:
-                yield row.copy() if isinstance(row, (np.ndarray, np.void)) else row
+            yield from map(own, block)
 
     def _block(self, rows: slice) -> AnyArray:
         if not self.is_loaded and self.nbytes <= settings.memory:
@@ -379,27 +392,27 @@ class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
             )
 
 
-def _own(part: AnyArray) -> AnyArray:
-    # Of |S0, a copy would be |S1: gigabytes, of an array without data.
-    return np.array(part) if part.dtype.itemsize else np.ndarray(part.shape, part.dtype)
-
-
-def loaded_together(refs: Sequence[NpyRef], store: Store, slab: Slab, keep: bool) -> list[AnyArray]:
-    """
-    Load small arrays from one store of this machine in one go.
-
-    What is not to be kept stays in memory only for as long as somebody holds it.
-    """
+def loaded_together(refs: Sequence[NpyRef], store: Store, slab: Slab) -> list[AnyArray]:
+    """Load small arrays from one store of this machine in one go."""
     found = list(map(loaded_array, refs))
     rows = [ref._described for ref, array in zip(refs, found, strict=True) if array is None]
     read = iter(read_together(store, rows, slab))
     found = [next(read) if array is None else array for array in found]
     return [
-        residency.get(ref, ref._read, keep) if array is None else residency.give(ref, array, keep)
+        residency.get(ref, ref._read) if array is None else residency.give(ref, array)
         for ref, array in zip(refs, found, strict=True)
     ]
 
 
-def loaded_alone(refs: Sequence[NpyRef], slab: Slab, keep: bool) -> list[AnyArray]:
+def loaded_alone(refs: Sequence[NpyRef], slab: Slab) -> list[AnyArray]:
     """Load arrays one after the other, in a thread of many that do; otherwise the same."""
-    return [residency.get(ref, partial(ref._read, slab), keep) for ref in refs]
+    return [residency.get(ref, partial(ref._read, slab)) for ref in refs]
+
+
+def read_alone(refs: Sequence[NpyRef], slab: Slab) -> list[AnyArray]:
+    """Read arrays, one after the other, into memory of the caller's own; none is kept."""
+    loaded = map(loaded_array, refs)
+    return [
+        ref._read(slab) if array is None else own(array[...])
+        for ref, array in zip(refs, loaded, strict=True)
+    ]

@@ -5,25 +5,29 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol
+from pickle import PickleBuffer
+from typing import Any, Literal, Protocol
 
-from dj_npy._fileformat import AnyArray
+import numpy as np
+
+from dj_npy._fileformat import AnyArray, bytes_view
 from dj_npy._settings import settings
 
 
 class Loadable(Protocol):
     """
-    What keeps an array: one slot, and its owner leaves it to :class:`Residency`.
+    What keeps an array: two slots, and their owner leaves them to :class:`Residency`.
 
     `_loaded` is the array itself while within the budget, a weak reference to it after, None
-    before.
+    before. `_shown` refers to the view of it that others hold.
     """
 
     _loaded: AnyArray | weakref.ref[AnyArray] | None
+    _shown: weakref.ref[AnyArray] | None
 
 
 def loaded_array(ref: Loadable) -> AnyArray | None:
-    """Return the array of `ref` if it is in memory. No I/O."""
+    """Return the array of `ref` if it is in memory. No I/O. Others get a view: see `_shown`."""
     loaded = ref._loaded
     return loaded() if isinstance(loaded, weakref.ref) else loaded
 
@@ -33,7 +37,8 @@ class Residency:
     The most recently used arrays, up to ``settings.memory`` bytes together.
 
     An array that drops out lives on for as long as somebody holds it or a view of it, and
-    its reference still gives the same one. Thread-safe, and safe to fork.
+    its reference still gives the same one. What is given is read-only, as it is given to all.
+    Thread-safe, and safe to fork.
     """
 
     def __init__(self) -> None:
@@ -49,48 +54,50 @@ class Residency:
         self._loading: dict[int, threading.Lock] = {}
         self._nbytes = sum(nbytes for _, nbytes in list(self._recent.values()))
 
-    def get(self, ref: Loadable, read: Callable[[], AnyArray], keep: bool = True) -> AnyArray:
-        """
-        Return the array of `ref`, by `read` if need be; threads that ask together read once.
-
-        What is not to be kept lives for as long as somebody holds it.
-        """
+    def get(self, ref: Loadable, read: Callable[[], AnyArray]) -> AnyArray:
+        """Return the array of `ref`, by `read` if need be; threads that ask together read once."""
+        with self._mutex:
+            array = self._found(ref)
+            if array is not None:
+                return array
         identity, mine = id(ref), threading.Lock()
         mine.acquire()
         # An interrupt may come anywhere, and nobody shall wait for a thread that it has stopped.
         try:
             while True:
                 with self._mutex:
-                    array = loaded_array(ref)
+                    array = self._found(ref)
                     if array is not None:
-                        if keep:
-                            self._keep(ref, array)
                         return array
                     other = self._loading.setdefault(identity, mine)
                 if other is mine:
-                    return self.give(ref, read(), keep)
+                    return self.give(ref, read())
                 with other:  # until that thread has read, or failed to
                     self._done(identity, other)
         finally:
             mine.release()
             self._done(identity, mine)
 
+    def _found(self, ref: Loadable) -> AnyArray | None:
+        array = loaded_array(ref)
+        if array is None:
+            return None
+        self._keep(ref, array)
+        return _shown(ref, array)
+
     def _done(self, identity: int, lock: threading.Lock) -> None:
         with self._mutex:
             if self._loading.get(identity) is lock:
                 del self._loading[identity]
 
-    def give(self, ref: Loadable, array: AnyArray, keep: bool = True) -> AnyArray:
-        """Take `array` for that of `ref`, unless there is one already, and return it."""
+    def give(self, ref: Loadable, array: AnyArray) -> AnyArray:
+        """Take `array`, which nobody else has, for that of `ref`, unless there is one already."""
         with self._mutex:
             loaded = loaded_array(ref)
             if loaded is None:
-                loaded = array
-                if not keep:
-                    ref._loaded = weakref.ref(array)
-            if keep:
-                self._keep(ref, loaded)
-            return loaded
+                loaded = _locked(array)
+            self._keep(ref, loaded)
+            return _shown(ref, loaded)
 
     def drop(self, ref: Loadable) -> None:
         """Forget the array of `ref`."""
@@ -120,6 +127,41 @@ class Residency:
             entry = self._recent.pop(identity, None)
             if entry is not None:
                 self._nbytes -= entry[1]
+
+
+def _locked(array: AnyArray) -> AnyArray:
+    """Return it read-only, so that no view of it can be made writable."""
+    flags = array.flags
+    if not flags.writeable:
+        return array
+    if flags.owndata:
+        array.setflags(write=False)
+        return array
+    order: Literal["C", "F"] = "C" if flags.c_contiguous else "F"
+    buffer = read_only_buffer(bytes_view(array))
+    return np.ndarray(array.shape, array.dtype, buffer, 0, None, order)
+
+
+def read_only_buffer(memory: memoryview) -> Any:
+    """Return what makes an array over `memory` read-only for good."""
+    # NumPy looks through a memoryview for what is below, which is writable; not through this.
+    return PickleBuffer(memory.toreadonly())
+
+
+def _shown(ref: Loadable, array: AnyArray) -> AnyArray:
+    """Return the view of `array` that is handed out: the same one as long as somebody has it."""
+    shown = None if ref._shown is None else ref._shown()
+    # Its data are read-only, its shape is not: `x = ref.load(); x.shape = -1`.
+    if (
+        shown is None
+        or shown.base is not array
+        or shown.shape != array.shape
+        or shown.strides != array.strides
+        or shown.dtype is not array.dtype
+    ):
+        shown = array.view()
+        ref._shown = weakref.ref(shown)
+    return shown
 
 
 residency = Residency()
