@@ -4,14 +4,13 @@ import tracemalloc
 import warnings
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from dj_npy import ArrayCorruptError, ArrayInvalidError
+from dj_npy import ArrayCorruptError
 from dj_npy import _fileformat as fileformat
 from tests.arrays import DTYPES, SIMPLE, arrays, same
 
@@ -64,7 +63,6 @@ def test_what_numpy_saved_is_read_back(array: Any) -> None:
 @given(DTYPES)
 @settings(max_examples=500, deadline=None)
 def test_a_dtype_comes_back_equal_from_a_row(dtype: np.dtype[Any]) -> None:
-    fileformat.check_dtype(dtype)
     assert (
         fileformat.dtype_from_json(json.loads(json.dumps(fileformat.dtype_to_json(dtype)))) == dtype
     )
@@ -79,39 +77,6 @@ def test_a_dtype_comes_back_equal_from_a_row_of_the_built_in_codec(dtype: np.dty
 def test_a_dtype_of_records_comes_back_from_a_row_of_the_built_in_codec() -> None:
     dtype = np.zeros(1, [("a", "i8"), ("b", "f8")]).view(np.recarray).dtype
     assert fileformat.dtype_from_json(str(dtype)) == dtype
-
-
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        np.dtype(object),
-        np.dtype([("a", "i4"), ("b", object)]),
-        np.dtype([("a", [("b", object, (2,))])]),
-    ],
-)
-def test_objects_are_refused(dtype: np.dtype[Any]) -> None:
-    with pytest.raises(ArrayInvalidError, match=r"^<npy> does not support object dtype arrays$"):
-        fileformat.check_dtype(dtype)
-
-
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        np.dtype(ml_dtypes.bfloat16),
-        np.dtype([("a", ml_dtypes.float8_e4m3)]),
-        np.dtype({"names": ["b", "a"], "formats": ["i4", "i4"], "offsets": [4, 0]}),
-        np.dtype({"names": ["a", "b"], "formats": ["i4", "i4"], "offsets": [0, 2]}),
-    ],
-)
-def test_a_dtype_that_the_format_would_change_is_refused(dtype: np.dtype[Any]) -> None:
-    with pytest.raises(ArrayInvalidError, match="cannot store dtype"):
-        fileformat.check_dtype(dtype)
-
-
-@pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="NumPy 1 has no StringDType")
-def test_a_string_dtype_is_refused_by_name() -> None:
-    with pytest.raises(ArrayInvalidError, match="cannot store dtype StringDType"):
-        fileformat.check_dtype(np.dtypes.StringDType())
 
 
 def test_an_array_that_is_not_contiguous_is_written_through_a_small_buffer() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from io import FileIO
 from itertools import chain
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import xxhash
@@ -115,18 +115,11 @@ def _aligned(nbytes: int) -> int:
 def _allocated(header: Header, slab: Slab | None) -> tuple[AnyArray, memoryview]:
     """Return a new array and its memory."""
     if slab is None:
-        array = _empty(header.shape, header.dtype, header.order)
+        array = fileformat.empty(header.shape, header.dtype, header.order)
         return array, fileformat.bytes_view(array)
     alone = header.nbytes > _PIECE
     data = slab.take_alone(header.nbytes) if alone else slab.take(header.nbytes)
     return np.ndarray(header.shape, header.dtype, data, 0, None, header.order), data
-
-
-def _empty(shape: tuple[int, ...], dtype: np.dtype[Any], order: Any = "C") -> AnyArray:
-    if dtype.itemsize:
-        return np.empty(shape, dtype, order)
-    # That would make |S1 of |S0, of which a file without data may promise any number.
-    return np.ndarray(shape, dtype, order=order)
 
 
 def _promised(row: Row) -> tuple[str, Header, bytes] | None:
@@ -196,7 +189,7 @@ class ArrayFile:
         Returns None, with nothing read, if more than `most` bytes would be.
         """
         if not selection.nbytes:
-            return _empty(selection.shape, selection.dtype) if out is None else out
+            return fileformat.empty(selection.shape, selection.dtype) if out is None else out
         for _ in range(2):
             read = _Read()
             if self.known is None:
@@ -209,7 +202,7 @@ class ArrayFile:
                 return None
             array = out
             if array is None:
-                make = partial(_empty, selection.shape, selection.dtype, header.order)
+                make = partial(fileformat.empty, selection.shape, selection.dtype, header.order)
                 array = self._room(make)
             if self._filled(array, plan, header, prefix, read):
                 return array

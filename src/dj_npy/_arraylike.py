@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from dj_npy._fileformat import AnyArray
+from dj_npy._fileformat import AnyArray, empty
 
 as_scalar: ContextVar[bool] = ContextVar("as_scalar", default=False)
 """While true, NumPy is handed an array-like as one Python object, not as its data."""
@@ -86,12 +86,12 @@ class ArrayLike(NDArrayOperatorsMixin):
     @property
     def real(self) -> "View":
         """The real part, still unloaded."""
-        return View(self, np.real, self.shape, np.empty(0, self.dtype).real.dtype)
+        return View(self, np.real, self.shape, empty((0,), self.dtype).real.dtype)
 
     @property
     def imag(self) -> "View":
         """The imaginary part, still unloaded."""
-        return View(self, np.imag, self.shape, np.empty(0, self.dtype).imag.dtype)
+        return View(self, np.imag, self.shape, empty((0,), self.dtype).imag.dtype)
 
     @property
     def flat(self) -> "View":

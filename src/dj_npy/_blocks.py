@@ -9,7 +9,7 @@ import numpy as np
 from dj_npy import _fileformat as fileformat
 from dj_npy._errors import ArrayInvalidError
 from dj_npy._fileformat import AnyArray, Header
-from dj_npy._validity import check_array
+from dj_npy._validity import check_array, check_dtype
 
 
 class Blocks:
@@ -51,9 +51,7 @@ class Blocks:
             raise ArrayInvalidError(
                 f"the shape of Blocks is a tuple of one or more lengths, not {shape!r:.80}"
             )
-        if self.dtype.subdtype is not None:
-            raise ArrayInvalidError(f"<npy> cannot store dtype {self.dtype}: it has a shape itself")
-        fileformat.check_dtype(self.dtype)
+        check_dtype(self.dtype)
         if not isinstance(blocks, Iterable):
             raise ArrayInvalidError(
                 f"the blocks of Blocks must be an iterable of arrays, not {type(blocks).__name__}"

@@ -18,7 +18,7 @@ from dj_npy._errors import ArrayCorruptError
 from dj_npy._fileformat import CHECKSUM, Header
 from dj_npy._ref import NpyRef
 from dj_npy._stores import Store, open_store, schema_addressing
-from dj_npy._validity import check_array
+from dj_npy._validity import check_array, check_header
 
 row_key: ContextVar[dict[str, Any] | None] = ContextVar("row_key", default=None)
 """Primary key of the row being written, where DataJoint does not pass it (`update1`)."""
@@ -73,7 +73,8 @@ class NpyCodec(dj.SchemaCodec):
         ------
         ArrayInvalidError
             For anything else, for Python objects as elements, and for arrays that carry more
-            than their data (masks, units) or whose dtype the file would change.
+            than their data (masks, units) or whose dtype would come back as another or not at
+            all: with metadata, of hundreds of fields, nested more than 15 deep.
         """
         if isinstance(value, (NpyRef, Blocks)):
             return
@@ -202,6 +203,7 @@ def _copied(ref: NpyRef, store: Store, names: Iterator[str]) -> tuple[Header, st
     """Copy the file of a reference, by the server where it can."""
     file = ref._file()
     source, header, expected = file.store, file.header(), file.row.checksum
+    check_header(header)
     if source is store and expected:
         path = store.copied(names, ref.path, header.file_size)
         if path is not None:

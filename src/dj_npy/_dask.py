@@ -12,7 +12,7 @@ from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from dj_npy._blocks import Blocks
 from dj_npy._errors import ArrayInvalidError, StoreError
-from dj_npy._fileformat import AnyArray
+from dj_npy._fileformat import AnyArray, empty
 from dj_npy._selection import select
 from dj_npy._settings import settings
 from dj_npy._stores.threads import all_in_threads
@@ -97,8 +97,20 @@ def to_store(value: Any) -> Any:
     if not is_dask(value):
         return value
     if not value.shape:
-        return np.asarray(value.compute())
+        return _computed(value)
     return Blocks(value.shape, value.dtype, _rows_of_blocks(value))
+
+
+def _computed(value: Any) -> AnyArray:
+    whole: Any = value.compute()
+    array: AnyArray = whole if isinstance(whole, np.ndarray) else np.asarray(whole)
+    check_array(array)
+    if array.shape or array.dtype != value.dtype:
+        raise ArrayInvalidError(
+            f"a Dask array said to be of shape () and dtype {value.dtype}, and was computed to be "
+            f"of shape {array.shape} and dtype {array.dtype}"
+        )
+    return array
 
 
 def _rows_of_blocks(array: Any) -> Iterator[AnyArray]:
@@ -214,7 +226,7 @@ class Joined:
         place = sum(not isinstance(n, Integral) for n in before)
         rest = shape[place:] if self._stacked else shape[place + 1 :]
         order = "F" if _slowest_first(refs)[:1] != [0] and not self._stacked else "C"
-        out: AnyArray = np.empty((*shape[:place], len(steps), *rest), self.dtype, order)  # type: ignore[call-overload]
+        out: AnyArray = empty((*shape[:place], len(steps), *rest), self.dtype, order)
         everything = (slice(None),) * place
 
         def read(owner: int) -> bool:
@@ -343,7 +355,7 @@ def _array(of: Part | Joined, chunks: Chunks, *, inline: bool) -> Any:
         chunks=chunks,
         name=f"npy-{tokenize(of, chunks)}",
         inline_array=inline,
-        meta=np.empty((0,) * of.ndim, of.dtype),
+        meta=empty((0,) * of.ndim, of.dtype),
     )
 
 

@@ -31,6 +31,8 @@ ALIGNMENT = 64
 """Data begin at a multiple of this many bytes."""
 MAX_HEADER = 256 << 10
 """Longest header read, in bytes: a structured dtype of some 5,000 fields, parsed in under 1 s."""
+MAX_DEPTH = 198
+"""Lists within lists of a dtype that is read: with one more, Python does not parse the header."""
 FIRST_READ = 512
 """Bytes to read of a file whose header is unknown; holds every header but a structured one's."""
 MAX_AXES = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
@@ -243,7 +245,16 @@ def dtype_from_json(value: Any) -> np.dtype[Any]:
     RAISED_BY_TEXT
         If it is none, or has Python objects in it.
     """
-    return _dtype_from_text(value) if isinstance(value, str) else _dtype(_tuples(value))
+    if isinstance(value, str):
+        return _dtype_from_text(value)
+    if depth(value) > MAX_DEPTH:
+        raise ValueError("it is nested too deep")
+    return _dtype(_tuples(value))
+
+
+def depth(value: Any) -> int:
+    """How many lists lie one within the other."""
+    return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
 
 
 @lru_cache(maxsize=256)
@@ -267,31 +278,6 @@ def _unaligned(literal: Any) -> Any:
     return literal
 
 
-@lru_cache(maxsize=256)
-def check_dtype(dtype: np.dtype[Any]) -> None:
-    """
-    Refuse a dtype that a ``.npy`` file would not give back equal.
-
-    Raises
-    ------
-    ArrayInvalidError
-        For Python objects anywhere in it, and for what ``.npy`` would change silently, such
-        as `StringDType` and ml_dtypes' `bfloat16`.
-    """
-    if _has_objects(dtype):
-        raise ArrayInvalidError("<npy> does not support object dtype arrays")
-    try:
-        returned = np.lib.format.descr_to_dtype(np.lib.format.dtype_to_descr(dtype))
-    # Fields that overlap or are out of order; NumPy's notice that it would pickle.
-    except (ValueError, Warning) as error:
-        raise ArrayInvalidError(f"<npy> cannot store dtype {dtype}: {error}") from None
-    if returned != dtype:
-        raise ArrayInvalidError(
-            f"<npy> cannot store dtype {dtype}: a .npy file would return it as {returned}. "
-            f"Convert the array first, for example with .astype()"
-        )
-
-
 class NpyBytes:
     """
     The bytes of an array's ``.npy`` file, in pieces, as often as it is iterated.
@@ -302,7 +288,7 @@ class NpyBytes:
     Parameters
     ----------
     array : ndarray
-        Any shape, order and byte order; its dtype passes :func:`check_dtype`.
+        Any shape, order and byte order; its dtype passes :func:`dj_npy._validity.check_dtype`.
     """
 
     def __init__(self, array: AnyArray) -> None:
@@ -321,6 +307,15 @@ class NpyBytes:
             yield whole[:first]
             for start in range(first, len(whole), PIECE):
                 yield whole[start : start + PIECE]
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any], order: Any = "C") -> AnyArray:
+    """Return an array of just that dtype, of any contents."""
+    if dtype.itemsize and dtype.kind not in "mM":
+        return np.empty(shape, dtype, order)
+    # `numpy.empty` makes |S1 of |S0, of which a file without data may promise any number, and
+    # <M8 of >M8, whose bytes would then be read the wrong way round.
+    return np.ndarray(shape, dtype, order=order)
 
 
 def pieces_in_c_order(array: AnyArray) -> Iterator[memoryview]:
@@ -365,13 +360,6 @@ def _elementary(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype
 
 
-def _has_objects(dtype: np.dtype[Any]) -> bool:
-    """`dtype.hasobject` is true of StringDType too, which deserves the other message."""
-    if dtype.names is not None:
-        return any(_has_objects(dtype[name]) for name in dtype.names)
-    return dtype.base.kind == "O"
-
-
 def _lists(descr: Any) -> Any:
     return [_lists(part) for part in descr] if isinstance(descr, (list, tuple)) else descr
 
@@ -380,8 +368,16 @@ def _tuples(descr: Any) -> Any:
     """Undo :func:`_lists`: a list of fields stays one, all that is within is tuples."""
     if not isinstance(descr, list):
         return descr
+    if _is_array(descr):
+        return _tuples(descr[0]), tuple(descr[1])
     fields = []
     for name, inner, *shape in descr:
         name_ = tuple(name) if isinstance(name, list) else name
         fields.append((name_, _tuples(inner), *(tuple(axes) for axes in shape)))
     return fields
+
+
+def _is_array(descr: list[Any]) -> bool:
+    """Whether it is a dtype and a shape; the second of two fields begins with its name."""
+    shape = descr[-1] if len(descr) == 2 else None
+    return isinstance(shape, list) and all(type(length) is int for length in shape)

@@ -277,6 +277,8 @@ def _copy(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         if value.nbytes > _COPIED:
             raise ArrayInvalidError("too large to be copied")
+        if not value.nbytes:  # nothing can change, and a copy of |S0 would be |S1
+            return value
         # Of a memory map, deepcopy would make another map; of any other, it keeps the class.
         return np.array(value) if type(value) is np.memmap else copy.deepcopy(value)
     return copy.deepcopy(value)

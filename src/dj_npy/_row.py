@@ -132,7 +132,10 @@ def _header(
     dtype: np.dtype[Any], offset: Any, fortran_order: bool, shape: tuple[int, ...]
 ) -> tuple[Header, bytes] | None:
     prefix = fileformat.header_bytes(dtype, shape, fortran_order)
-    return (Header(dtype, shape, fortran_order, offset), prefix) if len(prefix) == offset else None
+    # Of a longer header than is read, the file itself says so, whatever is asked of it.
+    if len(prefix) != offset or offset > fileformat.MAX_HEADER:
+        return None
+    return Header(dtype, shape, fortran_order, offset), prefix
 
 
 @lru_cache(maxsize=1024, typed=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dj_npy._fileformat import AnyArray
+from dj_npy._fileformat import AnyArray, empty
 
 Offsets = npt.NDArray[np.intp]
 
@@ -112,7 +112,7 @@ def _array_or_basic(entry: Any) -> Any:
 
 
 def _fields(index: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Selection:
-    element = np.empty((), dtype)[index]
+    element = empty((), dtype)[index]
     assert dtype.fields is not None  # or NumPy would have raised
     offset = dtype.fields[index][1] if isinstance(index, str) else 0
     result = [("range", axis) for axis in range(len(shape))]
