@@ -15,6 +15,7 @@ from dj_npy._catalog import Column, Snapshot, connection_of, endings, schema_nam
 from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
 from dj_npy._html import in_units
 from dj_npy._layout import Layout
+from dj_npy._storerows import check_stores
 from dj_npy._stores import Listed, Store, open_store, schema_addressing
 from dj_npy._stores.threads import all_in_threads
 
@@ -159,9 +160,9 @@ def collect(
     ArrayInvalidError
         For what is no schema, or no age.
     StoreError
-        If a store cannot be listed, another collection is under way, a transaction is open for
-        too long, or has changed something and does not end within a minute, or this connection
-        is within one. Nothing was removed.
+        If a store cannot be listed, or is not the one that the rows mean; if another collection
+        is under way, a transaction is open for too long, or has changed something and does not
+        end within a minute, or this connection is within one. Nothing was removed.
     datajoint.DataJointError
         If the database refuses a query. Nothing was removed.
 
@@ -193,6 +194,7 @@ def collect(
         before.end()  # the lock stays
         stores = _stores(columns, store, connection._config)
         report.stores = [each.name for each in stores]
+        check_stores(connection, columns, stores)
         inventory = stack.enter_context(Inventory())
         places = [(each, *_place(columns, each, connection._config)) for each in stores]
         for number, (each, layout, folders) in enumerate(places):

@@ -21,12 +21,14 @@ from datajoint.heading import Heading
 from datajoint.settings import Config
 from datajoint.table import Table
 
+from dj_npy import _identity as identity
 from dj_npy._arraylike import ArrayLike, as_scalar
 from dj_npy._catalog import endings, snapshot
 from dj_npy._codec import NpyCodec, current, row_key
 from dj_npy._insertion import Insertion
 from dj_npy._layout import Layout
 from dj_npy._ref import NpyRef
+from dj_npy._storerows import RowsOf
 
 Method = Callable[..., Any]
 
@@ -121,6 +123,7 @@ def key_of_an_update() -> None:
             names = self.primary_key if isinstance(row, Mapping) else ()
             key = {name: row[name] for name in names if name in row}
             call = functools.partial(_while_set, row_key, key, lambda: original(self, row))
+            call = functools.partial(_while_set, identity.witness, RowsOf(self), call)
             # It may run within an insert, in a generator of rows, and its file is not of that.
             return _while_set(current, None, call)
 
@@ -170,7 +173,11 @@ def files_of_refused_rows() -> None:
 
     def correct(original: Method) -> Method:
         def _insert_rows(self: Any, rows: Any, *args: Any, **kwargs: Any) -> Any:
-            return Insertion(self).run(rows, lambda rows: original(self, rows, *args, **kwargs))
+            insertion = Insertion(self)
+            send = functools.partial(
+                insertion.run, rows, lambda rows: original(self, rows, *args, **kwargs)
+            )
+            return _while_set(identity.witness, RowsOf(self), send)
 
         return _insert_rows
 

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from datajoint.codecs import resolve_dtype
 
+from dj_npy import _identity as identity
 from dj_npy._ahead import Ahead, Step, Task
 from dj_npy._blocks import Blocks
 from dj_npy._codec import NpyCodec, Written, current
 from dj_npy._errors import ArrayInvalidError, NpyError
 from dj_npy._ref import NpyRef
+from dj_npy._stores import open_store
 from dj_npy._stores.threads import all_in_threads
 
 _IN_FLIGHT = 256 << 20
@@ -159,6 +161,7 @@ class Insertion:
         # Whoever makes the rows as they are asked for may make them in the same memory.
         lasting = isinstance(rows, (list, tuple, np.ndarray))
         codecs = _codecs(self._table)
+        agreed: set[str | None] = set()
         for given in rows:
             row = given if lasting else _lasting(given)
             if row is None:
@@ -171,6 +174,9 @@ class Insertion:
                 value = values.get(attribute)
                 if not isinstance(value, (np.ndarray, NpyRef)):
                     continue
+                if store not in agreed:  # the database is asked in this thread, and once
+                    identity.written_to(open_store(self._connection._config, store))
+                    agreed.add(store)
                 context = {
                     "schema": self._table.database,
                     "table": self._table.table_name,
