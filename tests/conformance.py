@@ -12,7 +12,7 @@ import pytest
 from dj_npy import ArrayInvalidError, ArrayMissingError, StoreError
 from dj_npy._addressing import with_token
 from dj_npy._stores import Store
-from dj_npy._stores.remote import PROBE
+from dj_npy._stores.base import PROBE
 from tests.servers import Raw
 
 PLAIN = "lab/t/k=1/a.npy"

@@ -50,6 +50,7 @@ def test_the_row_says_what_is_needed_to_read_the_file(recording: Any, store: Pat
         "shape": [4, 3],
         "offset": 128,
         "checksum": f"xxh3_128:{xxhash.xxh3_128_hexdigest((store / path).read_bytes())}",
+        "store_id": json.loads((store / ".dj-npy-store").read_bytes())["store_id"][0],
     }
 
 

@@ -16,7 +16,7 @@ from obstore import exceptions
 
 from dj_npy import ArrayCorruptError, ArrayMissingError, NpyRef, StoreError
 from dj_npy._stores import Store, clients, failures, opening, remote, threads
-from dj_npy._stores.remote import PROBE
+from dj_npy._stores.base import PROBE
 from tests.conformance import PLAIN, beginning, create, large, names, read
 from tests.conftest import run
 from tests.faults import Fault, Proxy, Request, proxy_of

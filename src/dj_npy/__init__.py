@@ -6,6 +6,7 @@ of every table, declared before or after.
 """
 
 from dj_npy import _corrections, embedded
+from dj_npy._adopt import adopt
 from dj_npy._blocks import Blocks
 from dj_npy._bulk import insert, load, stream
 from dj_npy._codec import NpyCodec
@@ -35,6 +36,7 @@ __all__ = [
     "NpyRef",
     "StoreError",
     "__version__",
+    "adopt",
     "collect",
     "embedded",
     "insert",
@@ -58,6 +60,7 @@ for _public in (
     NpyError,
     NpyRef,
     StoreError,
+    adopt,
     collect,
     insert,
     load,

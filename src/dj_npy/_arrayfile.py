@@ -6,16 +6,17 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from io import FileIO
 from itertools import chain
-from typing import Literal, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import xxhash
 
 from dj_npy import _fileformat as fileformat
-from dj_npy._errors import ArrayCorruptError, NpyError
+from dj_npy import _identity as identity
+from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
 from dj_npy._fileformat import CHECKSUM, AnyArray, Header
 from dj_npy._keptopen import KeptOpen, suits
 from dj_npy._plan import Plan
@@ -25,6 +26,7 @@ from dj_npy._selection import Selection
 from dj_npy._stores import Part, Replace, Stat, Store
 from dj_npy._workingcopy import working_map
 
+P = ParamSpec("P")
 T = TypeVar("T")
 MapMode = Literal["r", "r+", "c"]
 Verified = Literal["as inserted", "changed since insert", "no checksum"]
@@ -130,6 +132,25 @@ def _promised(row: Row) -> tuple[str, Header, bytes] | None:
     return promised and (path, *promised)
 
 
+def _in_its_store(method: Callable[P, T]) -> Callable[P, T]:
+    """Have a method say so if a file is not as expected because the store is another one."""
+
+    @wraps(method)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(*args, **kwargs)
+        except (ArrayMissingError, ArrayCorruptError) as error:
+            file: Any = args[0]
+            reason = identity.misplaced(file.store, file.row)
+            if reason is None:
+                raise
+            raise StoreError(
+                f"could not read {file.store.where(file.path)} from {reason}"
+            ) from error
+
+    return checked
+
+
 class ArrayFile:
     """
     The ``.npy`` file that a row describes.
@@ -151,10 +172,12 @@ class ArrayFile:
         self.store, self.row, self.path = store, row, row.path
         self.known = known
 
+    @_in_its_store
     def header(self) -> Header:
         """Read the header and check it against the row."""
         return self._checked(self._read_beginning)[0]
 
+    @_in_its_store
     def read(self, slab: Slab | None = None) -> AnyArray:
         """
         Read it into a new array: one pass, if the file is what it should be.
@@ -182,6 +205,7 @@ class ArrayFile:
             raise self._changed_meanwhile()
         return array
 
+    @_in_its_store
     def read_part(self, selection: Selection, out: AnyArray | None, most: float) -> AnyArray | None:
         """
         Read what is selected into `out`, which fits, or into a new array.
@@ -221,6 +245,7 @@ class ArrayFile:
             return kept if kept.is_of(header, prefix) else None
         return None
 
+    @_in_its_store
     def map(self, mode: MapMode) -> AnyArray:
         """Map it into memory."""
         store, replace = self.store, None
@@ -237,6 +262,7 @@ class ArrayFile:
                     os.unlink(file.name)
             raise
 
+    @_in_its_store
     def verify(self) -> Verified:
         """Read all of it and check it against the row, to the byte where the row can tell."""
         store, where = self.store, self.store.where(self.path)

@@ -127,7 +127,7 @@ class Snapshot:
     """
 
     def __init__(self, connection: Any) -> None:
-        self._adapter, self._raw = connection.adapter, connection._conn
+        self.adapter, self._raw = connection.adapter, connection._conn
         self.backend: str = connection.adapter.backend
         self._described: list[Any] | None = None
 
@@ -171,7 +171,7 @@ class Snapshot:
 
     def rows(self, column: Column) -> Iterator[tuple[Any, ...]]:
         """Yield the key and the JSON, as text, of each row that has a value."""
-        quote = self._adapter.quote_identifier
+        quote = self.adapter.quote_identifier
         attribute = quote(column.attribute)
         names = ", ".join([*map(quote, column.key), attribute])
         return self.select(
@@ -186,7 +186,7 @@ class Snapshot:
         More than the columns whose codec is known to this process: a column may be of a codec
         that is not registered here, and rows may be copied.
         """
-        quote = self._adapter.quote_identifier
+        quote = self.adapter.quote_identifier
         for schema, table, attribute, kind, _, _ in self._all_columns():
             if kind not in _HOLDS_JSON:
                 continue
@@ -214,7 +214,7 @@ class Snapshot:
             except GeneratorExit:
                 raise
             except Exception as error:
-                raise translate_query_error(error, query, self._adapter) from error
+                raise translate_query_error(error, query, self.adapter) from error
 
     def open_for_s(self) -> float | None:
         """Return for how long the longest other transaction is open; None: it may not be asked."""
@@ -239,6 +239,15 @@ class Snapshot:
         """Lock out other collections on this server, until this connection ends."""
         [(got,)] = self.select(_LOCK[self.backend])
         return bool(got)
+
+    def wait_at_most(self, seconds: int) -> None:
+        """Have queries fail that wait longer for a lock, which may be the caller's own."""
+        with self._raw.cursor() as cursor:
+            cursor.execute(
+                f"SET LOCAL lock_timeout = '{seconds}s'"
+                if self.backend == "postgresql"
+                else f"SET SESSION lock_wait_timeout = {seconds}"
+            )
 
     def end(self) -> None:
         """End the transaction; the connection, and the lock, stay."""

@@ -12,9 +12,9 @@ from dj_npy import __version__
 from dj_npy._command import INTERRUPTED, MISUSED, PIPE_CLOSED, WRONG, Command, UsageError, printable
 from dj_npy._info import INFO
 from dj_npy._quickstart import QUICKSTART
-from dj_npy._upkeep import COLLECT, VERIFY
+from dj_npy._upkeep import ADOPT, COLLECT, VERIFY
 
-COMMANDS: tuple[Command, ...] = (QUICKSTART, INFO, VERIFY, COLLECT)
+COMMANDS: tuple[Command, ...] = (QUICKSTART, INFO, VERIFY, COLLECT, ADOPT)
 
 _EXIT_CODES = """\
 exit codes:

@@ -11,6 +11,7 @@ from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 from datajoint.codecs import is_codec_registered, unregister_codec
 
 from dj_npy import _fileformat as fileformat
+from dj_npy import _identity as identity
 from dj_npy._addressing import array_path, with_token
 from dj_npy._blocks import Blocks
 from dj_npy._dask import check_dask, is_dask, to_store
@@ -54,7 +55,8 @@ class NpyCodec(dj.SchemaCodec):
 
     In a table definition: ``waveform : <npy@>`` in the default store, ``<npy@archive>`` in
     the one called ``archive``. The column itself holds a JSON of ``path``, ``store``,
-    ``dtype``, ``shape``, ``offset``, ``checksum``, and ``fortran_order`` where true.
+    ``dtype``, ``shape``, ``offset``, ``checksum``, ``fortran_order`` where true, and
+    ``store_id`` where the store has one.
     """
 
     name = "npy"
@@ -142,6 +144,7 @@ class NpyCodec(dj.SchemaCodec):
         schema, table, attribute, primary_key = self._extract_context(key, context)
         config = self._codec_config(key, context) or dj.config
         store = open_store(config, store_name)
+        store_id = identity.written_to(store)
         prefix, partition, token_length = schema_addressing(config, store)
         plain = array_path(
             schema,
@@ -170,6 +173,8 @@ class NpyCodec(dj.SchemaCodec):
         }
         if header.fortran_order:
             description["fortran_order"] = True
+        if store_id is not None:
+            description["store_id"] = store_id
         return description
 
     def decode(

@@ -17,6 +17,7 @@ from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
 from dj_npy._grants import sight
 from dj_npy._layout import Layout
 from dj_npy._names import endings, endings_below, folded
+from dj_npy._storerows import check_stores
 from dj_npy._stores import Listed, Store, open_store, schema_addressing
 from dj_npy._stores.base import UNTIMED
 from dj_npy._stores.local import LocalStore
@@ -91,10 +92,10 @@ def collect(
     ArrayInvalidError
         For what is no schema, no age, or no number.
     StoreError
-        If more would go than `at_most`, the account is blind, a store cannot be listed,
-        another collection is under way, a transaction is open for too long, or has changed
-        something and does not end within a minute, or this connection is within one. Nothing
-        was removed.
+        If more would go than `at_most`, the account is blind, a store cannot be listed, or is not
+        the one that the rows mean; if another collection is under way, a transaction is open
+        for too long, or has changed something and does not end within a minute, or this
+        connection is within one. Nothing was removed.
     datajoint.DataJointError
         If the database refuses a query. Nothing was removed.
 
@@ -149,6 +150,7 @@ def collect(
         everywhere = dropped or gone or not columns
         stores = _stores(columns, store, connection._config, bool(everywhere))
         report.stores = [each.name for each in stores]
+        check_stores(connection, columns, stores)
         inventory = stack.enter_context(Inventory())
         near = local_stores(connection._config)
         about = (columns, names, there, connection._config, caseless)

@@ -22,6 +22,7 @@ from datajoint.heading import Heading
 from datajoint.settings import Config
 from datajoint.table import Table
 
+from dj_npy import _identity as identity
 from dj_npy import _transactions as transactions
 from dj_npy._arraylike import ArrayLike, as_scalar
 from dj_npy._catalog import snapshot
@@ -30,6 +31,7 @@ from dj_npy._insertion import Insertion, Update
 from dj_npy._layout import Layout
 from dj_npy._names import Listing
 from dj_npy._ref import NpyRef
+from dj_npy._storerows import RowsOf
 
 Method = Callable[..., Any]
 
@@ -127,7 +129,9 @@ def key_of_an_update() -> None:
             # What is not a mapping is the original's to complain about.
             names = self.primary_key if isinstance(row, Mapping) else ()
             key = {name: row[name] for name in names if name in row}
-            return Update(self).run(lambda: _while_set(row_key, key, lambda: original(self, row)))
+            call = functools.partial(_while_set, row_key, key, lambda: original(self, row))
+            call = functools.partial(_while_set, identity.witness, RowsOf(self), call)
+            return Update(self).run(call)
 
         return update1
 
@@ -175,7 +179,11 @@ def files_of_refused_rows() -> None:
 
     def correct(original: Method) -> Method:
         def _insert_rows(self: Any, rows: Any, *args: Any, **kwargs: Any) -> Any:
-            return Insertion(self).run(rows, lambda rows: original(self, rows, *args, **kwargs))
+            insertion = Insertion(self)
+            send = functools.partial(
+                insertion.run, rows, lambda rows: original(self, rows, *args, **kwargs)
+            )
+            return _while_set(identity.witness, RowsOf(self), send)
 
         return _insert_rows
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from datajoint.codecs import resolve_dtype
 
+from dj_npy import _identity as identity
 from dj_npy import _transactions as transactions
 from dj_npy._ahead import Ahead, Step, Task
 from dj_npy._blocks import Blocks
@@ -18,7 +19,7 @@ from dj_npy._codec import NpyCodec, current
 from dj_npy._errors import ArrayInvalidError
 from dj_npy._outcome import Session, Written, take_back
 from dj_npy._ref import NpyRef
-from dj_npy._stores import Store
+from dj_npy._stores import Store, open_store
 
 _IN_FLIGHT = 256 << 20
 """Bytes of arrays that are uploaded side by side; a larger one goes alone."""
@@ -199,6 +200,7 @@ class Insertion(Statement):
         # Whoever makes the rows as they are asked for may make them in the same memory.
         lasting = isinstance(rows, (list, tuple, np.ndarray))
         codecs = _codecs(self._table)
+        agreed: set[str | None] = set()
         for given in rows:
             row = given if lasting else _lasting(given)
             if row is None:
@@ -211,6 +213,9 @@ class Insertion(Statement):
                 value = values.get(attribute)
                 if not isinstance(value, (np.ndarray, NpyRef)):
                     continue
+                if store not in agreed:  # the database is asked in this thread, and once
+                    identity.written_to(open_store(self._connection._config, store))
+                    agreed.add(store)
                 context = {
                     "schema": self._table.database,
                     "table": self._table.table_name,

@@ -12,6 +12,7 @@ from dj_npy._errors import ArrayCorruptError
 from dj_npy._fileformat import Header
 
 _CHECKSUM = re.compile(rf"{fileformat.CHECKSUM}[0-9a-f]{{32}}")
+STORE_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Row:
@@ -86,6 +87,12 @@ class Row:
         if said is None or (isinstance(said, str) and _CHECKSUM.fullmatch(said)):
             return said
         return shown(said)  # which is that of no file
+
+    @property
+    def store_id(self) -> str | None:
+        """Which store the file was written to; None in older rows and of DataJoint's own codec."""
+        said = self._said("store_id")
+        return said if isinstance(said, str) and STORE_ID.fullmatch(said) else None
 
     def promised(self) -> tuple[Header, bytes] | None:
         """Return the header that the file must have, and its bytes; None if the row is silent."""

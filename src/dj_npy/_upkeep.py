@@ -1,9 +1,10 @@
-"""The subcommands ``verify`` and ``collect``."""
+"""The subcommands ``verify``, ``collect`` and ``adopt``."""
 
 import argparse
 import re
 from datetime import timedelta
 
+from dj_npy._adopt import adopt
 from dj_npy._collect import collect
 from dj_npy._command import FINE, WRONG, Command, UsageError, printable
 from dj_npy._verify import verify
@@ -29,6 +30,12 @@ def _collect(options: argparse.Namespace) -> int:
     )
     _show(found.to_json() if options.json else str(found))
     return FINE if found.ok else WRONG
+
+
+def _adopt(options: argparse.Namespace) -> int:
+    ids = adopt(options.schema, options.store, force=options.force)
+    _show(f"store {options.store!r} is {' and '.join(ids)}" if ids else "nothing was written")
+    return FINE if ids else WRONG
 
 
 def _show(text: str) -> None:
@@ -96,6 +103,12 @@ def _collect_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _adopt_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("schema", metavar="SCHEMA", help="name of a schema")
+    parser.add_argument("store", metavar="STORE", help="name of a store")
+    parser.add_argument("--force", action="store_true", help="also if most files are not there")
+
+
 _CONFIGURED = (
     "\n\nThe database and the stores are those of DataJoint's configuration: datajoint.json,\n"
     "DJ_HOST, DJ_USER, DJ_PASS, DJ_STORES ..."
@@ -120,4 +133,14 @@ COLLECT = Command(
     "dj-npy collect lab_ephys --store main --older-than 7d --delete",
     add_arguments=_collect_arguments,
     run=_collect,
+)
+ADOPT = Command(
+    name="adopt",
+    help="tell that a store was moved or restored",
+    description="Tell that a store is the one to which the rows of a schema were written, where\n"
+    "the file .dj-npy-store at its root did not come along. It looks for some of their\n"
+    "files first." + _CONFIGURED,
+    examples="dj-npy adopt lab_ephys main",
+    add_arguments=_adopt_arguments,
+    run=_adopt,
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from io import FileIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,10 @@ _HEX_TAG = re.compile(r"[0-9a-fA-F]{32}(?:-\d+)?")
 _CLIMBS = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\0\ud800-\udfff]")
 _CLIMBS_ON_WINDOWS = re.compile(r"\\|:")
 _LONGEST_PATH = 4096
+MARKER = ".dj-npy-store"
+"""A file at a store's root that says which store it is."""
+PROBE = ".dj-npy-probe"
+"""An empty object that stays at a store's root: whether it can be created twice tells a lot."""
 """Characters: Linux takes no longer one, and object stores a quarter of it."""
 
 
@@ -115,6 +119,9 @@ class Store(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.known: Any = None
+        """What is known of which store this is: see `_identity`."""
+        self.read_lately: Any = None
 
     def create(self, paths: Iterable[str], pieces: Iterable[memoryview], nbytes: int) -> str:
         """
@@ -227,9 +234,10 @@ class Store(ABC):
         """
         Yield every file in `folder` and below, ``""`` being the whole store; in no order.
 
-        A folder that is not there is empty.
+        A folder that is not there is empty. What a store has of its own is left out.
         """
-        return self._files(self.checked(folder) if folder else "")
+        found = self._files(self.checked(folder) if folder else "")
+        return (each for each in found if each.path.rpartition("/")[2] not in (MARKER, PROBE))
 
     def now(self) -> datetime:
         """Return the time of the store's own clock, with a time zone. This writes to the store."""
@@ -277,6 +285,22 @@ class Store(ABC):
     def prune(self, folder: str, may_go: Callable[[str], bool]) -> None:
         """Remove the empty folders below `folder` of which `may_go`, where a store has such."""
         self._prune(self.checked(folder) if folder else "", may_go)
+
+    def place(self) -> object:
+        """Return what changes where another folder has come into the place of the store's."""
+        return None
+
+    def is_empty(self) -> bool:
+        """Whether the store is a folder with nothing in it."""
+        return False
+
+    def mark(self, contents: bytes, *, replace: bool = False) -> bool:
+        """
+        Create the store's `MARKER` unless there is one, or replace it.
+
+        Returns whether it certainly has these contents now.
+        """
+        return self._mark(contents, replace)
 
     def open_to_map(self, path: str) -> FileIO:
         """Open a file of this machine that holds the same bytes, for a memory map."""
@@ -378,6 +402,9 @@ class Store(ABC):
 
     def _prune(self, folder: str, may_go: Callable[[str], bool]) -> None:  # noqa: B027
         pass
+
+    @abstractmethod
+    def _mark(self, contents: bytes, replace: bool) -> bool: ...
 
     @abstractmethod
     def _open_to_map(self, path: str) -> FileIO: ...

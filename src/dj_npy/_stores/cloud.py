@@ -1,5 +1,6 @@
 """Objects in S3, GCS and Azure, through obstore."""
 
+import errno
 import random
 import secrets
 import sys
@@ -19,7 +20,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from dj_npy import _filecache as filecache
 from dj_npy._errors import ArrayCorruptError, NpyError, StoreError
 from dj_npy._stores import remote
-from dj_npy._stores.base import Buffer, Listed, Part, Replace, Stat
+from dj_npy._stores.base import PROBE, Buffer, Listed, Part, Replace, Stat
 from dj_npy._stores.direct import Direct
 from dj_npy._stores.failures import (
     CONDITION_FAILED,
@@ -33,7 +34,6 @@ from dj_npy._stores.failures import (
 )
 from dj_npy._stores.remote import (
     PART,
-    PROBE,
     SIDE_BY_SIDE,
     Answer,
     RemoteStore,
@@ -508,7 +508,10 @@ class CloudStore(RemoteStore):
         while behind is not None:
             behind.args = tuple(redacted(str(each), self._hidden) for each in behind.args)
             behind = behind.__context__
-        return StoreError(f"{what}: {reason}")
+        refused = StoreError(f"{what}: {reason}")
+        if isinstance(error, DENIED):
+            refused.errno = errno.EACCES
+        return refused
 
     def _answers(self, path: str) -> bool:
         """Whether the bucket is there; one that may not be listed is."""

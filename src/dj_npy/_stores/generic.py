@@ -1,5 +1,6 @@
 """Files on any fsspec file system: plugins, forked processes, rare credentials."""
 
+import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -192,7 +193,10 @@ class GenericStore(RemoteStore):
         else:
             text = redacted(str(error), self._hidden)
             reason = f"{type(error).__name__}: {' '.join(text.split())[:200]}"
-        return StoreError(f"{what}: {reason}")
+        refused = StoreError(f"{what}: {reason}")
+        if isinstance(error, PermissionError):
+            refused.errno = errno.EACCES
+        return refused
 
     def _answers(self, path: str) -> bool:
         """Whether the bucket is there, if the file system has such."""

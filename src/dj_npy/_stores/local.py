@@ -17,7 +17,7 @@ import numpy as np
 
 from dj_npy._errors import ArrayMissingError, NpyError, StoreError
 from dj_npy._settings import settings
-from dj_npy._stores.base import UNTIMED, Buffer, Limits, Listed, Part, Stat, Store
+from dj_npy._stores.base import MARKER, UNTIMED, Buffer, Limits, Listed, Part, Stat, Store
 from dj_npy._stores.threads import side_by_side
 
 TEMPORARY_SUFFIX = ".dj-npy-tmp"
@@ -269,6 +269,30 @@ class LocalStore(Store):
         except OSError as error:
             raise self.refused(error, "", "write") from error
 
+    def place(self) -> object:
+        try:
+            stat = os.stat(self.location)
+        except OSError:
+            return None
+        return stat.st_dev, stat.st_ino
+
+    def is_empty(self) -> bool:
+        return next(self._entries(""), None) is None
+
+    def _mark(self, contents: bytes, replace: bool) -> bool:
+        name = f"{MARKER}-{secrets.token_hex(8)}" if replace else MARKER
+        try:
+            path = self._create(iter((name,)), iter((memoryview(contents),)), len(contents))
+        except StopIteration:  # the name is taken
+            return False
+        if replace:
+            try:
+                os.replace(self._full(path), self._full(MARKER))
+                _sync_folder(self.location)
+            except OSError as error:
+                raise self.refused(error, MARKER, "write") from error
+        return True
+
     def _prune(self, folder: str, may_go: Callable[[str], bool]) -> None:
         self._now()  # see `_sync_names`
         self._prune_below(folder, may_go)
@@ -332,7 +356,9 @@ class LocalStore(Store):
         }
         # `strerror` and not `str`: that would name the temporary file.
         reason = advice.get(code) or getattr(error, "strerror", None) or type(error).__name__
-        return StoreError(f"{what}: {reason}")
+        refused = StoreError(f"{what}: {reason}")
+        refused.errno = code or None
+        return refused
 
 
 def _write(file: FileIO, pieces: Iterable[memoryview]) -> None:

@@ -2,6 +2,7 @@
 
 import secrets
 import threading
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -13,13 +14,11 @@ from typing import Any, NamedTuple, TypeVar
 from dj_npy import _filecache as filecache
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
 from dj_npy._settings import settings
-from dj_npy._stores.base import Limits, Part, Replace, Stat, Store
+from dj_npy._stores.base import MARKER, PROBE, Limits, Part, Replace, Stat, Store
 from dj_npy._stores.threads import all_in_threads, side_by_side
 
 T = TypeVar("T")
 
-PROBE = ".dj-npy-probe"
-"""An empty object that stays at a store's root: whether it can be created twice tells a lot."""
 _CLOCK = ".dj-npy-clock"
 """Folder of an empty object that is there until it is seen what time the store gives it."""
 ONE_REQUEST = 16 << 20
@@ -30,6 +29,8 @@ SIDE_BY_SIDE = 8
 """Requests in flight: 8 of 8 MiB keep a transfer within 64 MiB beside the array."""
 ONE_PUT = 64 << 20
 """Bytes up to which an object is created by one conditional request."""
+_SETTLED_S = 1
+"""After so long, the last of several who wrote an object side by side has written it."""
 CONNECT_TIMEOUT_S = 10
 SILENCE_S = 30
 """How long a server may send nothing while it is read from."""
@@ -126,6 +127,15 @@ class RemoteStore(Store):
                     accepted_twice = True
                 self._exclusive = not accepted_twice
             return self._exclusive
+
+    def _mark(self, contents: bytes, replace: bool) -> bool:
+        data = [memoryview(contents)]
+        if not replace and self._creates_exclusively():
+            return self._put_new(MARKER, data)
+        self._put(MARKER, data)
+        if not replace:
+            time.sleep(_SETTLED_S)
+        return replace
 
     def _now(self) -> datetime:
         # A new object: rclone does not take note of one that is written again as it was.
