@@ -273,7 +273,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 @pytest.mark.parametrize("view", [False, True], ids=["ref", "ref.T"])
-@pytest.mark.parametrize("kind", set(ARRAYS) - {"above 1 MiB"})
+@pytest.mark.parametrize("kind", [kind for kind in ARRAYS if kind != "above 1 MiB"])
 def test_a_protocol_gives_the_array_s_answer(stored: Stored, kind: str, view: bool) -> None:
     whole = ARRAYS[kind]
     ref: Any = stored(whole)
