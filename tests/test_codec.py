@@ -1,5 +1,6 @@
 """From a row's value to a file and a JSON, and back, through real databases."""
 
+import json
 import contextlib
 from collections.abc import Callable
 from datetime import date, datetime
