@@ -32,8 +32,9 @@ class Residency:
     """
     The most recently used arrays, up to ``settings.memory`` bytes together.
 
-    An array that drops out lives on for as long as somebody holds it or a view of it, and
-    its reference still gives the same one. Thread-safe, and safe to fork.
+    An array that drops out, or is larger than that alone and drives out nothing, lives on for as
+    long as somebody holds it or a view of it, and its reference still gives the same one.
+    Thread-safe, and safe to fork.
     """
 
     def __init__(self) -> None:
@@ -102,6 +103,9 @@ class Residency:
         identity = id(ref)
         if identity in self._recent:
             self._recent.move_to_end(identity)
+            return
+        if array.nbytes > settings.memory:
+            ref._loaded = weakref.ref(array)
             return
         ref._loaded = array
         gone = weakref.ref(ref, lambda _: self._forget(identity))
