@@ -284,16 +284,16 @@ def column(number, waveform):
 
 found = column(1, np.zeros((3, 4)))
 assert found == {
-    "if": True, "==": True, "in": True, "in place": None, "view": True, "change": True, "fetch": True,
-    "to_arrays": True, "one of them": (1, 3, 4), "fetched": (1, 3, 4), "masked": None,
+    "if": True, "==": True, "in": True, "in place": None, "view": True, "change": True,
+    "fetch": True, "to_arrays": True, "one of them": (1, 3, 4), "fetched": (1, 3, 4), "masked": None,
     "missing": ["MissingExternalFile"], "missing map": ["FileNotFoundError"],
 }, found
 import dj_npy
 found = column(2, np.zeros((3, 4)))
 both = ["FileNotFoundError", "MissingExternalFile"]
 assert found == {
-    "if": ["ValueError"], "==": False, "in": ["ValueError"], "in place": ["ValueError"], "view": False, "change": False,
-    "fetch": False, "to_arrays": False, "one of them": (2,), "fetched": (2,),
+    "if": ["ValueError"], "==": False, "in": ["ValueError"], "in place": ["ValueError"],
+    "view": False, "change": False, "fetch": False, "to_arrays": False, "one of them": (2,), "fetched": (2,),
     "masked": ["ArrayInvalidError", "ValueError"], "missing": both, "missing map": both,
 }, found
 """

@@ -36,13 +36,9 @@ class Residency:
     """
     The most recently used arrays, up to ``settings.memory`` bytes together.
 
-<<<<<<< HEAD
-    An array that drops out lives on for as long as somebody holds it or a view of it, and
-    its reference still gives the same one. What is given is read-only, as it is given to all.
-=======
     An array that drops out, or is larger than that alone and drives out nothing, lives on for as
-    long as somebody holds it or a view of it, and its reference still gives the same one.
->>>>>>> wt-dtypes
+    long as somebody holds it or a view of it, and its reference still gives the same one. What
+    is given is read-only, as it is given to all.
     Thread-safe, and safe to fork.
     """
 
