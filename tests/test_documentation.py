@@ -266,7 +266,7 @@ def column(number, waveform):
     what("if", lambda: bool(ref))
     what("==", lambda: (ref == ref) is True)
     what("in", lambda: ref in [object(), ref])
-    ref.load()[0] = 1
+    what("in place", lambda: ref.load().__setitem__(0, 1))
     what("view", lambda: np.shares_memory(ref[0], ref.load()))
     what("change", lambda: bool(ref.load()[0, 0] == 1))
     what("fetch", lambda: Recording.fetch()["waveform"][0].is_loaded)
@@ -284,16 +284,16 @@ def column(number, waveform):
 
 found = column(1, np.zeros((3, 4)))
 assert found == {
-    "if": True, "==": True, "in": True, "view": True, "change": True, "fetch": True,
-    "to_arrays": True, "one of them": (1, 3, 4), "fetched": (1, 3, 4), "masked": None,
+    "if": True, "==": True, "in": True, "in place": None, "view": True, "change": True,
+    "fetch": True, "to_arrays": True, "one of them": (1, 3, 4), "fetched": (1, 3, 4), "masked": None,
     "missing": ["MissingExternalFile"], "missing map": ["FileNotFoundError"],
 }, found
 import dj_npy
 found = column(2, np.zeros((3, 4)))
 both = ["FileNotFoundError", "MissingExternalFile"]
 assert found == {
-    "if": ["ValueError"], "==": False, "in": ["ValueError"], "view": False, "change": True,
-    "fetch": False, "to_arrays": False, "one of them": (2,), "fetched": (2,),
+    "if": ["ValueError"], "==": False, "in": ["ValueError"], "in place": ["ValueError"],
+    "view": False, "change": False, "fetch": False, "to_arrays": False, "one of them": (2,), "fetched": (2,),
     "masked": ["ArrayInvalidError", "ValueError"], "missing": both, "missing map": both,
 }, found
 """

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import dj_npy
 from dj_npy import NpyRef, settings
 from dj_npy._residency import residency
 
@@ -57,6 +58,36 @@ def test_an_array_beyond_the_budget_stays_only_while_in_use(stored: Stored) -> N
     assert ref.load() is kept
     del kept
     assert not ref.is_loaded
+
+
+@pytest.mark.parametrize("nbytes", [2001, 5000])
+def test_an_array_beyond_the_budget_drives_out_nothing(stored: Stored, nbytes: int) -> None:
+    small = [stored(array(), n) for n in range(2)]
+    for ref in small:
+        ref.load()
+    large = stored(np.zeros(nbytes, np.uint8), 2)
+    for _ in range(2):
+        large.load()
+        dj_npy.load([large])
+    assert [ref.is_loaded for ref in (*small, large)] == [True, True, False]
+
+
+def test_what_could_not_be_kept_is_kept_once_there_is_room(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = stored(np.zeros(5000, np.uint8))
+    held = ref.load()
+    monkeypatch.setattr(settings, "memory", 5000)
+    assert ref.load() is held
+    del held
+    assert ref.is_loaded
+
+
+def test_an_array_of_just_the_budget_is_kept_alone(stored: Stored) -> None:
+    small, whole = stored(array()), stored(np.zeros(2000, np.uint8), 2)
+    small.load()
+    whole.load()
+    assert (small.is_loaded, whole.is_loaded) == (False, True)
 
 
 def test_no_budget_keeps_nothing(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:

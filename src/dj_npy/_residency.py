@@ -36,8 +36,9 @@ class Residency:
     """
     The most recently used arrays, up to ``settings.memory`` bytes together.
 
-    An array that drops out lives on for as long as somebody holds it or a view of it, and
-    its reference still gives the same one. What is given is read-only, as it is given to all.
+    An array that drops out, or is larger than that alone and drives out nothing, lives on for as
+    long as somebody holds it or a view of it, and its reference still gives the same one. What
+    is given is read-only, as it is given to all.
     Thread-safe, and safe to fork.
     """
 
@@ -109,6 +110,9 @@ class Residency:
         identity = id(ref)
         if identity in self._recent:
             self._recent.move_to_end(identity)
+            return
+        if array.nbytes > settings.memory:
+            ref._loaded = weakref.ref(array)
             return
         ref._loaded = array
         gone = weakref.ref(ref, lambda _: self._forget(identity))

@@ -1,19 +1,12 @@
 """What a user may set, by environment variable or by assignment."""
 
-import os
 from pathlib import Path
 
 from platformdirs import user_cache_path
 from pydantic import ByteSize, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-
-def _quarter_of_ram() -> ByteSize:
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows does not tell this way
-        total = 8 << 30
-    return ByteSize(total // 4)
+from dj_npy._memory import usable_memory
 
 
 class Settings(BaseSettings):
@@ -33,8 +26,13 @@ class Settings(BaseSettings):
         env_prefix="DJ_NPY_", env_ignore_empty=True, validate_assignment=True
     )
 
-    memory: ByteSize = Field(default_factory=_quarter_of_ram)
-    """Bytes of loaded arrays kept beyond those still in use. Default: a quarter of the RAM."""
+    memory: ByteSize = Field(default_factory=lambda: ByteSize(usable_memory() // 4))
+    """
+    Bytes of loaded arrays kept beyond those still in use.
+
+    Default: a quarter of what this process may have when it starts, by the RAM, by its cgroup
+    (version 1 or 2) and all above it, and by its own limits (``RLIMIT_AS``, ``_DATA``, ``_RSS``).
+    """
 
     fsync: bool = True
     """Whether an insert into a local store waits until the disk has the array. Default: true."""
