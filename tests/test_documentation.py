@@ -284,7 +284,8 @@ def column(number, waveform):
 
 found = column(1, np.zeros((3, 4)))
 assert found == {
-    "if": True, "==": True, "in": True, "in place": None, "view": True, "change": True, "fetch": True,
+    "if": True, "==": True, "in": True, "in place": None,
+    "view": True, "change": True, "fetch": True,
     "to_arrays": True, "one of them": (1, 3, 4), "fetched": (1, 3, 4), "masked": None,
     "missing": ["MissingExternalFile"], "missing map": ["FileNotFoundError"],
 }, found
@@ -292,7 +293,8 @@ import dj_npy
 found = column(2, np.zeros((3, 4)))
 both = ["FileNotFoundError", "MissingExternalFile"]
 assert found == {
-    "if": ["ValueError"], "==": False, "in": ["ValueError"], "in place": ["ValueError"], "view": False, "change": False,
+    "if": ["ValueError"], "==": False, "in": ["ValueError"], "in place": ["ValueError"],
+    "view": False, "change": False,
     "fetch": False, "to_arrays": False, "one of them": (2,), "fetched": (2,),
     "masked": ["ArrayInvalidError", "ValueError"], "missing": both, "missing map": both,
 }, found
