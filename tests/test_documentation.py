@@ -209,7 +209,7 @@ def test_every_public_definition_has_a_docstring() -> None:
 def test_every_public_name_has_its_place_on_the_api_page() -> None:
     shown = re.findall(r"^::: dj_npy\.(\S+)", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
     wanted = set(dj_npy.__all__) - {"__version__", "settings"} | {"_settings.Settings"}
-    wanted |= {"_verify.Report", "_verify.Finding", "_collection.Collection", "_collection.Orphan"}
+    wanted |= {"_verify.Report", "_verify.Finding", "_collect.Collection", "_collect.Orphan"}
     assert set(shown) == wanted
     words = set(re.findall(r"\w+", (ROOT / "docs/api.md").read_text()))
     assert {name for name, _ in members("", dj_npy.NpyRef)} - {
@@ -284,8 +284,9 @@ def column(number, waveform):
 
 found = column(1, np.zeros((3, 4)))
 assert found == {
-    "if": True, "==": True, "in": True, "in place": None, "view": True, "change": True,
-    "fetch": True, "to_arrays": True, "one of them": (1, 3, 4), "fetched": (1, 3, 4), "masked": None,
+    "if": True, "==": True, "in": True, "in place": None,
+    "view": True, "change": True, "fetch": True,
+    "to_arrays": True, "one of them": (1, 3, 4), "fetched": (1, 3, 4), "masked": None,
     "missing": ["MissingExternalFile"], "missing map": ["FileNotFoundError"],
 }, found
 import dj_npy
@@ -293,7 +294,8 @@ found = column(2, np.zeros((3, 4)))
 both = ["FileNotFoundError", "MissingExternalFile"]
 assert found == {
     "if": ["ValueError"], "==": False, "in": ["ValueError"], "in place": ["ValueError"],
-    "view": False, "change": False, "fetch": False, "to_arrays": False, "one of them": (2,), "fetched": (2,),
+    "view": False, "change": False,
+    "fetch": False, "to_arrays": False, "one of them": (2,), "fetched": (2,),
     "masked": ["ArrayInvalidError", "ValueError"], "missing": both, "missing map": both,
 }, found
 """
