@@ -154,3 +154,16 @@ def test_a_name_with_a_token_is_known_and_another_is_not(value: str, length: int
 def test_what_somebody_else_calls_a_file_is_no_token(name: str) -> None:
     plain = array_path("lab", "recording", {"key": 1}, "waveform")
     assert not is_with_token(plain.replace(".npy", f"_{name}.npy"), plain)
+
+
+def test_a_token_is_known_in_a_folder_that_another_key_has_spelled() -> None:
+    made = with_token("lab/scan/subject=M/waveform.npy")
+    listed = made.replace("subject=M", "subject=m")
+    assert is_with_token(listed, "lab/scan/subject=m/waveform.npy")
+    assert not is_with_token(listed.replace("subject=m", "subject=n"), made)
+
+
+def test_a_token_of_before_is_known() -> None:
+    plain = "lab/scan/subject=M/waveform.npy"
+    assert is_with_token("lab/scan/subject=M/waveform_abcdeB3f.npy", plain)
+    assert not is_with_token("lab/scan/subject=M/waveform_abcdeB3g.npy", plain)

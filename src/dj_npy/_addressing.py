@@ -11,6 +11,8 @@ from urllib.parse import quote
 
 import numpy as np
 
+from dj_npy._names import folded
+
 EXTENSION = ".npy"
 _CHECK = 3
 """Characters of a token by which it is known."""
@@ -90,17 +92,24 @@ def is_with_token(path: str, plain: str) -> bool:
     """
     Whether `path` was made by ``with_token(plain)``.
 
-    Of others that look like it, one in 260,000 is taken for such.
+    Of others that look like it, one in 130,000 is taken for such.
     """
     stem = path.removesuffix(EXTENSION)
     token = stem.removeprefix(f"{plain.removesuffix(EXTENSION)}_")
     if stem == path or token == stem or not _TOKEN.fullmatch(token):
         return False
-    return _check_of(stem[:-_CHECK]) == stem[-_CHECK:]
+    # Until 2026-11-25 folders counted as they were spelled.
+    return stem[-_CHECK:] in (_check_of(stem[:-_CHECK]), _hashed(stem[:-_CHECK]))
 
 
 def _check_of(stem: str) -> str:
-    digest = hashlib.sha256(stem.encode(errors="surrogatepass")).digest()
+    """A disk that is blind to case lists a folder as whoever has made it has spelled it."""
+    folder, slash, name = stem.rpartition("/")
+    return _hashed(f"{folded(folder)}{slash}{name}")
+
+
+def _hashed(text: str) -> str:
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
     return base64.urlsafe_b64encode(digest).decode()[:_CHECK]
 
 
