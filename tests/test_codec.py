@@ -1,6 +1,7 @@
 """From a row's value to a file and a JSON, and back, through real databases."""
 
 import contextlib
+import json
 from collections.abc import Callable
 from datetime import date, datetime
 from decimal import Decimal
