@@ -158,7 +158,7 @@ def test_a_folder_that_goes_in_the_middle_of_an_insert_ends_it(
                 unmount(store)
             yield row(number)
 
-    with pytest.raises(StoreError, match="mounted|No such file"):
+    with pytest.raises(StoreError, match=r"mounted|No such file"):
         dj_npy.insert(recording, rows(), max_workers=2) if side_by_side else recording.insert(
             rows()
         )
