@@ -17,12 +17,13 @@ import datajoint as dj
 import numpy as np
 
 import dj_npy
+from tests.servers import FolderRaw
 
 WAVEFORM = np.arange(100_000.0)
 
 
 def files(store: Path) -> list[str]:
-    return sorted(str(p.relative_to(store)) for p in store.rglob("*") if not p.is_dir())
+    return sorted(FolderRaw(store).keys())
 
 
 def outcome(use: Callable[[], Any]) -> list[str]:

@@ -14,7 +14,7 @@ import datajoint as dj
 
 import dj_npy
 from dj_npy._catalog import snapshot
-from tests.servers import S3Raw, s3_client, s3_settings
+from tests.servers import FolderRaw, S3Raw, s3_client, s3_settings
 
 # Forked from a process that has imported all this, has no threads and has not used a store: a
 # child is there within milliseconds, and is none the less like one that was started anew.
@@ -77,8 +77,7 @@ class Contents(NamedTuple):
         if self.raw is not None:
             return self.raw.keys() - {".dj-npy-probe"}
         assert self.folder
-        found = (path for path in self.folder.rglob("*") if not path.is_dir())
-        return self.listed(str(path.relative_to(self.folder)) for path in found)
+        return self.listed(FolderRaw(self.folder).keys())
 
     def listed(self, paths: Iterable[str]) -> set[str]:
         """Return paths in one spelling of those that the store takes for the same."""

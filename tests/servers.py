@@ -17,6 +17,8 @@ from urllib.error import HTTPError
 
 import pytest
 
+from dj_npy._stores.base import MARKER
+
 BUCKET = "bucket"
 ACCESS_KEY, SECRET_KEY = "AKIAEXAMPLE0", "the-secret-key-of-the-tests"
 AZURITE_ACCOUNT = "devstoreaccount1"
@@ -27,7 +29,11 @@ AZURITE_KEY = (
 
 
 class Raw(Protocol):
-    """A bucket as another program sees it; keys are those within the store's location."""
+    """
+    A bucket as another program sees it; keys are those within the store's location.
+
+    The store's own marker is not among the keys.
+    """
 
     def put(self, key: str, contents: bytes) -> None: ...
     def get(self, key: str) -> bytes: ...
@@ -192,7 +198,7 @@ class S3Raw:
             item["Key"].removeprefix(prefix)
             for page in pages.paginate(Bucket=BUCKET, Prefix=prefix)
             for item in page.get("Contents", [])
-        }
+        } - {MARKER}
 
     def uploads(self) -> list[Any]:
         """Multipart uploads that were neither completed nor aborted."""
@@ -216,7 +222,7 @@ class AzureRaw:
     def keys(self) -> set[str]:
         prefix = f"{self.location}/"
         names = azure_container(self.connection).list_blob_names(name_starts_with=prefix)
-        return {name.removeprefix(prefix) for name in names}
+        return {name.removeprefix(prefix) for name in names} - {MARKER}
 
 
 @dataclass(frozen=True)
@@ -234,8 +240,8 @@ class FolderRaw:
         return (self.folder / key).read_bytes()
 
     def keys(self) -> set[str]:
-        files = [path for path in self.folder.rglob("*") if path.is_file()]
-        return {path.relative_to(self.folder).as_posix() for path in files}
+        files = [path for path in self.folder.rglob("*") if not path.is_dir()]
+        return {path.relative_to(self.folder).as_posix() for path in files} - {MARKER}
 
 
 @dataclass(frozen=True)
@@ -252,4 +258,5 @@ class FsspecRaw:
     def keys(self) -> set[str]:
         self.filesystem.invalidate_cache()
         prefix = self.root.strip("/") + "/"
-        return {name.lstrip("/").removeprefix(prefix) for name in self.filesystem.find(self.root)}
+        names = self.filesystem.find(self.root)
+        return {name.lstrip("/").removeprefix(prefix) for name in names} - {MARKER}

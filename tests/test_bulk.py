@@ -15,7 +15,7 @@ from datajoint.errors import DataJointError, DuplicateError
 
 import dj_npy
 from tests.faults import proxy_of
-from tests.servers import s3_settings
+from tests.servers import FolderRaw, s3_settings
 
 Stored = Callable[..., dj_npy.NpyRef]
 MakeTable = Callable[..., Any]
@@ -23,7 +23,7 @@ WAVEFORM = np.arange(12.0).reshape(3, 4)
 
 
 def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return FolderRaw(folder).keys()
 
 
 def threads() -> set[str]:

@@ -23,6 +23,7 @@ import dj_npy
 from dj_npy import ArrayCorruptError, ArrayInvalidError
 from tests.arrays import same
 from tests.conftest import MakeTable
+from tests.servers import FolderRaw
 
 WAVEFORM = np.arange(12.0).reshape(4, 3)
 
@@ -37,7 +38,7 @@ def stored_json(table: Any) -> Any:
 
 
 def files(folder: Path) -> set[str]:
-    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    return FolderRaw(folder).keys()
 
 
 def test_the_row_says_what_is_needed_to_read_the_file(recording: Any, store: Path) -> None:

@@ -17,14 +17,14 @@ from datajoint.errors import DataJointError
 
 import dj_npy
 from tests import processes
-from tests.servers import S3Raw, s3_client, s3_settings
+from tests.servers import FolderRaw, S3Raw, s3_client, s3_settings
 
 WAVEFORM = np.arange(12.0).reshape(3, 4)
 NOW = timedelta(0)
 
 
 def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return FolderRaw(folder).keys()
 
 
 def folders(folder: Path) -> set[str]:

@@ -144,9 +144,7 @@ def _in_its_store(method: Callable[P, T]) -> Callable[P, T]:
             reason = identity.misplaced(file.store, file.row)
             if reason is None:
                 raise
-            raise StoreError(
-                f"could not read {file.store.where(file.path)} from {reason}"
-            ) from error
+            raise StoreError(f"could not read {file.store.where(file.path)}: {reason}") from error
 
     return checked
 

@@ -44,6 +44,11 @@ class Witness(Protocol):
         """What it knows of: a table."""
         ...
 
+    @property
+    def begun(self) -> dict[Store, Ids]:
+        """The stores to which the insert has written, and what they were then."""
+        ...
+
     def rows(self, store: Store) -> Iterator[list[Row] | None]:
         """
         Yield rows that refer to a store: some of the table, then of all of its schema.
@@ -82,6 +87,8 @@ def written_to(store: Store) -> str | None:
     known, place, asked = store.known, store.place(), witness.get()
     if known is None or known.place != place or (asked and asked.key not in known.agreed):
         known = store.known = _looked_at(store, place, asked)
+    if asked is not None:
+        asked.begun.setdefault(store, known.ids)
     return known.ids[0] if known.ids else None
 
 
@@ -94,7 +101,8 @@ def _looked_at(store: Store, place: object, asked: Witness | None) -> Known:
     if before is not None and before.ids and ids is not None:
         if set(ids) & set(before.ids):
             agreed = before.agreed
-        elif asked is None:
+        elif asked is None or asked.begun.get(store):
+            # What this insert has written so far, no row tells of.
             raise StoreError(
                 f"refused to write to {_called(store)}: {_found(ids)}; it was {before.ids[0]} when "
                 f"this process wrote to it before. {_MOUNTED} Nothing was written"
@@ -108,13 +116,14 @@ def _looked_at(store: Store, place: object, asked: Witness | None) -> Known:
 
 def _agreed(store: Store, ids: Ids, asked: Witness) -> Ids:
     """Return the ids of a store of which the rows say nothing else; a new one gets its first."""
-    rows: list[Row] = []
+    found: dict[str, Row] = {}
     all_known = True
     for some in asked.rows(store):
         all_known = some is not None
-        rows += some or ()
-        if any(row.store_id for row in rows):
+        found |= {row.path: row for row in some or ()}
+        if any(row.store_id for row in found.values()):
             break
+    rows = list(found.values())
     reason = contradiction(store, ids, rows)
     if reason is not None:
         again = read(store)
@@ -244,7 +253,7 @@ def _read_lately(store: Store) -> Ids | None:
 
 
 _MOUNTED = "Is the file server mounted, and is this the right share, bucket or folder?"
-_ADOPT = "If it is, and was moved or restored without that file: dj-npy adopt SCHEMA STORE."
+_ADOPT = "If it is, and was moved or restored without that file: dj-npy adopt SCHEMA STORE"
 
 
 def _called(store: Store) -> str:

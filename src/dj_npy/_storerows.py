@@ -34,6 +34,7 @@ class RowsOf:
     def __init__(self, table: Any) -> None:
         self._table, self._connection = table, table.connection
         self.thread = threading.get_ident()
+        self.begun: dict[Store, identity.Ids] = {}
 
     @cached_property
     def key(self) -> Hashable:
@@ -109,7 +110,7 @@ def check_stores(connection: Any, columns: Sequence[Column], stores: Iterable[St
         rows = list(_of(store, default, values))
         reason = identity.contradiction(store, identity.read(store), rows)
         if reason is not None:
-            raise StoreError(f"refused to collect {reason} Nothing was removed")
+            raise StoreError(f"refused to collect {reason}. Nothing was removed")
 
 
 def rows_of(now: Snapshot, columns: Iterable[Column], store: Store, default: Any) -> Iterator[Row]:
