@@ -458,3 +458,51 @@ def test_a_server_that_does_not_start_changes_no_configuration(folder: Path) -> 
     result = run(python(REFUSED.format(before=before), folder))
     assert "no database" in result.stdout
     assert sorted(each.name for each in folder.iterdir() if each.name[0] != ".") == ["postgres"]
+
+
+# Where a process of another user cannot be looked at, or nobody waits for one
+
+UNREAPED = """
+import ctypes, os, subprocess, sys, time
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: as process 1 of a container
+begun = time.monotonic()
+started = subprocess.run(sys.argv[1:], check=True, capture_output=True, text=True)
+print(started.stdout, f"{time.monotonic() - begun:.0f} s")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for orphans")
+def test_leaving_does_not_wait_for_somebody_to_bury_the_server(folder: Path) -> None:
+    """In a container whose first process does not, a server that has ended stays a zombie."""
+    code = START + (
+        "import atexit, time\n"
+        "begun = []\n"
+        "atexit.register(lambda: begun.append(time.monotonic()))\n"
+        "from dj_npy import _postgresql\n"
+        "stop = _postgresql.Server.stop\n"
+        "def timed(self):\n"
+        "    begun = time.monotonic(); stop(self); print('left in', time.monotonic() - begun)\n"
+        "_postgresql.Server.stop = timed\n"
+    )
+    told = run([sys.executable, "-c", UNREAPED, *python(code, folder)]).stdout
+    assert float(told.split("left in ")[1].split()[0]) < 30, told
+    assert server(folder) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes a right from root")
+def test_root_who_may_not_look_into_processes_stops_the_server_too(folder: Path) -> None:
+    """As in a container of Docker: there is no CAP_SYS_PTRACE."""
+    without = ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]
+    run([*without, *python(INSERT, folder, 1)])
+    assert server(folder) is None
+
+
+def test_the_database_of_a_lab_s_configuration_is_not_looked_for(folder: Path) -> None:
+    environment = {**os.environ, "DJ_DATABASE_NAME": "lab"}
+    assert "[1]" in run(python(INSERT, folder, 1), env=environment).stdout
+
+
+def test_the_version_may_be_chosen(folder: Path) -> None:
+    environment = {**os.environ, "PGSERVER_POSTGRES_VERSION": "16"}
+    assert "[1]" in run(python(INSERT, folder, 1), env=environment).stdout
+    assert "are of version 16" in told(folder)

@@ -161,9 +161,10 @@ class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
             return residency.get(self, self._read)
         if mmap_mode not in _MAP_MODES:
             raise ArrayInvalidError(f"mmap_mode is None, 'r', 'r+' or 'c', not {mmap_mode!r}")
+        mapped = self._file().map(mmap_mode)
         if mmap_mode == "r+":
             self.unload()  # what is in memory will not be what is in the file
-        return self._file().map(mmap_mode)
+        return mapped
 
     def read(self, selection: Any = ..., *, out: AnyArray | None = None) -> AnyArray:
         """
