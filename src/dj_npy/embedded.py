@@ -183,6 +183,7 @@ def _configure(host: str, store: Path) -> None:
         "database.backend": "postgresql",
         "database.host": host,
         "database.port": PORT,
+        "database.name": None,  # of the server's databases, PostgreSQL's own
         "database.user": "postgres",
         "database.password": "",
         "database.use_tls": False,
