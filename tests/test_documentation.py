@@ -135,7 +135,11 @@ def test_the_blocks_of_a_page_run_in_processes_of_their_own(
 ) -> None:
     folder = session_folder / page.stem
     info = postgresql.connection.conn_info
-    prelude = PRELUDE.format(host=info["host"], port=info["port"], stores=stores_in(folder))
+    stores = stores_in(folder)
+    # Of pages that start an embedded server in my-folder, that is the store.
+    stores["main"]["location"] = str(folder / "my-folder" / "store")
+    (folder / "my-folder" / "store").mkdir(parents=True, exist_ok=True)
+    prelude = PRELUDE.format(host=info["host"], port=info["port"], stores=stores)
     program = folder / "program.py"
     for process in processes(page):
         program.write_text(as_program(process, prelude), encoding="utf-8")
@@ -209,7 +213,7 @@ def test_every_public_definition_has_a_docstring() -> None:
 def test_every_public_name_has_its_place_on_the_api_page() -> None:
     shown = re.findall(r"^::: dj_npy\.(\S+)", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
     wanted = set(dj_npy.__all__) - {"__version__", "settings"} | {"_settings.Settings"}
-    wanted |= {"_verify.Report", "_verify.Finding", "_collect.Collection", "_collect.Orphan"}
+    wanted |= {"_verify.Report", "_verify.Finding", "_collection.Collection", "_collection.Orphan"}
     assert set(shown) == wanted
     words = set(re.findall(r"\w+", (ROOT / "docs/api.md").read_text()))
     assert {name for name, _ in members("", dj_npy.NpyRef)} - {
@@ -304,7 +308,11 @@ assert found == {
 def test_existing_code_notices_what_the_guide_says(postgresql: Any, session_folder: Path) -> None:
     folder = session_folder / "existing"
     info = postgresql.connection.conn_info
-    prelude = PRELUDE.format(host=info["host"], port=info["port"], stores=stores_in(folder))
+    stores = stores_in(folder)
+    # Of pages that start an embedded server in my-folder, that is the store.
+    stores["main"]["location"] = str(folder / "my-folder" / "store")
+    (folder / "my-folder" / "store").mkdir(parents=True, exist_ok=True)
+    prelude = PRELUDE.format(host=info["host"], port=info["port"], stores=stores)
     run([sys.executable, "-W", "ignore", "-c", prelude + EXISTING_CODE])
 
 

@@ -209,6 +209,9 @@ REFUSED: dict[str, Callable[[Lab], Any]] = {
     "verify: nothing": lambda lab: dj_npy.verify(),
     "verify: no schema": lambda lab: dj_npy.verify(3),
     "verify: unknown schema": lambda lab: dj_npy.verify("there_is_none"),
+    "adopt: no schema": lambda lab: dj_npy.adopt(3),
+    "adopt: unknown schema": lambda lab: dj_npy.adopt("there_is_none"),
+    "adopt: unknown store": lambda lab: dj_npy.adopt(lab.schema, "nowhere"),
     "collect: nothing": lambda lab: dj_npy.collect(dry_run=False, older_than=timedelta(0)),
     "collect: no schema": lambda lab: dj_npy.collect(3, dry_run=False, older_than=timedelta(0)),
     "collect: age": lambda lab: dj_npy.collect(
