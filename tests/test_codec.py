@@ -340,11 +340,11 @@ def test_a_rolled_back_transaction_leaves_existing_rows_as_they_were(
         recording.insert1({"recording_id": 2, "waveform": WAVEFORM + 2})
         1 / 0  # noqa: B018
     assert same(recording.fetch1("waveform").load(), WAVEFORM)
-    # The orphan of recording 2 is in the way of nobody.
+    # The file of recording 2 has gone with it, and its name is free.
     recording.insert1({"recording_id": 2, "waveform": WAVEFORM + 3})
     second = (recording & "recording_id=2").fetch1("waveform")
     assert same(second.load(), WAVEFORM + 3)
-    assert second.path.split("/")[-1] != "waveform.npy"
+    assert second.path.split("/")[-1] == "waveform.npy"
 
 
 def test_replace_and_delete_never_touch_a_file_in_use(recording: Any) -> None:
