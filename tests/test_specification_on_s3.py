@@ -4,6 +4,7 @@ import json
 import pickle
 import sys
 import threading
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from datajoint.errors import DuplicateError
 from datajoint.storage_adapter import StorageAdapter
 
 import dj_npy
+from dj_npy._identity import _LATELY_S
 from tests.conftest import MakeTable, run
 from tests.faults import proxy_of
 from tests.servers import S3Raw, s3_settings
@@ -247,8 +249,13 @@ def test_a_plugin_of_datajoint(
     assert np.array_equal(ref.load(mmap_mode="r"), data)
     ref.verify()
     assert b"not for messages" not in pickle.dumps(ref)
-    fsspec.filesystem("memory").rm(f"/{location}", recursive=True)
+    fsspec.filesystem("memory").rm(f"/{location}/{ref.path}")
     ref.unload()
     with pytest.raises(dj_npy.ArrayMissingError) as caught:
         ref.load()
     assert "not for messages" not in str(caught.value)
+    fsspec.filesystem("memory").rm(f"/{location}", recursive=True)
+    time.sleep(_LATELY_S)
+    with pytest.raises(dj_npy.StoreError, match=r"no \.dj-npy-store in it") as refused:
+        ref.load()
+    assert "not for messages" not in str(refused.value)

@@ -9,7 +9,7 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from dj_npy._errors import NpyError, StoreError
-from dj_npy._stores.base import UNTIMED, Listed, Stat
+from dj_npy._stores.base import MARKER, UNTIMED, Listed, Stat
 from dj_npy._stores.remote import Answer, RemoteStore, part_size, redacted
 
 _VERSION = ("ETag", "etag", "e_tag", "generation", "version_id", "mtime", "LastModified", "created")
@@ -185,7 +185,9 @@ class GenericStore(RemoteStore):
     def refused(self, error: Exception, path: str, verb: str) -> NpyError:
         what = f"could not {verb} {self.where(path)} ({self.identity})"
         if isinstance(error, FileNotFoundError):
-            if verb in ("read", "copy") and self._answers(path):
+            # A plugin's folders are made with the first file, so there need be none yet.
+            is_new = path == MARKER and not self._service
+            if verb in ("read", "copy") and (is_new or self._answers(path)):
                 return self._missing(path)
             reason = "no such bucket, container or folder"
         elif isinstance(error, PermissionError):
