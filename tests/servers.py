@@ -86,7 +86,8 @@ def script(name: str) -> str:
 @contextmanager
 def moto() -> Iterator[str]:
     port = free_port()
-    with started([script("moto_server"), "-H", "127.0.0.1", "-p", str(port)], port) as url:
+    server = [sys.executable, str(Path(__file__).with_name("moto_server.py"))]
+    with started([*server, "-H", "127.0.0.1", "-p", str(port)], port) as url:
         s3_client(url).create_bucket(Bucket=BUCKET)
         yield url
 

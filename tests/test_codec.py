@@ -80,7 +80,10 @@ def test_an_array_comes_back_equal(recording: Any, store: Path, array: Any) -> N
     assert (ref.size, ref.nbytes) == (array.size, array.nbytes)
     assert same(ref.load(), np.load(store / ref.path))
     assert same(ref.load(), np.array(array))
-    assert ref.load().flags.owndata
+    memory = ref.load().base  # what is shared is a view, whose base nobody gets
+    assert isinstance(memory, np.ndarray)
+    assert memory.flags.owndata
+    assert memory.nbytes == array.nbytes
     ref.verify()
 
 

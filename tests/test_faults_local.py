@@ -432,6 +432,7 @@ def test_a_folder_removed_while_an_array_is_read(
 ) -> None:
     array = np.arange(3_000_000.0)
     ref = stored(array)
+    (store / "others").mkdir()  # an empty store would be taken for an empty mount point
     mapped = ref.load(mmap_mode="r")
     blocks = ref.blocks("4 MiB")
     first = next(blocks)

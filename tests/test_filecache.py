@@ -323,12 +323,12 @@ def test_a_download_that_is_killed_leaves_no_wrong_file(
     ref = stored(array, store=store)
     command = [sys.executable, "-W", "ignore", "-c", MAPPER, json.dumps(store)]
     command += [json.dumps(ref._row), str(settings.cache_dir)]
-    proxy.harm = lambda request: Fault(stall=30) if request.method == "GET" else Fault()
+    proxy.harm = lambda asked: Fault(stall=30 * (asked.name == ref.path.rpartition("/")[2]))
     mapper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert mapper.stdin
     mapper.stdin.write("go\n")
     mapper.stdin.flush()
-    while not proxy.asked("GET"):
+    while not proxy.asked("GET", ref.path.rpartition("/")[2]):
         time.sleep(0.05)
     time.sleep(0.2)
     mapper.kill()

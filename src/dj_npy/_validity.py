@@ -13,8 +13,8 @@ from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
 from dj_npy._fileformat import Header
 from dj_npy._row import Row
 
-MAX_WRITTEN = 10_000
-"""Longest header written, in bytes: `numpy.load` reads no longer one, unless it is told to."""
+_MOST_PARTS = fileformat.MAX_HEADER // 4
+"""More dtypes within one would not fit in a header: each takes four bytes at least."""
 MAX_DEPTH = 30
 """Lists within lists of a dtype in a row: within the row, MariaDB takes one more, others 100."""
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -60,7 +60,7 @@ def check_header(header: Header) -> None:
     """
     check_dtype(header.dtype)
     _check_shape(header.dtype, header.shape)
-    if header.offset > MAX_WRITTEN:
+    if header.offset > fileformat.MAX_HEADER:
         raise _too_long()
 
 
@@ -72,8 +72,7 @@ def check_dtype(dtype: np.dtype[Any]) -> None:
     ------
     ArrayInvalidError
         For Python objects anywhere in it, for metadata, and for what would come back as
-        another dtype or not at all, from our own reader, from `numpy.load` as it is called
-        without options, or from a database.
+        another dtype or not at all, from the file or from a row in any of the databases.
     """
     parts = [dtype] if dtype.names is None else _parts(dtype)
     if any(part.kind == "O" for part in parts):
@@ -97,7 +96,7 @@ def _parts(dtype: np.dtype[Any]) -> list[np.dtype[Any]]:
         part, depth = waiting.pop()
         if depth > MAX_DEPTH:
             raise _too_deep()
-        if len(parts) == MAX_WRITTEN:
+        if len(parts) == _MOST_PARTS:
             raise _too_long()
         parts.append(part)
         if part.subdtype is not None:
@@ -113,7 +112,7 @@ def _check_returned(dtype: np.dtype[Any]) -> None:
     longest = (0, sys.maxsize // max(dtype.itemsize, 1), *(1,) * (fileformat.MAX_AXES - 2))
     try:
         head = fileformat.header_bytes(dtype, longest, False)
-        if len(head) > MAX_WRITTEN:
+        if len(head) > fileformat.MAX_HEADER:
             raise _too_long()
         described = fileformat.dtype_to_json(dtype)
         if fileformat.depth(described) > MAX_DEPTH:
@@ -155,7 +154,7 @@ def _check_shape(dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
 def _too_long() -> ArrayInvalidError:
     return ArrayInvalidError(
         f"<npy> cannot store a dtype of so many fields: its .npy header would be longer than "
-        f"{MAX_WRITTEN} bytes, and numpy.load would refuse it. Store the fields in several "
+        f"{fileformat.MAX_HEADER} bytes, the most that are read. Store the fields in several "
         f"attributes, or those of one type as an array of more axes"
     )
 
