@@ -5,6 +5,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any, NamedTuple
 import datajoint as dj
 
 import dj_npy
-from dj_npy._catalog import snapshot
 from tests.servers import FolderRaw, S3Raw, s3_client, s3_settings
 
 # Forked from a process that has imported all this, has no threads and has not used a store: a
@@ -121,11 +121,34 @@ def a_store(kind: str, request: Any, location: str) -> tuple[dict[str, Any], Con
     return s3_settings(url, location=location), Contents(None, S3Raw(url, location))
 
 
-def wait_for_transactions(connection: Any) -> None:
-    """Wait until the server has ended the transactions of processes that are gone."""
-    for _ in range(300):
-        with snapshot(connection) as now:
-            if not now.open_for_s():
-                return
+def reconnect_if_lost(connection: Any) -> None:
+    """Connect anew where an exception has left the connection closed or in a transaction."""
+    session = connection._conn
+    is_open = session.open if hasattr(session, "open") else not session.closed
+    if connection._in_transaction or not is_open:
+        reconnect(connection)
+
+
+def reconnect(connection: Any) -> None:
+    """Give up a session, whatever it is about, and begin another."""
+    with suppress(Exception):
+        connection._conn.close()
+    connection.connect()
+    connection._in_transaction = False
+
+
+def sessions(connection: Any) -> int:
+    """Return how many sessions the server has. One outlives its process until it has done all."""
+    of = "pg_stat_activity WHERE backend_type = 'client backend'"
+    if connection.adapter.backend == "mysql":
+        of = "information_schema.processlist"
+    return int(connection.query(f"SELECT count(*) FROM {of}").fetchone()[0])
+
+
+def wait_for_sessions(connection: Any, most: int) -> None:
+    """Wait until there are no more sessions than before some processes began, that are gone."""
+    for _ in range(600):
+        if sessions(connection) <= most:
+            return
         time.sleep(0.1)
-    raise AssertionError("a transaction does not end")
+    raise AssertionError("a session does not end")

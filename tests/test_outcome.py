@@ -19,6 +19,7 @@ import pytest
 from datajoint.errors import DataJointError, DuplicateError
 
 import dj_npy
+from tests.processes import reconnect, reconnect_if_lost
 from tests.test_bulk import WAVEFORM, files
 
 MakeTable = Callable[..., Any]
@@ -81,18 +82,6 @@ def alarm(after_s: float, error: BaseException) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def reconnect(connection: Any) -> None:
-    with suppress(Exception):
-        connection._conn.close()
-    connection.connect()
-    connection._in_transaction = False
-
-
-def is_open(connection: Any) -> bool:
-    session = connection._conn
-    return bool(session.open if hasattr(session, "open") else not session.closed)
 
 
 def settled(table: Any) -> list[dict[str, Any]]:
@@ -499,8 +488,7 @@ def test_exceptions_at_random_moments(numbered: Any, store: Path, how: str) -> N
             interrupted += 1
         with suppress(BaseException):  # one may still be on its way
             time.sleep(0.001)
-        if connection._in_transaction or not is_open(connection):
-            reconnect(connection)
+        reconnect_if_lost(connection)
     rows = settled(numbered)
     for each in rows:
         each["waveform"].verify()

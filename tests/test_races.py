@@ -346,6 +346,7 @@ def test_all_at_once_nothing_is_lost(
     names = [table.full_table_name for table in tables]
     dj_npy.insert(tables[0], [row(-n) for n in range(2, 40)])
     (tables[0] & "id > -9").delete_quick()
+    sessions = processes.sessions(tables[0].connection)
     started = []
     for role in ("writer", "writer", "reader", "deleter", "keeper"):
         result, ours = context.Pipe(duplex=False)
@@ -368,7 +369,7 @@ def test_all_at_once_nothing_is_lost(
     for what in ("arrays read", "arrays verified", "delete", "files collected"):
         assert done[what], what
 
-    processes.wait_for_transactions(tables[0].connection)
+    processes.wait_for_sessions(tables[0].connection, sessions)
     n = sum(map(len, tables))
     assert dj_npy.verify(*schemas, checksums=True).counts == {"as inserted": n}
     found = dj_npy.collect(*schemas, older_than=timedelta(0), dry_run=False, at_most=10**6)
