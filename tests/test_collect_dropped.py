@@ -11,7 +11,7 @@ from typing import Any
 import datajoint as dj
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import dj_npy
@@ -186,6 +186,7 @@ THERE = [("lab", "there", name) for name in ("n", "subject", "x")]
     st.text(), st.integers(), st.sampled_from(["", "a/b"]), st.booleans(),
     st.sampled_from(["", "{subject}", "{n}/{subject}"]),
 )  # fmt: skip
+@example("00:" + "\x80" * 8 + "\U00010000" * 5, 0, "", False, "")  # cut within %F0
 def test_what_addressing_made_is_known(
     subject: str, n: int, prefix: str, token: bool, partition: str
 ) -> None:

@@ -12,7 +12,8 @@ from dj_npy._stores import Listed, Store
 
 _ENCODED = r"(?:[A-Za-z0-9_.-]|%[0-9A-F]{2})"
 # `name=value`, or as much of one or several as a file system takes, and a hash.
-_OF_KEY = re.compile(rf"[a-z]{_ENCODED}*=(?:{_ENCODED}*|(?:{_ENCODED}|[=,])*=[0-9a-f]{{32}})")
+_CUT = rf"(?:{_ENCODED}|[=,])*(?:%[0-9A-F]?)?=[0-9a-f]{{32}}"
+_OF_KEY = re.compile(rf"[a-z]{_ENCODED}*=(?:{_ENCODED}*|{_CUT})")
 _TABLE = re.compile(rf"{_ENCODED}+")
 _ATTRIBUTE = re.compile(r"[a-z][a-z0-9_]*")
 _TOKENS = range(8, 17)
