@@ -273,10 +273,18 @@ def record_opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def case_blind_disk(session_folder: Path) -> Iterator[Path]:
-    """A real exFAT file system of 16 MB: blind to case, without links."""
+def small_exfat(session_folder: Path) -> Iterator[Path]:
     with exfat(session_folder / "exfat", 16 << 20) as folder:
         yield folder
+
+
+@pytest.fixture
+def case_blind_disk(small_exfat: Path) -> Iterator[Path]:
+    """An empty folder on a real exFAT file system of 16 MB: blind to case, without links."""
+    folder = small_exfat / uuid.uuid4().hex
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
