@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import threading
 import time
 import uuid
@@ -604,3 +605,35 @@ def test_a_folder_that_another_process_made_anew_is_synced(
     synced.clear()
     stored(WAVEFORM)
     assert str(folder.parent) in synced
+
+
+def test_what_a_link_leads_to_stays(rows: Any, schema: Any, store: Path) -> None:
+    """Tools that look for equal files leave one of them, and links to it or to each other."""
+    path = {row["recording_id"]: store / row["waveform"].path for row in rows.to_dicts()}
+    for number in (1, 2):
+        path[number].unlink()
+        path[number].symlink_to(os.path.relpath(path[number - 1], path[number].parent))
+    (rows & "recording_id < 2 OR recording_id = 5").delete(prompt=False)
+    assert dj_npy.collect(schema, older_than=NOW, dry_run=False).removed == 1
+    assert path[2].exists()
+    rows.delete(prompt=False)
+    dj_npy.collect(schema, older_than=NOW, dry_run=False, at_most=9)
+    assert not files(store)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_what_is_mounted_in_two_places_stays(
+    rows: Any, orphans: set[str], table: Callable[..., Any], schema: Any, store: Path
+) -> None:
+    """Without a row of the other table, its folder would be one of orphans only."""
+    table(rows.definition, "Other")
+    twice = store / schema.database / "other"
+    twice.mkdir()
+    mounted = subprocess.run(["mount", "--bind", twice.with_name("recording"), twice], check=False)
+    if mounted.returncode:
+        pytest.skip("mounts are not allowed here")
+    try:
+        dj_npy.collect(schema, older_than=NOW, dry_run=False, at_most=9)
+    finally:
+        subprocess.run(["umount", twice], check=True)
+    assert files(store) == paths(rows)

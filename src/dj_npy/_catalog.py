@@ -2,6 +2,7 @@
 
 import copy
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -26,11 +27,15 @@ _SPECIAL = re.compile(r":(<[^:]+>):")
 # and what may not be read must be an error.
 _COLUMNS = {
     "postgresql": """
-        WITH RECURSIVE of_json (oid) AS (  -- and domains and arrays of it
+        WITH RECURSIVE made_of (part, oid) AS (  -- domains, arrays, composite types
+            SELECT typbasetype, oid FROM pg_catalog.pg_type
+            UNION ALL SELECT typelem, oid FROM pg_catalog.pg_type
+            UNION ALL SELECT a.atttypid, c.reltype FROM pg_catalog.pg_attribute a
+            JOIN pg_catalog.pg_class c ON c.oid = a.attrelid),
+        of_json (oid) AS (
             SELECT oid FROM pg_catalog.pg_type WHERE oid IN ('json'::regtype, 'jsonb'::regtype)
             UNION
-            SELECT t.oid FROM of_json j
-            JOIN pg_catalog.pg_type t ON j.oid IN (t.typbasetype, t.typelem))
+            SELECT m.oid FROM of_json j JOIN made_of m ON m.part = j.oid)
         SELECT n.nspname, c.relname, a.attname,
                CASE WHEN t.oid IN (SELECT oid FROM of_json) THEN 'json' ELSE t.typname END,
                col_description(c.oid, a.attnum),
@@ -53,19 +58,33 @@ _COLUMNS = {
           AND c.table_schema NOT IN ('information_schema', 'mysql', 'performance_schema', 'sys')
         ORDER BY c.table_schema, c.table_name, c.ordinal_position""",
 }
+_VERSIONED = """
+    SELECT table_schema, table_name FROM information_schema.tables
+    WHERE table_type = 'SYSTEM VERSIONED'"""
 _HOLDS_JSON = {"json", "longtext"}
 """Types of a JSON column: of PostgreSQL and MySQL, and of MariaDB."""
-# A JSON is kept as it was written by some, so any character of it may be escaped.
+# A JSON is kept as it was written by some, so any character of it may be escaped. In place of
+# one that is longer than `max_allowed_packet` MySQL has an empty text, and MariaDB none.
 _MENTIONS = {
     "postgresql": "{0} ILIKE '%.npy%' OR strpos({0}, chr(92) || 'u00') > 0",
-    "mysql": "lower({0}) LIKE '%.npy%' OR locate(concat(char(92), 'u00'), {0}) > 0",
+    "mysql": "lower({0}) LIKE '%.npy%' OR locate(concat(char(92), 'u00'), {0}) > 0 "
+    "OR {0} IS NULL OR {0} = ''",
 }
+EVER_S = 1e18
+"""The age of a transaction of which the server does not tell when it began."""
+# One that was prepared has no session any more: PostgreSQL does not say when it began, and MySQL
+# has forgotten that after a restart. So it may be of any age.
 _OPEN_FOR = {
-    "postgresql": """
-        SELECT max(extract(epoch FROM clock_timestamp() - xact_start)) FROM pg_stat_activity
-        WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()""",
-    "mysql": """
-        SELECT max(timestampdiff(SECOND, trx_started, now())) + 1
+    "postgresql": f"""
+        SELECT max(age) FROM (
+            SELECT extract(epoch FROM clock_timestamp() - xact_start)::float8 AS age
+            FROM pg_stat_activity
+            WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+            UNION ALL
+            SELECT {EVER_S} FROM pg_prepared_xacts WHERE database = current_database()) AS ages""",
+    "mysql": f"""
+        SELECT max(if(trx_mysql_thread_id = 0, {EVER_S},
+                      timestampdiff(SECOND, trx_started, now()) + 1))
         FROM information_schema.innodb_trx WHERE trx_mysql_thread_id <> connection_id()""",
 }
 # Those that have written something, are in the middle of a statement, or see the database as it
@@ -80,8 +99,14 @@ _COPYING = {
         SELECT concat_ws(' ', trx_mysql_thread_id, trx_id, trx_started)
         FROM information_schema.innodb_trx
         WHERE trx_mysql_thread_id <> connection_id()
-          AND (trx_rows_modified > 0 OR trx_query IS NOT NULL)""",
+          AND (trx_mysql_thread_id = 0 OR trx_rows_modified > 0 OR trx_query IS NOT NULL)""",
 }
+# MySQL reads its list of transactions anew only if nobody has asked for it in the last 0.1 s.
+_IS_LISTED = """
+    SELECT count(*) FROM information_schema.innodb_trx
+    WHERE trx_mysql_thread_id = connection_id()"""
+_ASK_AGAIN_S = 0.15
+_LISTED_WITHIN_S = 10
 _LOCK = {
     "postgresql": "SELECT pg_try_advisory_lock(hashtext('dj-npy collect'))",
     "mysql": "SELECT get_lock('dj-npy collect', 0)",
@@ -187,16 +212,25 @@ class Snapshot:
         that is not registered here, and rows may be copied.
         """
         quote = self.adapter.quote_identifier
+        # A former row of MariaDB can be asked for, and so be copied.
+        versioned = set(() if self.backend == "postgresql" else self.select(_VERSIONED))
         for schema, table, attribute, kind, _, _ in self._all_columns():
             if kind not in _HOLDS_JSON:
                 continue
             column = quote(attribute)
             text = f"CAST({column} AS {'TEXT' if self.backend == 'postgresql' else 'CHAR'})"
-            where = _MENTIONS[self.backend].format(text)
+            rows = f"{quote(schema)}.{quote(table)}"
+            if (schema, table) in versioned:
+                rows += " FOR SYSTEM_TIME ALL"
+            where = f"{column} IS NOT NULL AND ({_MENTIONS[self.backend].format(text)})"
             try:
-                for (value,) in self.select(
-                    f"SELECT {text} FROM {quote(schema)}.{quote(table)} WHERE {where}"
-                ):
+                for (value,) in self.select(f"SELECT {text} FROM {rows} WHERE {where}"):
+                    if not value and (value is None or kind == "json"):
+                        raise StoreError(
+                            f"could not read what {schema}.{table}.{attribute} refers to: a value "
+                            f"is longer than the server's max_allowed_packet. Nothing was "
+                            f"removed. Raise that first"
+                        )
                     yield from mentions(value)
             except (UnicodeError, MemoryError, OverflowError) as error:
                 raise StoreError(
@@ -217,12 +251,13 @@ class Snapshot:
                 raise translate_query_error(error, query, self.adapter) from error
 
     def open_for_s(self) -> float | None:
-        """Return for how long the longest other transaction is open; None: it may not be asked."""
-        try:
-            [(seconds,)] = self.select(_OPEN_FOR[self.backend])
-        except Exception:  # MySQL wants the privilege PROCESS
-            return None
-        return float(seconds or 0)
+        """
+        Return for how long the longest other transaction is open; None: it may not be asked.
+
+        It is `EVER_S`, if that is not known of one.
+        """
+        listed = self._transactions(_OPEN_FOR[self.backend])
+        return None if listed is None else float(listed[0][0] or 0)
 
     def may_be_copying(self) -> set[str]:
         """
@@ -230,10 +265,26 @@ class Snapshot:
 
         To be asked after the rows were read; none, if it may not be asked.
         """
+        return {transaction for (transaction,) in self._transactions(_COPYING[self.backend]) or ()}
+
+    def _transactions(self, query: str) -> list[tuple[Any, ...]] | None:
+        """Return what the server's list of transactions says; None, if it may not be asked."""
+        until = time.monotonic() + _LISTED_WITHIN_S
         try:
-            return {transaction for (transaction,) in self.select(_COPYING[self.backend])}
+            # This one's own is in it, unless the list is older than that.
+            while self.backend == "mysql" and [*self.select(_IS_LISTED)] == [(0,)]:
+                if time.monotonic() > until:
+                    break
+                time.sleep(_ASK_AGAIN_S)
+            else:
+                return [*self.select(query)]
         except Exception:  # MySQL wants the privilege PROCESS
-            return set()
+            return None
+        raise StoreError(
+            "the server's list of open transactions is out of date: MySQL does not read it anew "
+            "while something asks for information_schema.innodb_trx all the time. Nothing was "
+            "removed. Stop that, and try again"
+        )
 
     def is_alone(self) -> bool:
         """Lock out other collections on this server, until this connection ends."""
@@ -296,6 +347,9 @@ def snapshot(connection: Any) -> Iterator[Snapshot]:
             statements = ["SET LOCAL row_security = off"]  # hidden rows become an error
         else:
             statements = [
+                # Whatever the server's own are: no rows are left out, and ages are told by the
+                # clock by which transactions have begun.
+                "SET sql_select_limit = 18446744073709551615, time_zone = 'SYSTEM'",
                 "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
                 "START TRANSACTION WITH CONSISTENT SNAPSHOT",
             ]

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from dj_npy._addressing import name_in_path
-from dj_npy._catalog import Column, Snapshot, connection_of, schema_name, snapshot
+from dj_npy._catalog import EVER_S, Column, Snapshot, connection_of, schema_name, snapshot
 from dj_npy._collection import KEPT, Collection, Orphan
 from dj_npy._dropped import Dropped, is_array
 from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
@@ -206,15 +206,28 @@ def _spare_what_is_copied(
 
 @contextmanager
 def _settled(connection: Any, older_than: timedelta | None) -> Iterator[Snapshot]:
-    """Look at the database when no transaction is open for longer than the age of files."""
+    """Look at the database once no transaction is open for longer than the age of files."""
+    if older_than is not None:
+        _wait_for_old_transactions(connection, older_than)
+    # Only now: one that had ended when it was asked for is to be seen.
+    with snapshot(connection) as now:
+        yield now
+
+
+def _wait_for_old_transactions(connection: Any, older_than: timedelta) -> None:
     until = time.monotonic() + _WAIT_S
     while True:
         with snapshot(connection) as now:
-            open_for_s = None if older_than is None else now.open_for_s()
-            if older_than is None or (open_for_s or 0) <= older_than.total_seconds():
-                yield now
-                return
+            open_for_s = now.open_for_s() or 0
+        if open_for_s <= older_than.total_seconds():
+            return
         if time.monotonic() > until:
+            if open_for_s == EVER_S:
+                raise StoreError(
+                    "a transaction was prepared, nobody can tell when it began, and the rows that "
+                    "it inserts cannot be seen yet. Nothing was removed. Commit it or roll it "
+                    "back (pg_prepared_xacts, XA RECOVER)"
+                )
             raise StoreError(
                 f"a transaction is open for {open_for_s:.0f} s, longer than older_than "
                 f"({older_than}): the rows that it inserts cannot be seen yet. Nothing was "
@@ -285,7 +298,7 @@ class Inventory:
         self._files.execute("PRAGMA journal_mode = OFF")
         self._files.execute(
             "CREATE TABLE files (core TEXT, store INT, what TEXT, path TEXT, nbytes INT, "
-            "modified TEXT, version TEXT, old INT, owner TEXT, live INT DEFAULT 0)"
+            "modified TEXT, version TEXT, old INT, owner TEXT, leads_to TEXT, live INT DEFAULT 0)"
         )
         self._files.execute("CREATE TABLE referred (path TEXT PRIMARY KEY) WITHOUT ROWID")
 
@@ -337,12 +350,12 @@ class Inventory:
                             )
                         core = folded(layout.core(each.path))
                         yield (core, number, what, each.path, each.nbytes, modified, each.version,
-                               each.modified <= until, owner)  # fmt: skip
+                               each.modified <= until, owner, each.leads_to)  # fmt: skip
 
         self._files.execute("BEGIN")
         self._files.executemany(
-            "INSERT INTO files (core, store, what, path, nbytes, modified, version, old, owner) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO files (core, store, what, path, nbytes, modified, version, old, owner, "
+            "leads_to) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             found(),
         )
         self._files.execute("COMMIT")
@@ -357,7 +370,7 @@ class Inventory:
         """
         execute = self._files.execute
         execute("CREATE INDEX IF NOT EXISTS by_core ON files (core)")
-        execute("CREATE INDEX IF NOT EXISTS by_version ON files (version)")
+        execute("CREATE INDEX IF NOT EXISTS by_file ON files (leads_to)")
         mark = "UPDATE files SET live = 1 WHERE what <> 'upload' AND"
         execute("BEGIN")
         for reference in references:
@@ -368,12 +381,17 @@ class Inventory:
             ).rowcount
             if not marked:
                 for version in versions_of(reference, near):
-                    execute(f"{mark} version = ?", (version,))
+                    execute(f"{mark} leads_to = ?", (version,))
         for row, path in self._not_live():
             below = tuple(endings_below(folded(path)))
             any_of = ", ".join("?" * len(below))
             if execute(f"SELECT 1 FROM referred WHERE path IN ({any_of})", below).fetchone():
                 execute("UPDATE files SET live = 1 WHERE rowid = ?", (row,))
+        # One file by two names, through links and mounts; a row never means one in the making.
+        execute(
+            f"{mark} what <> 'temporary file' AND leads_to IN "
+            f"(SELECT leads_to FROM files WHERE live AND leads_to <> '')"
+        )
         execute("COMMIT")
 
     def _not_live(self) -> Iterator[tuple[int, str]]:

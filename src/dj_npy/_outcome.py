@@ -31,6 +31,8 @@ _OUTCOME_UNKNOWN = ("08", "40003")
 _REMOVALS = 16
 _PATHS = 500
 """How many paths are looked for by one query."""
+_ALL = 2**63 - 1
+"""Rows: without a limit of its own, a query has that of the session, `sql_select_limit`."""
 
 
 class Written(NamedTuple):
@@ -147,7 +149,8 @@ class Session:
         some = ",".join(["%s"] * len(paths))
         found = self._asked(
             f"SELECT %s, t.path FROM (SELECT 1 AS one) one LEFT JOIN "
-            f"(SELECT {path} AS path FROM {table} WHERE {path} IN ({some})) t ON 1 = 1",
+            f"(SELECT {path} AS path FROM {table} WHERE {path} IN ({some})) t ON 1 = 1 "
+            f"LIMIT {_ALL}",
             paths,
         )
         return None if found is None else [row[1] for row in found if row[1] in paths]

@@ -55,6 +55,8 @@ class Listed(NamedTuple):
     """With a time zone; by the store's clock, as :meth:`Store.now` is. It may be `UNTIMED`."""
     version: str
     """As in `Stat`; of an upload, its number."""
+    leads_to: str = ""
+    """The version of the file of this machine to which the path leads, if it is of one."""
 
 
 class Limits(NamedTuple):

@@ -11,6 +11,7 @@ from ctypes import c_int64
 from datetime import UTC, datetime
 from io import FileIO
 from itertools import chain, count, islice
+from stat import S_ISLNK
 from typing import Any
 
 import numpy as np
@@ -237,7 +238,7 @@ class LocalStore(Store):
                 continue
             except OSError as error:
                 raise self.refused(error, path, "list") from error
-            yield _listed_as(path, stat)
+            yield self._listed_as(path, stat)
 
     def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
         """Yield what is in a folder, which may be gone; not all of it is in memory at once."""
@@ -250,9 +251,17 @@ class LocalStore(Store):
 
     def _listed(self, path: str) -> Listed:
         try:
-            return _listed_as(path, os.lstat(self._full(path)))
+            return self._listed_as(path, os.lstat(self._full(path)))
         except OSError as error:
             raise self.refused(error, path, "read") from error
+
+    def _listed_as(self, path: str, stat: os.stat_result) -> Listed:
+        version = leads_to = _stat_of(stat).version
+        if S_ISLNK(stat.st_mode):
+            leads_to = ""
+            with suppress(OSError):  # it leads to nothing
+                leads_to = _stat_of(os.stat(self._full(path))).version
+        return Listed(path, stat.st_size, _time_of(stat), version, leads_to)
 
     def _now(self) -> datetime:
         name = os.path.join(self.location, f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
@@ -389,10 +398,6 @@ def _start_write_back(descriptor: int, offset: int, nbytes: int) -> None:
 
 def _stat_of(stat: os.stat_result) -> Stat:
     return Stat(stat.st_size, f"{stat.st_ino}-{stat.st_mtime_ns}")
-
-
-def _listed_as(path: str, stat: os.stat_result) -> Listed:
-    return Listed(path, stat.st_size, _time_of(stat), _stat_of(stat).version)
 
 
 def _time_of(stat: os.stat_result) -> datetime:
