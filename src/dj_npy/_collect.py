@@ -370,7 +370,7 @@ class Inventory:
         """
         execute = self._files.execute
         execute("CREATE INDEX IF NOT EXISTS by_core ON files (core)")
-        execute("CREATE INDEX IF NOT EXISTS by_file ON files (leads_to)")
+        execute("CREATE INDEX IF NOT EXISTS by_version ON files (version)")
         mark = "UPDATE files SET live = 1 WHERE what <> 'upload' AND"
         execute("BEGIN")
         for reference in references:
@@ -381,17 +381,18 @@ class Inventory:
             ).rowcount
             if not marked:
                 for version in versions_of(reference, near):
-                    execute(f"{mark} leads_to = ?", (version,))
+                    execute(f"{mark} version = ?", (version,))
         for row, path in self._not_live():
             below = tuple(endings_below(folded(path)))
             any_of = ", ".join("?" * len(below))
             if execute(f"SELECT 1 FROM referred WHERE path IN ({any_of})", below).fetchone():
                 execute("UPDATE files SET live = 1 WHERE rowid = ?", (row,))
         # One file by two names, through links and mounts; a row never means one in the making.
-        execute(
-            f"{mark} what <> 'temporary file' AND leads_to IN "
-            f"(SELECT leads_to FROM files WHERE live AND leads_to <> '')"
-        )
+        for same in ("version", "leads_to"):
+            execute(
+                f"{mark} what <> 'temporary file' AND {same} IN "
+                f"(SELECT leads_to FROM files WHERE live AND leads_to <> '')"
+            )
         execute("COMMIT")
 
     def _not_live(self) -> Iterator[tuple[int, str]]:

@@ -56,7 +56,11 @@ class Listed(NamedTuple):
     version: str
     """As in `Stat`; of an upload, its number."""
     leads_to: str = ""
-    """The version of the file of this machine to which the path leads, if it is of one."""
+    """
+    The version of the file of this machine that would be lost with it, or to which a link leads.
+
+    Empty, if the file has other names, hard links, which it keeps.
+    """
 
 
 class Limits(NamedTuple):

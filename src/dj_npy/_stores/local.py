@@ -256,9 +256,9 @@ class LocalStore(Store):
             raise self.refused(error, path, "read") from error
 
     def _listed_as(self, path: str, stat: os.stat_result) -> Listed:
-        version = leads_to = _stat_of(stat).version
+        version = _stat_of(stat).version
+        leads_to = version if stat.st_nlink == 1 else ""
         if S_ISLNK(stat.st_mode):
-            leads_to = ""
             with suppress(OSError):  # it leads to nothing
                 leads_to = _stat_of(os.stat(self._full(path))).version
         return Listed(path, stat.st_size, _time_of(stat), version, leads_to)
