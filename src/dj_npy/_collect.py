@@ -288,6 +288,9 @@ class Inventory:
             "modified TEXT, version TEXT, old INT, owner TEXT, live INT DEFAULT 0)"
         )
         self._files.execute("CREATE TABLE referred (path TEXT PRIMARY KEY) WITHOUT ROWID")
+        # Slashes in the paths of either, most often as many in all: others are not looked up.
+        self._listed: set[int] = set()
+        self._named: set[int] = set()
 
     def __enter__(self) -> "Inventory":
         return self
@@ -336,6 +339,7 @@ class Inventory:
                                 f"{each.path} in store {store.name!r}: its time makes no sense"
                             )
                         core = folded(layout.core(each.path))
+                        self._listed.add(core.count("/"))
                         yield (core, number, what, each.path, each.nbytes, modified, each.version,
                                each.modified <= until, owner)  # fmt: skip
 
@@ -362,18 +366,22 @@ class Inventory:
         execute("BEGIN")
         for reference in references:
             path = folded(reference)
+            self._named.add(path.count("/"))
             execute("INSERT OR IGNORE INTO referred VALUES (?)", (path,))
-            marked = self._files.executemany(
-                f"{mark} core = ?", ((each,) for each in endings(path))
-            ).rowcount
+            marked = 0
+            for ending in endings(path):
+                if ending.count("/") in self._listed:
+                    marked += execute(f"{mark} core = ?", (ending,)).rowcount
             if not marked:
                 for version in versions_of(reference, near):
                     execute(f"{mark} version = ?", (version,))
         for row, path in self._not_live():
-            below = tuple(endings_below(folded(path)))
-            any_of = ", ".join("?" * len(below))
-            if execute(f"SELECT 1 FROM referred WHERE path IN ({any_of})", below).fetchone():
-                execute("UPDATE files SET live = 1 WHERE rowid = ?", (row,))
+            for ending in endings_below(folded(path)):
+                if (
+                    ending.count("/") in self._named
+                    and execute("SELECT 1 FROM referred WHERE path = ?", (ending,)).fetchone()
+                ):
+                    execute("UPDATE files SET live = 1 WHERE rowid = ?", (row,))
         execute("COMMIT")
 
     def _not_live(self) -> Iterator[tuple[int, str]]:
