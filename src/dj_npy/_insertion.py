@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,13 +66,17 @@ class Statement:
         self._given_up = False
         self._mutex = threading.Lock()
 
+    @cached_property  # DataJoint makes it anew each time it is asked
+    def _table_name(self) -> str:
+        return str(self._table.full_table_name)
+
     def encoded(self, attribute: str) -> dict[str, Any] | None:  # noqa: ARG002
         """Return what describes an array of the row that is being encoded, if it was begun."""
         return None
 
     def note(self, store: Store, path: str, attribute: str) -> None:
         """Remember a file, or remove it if it comes too late."""
-        written = Written(store, path, self._table.full_table_name, attribute)
+        written = Written(store, path, self._table_name, attribute)
         with self._mutex:
             if not self._given_up:
                 self._written.append(written)
