@@ -4,11 +4,14 @@ import ctypes
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import datajoint as dj
@@ -19,6 +22,10 @@ import pytest
 from datajoint.errors import DataJointError, DuplicateError
 
 import dj_npy
+from dj_npy import _identity as identity
+from dj_npy._arraylike import as_scalar
+from dj_npy._codec import current, row_key
+from dj_npy._insertion import bulk
 from tests.processes import reconnect, reconnect_if_lost
 from tests.test_bulk import WAVEFORM, files
 
@@ -69,11 +76,14 @@ def make_slow(table: Any, event: str = "INSERT") -> None:
 
 
 @contextmanager
-def alarm(after_s: float, error: BaseException) -> Iterator[None]:
-    """Have a signal handler raise an error once."""
+def alarm(after_s: float, error: BaseException, anywhere: bool = False) -> Iterator[None]:
+    """Have a signal handler raise an error once: in a query, however slow the machine is."""
 
-    def ring(*_: Any) -> None:
-        raise error
+    def ring(_: int, frame: FrameType | None) -> None:
+        if not anywhere and not is_in_query(frame):
+            signal.setitimer(signal.ITIMER_REAL, after_s / 10)
+        else:
+            raise error
 
     before = signal.signal(signal.SIGALRM, ring)
     try:
@@ -82,6 +92,12 @@ def alarm(after_s: float, error: BaseException) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def is_in_query(frame: FrameType | None) -> bool:
+    while frame and frame.f_code is not dj.Connection._execute_query.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def settled(table: Any) -> list[dict[str, Any]]:
@@ -430,6 +446,56 @@ def test_a_child_that_leaves_the_generator_of_rows_takes_back_nothing(
     assert assert_no_row_without_its_file(numbered) == len(files(store)) == 2
 
 
+# What an exception leaves behind
+
+VARIABLES = (bulk, current, row_key, as_scalar, identity.witness)
+
+
+@contextmanager
+def interrupted_once_set(number: int) -> Iterator[None]:
+    """Raise just after a context variable has been set, before the next step is taken."""
+    left = [number]
+
+    def look(_: FrameType, event: str, function: Any) -> None:
+        of = getattr(function, "__self__", None)
+        if event == "c_return" and isinstance(of, ContextVar) and of in VARIABLES:
+            left[0] -= function.__name__ == "set"
+            if left[0] == 0:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+    sys.setprofile(look)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("number", range(1, 6))
+def test_nothing_stays_set(numbered: Any, number: int) -> None:
+    """What stays would be taken for a setting of the next insert, or add to this one's files."""
+    numbered.insert1(row(0))
+    uses: list[Callable[[], Any]] = [
+        lambda: numbered.insert1(row(1)),
+        lambda: dj_npy.insert(numbered, [row(2)], skip_duplicates=True),
+        lambda: numbered.update1({"id": 0, "waveform": WAVEFORM + 1}),
+        lambda: (numbered & "id = 0").fetch1("waveform"),
+    ]
+    before = [variable.get() for variable in VARIABLES]
+    interrupted = 0
+    for use in uses:
+        try:
+            with interrupted_once_set(number):
+                use()
+        except KeyboardInterrupt:
+            interrupted += 1
+        assert [variable.get() for variable in VARIABLES] == before
+    assert interrupted >= (number <= 3)
+    for each in settled(numbered):
+        each["waveform"].verify()
+
+
 # At random moments
 
 
@@ -482,7 +548,11 @@ def test_exceptions_at_random_moments(numbered: Any, store: Path, how: str) -> N
         after_s = chance.uniform(0, 1.3 * typical_s)
         error = chance.choice([*ERRORS.values()])
         try:
-            with alarm(after_s, error()) if how == "alarm" else thrown(after_s, TooLongError):
+            with (
+                alarm(after_s, error(), anywhere=True)
+                if how == "alarm"
+                else thrown(after_s, TooLongError)
+            ):
                 use(10 + tried)
         except BaseException:
             interrupted += 1

@@ -17,6 +17,7 @@ from dj_npy import _transactions as transactions
 from dj_npy._ahead import Ahead, Step, Task
 from dj_npy._blocks import Blocks
 from dj_npy._codec import NpyCodec, current
+from dj_npy._context import call_with
 from dj_npy._errors import ArrayInvalidError
 from dj_npy._outcome import Session, Written, take_back
 from dj_npy._ref import NpyRef
@@ -115,15 +116,11 @@ class Update(Statement):
     def run(self, send: Callable[[], Any]) -> Any:
         """Have the row encoded and sent; leave no file without a row, if that is certain."""
         self._now_sending()
-        among, alone = current.set(self), bulk.set(None)
         try:
-            result = send()
+            result = call_with({current: self, bulk: None}, send)
         except BaseException as error:
             self._failed(error)
             raise
-        finally:
-            current.reset(among)
-            bulk.reset(alone)
         self._succeeded()
         return result
 
@@ -146,9 +143,9 @@ class Insertion(Statement):
         if self._bulk is not None:
             workers = self._bulk.max_workers
             ahead = Ahead(self._steps(rows), workers, _IN_FLIGHT, patient=True)
-        among, alone = current.set(self), bulk.set(None)
+        watched = self._watched(rows if ahead is None else self._uploaded(ahead))
         try:
-            result = send(self._watched(rows if ahead is None else self._uploaded(ahead)))
+            result = call_with({current: self, bulk: None}, lambda: send(watched))
         except BaseException as error:
             if ahead is not None:
                 ahead.close()
@@ -156,8 +153,6 @@ class Insertion(Statement):
             raise
         finally:
             self._begun = {}
-            current.reset(among)
-            bulk.reset(alone)
         if self._bulk and self._bulk.skip_duplicates and self._session is not None:
             referenced = self._session.referenced(self._written)
             if referenced is not None:
