@@ -387,7 +387,7 @@ def test_one_collection_at_a_time(
             dj_npy.collect(schema, older_than=NOW, dry_run=False)
     assert orphans <= files(store)
     assert dj_npy.collect(schema, older_than=NOW, dry_run=False).removed == 3
-    for _ in range(30):  # the last one has let go of the lock, however slow the server is
+    for _ in range(8):  # the last one has let go of the lock, however slow the server is
         dj_npy.collect(schema, older_than=NOW, dry_run=False)
 
 

@@ -10,6 +10,7 @@ no longer has the fault. The replaced method is its replacement's ``__wrapped__`
 import functools
 import json
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from datajoint import codecs, expression, gc
