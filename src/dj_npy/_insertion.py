@@ -64,6 +64,7 @@ class Statement:
         self._process = os.getpid()
         self._session: Session | None = None  # in which it is sent, once it may have been
         self._written: list[Written] = []
+        self._told: dict[str, bool] = {}
         self._given_up = False
         self._mutex = threading.Lock()
 
@@ -77,7 +78,9 @@ class Statement:
 
     def note(self, store: Store, path: str, attribute: str) -> None:
         """Remember a file, or remove it if it comes too late."""
-        written = Written(store, path, self._table_name, attribute)
+        if attribute not in self._told:
+            self._told[attribute] = _is_told(self._table.heading.attributes.get(attribute))
+        written = Written(store, path, self._table_name, attribute, self._told[attribute])
         with self._mutex:
             if not self._given_up:
                 self._written.append(written)
@@ -89,7 +92,8 @@ class Statement:
 
     def _now_sending(self) -> None:
         transaction = transactions.of(self._connection)
-        self._session = Session(self._connection, transaction is not None and transaction.answered)
+        answered = transaction is not None and transaction.answered
+        self._session = Session(self._connection, answered, _is_atomic(self._table))
 
     def _succeeded(self) -> None:
         transaction = transactions.of(self._connection)
@@ -236,6 +240,21 @@ def _upload(
         return codec._write(value, key, context, store, insertion)
 
     return upload
+
+
+def _is_told(attribute: Any) -> bool:
+    """Whether a row has the path of an attribute's file at the top of a JSON."""
+    if attribute is None or attribute.codec is None:
+        return False  # of another codec, which has ours write
+    _, chain, _ = resolve_dtype(f"<{attribute.codec.name}>", store_name=attribute.store)
+    return type(chain[-1]) is NpyCodec
+
+
+def _is_atomic(table: Any) -> bool:
+    """Whether a table takes a statement as a whole, and gives it back with the transaction."""
+    if table.connection.adapter.backend == "postgresql":
+        return True
+    return str((table.heading.table_status or {}).get("engine")).lower() == "innodb"
 
 
 def _codecs(table: Any) -> dict[str, tuple[NpyCodec, str | None]]:
