@@ -530,6 +530,27 @@ def test_rows_that_are_hidden_from_this_account_are_not_taken_for_none(
     query(f"DROP ROLE {role}")
 
 
+def test_rows_that_a_trigger_puts_elsewhere_are_not_taken_for_none(
+    numbered: Any, table: MakeTable
+) -> None:
+    if not is_postgresql(numbered):
+        return
+    elsewhere = table(numbered.definition, "Elsewhere")()
+    query, schema = numbered.connection.query, numbered.database
+    query(
+        f'CREATE FUNCTION "{schema}".put() RETURNS trigger AS \'BEGIN '
+        f"INSERT INTO {elsewhere.full_table_name} VALUES (NEW.*); RETURN NULL; END' "
+        f"LANGUAGE plpgsql"
+    )
+    query(
+        f"CREATE TRIGGER put BEFORE INSERT ON {numbered.full_table_name} "
+        f'FOR EACH ROW EXECUTE FUNCTION "{schema}".put()'
+    )
+    dj_npy.insert(numbered, [row(1), row(2)], skip_duplicates=True)
+    assert len(numbered) == 0
+    assert assert_no_row_without_its_file(elsewhere) == 2
+
+
 @pytest.mark.parametrize("how", ["skipped", "interrupted"])
 def test_a_question_that_is_refused_ends_no_transaction(
     numbered: Any, schema: Any, how: str

@@ -29,6 +29,17 @@ _STATUS_IN_TRANS = 1
 """What the protocol of MySQL calls a session in a transaction."""
 _OUTCOME_UNKNOWN = ("08", "40003")
 """SQLSTATEs with which PostgreSQL says that it does not know either."""
+_MAY_BE_UNSEEN = (
+    "SELECT %s, row_security_active(oid) OR relhasrules OR EXISTS (SELECT FROM pg_trigger "
+    "WHERE tgrelid = pg_class.oid AND NOT tgisinternal AND tgtype & 66 <> 0) "
+    "FROM pg_class WHERE oid = %s::regclass"
+)
+"""
+Whether PostgreSQL may have rows of a table that are not found in it.
+
+Row security hides them from an account; a rule, or a trigger before or instead of an INSERT (2
+and 64 in `tgtype`), puts them elsewhere.
+"""
 _REMOVALS = 16
 _PATHS = 500
 """How many paths are looked for by one query."""
@@ -146,8 +157,7 @@ class Session:
         adapter = self._connection.adapter
         column = adapter.quote_identifier(attribute)
         if self._is_postgresql:
-            # Row security may hide a row from this account.
-            hidden = self._asked("SELECT %s, row_security_active(%s::regclass)", [table])
+            hidden = self._asked(_MAY_BE_UNSEEN, [table])
             if not hidden or hidden[0][1]:
                 return None
             path = f"{column} ->> 'path'"
