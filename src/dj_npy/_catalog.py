@@ -198,10 +198,14 @@ class Snapshot:
             column = quote(attribute)
             text = f"CAST({column} AS {'TEXT' if self.backend == 'postgresql' else 'CHAR'})"
             where = _MENTIONS[self.backend].format(text)
+            # What is longer than its max_allowed_packet, MariaDB makes NULL of, and MySQL nothing.
+            where += f" OR (coalesce({text}, '') = '' AND {column} IS NOT NULL)"
             try:
                 for (value,) in self.select(
                     f"SELECT {text} FROM {quote(schema)}.{quote(table)} WHERE {where}"
                 ):
+                    if value is None or (kind == "json" and not value):
+                        raise OverflowError
                     yield from mentions(value)
             except (UnicodeError, MemoryError, OverflowError) as error:
                 raise StoreError(
@@ -227,7 +231,8 @@ class Snapshot:
             [(seconds,)] = self.select(_OPEN_FOR[self.backend])
         except Exception:  # MySQL wants the privilege PROCESS
             return None
-        return float(seconds or 0)
+        # Less than none: the clocks are being set back, and nobody knows.
+        return float(seconds or 0) if (seconds or 0) >= 0 else float("inf")
 
     def may_be_copying(self) -> set[str]:
         """
@@ -308,6 +313,8 @@ def snapshot(connection: Any) -> Iterator[Snapshot]:
             statements = ["SET LOCAL row_security = off"]  # hidden rows become an error
         else:
             statements = [
+                # A server may cut every answer; and transactions began by the clock of its machine.
+                f"SET SESSION sql_select_limit = {2**64 - 1}, time_zone = 'SYSTEM'",
                 "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
                 "START TRANSACTION WITH CONSISTENT SNAPSHOT",
             ]

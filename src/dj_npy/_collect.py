@@ -285,7 +285,7 @@ class Inventory:
         self._files.execute("PRAGMA journal_mode = OFF")
         self._files.execute(
             "CREATE TABLE files (core TEXT, store INT, what TEXT, path TEXT, nbytes INT, "
-            "modified TEXT, version TEXT, old INT, owner TEXT, live INT DEFAULT 0)"
+            "modified TEXT, version TEXT, old INT, owner TEXT, link INT, live INT DEFAULT 0)"
         )
         self._files.execute("CREATE TABLE referred (path TEXT PRIMARY KEY) WITHOUT ROWID")
         # Slashes in the paths of either, most often as many in all: others are not looked up.
@@ -329,6 +329,8 @@ class Inventory:
                         if (kind or owner) is None or _SURROGATE.search(each.path):
                             report.unknown += not is_upload
                             continue
+                        if each.is_link:  # somebody else's, to something that may be used by it
+                            kind, owner = _UNKNOWN, None
                         empty = kind == "array" and not each.nbytes
                         what = (
                             "upload" if is_upload else "reservation" if empty else kind or "dropped"
@@ -341,12 +343,12 @@ class Inventory:
                         core = folded(layout.core(each.path))
                         self._listed.add(core.count("/"))
                         yield (core, number, what, each.path, each.nbytes, modified, each.version,
-                               each.modified <= until, owner)  # fmt: skip
+                               each.modified <= until, owner, each.is_link)  # fmt: skip
 
         self._files.execute("BEGIN")
         self._files.executemany(
-            "INSERT INTO files (core, store, what, path, nbytes, modified, version, old, owner) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO files (core, store, what, path, nbytes, modified, version, old, owner, "
+            "link) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             found(),
         )
         self._files.execute("COMMIT")
@@ -375,6 +377,9 @@ class Inventory:
             if not marked:
                 for version in versions_of(reference, near):
                     execute(f"{mark} version = ?", (version,))
+        for (link,) in execute("SELECT path FROM files WHERE link").fetchall():
+            for version in versions_of(link, near):
+                execute(f"{mark} version = ?", (version,))
         for row, path in self._not_live():
             for ending in endings_below(folded(path)):
                 if (

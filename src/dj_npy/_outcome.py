@@ -40,6 +40,7 @@ Whether PostgreSQL may have rows of a table that are not found in it.
 Row security hides them from an account; a rule, or a trigger before or instead of an INSERT (2
 and 64 in `tgtype`), puts them elsewhere.
 """
+_NO_LIMIT = 2**63 - 1
 _REMOVALS = 16
 _PATHS = 500
 """How many paths are looked for by one query."""
@@ -167,7 +168,8 @@ class Session:
         some = ",".join(["%s"] * len(paths))
         found = self._asked(
             f"SELECT %s, t.path FROM (SELECT 1 AS one) one LEFT JOIN "
-            f"(SELECT {path} AS path FROM {table} WHERE {path} IN ({some})) t ON 1 = 1",
+            f"(SELECT {path} AS path FROM {table} WHERE {path} IN ({some})) t ON 1 = 1 "
+            f"LIMIT {_NO_LIMIT}",  # a session of MySQL's may have a limit of its own
             paths,
         )
         return None if found is None else [row[1] for row in found if row[1] in paths]

@@ -55,6 +55,7 @@ class Listed(NamedTuple):
     """With a time zone; by the store's clock, as :meth:`Store.now` is. It may be `UNTIMED`."""
     version: str
     """As in `Stat`; of an upload, its number."""
+    is_link: bool = False
 
 
 class Limits(NamedTuple):

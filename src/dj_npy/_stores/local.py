@@ -11,6 +11,7 @@ from ctypes import c_int64
 from datetime import UTC, datetime
 from io import FileIO
 from itertools import chain, count, islice
+from stat import S_ISLNK
 from typing import Any
 
 import numpy as np
@@ -397,7 +398,8 @@ def _stat_of(stat: os.stat_result) -> Stat:
 
 
 def _listed_as(path: str, stat: os.stat_result) -> Listed:
-    return Listed(path, stat.st_size, _time_of(stat), _stat_of(stat).version)
+    is_link = S_ISLNK(stat.st_mode)
+    return Listed(path, stat.st_size, _time_of(stat), _stat_of(stat).version, is_link)
 
 
 def _time_of(stat: os.stat_result) -> datetime:
