@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -518,3 +519,28 @@ def test_the_version_may_be_chosen(folder: Path) -> None:
     environment = {**os.environ, "PGSERVER_POSTGRES_VERSION": "16"}
     assert "[1]" in ran(INSERT, folder, 1, env=environment).stdout
     assert "are of version 16" in told(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make what a container is made of")
+def test_one_that_is_seen_from_another_container_only_is_left_alone(folder: Path) -> None:
+    """There neither its process nor its socket is to be seen; two servers ruin the data."""
+    folder = folder / "with a name that no socket can have"
+    first = hold(folder)
+    found = server(folder)
+    assert found is not None
+    with tempfile.TemporaryDirectory() as other:
+        os.chmod(other, 0o1777)
+        container = ["unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--mount-proc"]
+        if subprocess.run([*container, "true"], check=False).returncode:
+            let_go(first)
+            pytest.skip("no containers here")
+        done = subprocess.run(
+            [*container, *python(INSERT, folder, 5)],
+            env={**os.environ, "TMPDIR": other}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode != 0
+    assert "cannot be reached from here" in done.stderr
+    assert server(folder) == found
+    let_go(first)
+    assert server(folder) is None
+    assert "[5]" in run(python(INSERT, folder, 5)).stdout

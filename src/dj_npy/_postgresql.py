@@ -5,8 +5,13 @@ A process number is no identity: the one in a `postmaster.pid` that a crash has 
 anybody's by now. A server is there if it answers on its socket and says that the folder is its
 own; a process is taken for the server only if it is called so, works in the folder and began
 when the file says. Anything else is neither believed nor signalled.
+
+One in another container, or on another machine, is not seen from here at all, neither its process
+nor its socket. Two would ruin the data. So a server holds a lock, for as long as one of its
+processes lives.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -15,7 +20,8 @@ import stat
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +36,10 @@ _LONGEST_SOCKET_FOLDER = 80
 _READY_S = 60
 _BEGAN_WITHIN_S = 60
 """How long before its file a server may have begun; clocks may be set meanwhile."""
+_GONE_S = 10
+"""How long a server may take to be gone that has ended."""
+_LOCK = ".serving"
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _UNFINISHED = ".postgres-"
 _BUILTIN_LOCALES = 17
 """The version since which PostgreSQL has locales of its own."""
@@ -94,19 +104,20 @@ class Server:
             _make_own_folder(self.sockets, self._owner)
         if self._wait_for_one_that_is_there():
             return
-        try:
-            self._launch(programs)
-        except StoreError:
-            if not self._remove_what_a_crash_left():
-                raise
-            self._launch(programs)
+        with self._locked() as held:
+            try:
+                self._launch(programs, held)
+            except StoreError:
+                if not self._remove_what_a_crash_left():
+                    raise
+                self._launch(programs, held)
         if not self.answers():
             raise StoreError(f"PostgreSQL has started in {self.data}, and does not answer")
 
-    def _launch(self, programs: Path) -> None:
+    def _launch(self, programs: Path, held: Sequence[int]) -> None:
         command = [programs / "pg_ctl", "-w", "-t", _READY_S, "-D", self.data, "-l", self._log]
         options = ["-o", f'-h "" -k {self.sockets}']
-        self._run([*command, *options, "start"], "PostgreSQL did not start", self._log)
+        self._run([*command, *options, "start"], "PostgreSQL did not start", self._log, held)
 
     def stop(self) -> None:
         """Stop the server, if it is certain which process it is; wait until it has ended."""
@@ -212,6 +223,23 @@ class Server:
         except (psutil.Error, OSError):
             return False
 
+    def _at_work(self) -> list[int]:
+        import psutil
+
+        return [each.pid for each in psutil.process_iter() if self._is_at_work(each)]
+
+    def _still_at_work(self) -> StoreError:
+        if at_work := self._at_work():
+            return StoreError(
+                f"PostgreSQL did not start in {self.data}: its server is gone, and its "
+                f"processes {at_work} are still at work there. End them, then try again"
+            )
+        return StoreError(
+            f"PostgreSQL did not start in {self.data}: a server is at work in that folder which "
+            f"cannot be reached from here, such as one in another container or on another "
+            f"machine. End it, then try again"
+        )
+
     def _remove_what_a_crash_left(self) -> bool:
         """
         Remove files that name a server which is not there; return whether there were any.
@@ -220,18 +248,13 @@ class Server:
         user has the server's number now. Its own children, which a server that was killed may
         leave, must be gone: they still write.
         """
-        import psutil
-
         left = [self.data / "postmaster.pid", self.sockets / f".s.PGSQL.{PORT}.lock"]
         if not any(os.path.lexists(file) for file in left):
             return False
-        waiting = time.monotonic() + 10
-        while at_work := [each.pid for each in psutil.process_iter() if self._is_at_work(each)]:
+        waiting = time.monotonic() + _GONE_S
+        while self._at_work():
             if time.monotonic() > waiting:
-                raise StoreError(
-                    f"PostgreSQL did not start in {self.data}: its server is gone, and its "
-                    f"processes {at_work} are still at work there. End them, then try again"
-                )
+                raise self._still_at_work()
             time.sleep(0.1)
         for file in [*left, self.sockets / f".s.PGSQL.{PORT}"]:
             with suppress(FileNotFoundError):
@@ -304,10 +327,33 @@ class Server:
             shutil.rmtree(made, ignore_errors=True)
             raise
 
-    def _run(self, command: list[Any], failed: str, log: Path | None) -> None:
-        options: dict[str, Any] = {}
+    @contextmanager
+    def _locked(self) -> Iterator[list[int]]:
+        """
+        Lock out other servers; what is started meanwhile with these descriptors keeps the lock.
+
+        There are none where the system or the disk has no such locks.
+        """
+        if os.name == "nt":
+            yield []
+            return
+        descriptor = os.open(self.data.parent / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            until = time.monotonic() + _GONE_S
+            while (locked := _lock(descriptor)) is False:
+                if time.monotonic() > until:
+                    raise self._still_at_work()
+                time.sleep(0.1)
+            yield [descriptor] if locked else []
+        finally:
+            os.close(descriptor)
+
+    def _run(
+        self, command: list[Any], failed: str, log: Path | None, held: Sequence[int] = ()
+    ) -> None:
+        options: dict[str, Any] = {"pass_fds": held} if held else {}
         if self._owner is not None:
-            options = {"user": self._owner, "group": self._owner, "extra_groups": []}
+            options |= {"user": self._owner, "group": self._owner, "extra_groups": []}
         before = log.stat().st_size if log is not None and log.exists() else 0
         # Files and not pipes: the server keeps what it inherits open.
         with tempfile.TemporaryFile() as output:
@@ -336,6 +382,21 @@ class Server:
                 file.seek(before)
                 said += file.read()
         raise StoreError(f"{failed} in {self.data}: {_in_short(said) or f'it ended with {code}'}")
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Lock a file, and return whether that was free; None: its disk knows no locks."""
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
+    return True
 
 
 def _in_short(said: bytes) -> str:
