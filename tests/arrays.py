@@ -31,7 +31,12 @@ STRUCTURED: st.SearchStrategy[np.dtype[Any]] = st.recursive(
     ),
     max_leaves=4,
 )
-DTYPES = SIMPLE | st.just(np.dtype("S0")) | STRUCTURED.filter(lambda dtype: dtype.subdtype is None)
+DTYPES = (
+    SIMPLE
+    | st.just(np.dtype("S0"))
+    # With a NUL in a name it is refused: see test_validity.py.
+    | STRUCTURED.filter(lambda dtype: dtype.subdtype is None and r"\x00" not in repr(dtype))
+)
 
 
 @st.composite

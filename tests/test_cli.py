@@ -24,7 +24,7 @@ import dj_npy
 from dj_npy import _cli
 from dj_npy._command import Paint
 from dj_npy._quickstart import QUICK_START
-from tests import servers
+from tests import servers, warm
 from tests.conftest import run
 from tests.processes import DATABASES
 
@@ -52,15 +52,8 @@ def environment(database: Any = None, **more: str) -> dict[str, str]:
 def command(
     *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [COMMAND, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env=environment() if env is None else env,
-        cwd="/" if cwd is None else cwd,
-    )
+    env = environment() if env is None else env
+    return warm.run(COMMAND, *arguments, env=env, cwd=cwd or "/")
 
 
 def facts(output: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ import pytest
 from datajoint.errors import DataJointError
 
 import dj_npy
+from dj_npy._addressing import with_token
 from tests import processes
 from tests.servers import FolderRaw, S3Raw, s3_client, s3_settings
 
@@ -388,6 +389,78 @@ def test_one_collection_at_a_time(
             dj_npy.collect(schema, older_than=NOW, dry_run=False)
     assert orphans <= files(store)
     assert dj_npy.collect(schema, older_than=NOW, dry_run=False).removed == 3
+    for _ in range(8):  # the last one has let go of the lock, however slow the server is
+        dj_npy.collect(schema, older_than=NOW, dry_run=False)
+
+
+@pytest.fixture
+def server_wide(database: Any) -> Iterator[Callable[[str, str], None]]:
+    """Sets a variable of MySQL's for all sessions to come."""
+    names = []
+
+    def put(name: str, value: str) -> None:
+        database.connection.query(f"SET GLOBAL {name} = {value}")
+        names.append(name)
+
+    yield put
+    for name in names:
+        database.connection.query(f"SET GLOBAL {name} = DEFAULT")
+
+
+on_mysql = pytest.mark.parametrize("database", ["mariadb", "mysql"], indirect=True)
+
+
+@on_mysql
+def test_a_server_that_cuts_its_answers(
+    rows: Any, orphans: set[str], schema: Any, store: Path, server_wide: Any
+) -> None:
+    server_wide("sql_select_limit", "2")
+    assert dj_npy.collect(schema, older_than=NOW, dry_run=False).removed == 3
+    assert paths(rows) == files(store)
+
+
+@on_mysql
+def test_a_value_that_is_longer_than_the_server_hands_out_is_an_error(
+    rows: Any, schema: Any, store: Path, database: Any, server_wide: Any
+) -> None:
+    query, copied = database.connection.query, f"`{schema.database}`.long_ones"
+    query(f"CREATE TABLE {copied} (n INT PRIMARY KEY, waveform JSON)")
+    query(
+        f"INSERT INTO {copied} SELECT 1, JSON_SET(waveform, '$.more', REPEAT('x', 3000000)) "
+        f"FROM {rows.full_table_name} WHERE recording_id = 4"
+    )
+    (rows & "recording_id = 4").delete(prompt=False)
+    before = files(store)
+    server_wide("max_allowed_packet", "1048576")
+    with pytest.raises(dj_npy.StoreError, match=r"could not read what .*long_ones\.waveform"):
+        dj_npy.collect(schema, older_than=NOW, dry_run=False)
+    assert files(store) == before
+
+
+@on_mysql
+def test_transactions_are_timed_by_one_clock(rows: Any, database: Any, server_wide: Any) -> None:
+    for zone in ("-10:00", "+10:00"):
+        server_wide("time_zone", f"'{zone}'")
+        with dj_npy._catalog.snapshot(database.connection) as other:
+            list(other.select(f"SELECT * FROM {rows.full_table_name}"))
+            time.sleep(1.1)
+            with dj_npy._catalog.snapshot(database.connection) as now:
+                assert 1 <= (now.open_for_s() or 0) < 60
+
+
+def test_what_a_link_leads_to_stays(rows: Any, schema: Any, store: Path) -> None:
+    """Such as one that a tool has put in the place of a file with the same bytes."""
+    plain, *_ = names = [(rows & {"recording_id": n}).fetch1("waveform").path for n in (1, 2)]
+    one, two = (store / name for name in names)
+    two.unlink()
+    two.symlink_to(os.path.relpath(one, two.parent))
+    (rows & "recording_id = 1").delete(prompt=False)
+    other = store / with_token(plain)
+    other.symlink_to(two)
+    found = dj_npy.collect(schema, older_than=NOW, dry_run=False)
+    assert two.read_bytes() == one.read_bytes()
+    assert other.is_symlink()
+    assert (found.removed, found.unknown) == (0, 1)
 
 
 def test_a_file_that_was_replaced_after_it_was_listed_stays(

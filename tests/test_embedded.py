@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests import warm
 from tests.conftest import run
 
 START = """
@@ -39,6 +40,17 @@ print(sorted(ref.load().size for ref in Recording.to_arrays("waveform")))
 
 def python(code: str, *arguments: Any) -> list[str]:
     return [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)]
+
+
+def ran(
+    code: str, *arguments: Any, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program, and show what it has said if it fails."""
+    given = map(str, arguments)
+    env = {**os.environ} if env is None else env
+    result = warm.run("-c", code, *given, env=env, cwd=Path.cwd())
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
 
 
 def hold(folder: Path) -> subprocess.Popen[str]:
@@ -76,9 +88,9 @@ def folder(session_folder: Path, request: pytest.FixtureRequest) -> Iterator[Pat
 
 
 def test_one_process_starts_and_stops_it(folder: Path) -> None:
-    assert "[5]" in run(python(INSERT, folder, 5)).stdout
+    assert "[5]" in ran(INSERT, folder, 5).stdout
     assert server(folder) is None
-    assert "[5, 6]" in run(python(INSERT, folder, 6)).stdout
+    assert "[5, 6]" in ran(INSERT, folder, 6).stdout
     assert sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) == [
         "postgres",
         "store",
@@ -89,10 +101,10 @@ def test_a_second_process_joins_and_the_last_one_stops_it(folder: Path) -> None:
     first, second = hold(folder), hold(folder)
     running = server(folder)
     assert running is not None
-    assert "[3]" in run(python(INSERT, folder, 3)).stdout
+    assert "[3]" in ran(INSERT, folder, 3).stdout
     let_go(first)
     assert server(folder) == running
-    assert "[3, 4]" in run(python(INSERT, folder, 4)).stdout
+    assert "[3, 4]" in ran(INSERT, folder, 4).stdout
     let_go(second)
     assert server(folder) is None
 
@@ -114,12 +126,12 @@ def test_after_a_crash_of_the_process_the_next_one_stops_the_server(folder: Path
     first.kill()
     first.communicate()
     assert server(folder) is not None
-    assert "[1]" in run(python(INSERT, folder, 1)).stdout
+    assert "[1]" in ran(INSERT, folder, 1).stdout
     assert server(folder) is None
 
 
 def test_after_a_crash_of_everything_it_starts_again(folder: Path) -> None:
-    assert "[1]" in run(python(INSERT, folder, 1)).stdout
+    assert "[1]" in ran(INSERT, folder, 1).stdout
     first = hold(folder)
     running = server(folder)
     assert running is not None
@@ -129,7 +141,7 @@ def test_after_a_crash_of_everything_it_starts_again(folder: Path) -> None:
     first.kill()
     first.communicate()
     psutil.wait_procs(crashed, 10)
-    assert "[1, 2]" in run(python(INSERT, folder, 2)).stdout
+    assert "[1, 2]" in ran(INSERT, folder, 2).stdout
 
 
 def test_a_forked_child_keeps_the_server_when_its_parent_ends(folder: Path) -> None:
@@ -142,21 +154,21 @@ def test_a_forked_child_keeps_the_server_when_its_parent_ends(folder: Path) -> N
     subprocess.run(python(code, folder), check=True, stdout=subprocess.DEVNULL, timeout=60)
     assert server(folder) is not None
     time.sleep(3)
-    assert "[1]" in run(python(INSERT, folder, 1)).stdout
+    assert "[1]" in ran(INSERT, folder, 1).stdout
     assert server(folder) is None
 
 
 def test_starting_twice_in_a_process_is_fine(folder: Path) -> None:
     code = START + "assert dj_npy.embedded.start(sys.argv[1]) == place\n"
-    run(python(code, folder))
+    ran(code, folder)
 
 
 @pytest.mark.parametrize(
     "name", ["x" * 120, "with a space", "co:lon", "quo'te", "semi;colon & (more)", "größe", "a%41"]
 )
 def test_a_folder_of_any_name(folder: Path, name: str) -> None:
-    assert "[1]" in run(python(INSERT, folder / name, 1)).stdout
-    assert "[1, 2]" in run(python(INSERT, folder / name, 2)).stdout
+    assert "[1]" in ran(INSERT, folder / name, 1).stdout
+    assert "[1, 2]" in ran(INSERT, folder / name, 2).stdout
     assert server(folder / name) is None
 
 
@@ -174,7 +186,7 @@ def test_a_name_that_a_shell_would_change_is_refused(folder: Path, name: str) ->
 def test_a_socket_folder_of_somebody_else_is_not_used(folder: Path, tmp_path: Path) -> None:
     """Its name can be foreseen, and its place is one where everybody may write."""
     name = folder / "with a space"
-    assert "[1]" in run(python(INSERT, name, 1)).stdout
+    assert "[1]" in ran(INSERT, name, 1).stdout
     digest = hashlib.sha256(str(name / "postgres").encode()).hexdigest()
     runtime = run(
         python(
@@ -194,7 +206,7 @@ def test_a_socket_folder_of_somebody_else_is_not_used(folder: Path, tmp_path: Pa
         assert stat.S_IMODE(victim.stat().st_mode) == 0o700
     finally:
         sockets.unlink()
-    assert "[1, 2]" in run(python(INSERT, name, 2)).stdout
+    assert "[1, 2]" in ran(INSERT, name, 2).stdout
 
 
 def test_once_the_cause_is_mended_it_starts(folder: Path) -> None:
@@ -207,7 +219,7 @@ def test_once_the_cause_is_mended_it_starts(folder: Path) -> None:
         "    else: raise SystemExit('it should not start')\n"
         "os.unlink(sys.argv[1])\n" + START
     )
-    run(python(code, folder))
+    ran(code, folder)
 
 
 AS_A_USER = """
@@ -227,7 +239,7 @@ def test_as_a_user(session_folder: Path) -> None:
     folder = session_folder / "of-a-user"
     folder.mkdir(mode=0o777)
     folder.chmod(0o777)
-    assert "[2]" in run(python(AS_A_USER, folder, 2)).stdout
+    assert "[2]" in ran(AS_A_USER, folder, 2).stdout
     assert server(folder) is None
 
 
@@ -257,7 +269,7 @@ def test_other_stores_stay_configured(folder: Path, tmp_path: Path) -> None:
         + f"assert dj.config.stores['other'] == {other!r}\n"
         "assert dj.config.stores['default'] == 'main'\n"
     )
-    run(python(code, folder), env={**os.environ})
+    ran(code, folder, env={**os.environ})
 
 
 # A pid is no identity
@@ -302,7 +314,7 @@ def test_a_pid_file_that_names_somebody_else(
     }[left]
     (folder / "postgres" / "postmaster.pid").write_text(text)
     (folder / "postgres" / ".s.PGSQL.5432.lock").write_text("\n".join(lines) + "\n")
-    assert "[1]" in run(python(INSERT, folder, 1)).stdout
+    assert "[1]" in ran(INSERT, folder, 1).stdout
     assert server(folder) is None
     assert bystander.poll() is None
 
@@ -323,7 +335,7 @@ def test_somebody_else_who_has_the_server_s_number_when_it_is_to_be_stopped(
     file.write_text("\n".join([str(bystander.pid), *lines[1:]]) + "\n")
     let_go(holder)
     assert bystander.poll() is None
-    assert "[1]" in run(python(INSERT, folder, 1)).stdout
+    assert "[1]" in ran(INSERT, folder, 1).stdout
 
 
 def test_a_server_of_another_folder_is_not_stopped(folder: Path, session_folder: Path) -> None:
@@ -333,7 +345,7 @@ def test_a_server_of_another_folder_is_not_stopped(folder: Path, session_folder:
     assert running is not None
     lines = pid_file_of_a_crash(folder)
     (folder / "postgres" / "postmaster.pid").write_text("\n".join([str(running.pid), *lines[1:]]))
-    assert "[1]" in run(python(INSERT, folder, 1)).stdout
+    assert "[1]" in ran(INSERT, folder, 1).stdout
     assert server(other) == running
     let_go(holder)
 
@@ -347,7 +359,7 @@ def test_a_server_that_is_a_zombie(folder: Path) -> None:
     (folder / "postgres" / "postmaster.pid").write_text(
         "\n".join([str(zombie.pid), *lines[1:]]) + "\n"
     )
-    assert "[1]" in run(python(INSERT, folder, 1)).stdout
+    assert "[1]" in ran(INSERT, folder, 1).stdout
     zombie.wait()
 
 
@@ -369,7 +381,7 @@ def told(folder: Path, **environment: str) -> str:
 
 def test_an_unknown_locale_is_no_obstacle(folder: Path) -> None:
     environment = {**os.environ, "LANG": "xx_XX.nonsense", "LC_ALL": "xx_XX.nonsense"}
-    assert "[1]" in run(python(INSERT, folder, 1), env=environment).stdout
+    assert "[1]" in ran(INSERT, folder, 1, env=environment).stdout
 
 
 @pytest.fixture
@@ -403,12 +415,12 @@ def test_a_making_that_was_killed_is_made_anew(folder: Path) -> None:
     (folder / ".postgres-killed").mkdir(parents=True)
     (folder / ".postgres-killed" / "PG_VERSION").write_text("18\n")
     (folder / "postgres").mkdir()
-    assert "[1]" in run(python(INSERT, folder, 1)).stdout
+    assert "[1]" in ran(INSERT, folder, 1).stdout
     assert not (folder / ".postgres-killed").exists()
 
 
 def test_what_postgresql_says_is_told(folder: Path) -> None:
-    assert "[1]" in run(python(INSERT, folder, 1)).stdout
+    assert "[1]" in ran(INSERT, folder, 1).stdout
     with (folder / "postgres" / "postgresql.conf").open("a") as file:
         file.write("no_such_setting = 1\n")
     assert "no_such_setting" in told(folder)
@@ -440,14 +452,14 @@ def test_a_lab_s_connection_and_configuration_stay_as_they_were(
     before = (
         "import os; dj_npy.embedded.start(sys.argv[2]); dj.config.stores = {**dj.config.stores}"
     )
-    result = run(python(REFUSED.format(before=before), folder, session_folder / "lab"))
+    result = ran(REFUSED.format(before=before), folder, session_folder / "lab")
     assert "is connected to" in result.stdout
     assert not folder.exists()
 
 
 def test_a_store_of_that_name_is_not_replaced(folder: Path, tmp_path: Path) -> None:
     before = f"dj.config.stores = {{'main': {{'protocol': 'file', 'location': {str(tmp_path)!r}}}}}"
-    result = run(python(REFUSED.format(before=before), folder))
+    result = ran(REFUSED.format(before=before), folder)
     assert "has a store 'main' already" in result.stdout
     assert not folder.exists()
 
@@ -456,7 +468,7 @@ def test_a_server_that_does_not_start_changes_no_configuration(folder: Path) -> 
     (folder / "postgres").mkdir(parents=True)
     (folder / "postgres" / "holiday.jpg").write_bytes(b"picture")
     before = "dj.config['database.host'] = 'lab.example'"
-    result = run(python(REFUSED.format(before=before), folder))
+    result = ran(REFUSED.format(before=before), folder)
     assert "no database" in result.stdout
     assert sorted(each.name for each in folder.iterdir() if each.name[0] != ".") == ["postgres"]
 
@@ -500,12 +512,12 @@ def test_root_who_may_not_look_into_processes_stops_the_server_too(folder: Path)
 
 def test_the_database_of_a_lab_s_configuration_is_not_looked_for(folder: Path) -> None:
     environment = {**os.environ, "DJ_DATABASE_NAME": "lab"}
-    assert "[1]" in run(python(INSERT, folder, 1), env=environment).stdout
+    assert "[1]" in ran(INSERT, folder, 1, env=environment).stdout
 
 
 def test_the_version_may_be_chosen(folder: Path) -> None:
     environment = {**os.environ, "PGSERVER_POSTGRES_VERSION": "16"}
-    assert "[1]" in run(python(INSERT, folder, 1), env=environment).stdout
+    assert "[1]" in ran(INSERT, folder, 1, env=environment).stdout
     assert "are of version 16" in told(folder)
 
 

@@ -111,6 +111,26 @@ def test_an_empty_folder_in_its_place_is_not_written_to(
     assert dj_npy.verify(recording, checksums=True).ok
 
 
+@pytest.mark.parametrize("formatted", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_another_disk_at_the_same_mount_point_is_not_written_to(
+    way: str, formatted: bool, recording: Any, store: Path, tmp_path: Path
+) -> None:
+    """Its root may have the device's number and the inode of the first one's."""
+    recording.insert([row(1), row(2)])
+    away = tmp_path / "away"
+    away.mkdir()
+    for each in store.iterdir():
+        each.rename(away / each.name)
+    if not formatted:
+        (store / MARKER).write_text(json.dumps({"store_id": ["ab" * 16]}))
+    before = list(store.iterdir())
+    with pytest.raises(StoreError, match=r"refused to write to .*mounted"):
+        WAYS[way](recording)
+    assert list(store.iterdir()) == before
+    assert len(recording()) == 2
+
+
 def test_after_a_mount_no_row_reads_the_array_of_another(recording: Any, store: Path) -> None:
     recording.insert([row(1), row(2)])
     away = unmount(store)
@@ -392,7 +412,7 @@ def insert_first(lab: Lab, table: str, number: int, start: Any) -> None:
     recording.insert1(row(number + 100))
 
 
-@pytest.mark.parametrize("kind", ["local", "moto", "rclone"])
+@pytest.mark.parametrize("kind", ["local", "exfat", "moto", "rclone"])
 def test_of_several_first_writers_one_gives_the_id(
     kind: str, recording: Any, database: Any, request: Any, location: str, tmp_path: Path
 ) -> None:
@@ -413,18 +433,27 @@ def test_of_several_first_writers_one_gives_the_id(
     assert ids_of_rows(recording) == list(marker) * 6
 
 
-def test_threads_that_write_first_get_one_id(store: Path) -> None:
-    found: list[Any] = []
+@pytest.mark.parametrize("disk", ["store", "case_blind_disk"])
+@pytest.mark.parametrize("reserved", [False, True])
+def test_threads_that_write_first_get_one_id(
+    disk: str, reserved: bool, request: pytest.FixtureRequest
+) -> None:
+    for number in range(1 if reserved else 10):
+        folder = request.getfixturevalue(disk) / str(number)
+        folder.mkdir()
+        if reserved:  # by a process that was killed
+            (folder / MARKER).touch()
+        found: list[Any] = []
 
-    def write() -> None:
-        found.append(identity.first(LocalStore("main", str(store))))
+        def write() -> None:
+            found.append(identity.first(LocalStore("main", str(folder))))  # noqa: B023
 
-    threads = [threading.Thread(target=write) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert set(found) == {tuple(ids(store))}
+        threads = [threading.Thread(target=write) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert set(found) == {tuple(ids(folder))}
 
 
 def test_a_marker_that_was_only_reserved_is_written(recording: Any, store: Path) -> None:

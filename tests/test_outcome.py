@@ -4,11 +4,14 @@ import ctypes
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import datajoint as dj
@@ -19,6 +22,10 @@ import pytest
 from datajoint.errors import DataJointError, DuplicateError
 
 import dj_npy
+from dj_npy import _identity as identity
+from dj_npy._arraylike import as_scalar
+from dj_npy._codec import current, row_key
+from dj_npy._insertion import bulk
 from tests.processes import reconnect, reconnect_if_lost
 from tests.test_bulk import WAVEFORM, files
 
@@ -69,11 +76,16 @@ def make_slow(table: Any, event: str = "INSERT") -> None:
 
 
 @contextmanager
-def alarm(after_s: float, error: BaseException) -> Iterator[None]:
-    """Have a signal handler raise an error once."""
+def alarm(
+    after_s: float, error: BaseException | type[BaseException], anywhere: bool = False
+) -> Iterator[None]:
+    """Have a signal handler raise an error once: in a query, however slow the machine is."""
 
-    def ring(*_: Any) -> None:
-        raise error
+    def ring(_: int, frame: FrameType | None) -> None:
+        if not anywhere and not is_in_query(frame):
+            signal.setitimer(signal.ITIMER_REAL, after_s / 10)
+        else:
+            raise error
 
     before = signal.signal(signal.SIGALRM, ring)
     try:
@@ -82,6 +94,12 @@ def alarm(after_s: float, error: BaseException) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def is_in_query(frame: FrameType | None) -> bool:
+    while frame and frame.f_code is not dj.Connection._execute_query.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def settled(table: Any) -> list[dict[str, Any]]:
@@ -234,6 +252,93 @@ def test_a_table_that_keeps_the_first_of_several_rows(numbered: Any, store: Path
     assert assert_no_row_without_its_file(numbered) == 3
 
 
+@pytest.mark.parametrize("within", [False, True])
+def test_a_table_that_keeps_the_first_of_several_rows_of_which_one_has_an_array(
+    numbered: Any, within: bool
+) -> None:
+    if is_postgresql(numbered):
+        return
+    myisam = of_myisam(numbered)
+    myisam.insert1(row(3))
+    with suppress(DuplicateError), myisam.connection.transaction if within else nullcontext():
+        myisam.insert([row(1), row(3, waveform=None)])
+    assert assert_no_row_without_its_file(myisam) == 2
+
+
+def test_a_table_that_keeps_its_rows_when_a_transaction_is_rolled_back(numbered: Any) -> None:
+    if is_postgresql(numbered):
+        return
+    myisam = of_myisam(numbered)
+    make_slow(myisam)
+    myisam.insert1(row(1))  # and the heading is known
+    connection = myisam.connection
+    connection.start_transaction()
+    with pytest.raises(TooLongError), alarm(ALARM_S, TooLongError()):
+        myisam.insert1(row(2))
+    assert assert_no_row_without_its_file(myisam) == 2
+
+
+def of_myisam(table: Any) -> Any:
+    """Return a table as a process meets it to which somebody has given MyISAM's engine."""
+    table.connection.query(f"ALTER TABLE {table.full_table_name} ENGINE=MyISAM")
+    return dj.FreeTable(table.connection, table.full_table_name)
+
+
+# Codecs that have ours write, and keep what it returns in a form of their own
+
+
+class Pair(dj.Codec):
+    """Two arrays in one attribute."""
+
+    name = "test_pair"
+
+    def get_dtype(self, is_store: bool) -> str:
+        return "json"
+
+    def encode(
+        self, value: Any, *, key: Any = None, context: Any = None, store_name: Any = None
+    ) -> Any:
+        npy = dj_npy.NpyCodec()
+        return [npy.encode(each, key=key, context=context, store_name=store_name) for each in value]
+
+    def decode(self, stored: Any, *, key: Any = None, **_: Any) -> Any:
+        return stored
+
+
+class Versioned(dj_npy.NpyCodec):
+    name = "test_versioned"
+
+    def encode(
+        self, value: Any, *, key: Any = None, context: Any = None, store_name: Any = None
+    ) -> Any:
+        described = super().encode(value, key=key, context=context, store_name=store_name)
+        return {"version": 1, "array": described}
+
+    def decode(self, stored: Any, **_: Any) -> Any:
+        return stored
+
+
+CODECS: dict[str, Any] = {"pair": (Pair, (WAVEFORM, WAVEFORM)), "versioned": (Versioned, WAVEFORM)}
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_rows_that_another_codec_describes_are_not_taken_for_none(
+    table: MakeTable, store: Path, name: str
+) -> None:
+    codec, value = CODECS[name]
+    wrapped = table(f"id : int32\n---\nvalue : <{codec.name}@>", "Wrapped")()
+    dj_npy.insert(wrapped, [{"id": 1, "value": value}], skip_duplicates=True)
+    assert len(files(store)) == (len(value) if name == "pair" else 1)
+    make_slow(wrapped)
+    with suppress(TooLongError), alarm(ALARM_S, TooLongError()):
+        wrapped.insert1({"id": 2, "value": value})
+    rows = settled(wrapped)
+    assert len(rows) == 2
+    for each in rows:
+        described = each["value"] if name == "pair" else [each["value"]["array"]]
+        assert all((store / one["path"]).exists() for one in described)
+
+
 # Transactions
 
 
@@ -297,6 +402,22 @@ def test_what_the_user_did_to_a_transaction_is_not_guessed_at(
     connection.cancel_transaction()
     assert_no_row_without_its_file(numbered)
     assert_no_row_without_its_file(other)
+
+
+def test_a_copy_that_a_rollback_leaves(numbered: Any, table: MakeTable) -> None:
+    if is_postgresql(numbered):
+        return
+    copies = of_myisam(table(numbered.definition, "Copies")())
+
+    def fail() -> None:
+        with numbered.connection.transaction:
+            numbered.insert1(row(1))
+            copies.insert(numbered)
+            raise TooLongError
+
+    with pytest.raises(TooLongError):
+        fail()
+    assert assert_no_row_without_its_file(copies) == 1
 
 
 def test_a_transaction_within_a_transaction(numbered: Any, store: Path) -> None:
@@ -409,6 +530,108 @@ def test_rows_that_are_hidden_from_this_account_are_not_taken_for_none(
     query(f"DROP ROLE {role}")
 
 
+def test_rows_that_a_trigger_puts_elsewhere_are_not_taken_for_none(
+    numbered: Any, table: MakeTable
+) -> None:
+    if not is_postgresql(numbered):
+        return
+    elsewhere = table(numbered.definition, "Elsewhere")()
+    query, schema = numbered.connection.query, numbered.database
+    query(
+        f'CREATE FUNCTION "{schema}".put() RETURNS trigger AS \'BEGIN '
+        f"INSERT INTO {elsewhere.full_table_name} VALUES (NEW.*); RETURN NULL; END' "
+        f"LANGUAGE plpgsql"
+    )
+    query(
+        f"CREATE TRIGGER put BEFORE INSERT ON {numbered.full_table_name} "
+        f'FOR EACH ROW EXECUTE FUNCTION "{schema}".put()'
+    )
+    dj_npy.insert(numbered, [row(1), row(2)], skip_duplicates=True)
+    assert len(numbered) == 0
+    assert assert_no_row_without_its_file(elsewhere) == 2
+
+
+@pytest.mark.parametrize("how", ["skipped", "interrupted"])
+def test_a_question_that_is_refused_ends_no_transaction(
+    numbered: Any, schema: Any, how: str
+) -> None:
+    """PostgreSQL would answer the COMMIT by a rollback, and not by an error."""
+    if not is_postgresql(numbered):
+        return
+    connection, name = numbered.connection, numbered.full_table_name
+    query = connection.query
+    role = f"writer_{os.getpid()}"
+    query(f"CREATE ROLE {role}")
+    query(f'GRANT USAGE ON SCHEMA "{schema.database}" TO {role}')
+    query(f"GRANT INSERT, SELECT (id) ON {name} TO {role}")
+    if how == "interrupted":
+        make_slow(numbered)
+    query(f"SET ROLE {role}")
+    try:
+        with connection.transaction:
+            numbered.insert1(row(1))
+            if how == "skipped":
+                dj_npy.insert(numbered, [row(2)], skip_duplicates=True)
+            else:
+                with pytest.raises(TooLongError), alarm(ALARM_S, TooLongError()):
+                    numbered.insert1(row(2))
+    finally:
+        query("RESET ROLE")
+    assert assert_no_row_without_its_file(numbered) == 2
+    query(f"DROP OWNED BY {role}")
+    query(f"DROP ROLE {role}")
+
+
+def test_a_session_in_which_another_thread_is_at_work_is_not_lost(numbered: Any) -> None:
+    if not is_postgresql(numbered):
+        return
+    make_slow(numbered)
+    connection = numbered.connection
+    numbered.heading.attributes  # noqa: B018
+
+    def work() -> None:
+        time.sleep(ALARM_S)
+        with connection._conn.cursor() as cursor:
+            cursor.execute(f"SELECT pg_sleep({2 * SLOW_S})")
+
+    class LateError(TooLongError):
+        def __init__(self) -> None:
+            time.sleep(ALARM_S)
+
+    connection.start_transaction()
+    working = threading.Thread(target=work)
+    working.start()
+    with pytest.raises(LateError), alarm(ALARM_S, LateError):
+        numbered.insert1(row(1))
+    working.join()
+    connection.commit_transaction()
+    assert assert_no_row_without_its_file(numbered) == 1
+
+
+def test_a_statement_that_is_sent_again_in_another_session(
+    numbered: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction was lost with the session: what is sent again is committed at once."""
+    if not is_postgresql(numbered):
+        return
+    connection = numbered.connection
+    original = connection.query
+
+    def query(statement: str, *args: Any, **options: Any) -> Any:
+        if not statement.startswith("INSERT"):
+            return original(statement, *args, **options)
+        reconnect(connection)
+        original(statement, *args, **options)
+        raise TooLongError
+
+    connection.start_transaction()
+    numbered.heading.attributes  # noqa: B018
+    monkeypatch.setattr(connection, "query", query)
+    with pytest.raises(TooLongError):
+        numbered.insert1(row(1))
+    assert assert_no_row_without_its_file(numbered) == 1
+
+
 def test_a_child_that_leaves_the_generator_of_rows_takes_back_nothing(
     numbered: Any, store: Path
 ) -> None:
@@ -428,6 +651,56 @@ def test_a_child_that_leaves_the_generator_of_rows_takes_back_nothing(
             os._exit(0)
         raise
     assert assert_no_row_without_its_file(numbered) == len(files(store)) == 2
+
+
+# What an exception leaves behind
+
+VARIABLES = (bulk, current, row_key, as_scalar, identity.witness)
+
+
+@contextmanager
+def interrupted_once_set(number: int) -> Iterator[None]:
+    """Raise just after a context variable has been set, before the next step is taken."""
+    left = [number]
+
+    def look(_: FrameType, event: str, function: Any) -> None:
+        of = getattr(function, "__self__", None)
+        if event == "c_return" and isinstance(of, ContextVar) and of in VARIABLES:
+            left[0] -= function.__name__ == "set"
+            if left[0] == 0:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+    sys.setprofile(look)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("number", range(1, 6))
+def test_nothing_stays_set(numbered: Any, number: int) -> None:
+    """What stays would be taken for a setting of the next insert, or add to this one's files."""
+    numbered.insert1(row(0))
+    uses: list[Callable[[], Any]] = [
+        lambda: numbered.insert1(row(1)),
+        lambda: dj_npy.insert(numbered, [row(2)], skip_duplicates=True),
+        lambda: numbered.update1({"id": 0, "waveform": WAVEFORM + 1}),
+        lambda: (numbered & "id = 0").fetch1("waveform"),
+    ]
+    before = [variable.get() for variable in VARIABLES]
+    interrupted = 0
+    for use in uses:
+        try:
+            with interrupted_once_set(number):
+                use()
+        except KeyboardInterrupt:
+            interrupted += 1
+        assert [variable.get() for variable in VARIABLES] == before
+    assert interrupted >= (number <= 3)
+    for each in settled(numbered):
+        each["waveform"].verify()
 
 
 # At random moments
@@ -482,7 +755,11 @@ def test_exceptions_at_random_moments(numbered: Any, store: Path, how: str) -> N
         after_s = chance.uniform(0, 1.3 * typical_s)
         error = chance.choice([*ERRORS.values()])
         try:
-            with alarm(after_s, error()) if how == "alarm" else thrown(after_s, TooLongError):
+            with (
+                alarm(after_s, error(), anywhere=True)
+                if how == "alarm"
+                else thrown(after_s, TooLongError)
+            ):
                 use(10 + tried)
         except BaseException:
             interrupted += 1

@@ -14,6 +14,7 @@ from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 from dj_npy._ahead import Ahead, Step, Task
 from dj_npy._arrayfile import Slab
 from dj_npy._blocks import Blocks
+from dj_npy._context import call_with
 from dj_npy._dask import is_dask
 from dj_npy._errors import ArrayInvalidError, NpyError
 from dj_npy._insertion import Bulk, bulk
@@ -222,11 +223,7 @@ def insert(
     """
     with Progress("insert", _total_of_rows(rows) if progress else None) as bar:
         how = Bulk(_workers(max_workers), bool(options.get("skip_duplicates")), bar.add)
-        token = bulk.set(how)
-        try:
-            table.insert(rows, **options)
-        finally:
-            bulk.reset(token)
+        call_with({bulk: how}, lambda: table.insert(rows, **options))
 
 
 def _steps(

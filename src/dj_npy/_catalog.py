@@ -111,6 +111,10 @@ _LOCK = {
     "postgresql": "SELECT pg_try_advisory_lock(hashtext('dj-npy collect'))",
     "mysql": "SELECT get_lock('dj-npy collect', 0)",
 }
+_UNLOCK = {
+    "postgresql": "SELECT pg_advisory_unlock_all()",
+    "mysql": "DO release_lock('dj-npy collect')",
+}
 
 
 class Column(NamedTuple):
@@ -155,6 +159,7 @@ class Snapshot:
         self.adapter, self._raw = connection.adapter, connection._conn
         self.backend: str = connection.adapter.backend
         self._described: list[Any] | None = None
+        self._locks = False
 
     def attributes(self, schemas: Iterable[str]) -> set[tuple[str, str, str]]:
         """Return schema, table and name of all attributes of those schemas, in whatever case."""
@@ -289,7 +294,8 @@ class Snapshot:
     def is_alone(self) -> bool:
         """Lock out other collections on this server, until this connection ends."""
         [(got,)] = self.select(_LOCK[self.backend])
-        return bool(got)
+        self._locks = bool(got)
+        return self._locks
 
     def wait_at_most(self, seconds: int) -> None:
         """Have queries fail that wait longer for a lock, which may be the caller's own."""
@@ -303,6 +309,12 @@ class Snapshot:
     def end(self) -> None:
         """End the transaction; the connection, and the lock, stay."""
         self._raw.rollback()
+
+    def unlock(self) -> None:
+        """Let other collections in: a server may take its time to see that a connection ended."""
+        if self._locks:
+            with self._raw.cursor() as cursor:
+                cursor.execute(_UNLOCK[self.backend])
 
     def _of_server(self, schema: str) -> str:
         return schema.lower() if self.caseless else schema
@@ -356,10 +368,14 @@ def snapshot(connection: Any) -> Iterator[Snapshot]:
         with own._conn.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
-        yield Snapshot(own)
+        now = Snapshot(own)
+        try:
+            yield now
+        finally:
+            with suppress(Exception):  # the server ends a transaction at once only if told so
+                now.end()
+                now.unlock()
     finally:
-        with suppress(Exception):  # the server ends a transaction at once only if told so
-            own._conn.rollback()
         own.close()
 
 

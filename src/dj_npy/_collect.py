@@ -301,6 +301,9 @@ class Inventory:
             "modified TEXT, version TEXT, old INT, owner TEXT, leads_to TEXT, live INT DEFAULT 0)"
         )
         self._files.execute("CREATE TABLE referred (path TEXT PRIMARY KEY) WITHOUT ROWID")
+        # Slashes in the paths of either, most often as many in all: others are not looked up.
+        self._listed: set[int] = set()
+        self._named: set[int] = set()
 
     def __enter__(self) -> "Inventory":
         return self
@@ -339,6 +342,8 @@ class Inventory:
                         if (kind or owner) is None or _SURROGATE.search(each.path):
                             report.unknown += not is_upload
                             continue
+                        if each.is_link:  # somebody else's, to something that may be used by it
+                            kind, owner = _UNKNOWN, None
                         empty = kind == "array" and not each.nbytes
                         what = (
                             "upload" if is_upload else "reservation" if empty else kind or "dropped"
@@ -349,6 +354,7 @@ class Inventory:
                                 f"{each.path} in store {store.name!r}: its time makes no sense"
                             )
                         core = folded(layout.core(each.path))
+                        self._listed.add(core.count("/"))
                         yield (core, number, what, each.path, each.nbytes, modified, each.version,
                                each.modified <= until, owner, each.leads_to)  # fmt: skip
 
@@ -375,13 +381,18 @@ class Inventory:
         execute("BEGIN")
         for reference in references:
             path = folded(reference)
+            self._named.add(path.count("/"))
             execute("INSERT OR IGNORE INTO referred VALUES (?)", (path,))
-            marked = self._files.executemany(
-                f"{mark} core = ?", ((each,) for each in endings(path))
-            ).rowcount
+            marked = 0
+            for ending in endings(path):
+                if ending.count("/") in self._listed:
+                    marked += execute(f"{mark} core = ?", (ending,)).rowcount
             if not marked:
                 for version in versions_of(reference, near):
                     execute(f"{mark} version = ?", (version,))
+        for (link,) in execute("SELECT path FROM files WHERE link").fetchall():
+            for version in versions_of(link, near):
+                execute(f"{mark} version = ?", (version,))
         for row, path in self._not_live():
             below = tuple(endings_below(folded(path)))
             any_of = ", ".join("?" * len(below))

@@ -27,6 +27,7 @@ from dj_npy import _transactions as transactions
 from dj_npy._arraylike import ArrayLike, as_scalar
 from dj_npy._catalog import snapshot
 from dj_npy._codec import NpyCodec, row_key
+from dj_npy._context import call_with
 from dj_npy._insertion import Insertion, Update
 from dj_npy._layout import Layout
 from dj_npy._names import Listing
@@ -44,14 +45,6 @@ def _replace(owner: Any, name: str, correct: Callable[[Method], Method]) -> None
     corrected = functools.wraps(original)(correct(original))
     corrected._corrected_by_dj_npy = True  # type: ignore[attr-defined]
     setattr(owner, name, corrected)
-
-
-def _while_set(variable: ContextVar[Any], value: Any, call: Callable[[], Any]) -> Any:
-    token = variable.set(value)
-    try:
-        return call()
-    finally:
-        variable.reset(token)
 
 
 def default_store() -> None:
@@ -87,7 +80,7 @@ def fetch_without_loading() -> None:
 
     def correct(original: Method) -> Method:
         def fetch(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return _while_set(as_scalar, True, lambda: original(self, *args, **kwargs))
+            return call_with({as_scalar: True}, lambda: original(self, *args, **kwargs))
 
         return fetch
 
@@ -103,7 +96,7 @@ def fetch_without_loading() -> None:
                 return NpyRef(row, connection._config)
             if not as_scalar.get():
                 return original(attr, data, *args, **kwargs)
-            return _while_set(as_scalar, False, lambda: original(attr, data, *args, **kwargs))
+            return call_with({as_scalar: False}, lambda: original(attr, data, *args, **kwargs))
 
         return decode_attribute
 
@@ -129,9 +122,8 @@ def key_of_an_update() -> None:
             # What is not a mapping is the original's to complain about.
             names = self.primary_key if isinstance(row, Mapping) else ()
             key = {name: row[name] for name in names if name in row}
-            call = functools.partial(_while_set, row_key, key, lambda: original(self, row))
-            call = functools.partial(_while_set, identity.witness, RowsOf(self), call)
-            return Update(self).run(call)
+            known: dict[ContextVar[Any], Any] = {row_key: key, identity.witness: RowsOf(self)}
+            return Update(self).run(lambda: call_with(known, lambda: original(self, row)))
 
         return update1
 
@@ -183,7 +175,7 @@ def files_of_refused_rows() -> None:
             send = functools.partial(
                 insertion.run, rows, lambda rows: original(self, rows, *args, **kwargs)
             )
-            return _while_set(identity.witness, RowsOf(self), send)
+            return call_with({identity.witness: RowsOf(self)}, send)
 
         return _insert_rows
 

@@ -8,6 +8,7 @@ its file was written to.
 
 import errno
 import json
+import random
 import secrets
 import threading
 import time
@@ -29,6 +30,8 @@ _SAMPLES = 20
 """Of rows without an id: how many of their files are looked for at most."""
 _LATELY_S = 2
 """How long readers, of whom each finds no file, believe what a marker said."""
+_RESERVED_S, _LOOK_S, _SETTLED_S = 1, 0.01, 1
+"""How long a marker may say nothing, how often to look, and how long others may replace it."""
 
 
 class Witness(Protocol):
@@ -109,7 +112,9 @@ def _looked_at(store: Store, place: object, asked: Witness | None) -> Known:
             )
     if asked is not None:
         if ids is not None:
+            was_marked = bool(ids)
             ids = _agreed(store, ids, asked)
+            place = place if was_marked else store.place()  # it may have got its marker
         agreed = {*agreed, asked.key}
     return Known(place, ids or (), agreed)
 
@@ -224,14 +229,28 @@ def first(store: Store) -> Ids:
         if store.mark(_contents(ids)):
             return ids
         found = read(store)
-        if not found and found is not None:  # reserved by a process that was killed
-            store.mark(_contents(ids), replace=True)
-            found = read(store)
+        if not found and found is not None:  # only its name is there
+            found = _settled(store, ids)
     except StoreError as error:
         if error.errno in _DENIED:  # here; where the array goes, it may be allowed
             return ()
         raise
     return found or ()
+
+
+def _settled(store: Store, ids: Ids) -> Ids | None:
+    """
+    Return what a marker says in the end of which only the name is there.
+
+    Where a disk knows no links, another process is just about to write it; or was killed then.
+    """
+    until = time.monotonic() + random.uniform(1, 2) * _RESERVED_S
+    while not (found := read(store)) and found is not None and time.monotonic() < until:
+        time.sleep(_LOOK_S)
+    if not found and found is not None:
+        store.mark(_contents(ids), replace=True)
+    time.sleep(_SETTLED_S)  # of several who do that, the last one's stays
+    return read(store)
 
 
 def replace(store: Store, ids: Ids) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from dj_npy import _transactions as transactions
 from dj_npy._ahead import Ahead, Step, Task
 from dj_npy._blocks import Blocks
 from dj_npy._codec import NpyCodec, current
+from dj_npy._context import call_with
 from dj_npy._errors import ArrayInvalidError
 from dj_npy._outcome import Session, Written, take_back
 from dj_npy._ref import NpyRef
@@ -62,8 +64,13 @@ class Statement:
         self._process = os.getpid()
         self._session: Session | None = None  # in which it is sent, once it may have been
         self._written: list[Written] = []
+        self._told: dict[str, bool] = {}
         self._given_up = False
         self._mutex = threading.Lock()
+
+    @cached_property  # DataJoint makes it anew each time it is asked
+    def _table_name(self) -> str:
+        return str(self._table.full_table_name)
 
     def encoded(self, attribute: str) -> dict[str, Any] | None:  # noqa: ARG002
         """Return what describes an array of the row that is being encoded, if it was begun."""
@@ -71,7 +78,9 @@ class Statement:
 
     def note(self, store: Store, path: str, attribute: str) -> None:
         """Remember a file, or remove it if it comes too late."""
-        written = Written(store, path, self._table.full_table_name, attribute)
+        if attribute not in self._told:
+            self._told[attribute] = _is_told(self._table.heading.attributes.get(attribute))
+        written = Written(store, path, self._table_name, attribute, self._told[attribute])
         with self._mutex:
             if not self._given_up:
                 self._written.append(written)
@@ -83,7 +92,8 @@ class Statement:
 
     def _now_sending(self) -> None:
         transaction = transactions.of(self._connection)
-        self._session = Session(self._connection, transaction is not None and transaction.answered)
+        answered = transaction is not None and transaction.answered
+        self._session = Session(self._connection, answered, _is_atomic(self._table))
 
     def _succeeded(self) -> None:
         transaction = transactions.of(self._connection)
@@ -110,15 +120,11 @@ class Update(Statement):
     def run(self, send: Callable[[], Any]) -> Any:
         """Have the row encoded and sent; leave no file without a row, if that is certain."""
         self._now_sending()
-        among, alone = current.set(self), bulk.set(None)
         try:
-            result = send()
+            result = call_with({current: self, bulk: None}, send)
         except BaseException as error:
             self._failed(error)
             raise
-        finally:
-            current.reset(among)
-            bulk.reset(alone)
         self._succeeded()
         return result
 
@@ -141,9 +147,9 @@ class Insertion(Statement):
         if self._bulk is not None:
             workers = self._bulk.max_workers
             ahead = Ahead(self._steps(rows), workers, _IN_FLIGHT, patient=True)
-        among, alone = current.set(self), bulk.set(None)
+        watched = self._watched(rows if ahead is None else self._uploaded(ahead))
         try:
-            result = send(self._watched(rows if ahead is None else self._uploaded(ahead)))
+            result = call_with({current: self, bulk: None}, lambda: send(watched))
         except BaseException as error:
             if ahead is not None:
                 ahead.close()
@@ -151,8 +157,6 @@ class Insertion(Statement):
             raise
         finally:
             self._begun = {}
-            current.reset(among)
-            bulk.reset(alone)
         if self._bulk and self._bulk.skip_duplicates and self._session is not None:
             referenced = self._session.referenced(self._written)
             if referenced is not None:
@@ -236,6 +240,21 @@ def _upload(
         return codec._write(value, key, context, store, insertion)
 
     return upload
+
+
+def _is_told(attribute: Any) -> bool:
+    """Whether a row has the path of an attribute's file at the top of a JSON."""
+    if attribute is None or attribute.codec is None:
+        return False  # of another codec, which has ours write
+    _, chain, _ = resolve_dtype(f"<{attribute.codec.name}>", store_name=attribute.store)
+    return type(chain[-1]) is NpyCodec
+
+
+def _is_atomic(table: Any) -> bool:
+    """Whether a table takes a statement as a whole, and gives it back with the transaction."""
+    if table.connection.adapter.backend == "postgresql":
+        return True
+    return str((table.heading.table_status or {}).get("engine")).lower() == "innodb"
 
 
 def _codecs(table: Any) -> dict[str, tuple[NpyCodec, str | None]]:

@@ -12,7 +12,8 @@ import json
 import secrets
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -22,12 +23,24 @@ from dj_npy._errors import NpyError
 from dj_npy._stores import Store
 from dj_npy._stores.threads import all_in_threads
 
-_IDLE, _IN_TRANSACTION, _IN_FAILED_TRANSACTION = 0, 2, 3
-"""libpq's PQTRANS_IDLE, _INTRANS and _INERROR; a lost or busy session is in another state."""
+_IN_TRANSACTION, _IN_FAILED_TRANSACTION, _NOT_CONNECTED = 2, 3, 4
+"""libpq's PQTRANS_INTRANS, _INERROR and _UNKNOWN."""
 _STATUS_IN_TRANS = 1
 """What the protocol of MySQL calls a session in a transaction."""
 _OUTCOME_UNKNOWN = ("08", "40003")
 """SQLSTATEs with which PostgreSQL says that it does not know either."""
+_MAY_BE_UNSEEN = (
+    "SELECT %s, row_security_active(oid) OR relhasrules OR EXISTS (SELECT FROM pg_trigger "
+    "WHERE tgrelid = pg_class.oid AND NOT tgisinternal AND tgtype & 66 <> 0) "
+    "FROM pg_class WHERE oid = %s::regclass"
+)
+"""
+Whether PostgreSQL may have rows of a table that are not found in it.
+
+Row security hides them from an account; a rule, or a trigger before or instead of an INSERT (2
+and 64 in `tgtype`), puts them elsewhere.
+"""
+_NO_LIMIT = 2**63 - 1
 _REMOVALS = 16
 _PATHS = 500
 """How many paths are looked for by one query."""
@@ -43,6 +56,8 @@ class Written(NamedTuple):
     table: str
     """Its full name, quoted."""
     attribute: str
+    told: bool
+    """Whether the attribute of a row has the path where it is looked for."""
 
 
 class Session:
@@ -56,11 +71,14 @@ class Session:
     answered : bool
         Whether the last statement of this session was answered, and not by an error: what
         MySQL says of transactions comes with an answer.
+    atomic : bool
+        Whether the statement is for a table that takes it as a whole, and that a transaction
+        which is rolled back leaves as it was; MyISAM's does neither.
     """
 
-    def __init__(self, connection: Any, answered: bool = True) -> None:
+    def __init__(self, connection: Any, answered: bool = True, atomic: bool = True) -> None:
         self.raw = connection._conn
-        self._connection = connection
+        self._connection, self._atomic = connection, atomic
         self._is_postgresql: bool = connection.adapter.backend == "postgresql"
         if self._is_postgresql:
             status = self.raw.info.transaction_status
@@ -68,11 +86,15 @@ class Session:
         else:
             in_transaction = answered and bool(self.raw.server_status & _STATUS_IN_TRANS)
         # `Connection.in_transaction` would ask the server, and believe in one that is lost.
-        self.in_transaction: bool = in_transaction
+        self.in_transaction: bool = in_transaction and atomic
         self._handled = sys.exception()
 
     def took_none(self, files: Sequence[Written], error: BaseException) -> bool:
         """Return whether certainly no row has come of the statement with these files' paths."""
+        if self._connection._conn is not self.raw:
+            # Connected again: the statement may have been sent again, without the transaction.
+            again = Session(self._connection, False, self._atomic)
+            return self.in_transaction and again.took_none(files, error)
         if self._is_lost():
             # Its transaction was not committed, and so is rolled back.
             return self.in_transaction
@@ -86,7 +108,7 @@ class Session:
                 # Answers would go on being taken for those to other questions.
                 self.raw.close()
                 return self.in_transaction
-            refused = errors > 0 and len(files) == 1  # of several, MyISAM keeps the first
+            refused = errors > 0 and len(files) == 1 and self._atomic
         return refused or self.referenced(files) == set()
 
     def referenced(self, files: Iterable[Written]) -> set[Written] | None:
@@ -94,6 +116,8 @@ class Session:
         used: set[Written] = set()
         by_column: dict[tuple[str, str], list[Written]] = defaultdict(list)
         for file in files:
+            if not file.told:
+                return None
             by_column[file.table, file.attribute].append(file)
         for (table, attribute), some in by_column.items():
             waiting = iter(some)
@@ -105,11 +129,9 @@ class Session:
         return used
 
     def _is_lost(self) -> bool:
-        if self._connection._conn is not self.raw:
-            return True  # DataJoint has connected again, and may have sent the statement again
         if self._is_postgresql:
-            status: int = self.raw.info.transaction_status
-            return status not in (_IDLE, _IN_TRANSACTION, _IN_FAILED_TRANSACTION)
+            # Another thread may be at work in it, so it need not be idle.
+            return bool(self.raw.info.transaction_status == _NOT_CONNECTED)
         return not self.raw.open
 
     def _postgresql_refused(self, files: Sequence[Written], error: BaseException) -> bool:
@@ -138,8 +160,7 @@ class Session:
         adapter = self._connection.adapter
         column = adapter.quote_identifier(attribute)
         if self._is_postgresql:
-            # Row security may hide a row from this account.
-            hidden = self._asked("SELECT %s, row_security_active(%s::regclass)", [table])
+            hidden = self._asked(_MAY_BE_UNSEEN, [table])
             if not hidden or hidden[0][1]:
                 return None
             path = f"{column} ->> 'path'"
@@ -164,12 +185,26 @@ class Session:
         """
         question = secrets.token_hex(8)
         try:
-            with self.raw.cursor() as cursor:
+            with self.raw.cursor() as cursor, self._unharmed(cursor):
                 cursor.execute(query, [question, *args])
                 rows = list(cursor.fetchall())
         except _driver_error(self._is_postgresql):
             return None
         return rows if rows and all(row[0] == question for row in rows) else None
+
+    @contextmanager
+    def _unharmed(self, cursor: Any) -> Iterator[None]:
+        """Have an error within not end the transaction of PostgreSQL that there may be."""
+        if not self._is_postgresql or self.raw.info.transaction_status != _IN_TRANSACTION:
+            yield
+            return
+        cursor.execute("SAVEPOINT dj_npy_question")
+        try:
+            yield
+        except BaseException:
+            cursor.execute("ROLLBACK TO SAVEPOINT dj_npy_question")
+            raise
+        cursor.execute("RELEASE SAVEPOINT dj_npy_question")
 
 
 def take_back(files: Iterable[Written]) -> None:

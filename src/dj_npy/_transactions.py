@@ -22,6 +22,10 @@ Statements that neither end a transaction nor set a savepoint.
 
 MySQL ends one at any statement that defines something, and several may come in one text.
 """
+_COPIES = re.compile(
+    r"\s*(?:INSERT|UPDATE|REPLACE|WITH)\b.*\b(?:SELECT|JOIN)\b", re.IGNORECASE | re.DOTALL
+)
+"""Statements that may copy rows into a table of MyISAM's, where a rollback leaves them."""
 
 
 class Transaction:
@@ -36,7 +40,7 @@ class Transaction:
     def sends(self, statement: str) -> None:
         """Take note of a statement."""
         self.answered = False
-        if not _LEAVES_IT_OPEN.match(statement):
+        if not _LEAVES_IT_OPEN.match(statement) or _COPIES.match(statement):
             self._files.clear()
 
     def keep(self, session: Session, files: Iterable[Written]) -> None:

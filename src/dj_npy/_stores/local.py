@@ -280,10 +280,15 @@ class LocalStore(Store):
 
     def place(self) -> object:
         try:
-            stat = os.stat(self.location)
+            folder = os.stat(self.location)
         except OSError:
             return None
-        return stat.st_dev, stat.st_ino
+        try:
+            # The roots of two disks that are mounted one after the other look alike.
+            marked = os.stat(self._full(MARKER)).st_mtime_ns
+        except OSError:
+            marked = None
+        return folder.st_dev, folder.st_ino, marked
 
     def is_empty(self) -> bool:
         return next(self._entries(""), None) is None
