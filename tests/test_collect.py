@@ -17,7 +17,6 @@ import pytest
 from datajoint.errors import DataJointError
 
 import dj_npy
-from dj_npy._addressing import with_token
 from tests import processes
 from tests.servers import FolderRaw, S3Raw, s3_client, s3_settings
 
@@ -446,21 +445,6 @@ def test_transactions_are_timed_by_one_clock(rows: Any, database: Any, server_wi
             time.sleep(1.1)
             with dj_npy._catalog.snapshot(database.connection) as now:
                 assert 1 <= (now.open_for_s() or 0) < 60
-
-
-def test_what_a_link_leads_to_stays(rows: Any, schema: Any, store: Path) -> None:
-    """Such as one that a tool has put in the place of a file with the same bytes."""
-    plain, *_ = names = [(rows & {"recording_id": n}).fetch1("waveform").path for n in (1, 2)]
-    one, two = (store / name for name in names)
-    two.unlink()
-    two.symlink_to(os.path.relpath(one, two.parent))
-    (rows & "recording_id = 1").delete(prompt=False)
-    other = store / with_token(plain)
-    other.symlink_to(two)
-    found = dj_npy.collect(schema, older_than=NOW, dry_run=False)
-    assert two.read_bytes() == one.read_bytes()
-    assert other.is_symlink()
-    assert (found.removed, found.unknown) == (0, 1)
 
 
 def test_a_file_that_was_replaced_after_it_was_listed_stays(

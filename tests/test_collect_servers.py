@@ -77,7 +77,7 @@ def test_a_limit_of_rows_takes_no_files_back(rows: Any, database: Any) -> None:
     """What has become of an insert is asked in its own session, with the limit that this has."""
     connection = database.connection
     store, table = open_store(database.config, "main"), rows.full_table_name
-    written = [Written(store, path, table, "waveform") for path in paths(rows)]
+    written = [Written(store, path, table, "waveform", True) for path in paths(rows)]
     connection.query("SET SESSION sql_select_limit = 1")
     try:
         assert Session(connection).referenced(written) == set(written)

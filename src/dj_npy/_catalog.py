@@ -262,7 +262,10 @@ class Snapshot:
         It is `EVER_S`, if that is not known of one.
         """
         listed = self._transactions(_OPEN_FOR[self.backend])
-        return None if listed is None else float(listed[0][0] or 0)
+        if listed is None:
+            return None
+        seconds = float(listed[0][0] or 0)
+        return seconds if seconds >= 0 else EVER_S  # it began at a later time: a clock was set back
 
     def may_be_copying(self) -> set[str]:
         """

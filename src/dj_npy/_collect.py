@@ -224,9 +224,10 @@ def _wait_for_old_transactions(connection: Any, older_than: timedelta) -> None:
         if time.monotonic() > until:
             if open_for_s == EVER_S:
                 raise StoreError(
-                    "a transaction was prepared, nobody can tell when it began, and the rows that "
-                    "it inserts cannot be seen yet. Nothing was removed. Commit it or roll it "
-                    "back (pg_prepared_xacts, XA RECOVER)"
+                    "nobody can tell for how long a transaction has been open, and the rows that "
+                    "it inserts cannot be seen yet: it was prepared (pg_prepared_xacts, XA "
+                    "RECOVER), or the server's clock was set back. Nothing was removed. Commit it "
+                    "or roll it back"
                 )
             raise StoreError(
                 f"a transaction is open for {open_for_s:.0f} s, longer than older_than "
@@ -342,8 +343,6 @@ class Inventory:
                         if (kind or owner) is None or _SURROGATE.search(each.path):
                             report.unknown += not is_upload
                             continue
-                        if each.is_link:  # somebody else's, to something that may be used by it
-                            kind, owner = _UNKNOWN, None
                         empty = kind == "array" and not each.nbytes
                         what = (
                             "upload" if is_upload else "reservation" if empty else kind or "dropped"
@@ -390,14 +389,13 @@ class Inventory:
             if not marked:
                 for version in versions_of(reference, near):
                     execute(f"{mark} version = ?", (version,))
-        for (link,) in execute("SELECT path FROM files WHERE link").fetchall():
-            for version in versions_of(link, near):
-                execute(f"{mark} version = ?", (version,))
         for row, path in self._not_live():
-            below = tuple(endings_below(folded(path)))
-            any_of = ", ".join("?" * len(below))
-            if execute(f"SELECT 1 FROM referred WHERE path IN ({any_of})", below).fetchone():
-                execute("UPDATE files SET live = 1 WHERE rowid = ?", (row,))
+            for ending in endings_below(folded(path)):
+                if (
+                    ending.count("/") in self._named
+                    and execute("SELECT 1 FROM referred WHERE path = ?", (ending,)).fetchone()
+                ):
+                    execute("UPDATE files SET live = 1 WHERE rowid = ?", (row,))
         # One file by two names, through links and mounts; a row never means one in the making.
         for same in ("version", "leads_to"):
             execute(

@@ -40,7 +40,6 @@ Whether PostgreSQL may have rows of a table that are not found in it.
 Row security hides them from an account; a rule, or a trigger before or instead of an INSERT (2
 and 64 in `tgtype`), puts them elsewhere.
 """
-_NO_LIMIT = 2**63 - 1
 _REMOVALS = 16
 _PATHS = 500
 """How many paths are looked for by one query."""
