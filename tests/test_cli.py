@@ -408,8 +408,12 @@ def serving(folder: Path) -> Iterator[str]:
         def log_message(self, *_: Any) -> None:
             pass
 
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: Any) -> None:
+            """Whoever wants the header only leaves before the whole file is sent."""
+
     handler = partial(Silent, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with Server(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"

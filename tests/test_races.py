@@ -22,6 +22,7 @@ from typing import Any
 
 import datajoint as dj
 import numpy as np
+import pymysql
 import pytest
 from datajoint.errors import DataJointError, DuplicateError
 
@@ -110,7 +111,7 @@ class Worker:
             self.done[step.__name__] += 1
         except DuplicateError:
             self._promised("DuplicateError", step.__name__ in ("insert_again", "copy"))
-        except DataJointError as error:
+        except (DataJointError, pymysql.err.OperationalError) as error:
             # Two statements that wait for each other's rows: databases end one of them.
             self._promised("deadlock", "deadlock" in str(error).lower())
         except Exception:

@@ -49,6 +49,7 @@ class Task(Generic[T]):
             self._error = error
         self._work = None
         self.done = True
+        del self  # the error's traceback leads to this call, which would hold what holds the error
 
     def result(self) -> T:
         """Return what the call returned, or raise what it raised; call it now if nobody has."""
@@ -267,4 +268,5 @@ def _work(
         if awaited[0] is task:
             finished.put(None)
         del task  # while this thread waits, nobody's result is held
+    awaited[0] = None
     waiting.put(None)  # for the next one

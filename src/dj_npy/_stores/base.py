@@ -154,7 +154,10 @@ class Store(ABC):
         except BaseException:
             if made.failure is None:
                 raise
-        raise made.failure  # and not what the store makes of it
+        try:
+            raise made.failure  # and not what the store makes of it
+        finally:
+            made.failure = None  # its traceback holds what holds it
 
     def copied(self, paths: Iterable[str], source: str, nbytes: int) -> str | None:
         """
