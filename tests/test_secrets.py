@@ -89,7 +89,7 @@ def configured() -> Iterator[dict[str, Any]]:
     before = dj.config.stores
     stores: dict[str, Any] = {"default": "cloud"}
     dj.config.stores = stores
-    yield stores
+    yield dj.config.stores  # a copy
     dj.config.stores = before
 
 
@@ -102,6 +102,8 @@ def test_no_pickle_of_a_reference_holds_a_secret(
     row = {"path": "a.npy", "store": "cloud", "dtype": "float64", "shape": [1]}
     ref = dj_npy.NpyCodec().decode(row, context={"config": dj.config})
     data = PICKLERS[pickler](ref)
+    assert SECRET in json.dumps(dj.config.stores)
+    assert b"protocol" in data
     for text in (SECRET, USER):
         for disguise in disguises(text):
             assert disguise.encode() not in data
@@ -126,6 +128,7 @@ def told(error: BaseException) -> str:
     pickling_support.install()
     said = [part for each in chain(error) for part in (str(each), repr(each), repr(each.args))]
     said += traceback.format_exception(error)
+    assert len(str(error)) > 20
     return "\n".join([*said, repr(pickle.dumps(error)), str(pickle.loads(pickle.dumps(error)))])
 
 

@@ -21,6 +21,7 @@ from dj_npy._errors import (
 )
 from dj_npy._ref import NpyRef
 from dj_npy._settings import settings
+from dj_npy._stores.described import use_config
 from dj_npy._verify import verify
 from dj_npy._xarray import to_xarray
 
@@ -45,6 +46,7 @@ __all__ = [
     "stream",
     "to_dask",
     "to_xarray",
+    "use_config",
     "verify",
 ]
 
@@ -67,6 +69,7 @@ for _public in (
     stream,
     to_dask,
     to_xarray,
+    use_config,
     verify,
 ):
     _public.__module__ = __name__

@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -14,8 +15,13 @@ from dj_npy._stores import remote
 from dj_npy._stores.base import Listed
 
 _REGION = r"[a-z]{2}(?:-[a-z]+)+-\d"
-AMAZON = re.compile(rf"s3(?:[.-]{_REGION})?\.amazonaws\.com(?:\.cn)?")
+_AMAZON = re.compile(rf"s3(?:[.-]{_REGION})?\.amazonaws\.com(?:\.cn)?")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
+
+
+def is_amazon(host: str) -> bool:
+    """Whether a host is S3 itself, rather than a server that speaks its protocol."""
+    return bool(_AMAZON.fullmatch(host.lower().removesuffix(":443")))
 
 
 def endpoint_of(name: str, spec: dict[str, Any]) -> str:
@@ -40,7 +46,7 @@ def region_of(spec: dict[str, Any]) -> str:
     if said := re.search(rf"({_REGION})(?:\.vpce)?\.amazonaws\.com", host):
         return said[1]
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if not region and AMAZON.fullmatch(host):
+    if not region and is_amazon(host):
         region = bucket_region(f"{spec['endpoint']}/{spec['bucket']}")
     return region or "us-east-1"
 
@@ -72,6 +78,22 @@ def s3_filesystem(spec: dict[str, Any]) -> Any:
         config_kwargs=_config(spec),
         skip_instance_cache=True,
     )
+
+
+def ambient_secrets() -> Callable[[], Iterable[str | None]]:
+    """Return what tells the credentials that this machine has, as s3fs finds them, too."""
+
+    @cache
+    def credentials() -> Any:
+        from botocore.session import get_session
+
+        return get_session().get_credentials()
+
+    def ask() -> Iterable[str | None]:
+        found = credentials()
+        return found.get_frozen_credentials() if found else ()
+
+    return ask
 
 
 def s3_remove(spec: dict[str, Any]) -> Callable[[str], None]:

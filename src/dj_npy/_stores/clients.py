@@ -14,10 +14,10 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
-from dj_npy._stores.amazon import AMAZON, UnendedUploads
+from dj_npy._stores.amazon import UnendedUploads, is_amazon
 from dj_npy._stores.cloud import Client, CloudStore
 from dj_npy._stores.failures import in_short
-from dj_npy._stores.remote import redacted
+from dj_npy._stores.secret import Hidden
 
 Spec = dict[str, Any]
 MakeClient = Callable[[Spec, int], Client]
@@ -35,7 +35,7 @@ class Inexpressible(Exception):  # noqa: N818
     """Obstore has no words for these settings; fsspec may."""
 
 
-def cloud_store(name: str, spec: Spec, identity: str, hidden: list[str]) -> CloudStore:
+def cloud_store(name: str, spec: Spec, identity: str, hidden: Hidden) -> CloudStore:
     """
     Return the store that a DataJoint configuration describes.
 
@@ -48,7 +48,7 @@ def cloud_store(name: str, spec: Spec, identity: str, hidden: list[str]) -> Clou
         components, `endpoint` as a URL, `region`.
     identity : str
         Where it is, in words that no other store has.
-    hidden : list of str
+    hidden : Hidden
         The credentials: no message has them.
 
     Raises
@@ -60,12 +60,12 @@ def cloud_store(name: str, spec: Spec, identity: str, hidden: list[str]) -> Clou
     """
     make = {"s3": _s3, "gcs": _gcs, "azure": _azure}[spec["protocol"]]
     try:
-        client = make(name, spec)
+        client = make(name, spec, hidden)
         reader = client({"read_timeout": timedelta(seconds=remote.SILENCE_S)}, MAX_RETRIES)
         writer = client({}, MAX_RETRIES)
         remover = client({}, 0)
     except (BaseError, ValueError, TypeError) as error:
-        said = redacted(str(error), hidden)
+        said = hidden.redacted(str(error))
         raise StoreError(
             f"store {name!r} is not configured as obstore wants it: {in_short(said)}"
         ) from None
@@ -98,9 +98,9 @@ def _client_options(spec: Spec, url: str, more: Spec) -> Any:
     return {**options, "proxy_url": spec["proxy_server"]} if spec.get("proxy_server") else options
 
 
-def _s3(name: str, spec: Spec) -> MakeClient:
+def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
     url, virtual = spec["endpoint"], False
-    if AMAZON.fullmatch(urlsplit(url).netloc):
+    if is_amazon(urlsplit(url).netloc):
         # A certificate for *.s3.amazonaws.com does not hold for a name with dots.
         virtual = "." not in spec["bucket"]
         host = f"s3.{spec['region']}.amazonaws.com{'.cn' if url.endswith('.cn') else ''}"
@@ -122,7 +122,7 @@ def _s3(name: str, spec: Spec) -> MakeClient:
         keys = {"access_key_id": access, "secret_access_key": secret, "expires_at": None}
         options["credential_provider"] = lambda: keys
     else:
-        options |= _ambient_s3(name)
+        options |= _ambient_s3(name, hidden)
 
     def client(more: Spec, retries: int) -> Client:
         return S3Store(
@@ -137,7 +137,7 @@ def _s3(name: str, spec: Spec) -> MakeClient:
     return client
 
 
-def _ambient_s3(name: str) -> Spec:
+def _ambient_s3(name: str, hidden: Hidden) -> Spec:
     """Credentials as botocore finds them: environment, profile, single sign-on, machine."""
     try:
         from botocore.session import get_session
@@ -153,6 +153,7 @@ def _ambient_s3(name: str) -> Spec:
 
     def provide() -> Spec:
         frozen = credentials.get_frozen_credentials()  # renewed by botocore when they expire
+        hidden.learn(*frozen)
         return {
             "access_key_id": frozen.access_key,
             "secret_access_key": frozen.secret_key,
@@ -163,10 +164,10 @@ def _ambient_s3(name: str) -> Spec:
     return {"credential_provider": provide}
 
 
-def _gcs(name: str, spec: Spec) -> MakeClient:
+def _gcs(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         raise Inexpressible("an emulator speaks Google's JSON API only")
-    credentials = _google_credentials(name, spec.get("token"))
+    credentials = _google_credentials(name, spec.get("token"), hidden)
     key = json.loads(credentials.get("service_account_key", "{}"))
     url = key.get("gcs_base_url", "https://storage.googleapis.com")
 
@@ -182,7 +183,7 @@ def _gcs(name: str, spec: Spec) -> MakeClient:
     return client
 
 
-def _google_credentials(name: str, token: Any) -> Spec:
+def _google_credentials(name: str, token: Any, hidden: Hidden) -> Spec:
     """
     Translate what gcsfs takes as `token`.
 
@@ -197,7 +198,7 @@ def _google_credentials(name: str, token: Any) -> Spec:
         except ImportError:  # obstore looks for a key file and for Google's metadata server
             return {}
         try:
-            return {"credential_provider": GoogleCredentialProvider()}
+            return {"credential_provider": _learnt(GoogleCredentialProvider(), hidden)}
         except google.auth.exceptions.DefaultCredentialsError:
             if not token:
                 raise Inexpressible("gcsfs looks in more places") from None
@@ -214,7 +215,7 @@ def _google_credentials(name: str, token: Any) -> Spec:
     raise Inexpressible("a token that gcsfs may know")
 
 
-def _azure(name: str, spec: Spec) -> MakeClient:
+def _azure(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
     parts = dict(
         part.split("=", 1)
         for part in str(spec.get("connection_string") or "").split(";")
@@ -242,6 +243,7 @@ def _azure(name: str, spec: Spec) -> MakeClient:
             name,
             said.get("accountkey") or spec.get("account_key"),
             said.get("sharedaccesssignature"),
+            hidden,
         )
 
     def client(more: Spec, retries: int) -> Client:
@@ -256,7 +258,7 @@ def _azure(name: str, spec: Spec) -> MakeClient:
     return client
 
 
-def _azure_credentials(name: str, key: str | None, signature: str | None) -> Spec:
+def _azure_credentials(name: str, key: str | None, signature: str | None, hidden: Hidden) -> Spec:
     # By functions, as the environment may have a token, which would win.
     if key:
         try:
@@ -271,4 +273,15 @@ def _azure_credentials(name: str, key: str | None, signature: str | None) -> Spe
         from obstore.auth.azure import AzureCredentialProvider
     except ImportError:  # obstore looks in the environment and for a managed identity
         return {}
-    return {"credential_provider": AzureCredentialProvider()}
+    return {"credential_provider": _learnt(AzureCredentialProvider(), hidden)}
+
+
+def _learnt(provider: Callable[[], Any], hidden: Hidden) -> Callable[[], Any]:
+    """Have what a provider hands out kept out of messages."""
+
+    def provide() -> Any:
+        found = provider()
+        hidden.learn(*(value for value in found.values() if isinstance(value, str)))
+        return found
+
+    return provide

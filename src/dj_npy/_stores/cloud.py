@@ -6,7 +6,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import timedelta
 from io import FileIO
 from itertools import chain, count, islice
@@ -38,8 +38,8 @@ from dj_npy._stores.remote import (
     Answer,
     RemoteStore,
     part_size,
-    redacted,
 )
+from dj_npy._stores.secret import Hidden
 from dj_npy._stores.threads import in_crowd, passed_on
 
 Version = dict[str, str | None]
@@ -87,13 +87,15 @@ class CloudStore(RemoteStore):
         carried out and is asked for again would take the next object of that name.
     identity : str
         Where it is, in words that no other store has: service, bucket, location.
-    hidden : iterable of str
+    hidden : Hidden
         The credentials: no message has them.
     direct : bool
         Whether objects may be read from URLs that are signed here, without a proxy.
     unended : Unended, optional
         What lists multipart uploads, which obstore does not; None where none can be left.
     """
+
+    _failures = FAILURES
 
     def __init__(
         self,
@@ -103,14 +105,13 @@ class CloudStore(RemoteStore):
         remover: Client,
         identity: str,
         *,
-        hidden: Iterable[str] = (),
+        hidden: Hidden | None = None,
         direct: bool = False,
         unended: Unended | None = None,
     ) -> None:
-        super().__init__(name, identity)
+        super().__init__(name, identity, hidden)
         self._unended = unended
         self._reader, self._writer, self._remover = reader, writer, remover
-        self._hidden = list(hidden)
         self._replaces: bool | None = None  # not asked yet
         self._ranges: bool | None = None  # whether the server honours them; not known yet
         self._ask_again = 0.0
@@ -477,19 +478,6 @@ class CloudStore(RemoteStore):
 
     # Errors
 
-    @contextmanager
-    def _translated(
-        self, path: str, verb: str, but: tuple[type[Exception], ...] = ()
-    ) -> Iterator[None]:
-        try:
-            yield
-        except NpyError:
-            raise
-        except FAILURES as error:
-            if isinstance(error, but):
-                raise
-            raise self.refused(error, path, verb) from None
-
     def refused(self, error: Exception, path: str, verb: str) -> NpyError:
         what = f"could not {verb} {self.where(path)} ({self.identity})"
         if isinstance(error, MISSING):
@@ -503,11 +491,6 @@ class CloudStore(RemoteStore):
                 f"the store's configuration"
             )
         reason = told(error, self._hidden)
-        # It stays in the chain of errors, if unshown, and a server may quote the request.
-        behind: BaseException | None = error
-        while behind is not None:
-            behind.args = tuple(redacted(str(each), self._hidden) for each in behind.args)
-            behind = behind.__context__
         refused = StoreError(f"{what}: {reason}")
         if isinstance(error, DENIED):
             refused.errno = errno.EACCES

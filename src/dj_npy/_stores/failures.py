@@ -1,11 +1,10 @@
 """What obstore raises: which is which, and what to say of it."""
 
 import re
-from collections.abc import Iterable
 
 from obstore import exceptions
 
-from dj_npy._stores.remote import redacted
+from dj_npy._stores.secret import Hidden
 
 # Not every error that obstore documents as its own is one: NotFoundError arrives as
 # FileNotFoundError.
@@ -39,9 +38,9 @@ _HINTS = (
 )  # fmt: skip
 
 
-def told(error: Exception, hidden: Iterable[str]) -> str:
+def told(error: Exception, hidden: Hidden) -> str:
     """Return what a message says of an error: a reason, and what to do, without secrets."""
-    text = redacted(str(error), hidden)
+    text = hidden.redacted(str(error))
     reason = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), None)
     if reason is None:
         found = next((hint for words, hint in _HINTS if re.search(words, text)), None)

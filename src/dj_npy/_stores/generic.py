@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +10,8 @@ from fsspec import AbstractFileSystem
 
 from dj_npy._errors import NpyError, StoreError
 from dj_npy._stores.base import MARKER, UNTIMED, Listed, Stat
-from dj_npy._stores.remote import Answer, RemoteStore, part_size, redacted
+from dj_npy._stores.remote import Answer, RemoteStore, part_size
+from dj_npy._stores.secret import Hidden
 
 _VERSION = ("ETag", "etag", "e_tag", "generation", "version_id", "mtime", "LastModified", "created")
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
@@ -37,7 +38,7 @@ class GenericStore(RemoteStore):
     remove : callable, optional
         Removes a file by one request: a removal that was carried out and is asked for again
         would take the next object of that name. Default is the file system's own.
-    hidden : iterable of str
+    hidden : Hidden
         The credentials: no message has them.
     """
 
@@ -50,11 +51,10 @@ class GenericStore(RemoteStore):
         *,
         service: bool = False,
         remove: Callable[[str], None] | None = None,
-        hidden: Iterable[str] = (),
+        hidden: Hidden | None = None,
     ) -> None:
-        super().__init__(name, identity)
+        super().__init__(name, identity, hidden)
         self._filesystem, self._full_path = filesystem, full_path
-        self._hidden = list(hidden)
         self._service = service
         self._remove_file = remove or filesystem.rm_file
         if not service:
@@ -162,26 +162,6 @@ class GenericStore(RemoteStore):
 
     # Errors
 
-    @contextmanager
-    def _translated(
-        self, path: str, verb: str, but: type[Exception] | tuple[()] = ()
-    ) -> Iterator[None]:
-        try:
-            yield
-        except NpyError:
-            raise
-        except Exception as error:
-            # Of any kind: each file system has its own, of botocore, aiohttp, azure ...
-            if isinstance(error, but):
-                raise
-            try:
-                raise self.refused(error, path, verb) from None
-            except NpyError as refused:
-                # Azure's errors hold the request, with its signature; and Dask, if it is there,
-                # has pickles of an error take along what the error came of.
-                refused.__context__ = None
-                raise
-
     def refused(self, error: Exception, path: str, verb: str) -> NpyError:
         what = f"could not {verb} {self.where(path)} ({self.identity})"
         if isinstance(error, FileNotFoundError):
@@ -193,7 +173,7 @@ class GenericStore(RemoteStore):
         elif isinstance(error, PermissionError):
             reason = "access denied. Check the store's keys and what they may do"
         else:
-            text = redacted(str(error), self._hidden)
+            text = self._hidden.redacted(str(error))
             reason = f"{type(error).__name__}: {' '.join(text.split())[:200]}"
         refused = StoreError(f"{what}: {reason}")
         if isinstance(error, PermissionError):

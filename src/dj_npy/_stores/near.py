@@ -9,8 +9,9 @@ from datajoint.errors import DataJointError
 from dj_npy._errors import NpyError
 from dj_npy._names import folded
 from dj_npy._stores.base import Store
+from dj_npy._stores.described import StoreConfig
 from dj_npy._stores.local import LocalStore
-from dj_npy._stores.opening import StoreConfig, open_store
+from dj_npy._stores.opening import open_store
 
 
 def local_stores(config: StoreConfig) -> list[LocalStore]:

@@ -2,57 +2,22 @@
 
 import json
 import os
-import platform
 import re
 import sys
-from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import datajoint as dj
-from datajoint.errors import DataJointError, ThreadSafetyError
+from datajoint.errors import DataJointError
 from datajoint.storage import StorageBackend
 
 from dj_npy._errors import StoreError
-from dj_npy._stores.amazon import endpoint_of, region_of, s3_filesystem, s3_remove
+from dj_npy._stores.amazon import ambient_secrets, endpoint_of, region_of, s3_filesystem, s3_remove
 from dj_npy._stores.base import Store
+from dj_npy._stores.described import StoreConfig
 from dj_npy._stores.generic import GenericStore
 from dj_npy._stores.local import LocalStore
-from dj_npy._stores.remote import redacted
+from dj_npy._stores.secret import Hidden, cut, shown
 
-# What may travel in a pickle. All else, such as a plugin's own settings, may be a secret.
-_PUBLIC = (
-    "protocol",
-    "location",
-    "endpoint",
-    "secure",
-    "bucket",
-    "container",
-    "project",
-    "account_name",
-    "schema_prefix",
-    "partition_pattern",
-    "token_length",
-    "subfolding",
-    "hash_prefix",
-    "filepath_prefix",
-    "region",
-)
-
-_SHORTEST_SECRET = 3
 _SERVICES = ("s3", "gcs", "azure")
-
-
-class StoreConfig(Protocol):
-    """What is used of DataJoint's configuration."""
-
-    @property
-    def stores(self) -> dict[str, Any]:
-        """Settings by store; ``default`` names the default one."""
-        ...
-
-    def get_store_spec(self, store: str | None = None) -> dict[str, Any]:
-        """Return the checked settings of a store; None is the default one."""
-        ...
 
 
 class Addressing(NamedTuple):
@@ -106,7 +71,10 @@ def open_store(config: StoreConfig, name: str | None) -> Store:
         raise StoreError(f"store {name!r} has no `protocol`, or one that is no text")
     spec = config.get_store_spec(name or None)
     identity = json.dumps([name, spec], sort_keys=True, default=repr)
-    store = _opened.get(identity) or _opened.setdefault(identity, _new_store(name, spec))
+    store = _opened.get(identity)
+    if store is None:
+        with cut():
+            store = _opened.setdefault(identity, _new_store(name, spec))
     if len(_recent) >= _MAX_RECENT:
         _recent.clear()
     _recent[id(config), name] = (dict(settings or {}), store)
@@ -131,103 +99,16 @@ def schema_addressing(config: StoreConfig, store: Store) -> Addressing:
     )
 
 
-class DescribedStore:
-    """
-    Configuration of one store as a pickled reference brings it: all but the secrets.
-
-    Those come from this process's ``dj.config``, from its store of the same name.
-
-    Parameters
-    ----------
-    name : str
-        What the configuration calls it.
-    public : tuple of (str, value)
-        The settings that travel.
-    withheld : tuple of str
-        The names of those that do not.
-    """
-
-    def __init__(
-        self, name: str, public: tuple[tuple[str, Any], ...], withheld: tuple[str, ...]
-    ) -> None:
-        self._name, self._public, self._withheld = name, public, withheld
-
-    @property
-    def identity(self) -> tuple[Any, ...]:
-        """What tells it from another store, and is the same in every process."""
-        return self._name, *self._public
-
-    @property
-    def stores(self) -> dict[str, Any]:
-        """The store, as the default one."""
-        own = self._own()
-        return {"default": self._name, self._name: {**(own or {}), **dict(self._public)}}
-
-    def get_store_spec(self, store: str | None = None) -> dict[str, Any]:
-        """Return the settings of the store, the only one there is."""
-        spec = self.stores.get(store or self._name, {})
-        if "protocol" not in spec:
-            raise StoreError(
-                f"store {store or self._name!r} was not configured where this reference was "
-                f"pickled, nor is it here: set dj.config.stores[{store or self._name!r}]"
-            )
-        if self._withheld and self._own() is None:
-            said = " and ".join(f"`{key}`" for key in self._withheld)
-            raise StoreError(
-                f"store {self._name!r} is configured with {said} where this reference was "
-                f"pickled. These do not travel, and in process {os.getpid()} on "
-                f"{platform.node()!r} no store is called {self._name!r}: set it there, in "
-                f"datajoint.json and its .secrets, in the environment variable DJ_STORES, or by "
-                f"dj.config.stores[{self._name!r}] = {{...}}"
-            )
-        return dict(spec)
-
-    def _own(self) -> dict[str, Any] | None:
-        """What this process's own configuration says of it."""
-        try:
-            own: dict[str, Any] | None = dj.config.stores.get(self._name)
-        except ThreadSafetyError:  # DataJoint in thread-safe mode has no configuration of its own
-            own = None
-        return own
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _described, (self._name, self._public, self._withheld)
-
-
-def describe(config: StoreConfig, name: str | None) -> DescribedStore:
-    """Return what a pickle may hold of a store's configuration."""
-    if isinstance(config, DescribedStore):  # and is handed on
-        return config
-    name = name or config.stores.get("default") or ""
-    settings = config.stores.get(name) or {}
-    if not isinstance(settings, dict):  # told when the store is opened
-        settings = {}
-    public = {key: settings[key] for key in _PUBLIC if key in settings}
-    if public.get("protocol") == "file":  # the other process may be in another folder
-        public["location"] = os.path.abspath(public["location"])
-    if "@" in str(public.get("endpoint", "")):  # https://user:password@host
-        del public["endpoint"]
-    withheld = tuple(sorted(key for key in settings if settings[key] and key not in public))
-    return _described(name, tuple(public.items()), withheld)
-
-
-@lru_cache(maxsize=256)
-def _described(
-    name: str, public: tuple[tuple[str, Any], ...], withheld: tuple[str, ...]
-) -> DescribedStore:
-    """One object a store, however many references are unpickled: see `_recent`."""
-    return DescribedStore(name, public, withheld)
-
-
 def _new_store(name: str, spec: dict[str, Any]) -> Store:
     protocol = spec["protocol"].lower()
     spec = {**spec, "protocol": protocol}
     try:
         if protocol == "file":
-            return LocalStore(name, spec["location"])
+            return LocalStore(name, _folder(name, os.fspath(spec["location"])))
         if protocol in _SERVICES:
             return _service_store(name, spec)
-        return _generic_store(name, spec, StorageBackend(spec).get_url("").rstrip("/"))
+        where = StorageBackend(spec).get_url("").rstrip("/")
+        return _generic_store(name, spec, shown(where))
     except DataJointError:
         raise
     except ImportError as error:
@@ -238,11 +119,22 @@ def _new_store(name: str, spec: dict[str, Any]) -> Store:
         ) from error
     except Exception as error:
         # Of any kind: credentials are looked for by botocore, google-auth, azure-identity ...
-        said = redacted(str(error), _hidden(spec))
+        said = Hidden(spec).redacted(str(error))
         said = re.sub(r"\w+://\S+|\w+=\S+", "...", " ".join(said.split()))[:200]
         raise StoreError(
             f"store {name!r} cannot be opened with its settings ({type(error).__name__}: {said})"
         ) from None
+
+
+def _folder(name: str, location: str) -> str:
+    """Return the folder of a local store; what another process takes for another is refused."""
+    meant = os.path.expanduser(re.sub(r"^file:(//[^/]*)?", "", location))
+    if location and os.path.isabs(location):
+        return location
+    raise StoreError(
+        f"store {name!r}: `location` must be an absolute path, and is {location!r}. Perhaps "
+        f"{os.path.abspath(meant)!r} is meant"
+    )
 
 
 def _service_store(name: str, spec: dict[str, Any]) -> Store:
@@ -265,7 +157,7 @@ def _service_store(name: str, spec: dict[str, Any]) -> Store:
         from dj_npy._stores.clients import Inexpressible, cloud_store
 
         try:
-            return cloud_store(name, spec, identity, _hidden(spec))
+            return cloud_store(name, spec, identity, Hidden(spec))
         except Inexpressible:
             pass
     return _generic_store(name, spec, identity)
@@ -276,32 +168,17 @@ def _identity(spec: dict[str, Any]) -> str:
     said = re.search(r"(?i)BlobEndpoint=([^;]+)", connection)
     said = said or re.search(r"(?i)AccountName=([^;]+)", connection)
     where = spec.get("endpoint") or (said[1] if said else spec.get("account_name") or "")
-    where = where.rpartition("://")[2].rpartition("@")[2].rstrip("/")
+    where = where.rpartition("://")[2].rpartition("@")[2].rstrip("/").lower()
     bucket = spec.get("bucket") or spec.get("container")
     return f"{spec['protocol']}://{'/'.join(filter(None, (where, bucket, spec['location'])))}"
-
-
-def _hidden(spec: dict[str, Any]) -> list[str]:
-    """What no message may have: all that is not known to be public, and its parts."""
-    values = _texts({key: value for key, value in spec.items() if key not in _PUBLIC})
-    said = ";".join([*values, str(spec.get("endpoint") or "")])
-    parts = re.findall(r"(?i)(?:AccountKey|SharedAccessSignature)=([^;]+)", said)
-    parts += re.findall(r"://[^/@]*:([^/@]+)@", said)
-    return [text for text in values + parts if len(text) > _SHORTEST_SECRET]
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return [text for each in value for text in _texts(each)]
-    return [str(value)] if value else []
 
 
 def _generic_store(name: str, spec: dict[str, Any], identity: str) -> Store:
     # What is asked of DataJoint's backend makes no request.
     backend = StorageBackend(spec)
-    on_s3 = spec["protocol"] == "s3"
+    on_s3, hidden = spec["protocol"] == "s3", Hidden(spec)
+    if on_s3 and not spec.get("access_key"):
+        hidden.ask = ambient_secrets()
     return GenericStore(
         name,
         s3_filesystem(spec) if on_s3 else backend.fs,
@@ -309,7 +186,7 @@ def _generic_store(name: str, spec: dict[str, Any], identity: str) -> Store:
         identity,
         service=spec["protocol"] in _SERVICES,
         remove=s3_remove(spec) if on_s3 else None,
-        hidden=_hidden(spec),
+        hidden=hidden,
     )
 
 

@@ -5,7 +5,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from io import FileIO
 from itertools import islice
@@ -15,6 +15,7 @@ from dj_npy import _filecache as filecache
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
 from dj_npy._settings import settings
 from dj_npy._stores.base import MARKER, PROBE, Limits, Part, Replace, Stat, Store
+from dj_npy._stores.secret import Hidden, cut
 from dj_npy._stores.threads import all_in_threads, side_by_side
 
 T = TypeVar("T")
@@ -67,11 +68,16 @@ class RemoteStore(Store):
         What the DataJoint configuration calls the store.
     identity : str
         Where it is, in words that no other store has: service, bucket, location.
+    hidden : Hidden, optional
+        The credentials: no message has them.
     """
 
-    def __init__(self, name: str, identity: str) -> None:
+    _failures: tuple[type[Exception], ...] = (Exception,)
+    """What a request may raise."""
+
+    def __init__(self, name: str, identity: str, hidden: Hidden | None = None) -> None:
         super().__init__(name)
-        self.identity = identity
+        self.identity, self._hidden = identity, hidden or Hidden({})
         self._exclusive: bool | None = None  # not asked yet
         self._asking = threading.Lock()
 
@@ -249,6 +255,21 @@ class RemoteStore(Store):
             f"row refers to it: restore it from a copy, or delete the row"
         )
 
+    @contextmanager
+    def _translated(
+        self, path: str, verb: str, but: type[Exception] | tuple[type[Exception], ...] = ()
+    ) -> Iterator[None]:
+        """Have what a request raises told as ours, `but` what is awaited."""
+        with cut():
+            try:
+                yield
+            except NpyError:
+                raise
+            except self._failures as error:
+                if isinstance(error, but):
+                    raise
+                raise self.refused(error, path, verb) from None
+
     # What a backend brings
 
     @abstractmethod
@@ -278,13 +299,6 @@ class RemoteStore(Store):
 
 def _of_nobody_else(paths: Iterator[str]) -> str:
     return next(islice(paths, 1, None))
-
-
-def redacted(text: str, hidden: Iterable[str]) -> str:
-    """Return what a message may say of `text`; to be called before anything is cut from it."""
-    for secret in hidden:
-        text = text.replace(secret, "***")
-    return text
 
 
 def part_size(nbytes: int) -> int:

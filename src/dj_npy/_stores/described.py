@@ -1,0 +1,238 @@
+"""A store's configuration as a pickle brings it: where the store is, and no secret."""
+
+import os
+import platform
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import datajoint as dj
+from datajoint.errors import ThreadSafetyError
+
+from dj_npy._errors import StoreError
+from dj_npy._stores import secret
+from dj_npy._stores.amazon import is_amazon
+
+_PORTS = {"http": ":80", "https": ":443"}
+
+
+class StoreConfig(Protocol):
+    """What is used of DataJoint's configuration."""
+
+    @property
+    def stores(self) -> dict[str, Any]:
+        """Settings by store; ``default`` names the default one."""
+        ...
+
+    def get_store_spec(self, store: str | None = None) -> dict[str, Any]:
+        """Return the checked settings of a store; None is the default one."""
+        ...
+
+
+_chosen: StoreConfig | None = None
+
+
+def use_config(config: StoreConfig | None) -> None:
+    """
+    Say in which configuration references from other processes find their stores.
+
+    A pickled reference has the name of its store and where that is, and no secret. In the
+    process that unpickles it, all settings come from the store of that name in
+    `datajoint.config`; with DataJoint's thread-safe mode, from what was in ``datajoint.json``,
+    ``.secrets`` and the environment when the process began.
+
+    Parameters
+    ----------
+    config : datajoint.settings.Config or None
+        Such as ``instance.config`` of a `datajoint.Instance`. None: as it was before.
+
+    Examples
+    --------
+    >>> import datajoint as dj
+    >>> use_config(dj.config)
+    >>> use_config(None)
+    """
+    global _chosen
+    _chosen = config
+
+
+def _own_config() -> StoreConfig:
+    if _chosen is not None:
+        return _chosen
+    # `dj.config` refuses in thread-safe mode. What is behind it was read from files and the
+    # environment, as that of every Instance is.
+    own: StoreConfig = dj.settings.config
+    return own
+
+
+class DescribedStore:
+    """
+    Configuration of one store as a pickled reference brings it: all but the secrets.
+
+    Where this process has a store of that name, that one's settings count, and the pickle only
+    says which store it must be.
+
+    Parameters
+    ----------
+    name : str
+        What the configuration calls it.
+    public : tuple of (str, value)
+        The settings that travel.
+    withheld : tuple of str
+        The names of those that do not.
+    """
+
+    def __init__(
+        self, name: str, public: tuple[tuple[str, Any], ...], withheld: tuple[str, ...]
+    ) -> None:
+        self._name, self._public, self._withheld = name, public, withheld
+        self._agreed: dict[str, Any] | None = None
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What tells it from another store, and is the same in every process."""
+        return self._name, *self._public
+
+    @property
+    def stores(self) -> dict[str, Any]:
+        """The store, as the default one."""
+        own = self._own()
+        return {"default": self._name, self._name: dict(self._public) if own is None else own}
+
+    def get_store_spec(self, store: str | None = None) -> dict[str, Any]:
+        """Return the settings of the store, the only one there is."""
+        name = store or self._name
+        if name == self._name and self._own() is not None:
+            return _own_config().get_store_spec(name)
+        spec = dict(self._public) if name == self._name else {}
+        if "protocol" not in spec:
+            raise StoreError(
+                f"store {name!r} was not configured where this reference was pickled, nor is it "
+                f"here: {_remedy(name)}"
+            )
+        if self._withheld:
+            said = " and ".join(f"`{key}`" for key in self._withheld)
+            raise StoreError(
+                f"store {name!r} is configured with {said} where this reference was pickled. "
+                f"These do not travel, and in process {os.getpid()} on {platform.node()!r} no "
+                f"store is called {name!r}: {_remedy(name)}"
+            )
+        if not _is_nobody_else(spec):
+            raise StoreError(
+                f"a pickled reference is of {_where(spec)}, and the credentials of process "
+                f"{os.getpid()} on {platform.node()!r} are not sent where only a pickle says so: "
+                f"{_remedy(name)}"
+            )
+        return spec
+
+    def _own(self) -> dict[str, Any] | None:
+        """Return what this process's own configuration says of it, which must be the same store."""
+        own = _own_config().stores.get(self._name) if self._name else None
+        if not isinstance(own, dict):
+            return None
+        if own != self._agreed:
+            theirs = dict(self._public)
+            if not _agree(theirs, own):
+                raise StoreError(
+                    f"store {self._name!r} is {_where(theirs)} where this reference was pickled, "
+                    f"and {_where(own)} in process {os.getpid()} on {platform.node()!r}: correct "
+                    f"that, or give them two names"
+                )
+            self._agreed = dict(own)
+        return own
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return described, (self._name, self._public, self._withheld)
+
+
+def describe(config: StoreConfig, name: str | None) -> DescribedStore:
+    """Return what a pickle may hold of a store's configuration."""
+    if isinstance(config, DescribedStore):  # and is handed on
+        return config
+    name = name or config.stores.get("default") or ""
+    settings = config.stores.get(name) or {}
+    if not isinstance(settings, Mapping):  # told when the store is opened
+        settings = {}
+    public = secret.public(dict(settings))
+    if public.get("protocol") == "file" and "location" in public:
+        public["location"] = os.path.abspath(public["location"])  # elsewhere there, perhaps
+    withheld = tuple(sorted(key for key in settings if settings[key] and key not in public))
+    return described(name, tuple(public.items()), withheld)
+
+
+@lru_cache(maxsize=256)
+def described(
+    name: str, public: tuple[tuple[str, Any], ...], withheld: tuple[str, ...]
+) -> DescribedStore:
+    """One object a store, however many references are unpickled: it is asked for each array."""
+    return DescribedStore(name, public, withheld)
+
+
+def _remedy(name: str) -> str:
+    try:
+        dj.config.get("stores")
+    except ThreadSafetyError:
+        last = "hand the config of an Instance that has it to dj_npy.use_config"
+    else:
+        last = f"by dj.config.stores[{name!r}] = {{...}}"
+    return (
+        f"set it there, in datajoint.json and its .secrets, in the environment variable "
+        f"DJ_STORES, or {last}"
+    )
+
+
+def _agree(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether two descriptions are of one store, as far as both say where it is."""
+    one, other = _destination(theirs), _destination(own)
+    return all(one[key] == other[key] for key in one.keys() & other.keys())
+
+
+def _destination(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return where requests go; of a folder, each machine may have it elsewhere."""
+    protocol = str(settings.get("protocol") or "").lower()
+    found = {"protocol": protocol} if protocol else {}
+    if protocol == "file":
+        return found
+    connection = str(settings.get("connection_string") or "")
+    account = re.search(r"(?i)AccountName=([^;]+)", connection)
+    said = {
+        "bucket": settings.get("bucket") or settings.get("container"),
+        "account": settings.get("account_name") or (account[1] if account else None),
+    }
+    found |= {key: str(value) for key, value in said.items() if value}
+    if settings.get("endpoint"):
+        found["endpoint"] = _endpoint(settings)
+    if "location" in settings:
+        location = secret.shown(str(settings["location"] or ""))
+        found["location"] = "/".join(filter(None, location.split("/")))
+    return found
+
+
+def _endpoint(settings: Mapping[str, Any]) -> str:
+    said = str(settings["endpoint"])
+    if "://" not in said:
+        said = f"{'https' if settings.get('secure', True) else 'http'}://{said}"
+    parts = urlsplit(said)
+    host = parts.netloc.rpartition("@")[2].lower()
+    return f"{parts.scheme}://{host.removesuffix(_PORTS.get(parts.scheme, ' '))}"
+
+
+def _where(settings: Mapping[str, Any]) -> str:
+    """Return where a store is, as a message may say."""
+    if str(settings.get("protocol")).lower() == "file":
+        return f"the folder {settings.get('location')!r}"
+    where = _destination(settings)
+    rest = [where[key] for key in ("account", "bucket", "location") if where.get(key)]
+    return f"{where.get('protocol')} at {'/'.join([where.get('endpoint', ''), *rest]).strip('/')}"
+
+
+def _is_nobody_else(settings: Mapping[str, Any]) -> bool:
+    """Whether a request to where a pickle says takes no secret of this machine to a stranger."""
+    protocol = str(settings["protocol"]).lower()
+    if protocol == "s3":
+        url = urlsplit(_endpoint(settings)) if settings.get("endpoint") else None
+        return url is not None and url.scheme == "https" and is_amazon(url.netloc)
+    # Google's and Azure's hosts are none of the settings that travel. A plugin may do anything.
+    return protocol in ("file", "gcs", "azure")
