@@ -1,6 +1,7 @@
 """Each correction: the fault without it, and what holds with it."""
 
 import contextlib
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from dj_npy._arraylike import as_scalar
 from dj_npy._stores.local import LocalStore
 from tests.conftest import MakeTable, connected_instance, is_mariadb
 from tests.test_codec import WAVEFORM, built_in_codec, files
+from tests.warm import run
 
 CORRECTED = [
     (Config, "get_store_spec"),
@@ -54,7 +56,6 @@ def without(owner: Any, *names: str) -> Iterator[None]:
 
 @pytest.mark.parametrize(("owner", "name"), CORRECTED)
 def test_a_corrected_method_is_wrapped_once(owner: Any, name: str) -> None:
-    dj_npy._corrections.apply()
     method = getattr(owner, name)
     assert method.__name__ == name
     assert not hasattr(method.__wrapped__, "__wrapped__")
@@ -571,3 +572,48 @@ def test_no_warning_of_ours_on_any_of_these(two_rows: Any) -> None:
         warnings.simplefilter("error")
         two_rows.to_arrays()
         two_rows.to_dicts()
+
+
+# --- a DataJoint that has other names ------------------------------------------------------------
+
+RENAMED = """
+import importlib, sys, warnings
+module, _, path = sys.argv[1].partition(":")
+*owners, name = path.split(".")
+owner = importlib.import_module(module)
+for each in owners:
+    owner = getattr(owner, each)
+if owners:
+    # A heading must still be asked for its attributes, a configuration for its stores.
+    setattr(owner, name + "_of_tomorrow", getattr(owner, name))
+delattr(owner, name)
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    import dj_npy
+[first] = [str(each.message) for each in said if "dj-npy" in str(each.message)]
+print(first)
+"""
+PLACES = [place for each in dj_npy._corrections.CORRECTIONS for place in each.places]
+
+
+@pytest.mark.parametrize("place", [place for place in PLACES if "." in place.partition(":")[2]])
+def test_a_name_that_has_gone_is_told_once_and_the_import_succeeds(place: str) -> None:
+    done = run("-c", RENAMED, place, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    [lost] = [each.lost for each in dj_npy._corrections.CORRECTIONS if place in each.places]
+    assert f"has no {place.replace(':', '.')}, which dj-npy corrects: {lost}." in done.stdout
+
+
+def test_of_methods_that_belong_together_all_are_corrected_or_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Owner:
+        def one(self) -> int:
+            return 1
+
+    monkeypatch.setattr(codecs, "owner_of_a_test", Owner, raising=False)
+    places = {f"datajoint.codecs:owner_of_a_test.{name}": lambda _: None for name in ("one", "two")}
+    correction = dj_npy._corrections.Correction(places, "all is lost")
+    with pytest.warns(UserWarning, match=r"has no datajoint.codecs.owner_of_a_test.two, .*: all is"):
+        dj_npy._corrections._correct(correction)
+    assert Owner().one() == 1

@@ -1,26 +1,25 @@
 """
 Faults of DataJoint 2.3, and one of pandas, that the specification cannot live with.
 
-One function each.
+One function each; `CORRECTIONS`, at the end, says where they go.
 
 Each replaces a method by one that calls the original, and changes nothing where the original
-no longer has the fault. The replaced method is its replacement's ``__wrapped__``.
+no longer has the fault. The replaced method is its replacement's ``__wrapped__``. Where another
+DataJoint has no method of that name, nothing is replaced, and a warning says what is lost.
 """
 
 import functools
+import importlib
 import json
+import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
-from datajoint import codecs, expression, gc
-from datajoint.autopopulate import AutoPopulate
-from datajoint.connection import Connection
+import datajoint as dj
+from datajoint import codecs
 from datajoint.errors import DataJointError
-from datajoint.expression import QueryExpression
-from datajoint.heading import Heading
-from datajoint.settings import Config
-from datajoint.table import Table
 
 from dj_npy import _identity as identity
 from dj_npy import _transactions as transactions
@@ -37,17 +36,16 @@ from dj_npy._storerows import RowsOf
 Method = Callable[..., Any]
 
 
-def _replace(owner: Any, name: str, correct: Callable[[Method], Method]) -> None:
-    """Put a correction in the place of a method; once, also if this package is imported anew."""
-    original = getattr(owner, name)
-    if getattr(original, "_corrected_by_dj_npy", False):
-        original = original.__wrapped__
-    corrected = functools.wraps(original)(correct(original))
-    corrected._corrected_by_dj_npy = True  # type: ignore[attr-defined]
-    setattr(owner, name, corrected)
+class Correction(NamedTuple):
+    """One fault, and where it is mended."""
+
+    places: dict[str, Callable[[Method], Method]]
+    """Methods, ``module:Class.name``, and what makes the replacement of each: all or none."""
+    lost: str
+    """What goes wrong where one of them is not there."""
 
 
-def default_store() -> None:
+def default_store(original: Method) -> Method:
     """
     ``<npy@>``, ``<blob@>``, ``<hash@>``, ``<object@>`` and ``<attach@>`` fail on insert.
 
@@ -55,21 +53,18 @@ def default_store() -> None:
     the configured ones and finds none.
     """
 
-    def correct(original: Method) -> Method:
-        def get_store_spec(self: Any, store: str | None = None, **options: Any) -> Any:
-            try:
-                return original(self, store, **options)
-            except DataJointError:
-                if store != "":
-                    raise
-            return original(self, None, **options)
+    def get_store_spec(self: Any, store: str | None = None, **options: Any) -> Any:
+        try:
+            return original(self, store, **options)
+        except DataJointError:
+            if store != "":
+                raise
+        return original(self, None, **options)
 
-        return get_store_spec
-
-    _replace(Config, "get_store_spec", correct)
+    return get_store_spec
 
 
-def fetch_without_loading() -> None:
+def fetch_without_loading(original: Method) -> Method:
     """
     `fetch` and `to_arrays` load every array of every row.
 
@@ -78,31 +73,28 @@ def fetch_without_loading() -> None:
     is chained to ours and decodes what we hand it.
     """
 
-    def correct(original: Method) -> Method:
-        def fetch(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return call_with({as_scalar: True}, lambda: original(self, *args, **kwargs))
+    def fetch(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return call_with({as_scalar: True}, lambda: original(self, *args, **kwargs))
 
-        return fetch
+    return fetch
 
-    def correct_decode(original: Method) -> Method:
-        def decode_attribute(attr: Any, data: Any, *args: Any, **kwargs: Any) -> Any:
-            codec = attr.codec
-            if codec is None:
-                return original(attr, data, *args, **kwargs)
-            # There is nothing to be worked out for an <npy@> column.
-            connection = kwargs.get("connection")
-            if data is not None and connection is not None and _is_ours(codec):
-                row = json.loads(data) if isinstance(data, str) else data
-                return NpyRef(row, connection._config)
-            if not as_scalar.get():
-                return original(attr, data, *args, **kwargs)
-            return call_with({as_scalar: False}, lambda: original(attr, data, *args, **kwargs))
 
-        return decode_attribute
+def decode_without_loading(original: Method) -> Method:
+    """See `fetch_without_loading`; besides, what decodes an ``<npy@>`` value is not looked up."""
 
-    _replace(expression, "decode_attribute", correct_decode)
-    _replace(QueryExpression, "to_arrays", correct)
-    _replace(QueryExpression, "fetch", correct)
+    def decode_attribute(attr: Any, data: Any, *args: Any, **kwargs: Any) -> Any:
+        codec = attr.codec
+        if codec is None:
+            return original(attr, data, *args, **kwargs)
+        connection = kwargs.get("connection")
+        if data is not None and connection is not None and _is_ours(codec):
+            row = json.loads(data) if isinstance(data, str) else data
+            return NpyRef(row, connection._config)
+        if not as_scalar.get():
+            return original(attr, data, *args, **kwargs)
+        return call_with({as_scalar: False}, lambda: original(attr, data, *args, **kwargs))
+
+    return decode_attribute
 
 
 def _is_ours(codec: Any) -> bool:
@@ -110,27 +102,24 @@ def _is_ours(codec: Any) -> bool:
     return codec.name == "npy" and type(codecs._codec_registry.get("npy")) is NpyCodec
 
 
-def key_of_an_update() -> None:
+def key_of_an_update(original: Method) -> Method:
     """
     `Table.update1` does not tell the codec the row's key, so a path cannot mirror it.
 
     And as a refused insert, a refused update leaves its file.
     """
 
-    def correct(original: Method) -> Method:
-        def update1(self: Any, row: Any) -> Any:
-            # What is not a mapping is the original's to complain about.
-            names = self.primary_key if isinstance(row, Mapping) else ()
-            key = {name: row[name] for name in names if name in row}
-            known: dict[ContextVar[Any], Any] = {row_key: key, identity.witness: RowsOf(self)}
-            return Update(self).run(lambda: call_with(known, lambda: original(self, row)))
+    def update1(self: Any, row: Any) -> Any:
+        # What is not a mapping is the original's to complain about.
+        names = self.primary_key if isinstance(row, Mapping) else ()
+        key = {name: row[name] for name in names if name in row}
+        known: dict[ContextVar[Any], Any] = {row_key: key, identity.witness: RowsOf(self)}
+        return Update(self).run(lambda: call_with(known, lambda: original(self, row)))
 
-        return update1
-
-    _replace(Table, "update1", correct)
+    return update1
 
 
-def hash_of_a_three_part_make() -> None:
+def hash_of_a_three_part_make(original: Method) -> Method:
     """
     `populate` hashes all that a three-part `make` has fetched, element by element, twice.
 
@@ -138,30 +127,26 @@ def hash_of_a_three_part_make() -> None:
     whether it has changed.
     """
 
-    def correct_hash(original: Method) -> Method:
-        def _hash(self: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
-            if not isinstance(obj, NpyRef):
-                return original(self, obj, *args, **kwargs)
-            result = original(self, obj._row, *args, **kwargs)
-            self.hashes[obj] = result  # it is looked up by what was asked for
-            return result
+    def _populate1(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # As late as DataJoint imports it: it takes long.
+        _correct(_HASH)
+        return original(self, *args, **kwargs)
 
-        return _hash
-
-    def correct(original: Method) -> Method:
-        def _populate1(self: Any, *args: Any, **kwargs: Any) -> Any:
-            from deepdiff import DeepHash  # as late as DataJoint imports it: it takes long
-
-            _replace(DeepHash, "_hash", correct_hash)
-            return original(self, *args, **kwargs)
-
-        return _populate1
-
-    if hasattr(AutoPopulate, "_populate1"):
-        _replace(AutoPopulate, "_populate1", correct)
+    return _populate1
 
 
-def files_of_refused_rows() -> None:
+def _hash_of_a_reference(original: Method) -> Method:
+    def _hash(self: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(obj, NpyRef):
+            return original(self, obj, *args, **kwargs)
+        result = original(self, obj._row, *args, **kwargs)
+        self.hashes[obj] = result  # it is looked up by what was asked for
+        return result
+
+    return _hash
+
+
+def files_of_refused_rows(original: Method) -> Method:
     """
     An insert that fails leaves the files of its rows.
 
@@ -169,125 +154,100 @@ def files_of_refused_rows() -> None:
     it is certain that no row refers to it: see `Insertion`.
     """
 
-    def correct(original: Method) -> Method:
-        def _insert_rows(self: Any, rows: Any, *args: Any, **kwargs: Any) -> Any:
-            insertion = Insertion(self)
-            send = functools.partial(
-                insertion.run, rows, lambda rows: original(self, rows, *args, **kwargs)
-            )
-            return call_with({identity.witness: RowsOf(self)}, send)
+    def _insert_rows(self: Any, rows: Any, *args: Any, **kwargs: Any) -> Any:
+        insertion = Insertion(self)
+        send = functools.partial(
+            insertion.run, rows, lambda rows: original(self, rows, *args, **kwargs)
+        )
+        return call_with({identity.witness: RowsOf(self)}, send)
 
-        return _insert_rows
-
-    if hasattr(Table, "_insert_rows"):
-        _replace(Table, "_insert_rows", correct)
+    return _insert_rows
 
 
-def files_of_rolled_back_transactions() -> None:
+def files_of_rolled_back_transactions(original: Method) -> Method:
     """
     A transaction that is rolled back leaves the files of the rows that it had inserted.
 
     They are removed once the server has answered to the rollback: see `Transaction`.
     """
 
-    def correct_start(original: Method) -> Method:
-        def start_transaction(self: Any) -> None:
-            original(self)
-            transactions.begin(self)
+    def cancel_transaction(self: Any) -> None:
+        transaction = transactions.end(self)
+        original(self)
+        if transaction is not None:
+            transaction.rolled_back(self)
 
-        return start_transaction
-
-    def correct_commit(original: Method) -> Method:
-        def commit_transaction(self: Any) -> None:
-            transactions.end(self)  # whatever comes of it
-            original(self)
-
-        return commit_transaction
-
-    def correct_cancel(original: Method) -> Method:
-        def cancel_transaction(self: Any) -> None:
-            transaction = transactions.end(self)
-            original(self)
-            if transaction is not None:
-                transaction.rolled_back(self)
-
-        return cancel_transaction
-
-    def correct_query(original: Method) -> Method:
-        def query(self: Any, query: str, *args: Any, **options: Any) -> Any:
-            transaction = transactions.of(self)
-            if transaction is None:
-                return original(self, query, *args, **options)
-            transaction.sends(query)
-            result = original(self, query, *args, **options)
-            transaction.answered = True
-            return result
-
-        return query
-
-    _replace(Connection, "start_transaction", correct_start)
-    _replace(Connection, "commit_transaction", correct_commit)
-    _replace(Connection, "cancel_transaction", correct_cancel)
-    _replace(Connection, "query", correct_query)
+    return cancel_transaction
 
 
-def cost_of_a_value() -> None:
+def _begun(original: Method) -> Method:
+    def start_transaction(self: Any) -> None:
+        original(self)
+        transactions.begin(self)
+
+    return start_transaction
+
+
+def _committed(original: Method) -> Method:
+    def commit_transaction(self: Any) -> None:
+        transactions.end(self)  # whatever comes of it
+        original(self)
+
+    return commit_transaction
+
+
+def _sent(original: Method) -> Method:
+    def query(self: Any, query: str, *args: Any, **options: Any) -> Any:
+        transaction = transactions.of(self)
+        if transaction is None:
+            return original(self, query, *args, **options)
+        transaction.sends(query)
+        result = original(self, query, *args, **options)
+        transaction.answered = True
+        return result
+
+    return query
+
+
+def cost_of_a_heading(original: Method) -> Method:
     """
-    For each value of each row, DataJoint copies the heading and works out a chain of codecs.
+    For each value of each row, DataJoint copies the heading.
 
-    `Heading.__getitem__` builds a dict of all attributes to look one up, `resolve_dtype` the
-    chain of an attribute's codecs. Here the one looks the attribute up where it is, the other
-    keeps a chain for as long as its codecs are the registered ones. A fetch takes an eighth
-    less time.
+    `Heading.__getitem__` builds a dict of all attributes to look one up. Here it is looked up
+    where it is. With `cost_of_a_chain`, a fetch takes an eighth less time.
     """
 
-    def correct_heading(original: Method) -> Method:
-        def __getitem__(self: Any, name: str) -> Any:  # noqa: N807
-            attribute = (self._attributes or {}).get(name)
-            if attribute is None or attribute.is_hidden:
-                return original(self, name)
-            return attribute
+    def __getitem__(self: Any, name: str) -> Any:  # noqa: N807
+        attribute = (self._attributes or {}).get(name)
+        if attribute is None or attribute.is_hidden:
+            return original(self, name)
+        return attribute
 
-        return __getitem__
-
-    def correct_chain(original: Method) -> Method:
-        known: dict[tuple[str, str | None], Any] = {}
-
-        def resolve_dtype(dtype: str, seen: Any = None, store_name: str | None = None) -> Any:
-            if seen is not None:  # within a chain
-                return original(dtype, seen, store_name)
-            resolved = known.get((dtype, store_name))
-            if resolved is None or any(
-                codecs._codec_registry.get(codec.name) is not codec for codec in resolved[1]
-            ):
-                resolved = known[dtype, store_name] = original(dtype, None, store_name)
-            return resolved
-
-        return resolve_dtype
-
-    _replace(Heading, "__getitem__", correct_heading)
-    _replace(codecs, "resolve_dtype", correct_chain)
+    return __getitem__
 
 
-def tables_of_references() -> None:
+def cost_of_a_chain(original: Method) -> Method:
     """
-    Pandas before 3.1 prints a cell that has a length by iterating it, which loads the array.
+    For each value of each row, DataJoint works out a chain of codecs.
 
-    What decides that, `is_sequence`, is asked by nothing else there.
+    Here a chain is kept for as long as its codecs are the registered ones.
     """
-    from pandas.io.formats import printing
+    known: dict[tuple[str, str | None], Any] = {}
 
-    def correct(original: Method) -> Method:
-        def is_sequence(thing: Any) -> bool:
-            return not isinstance(thing, ArrayLike) and original(thing)
+    def resolve_dtype(dtype: str, seen: Any = None, store_name: str | None = None) -> Any:
+        if seen is not None:  # within a chain
+            return original(dtype, seen, store_name)
+        resolved = known.get((dtype, store_name))
+        if resolved is None or any(
+            codecs._codec_registry.get(codec.name) is not codec for codec in resolved[1]
+        ):
+            resolved = known[dtype, store_name] = original(dtype, None, store_name)
+        return resolved
 
-        return is_sequence
-
-    if hasattr(printing, "is_sequence"):
-        _replace(printing, "is_sequence", correct)
+    return resolve_dtype
 
 
-def garbage_collection() -> None:
+def garbage_collection(original: Method) -> Method:
     """
     `datajoint.gc` removes files of rows that it does not see.
 
@@ -296,36 +256,137 @@ def garbage_collection() -> None:
     nor any array to which a row of any schema refers once the store has been listed.
     """
 
-    def correct(original: Method) -> Method:
-        def list_schema_paths(self: Any, schema_name: str) -> dict[str, int]:
-            listed: dict[str, int] = original(self, schema_name)
-            [connection, *_] = [s.connection for s in self.schemas if s.database == schema_name]
-            if not listed:
-                return listed
-            with snapshot(connection) as now:
-                columns = now.columns([schema_name])
-                layout = Layout(columns, self._schema_prefix, now.caseless)
-                listed = {path: n for path, n in listed.items() if layout.what(path) is None}
-                names = Listing((path, layout.core(path)) for path in listed)
-                for reference in now.references():
-                    for path in names.of(reference):
-                        listed.pop(path, None)
+    def list_schema_paths(self: Any, schema_name: str) -> dict[str, int]:
+        listed: dict[str, int] = original(self, schema_name)
+        [connection, *_] = [s.connection for s in self.schemas if s.database == schema_name]
+        if not listed:
             return listed
+        with snapshot(connection) as now:
+            columns = now.columns([schema_name])
+            layout = Layout(columns, self._schema_prefix, now.caseless)
+            listed = {path: n for path, n in listed.items() if layout.what(path) is None}
+            names = Listing((path, layout.core(path)) for path in listed)
+            for reference in now.references():
+                for path in names.of(reference):
+                    listed.pop(path, None)
+        return listed
 
-        return list_schema_paths
+    return list_schema_paths
 
-    if hasattr(gc.GarbageCollector, "list_schema_paths"):
-        _replace(gc.GarbageCollector, "list_schema_paths", correct)
+
+def tables_of_references(original: Method) -> Method:
+    """
+    Pandas before 3.1 prints a cell that has a length by iterating it, which loads the array.
+
+    What decides that, `is_sequence`, is asked by nothing else there; later ones have none.
+    """
+
+    def is_sequence(thing: Any) -> bool:
+        return not isinstance(thing, ArrayLike) and original(thing)
+
+    return is_sequence
+
+
+CORRECTIONS = (
+    Correction(
+        {"datajoint.settings:Config.get_store_spec": default_store},
+        "inserts into the default store may fail: name the store, `<npy@store>`",
+    ),
+    Correction(
+        {"datajoint.expression:decode_attribute": decode_without_loading},
+        "a fetch of many rows is slower",
+    ),
+    Correction(
+        {"datajoint.expression:QueryExpression.to_arrays": fetch_without_loading},
+        "`to_arrays` may load every array: use `to_dicts`",
+    ),
+    Correction(
+        {"datajoint.expression:QueryExpression.fetch": fetch_without_loading},
+        "what has taken its place may load every array: use `to_dicts`",
+    ),
+    Correction(
+        {"datajoint.table:Table.update1": key_of_an_update},
+        "an update may write an array to a path without the row's key, and one that is refused "
+        "leaves its file for `dj_npy.collect`",
+    ),
+    Correction(
+        {"datajoint.autopopulate:AutoPopulate._populate1": hash_of_a_three_part_make},
+        "a `make` in three parts loads the arrays that it has fetched, twice",
+    ),
+    Correction(
+        {"datajoint.table:Table._insert_rows": files_of_refused_rows},
+        "an insert that is refused leaves its files for `dj_npy.collect`, `dj_npy.insert` "
+        "writes one array after the other, and whether a store is the right one is not asked",
+    ),
+    Correction(
+        {
+            "datajoint.connection:Connection.start_transaction": _begun,
+            "datajoint.connection:Connection.commit_transaction": _committed,
+            "datajoint.connection:Connection.cancel_transaction": files_of_rolled_back_transactions,
+            "datajoint.connection:Connection.query": _sent,
+        },
+        "a transaction that is rolled back leaves its files for `dj_npy.collect`",
+    ),
+    Correction(
+        {"datajoint.heading:Heading.__getitem__": cost_of_a_heading},
+        "a fetch of many rows is slower",
+    ),
+    Correction(
+        {"datajoint.codecs:resolve_dtype": cost_of_a_chain},
+        "a fetch of many rows is slower",
+    ),
+    Correction(
+        {"datajoint.gc:GarbageCollector.list_schema_paths": garbage_collection},
+        "DataJoint's own garbage collection may remove files of rows: use `dj_npy.collect`",
+    ),
+)
+_HASH = Correction(
+    {"deepdiff:DeepHash._hash": _hash_of_a_reference},
+    "a `make` in three parts loads the arrays that it has fetched, twice",
+)
+_PRINTING = "pandas.io.formats.printing:is_sequence"
 
 
 def apply() -> None:
-    """Make every correction."""
-    default_store()
-    fetch_without_loading()
-    key_of_an_update()
-    hash_of_a_three_part_make()
-    files_of_refused_rows()
-    files_of_rolled_back_transactions()
-    cost_of_a_value()
-    garbage_collection()
-    tables_of_references()
+    """Make every correction; once, also if this package is imported anew."""
+    for correction in CORRECTIONS:
+        _correct(correction)
+    with suppress(LookupError):
+        _replace(*_found(_PRINTING), tables_of_references)
+
+
+def _correct(correction: Correction) -> None:
+    try:
+        found = [(*_found(place), correct) for place, correct in correction.places.items()]
+    except LookupError as missing:
+        warnings.warn(
+            f"DataJoint {dj.__version__} has no {missing.args[0]}, which dj-npy corrects: "
+            f"{correction.lost}. See whether there is a newer dj-npy",
+            stacklevel=2,
+        )
+        return
+    for owner, name, correct in found:
+        _replace(owner, name, correct)
+
+
+def _found(place: str) -> tuple[Any, str]:
+    """Return what has a method, and the method's name."""
+    module, _, path = place.partition(":")
+    *owners, name = path.split(".")
+    try:
+        owner = importlib.import_module(module)
+        for each in owners:
+            owner = getattr(owner, each)
+        getattr(owner, name)
+    except (ImportError, AttributeError):
+        raise LookupError(place.replace(":", ".")) from None
+    return owner, name
+
+
+def _replace(owner: Any, name: str, correct: Callable[[Method], Method]) -> None:
+    original = getattr(owner, name)
+    if getattr(original, "_corrected_by_dj_npy", False):
+        original = original.__wrapped__
+    corrected = functools.wraps(original)(correct(original))
+    corrected._corrected_by_dj_npy = True  # type: ignore[attr-defined]
+    setattr(owner, name, corrected)

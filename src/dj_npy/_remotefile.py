@@ -15,6 +15,7 @@ import datajoint as dj
 from dj_npy._command import UsageError
 from dj_npy._errors import ArrayMissingError, StoreError
 from dj_npy._stores import open_store
+from dj_npy._stores.environment import tls
 
 Beginning = Callable[[int], tuple[bytes, int]]
 """Reads so many bytes of a file, or all there are; returns them and the file's size."""
@@ -50,7 +51,7 @@ def beginning_of_url(url: str) -> tuple[str, Beginning]:
                 "Authorization", f"Basic {base64.b64encode(user).decode()}"
             )
         try:
-            with urlopen(request, timeout=_TIMEOUT_S) as answer:
+            with urlopen(request, timeout=_TIMEOUT_S, context=tls()) as answer:
                 data = answer.read(length)
                 said = re.fullmatch(r"bytes 0-\d+/(\d+)", answer.headers["Content-Range"] or "")
                 nbytes = said[1] if said else answer.headers["Content-Length"]

@@ -7,12 +7,20 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.parse import urljoin, urlsplit
+from urllib.request import (
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    ProxyHandler,
+    Request,
+    build_opener,
+    urlopen,
+)
 
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
 from dj_npy._stores.base import Listed
+from dj_npy._stores.environment import ca_bundle, encryption, proxy_for, tls
 
 _REGION = r"[a-z]{2}(?:-[a-z]+)+-\d"
 _AMAZON = re.compile(rf"s3(?:[.-]{_REGION})?\.amazonaws\.com(?:\.cn)?")
@@ -54,7 +62,8 @@ def region_of(spec: dict[str, Any]) -> str:
 def bucket_region(url: str) -> str | None:
     """Ask S3 in which region a bucket is; it tells that to anybody."""
     try:
-        with urlopen(Request(url, method="HEAD"), timeout=remote.CONNECT_TIMEOUT_S) as answer:
+        request = Request(url, method="HEAD")
+        with urlopen(request, timeout=remote.CONNECT_TIMEOUT_S, context=tls()) as answer:
             headers = answer.headers
     except HTTPError as error:
         headers = error.headers
@@ -67,6 +76,35 @@ def bucket_region(url: str) -> str | None:
     return str(region) if region else None
 
 
+class _NoRedirect(HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """Have the answer raised."""
+
+
+def check_that_it_stays(name: str, spec: dict[str, Any]) -> None:
+    """
+    Raise if a server sends those who ask for a bucket to another one.
+
+    Obstore would go there, and take along ``x-amz-security-token``, which is all but the key.
+    What is asked here has no credentials. Botocore does not follow, nor do direct reads.
+    """
+    handlers: list[Any] = [_NoRedirect, HTTPSHandler(context=tls())]
+    if proxy := spec.get("proxy_server"):
+        handlers.append(ProxyHandler({"http": proxy, "https": proxy}))
+    url = f"{spec['endpoint']}/{spec['bucket']}"
+    try:
+        build_opener(*handlers).open(Request(url, method="HEAD"), timeout=remote.CONNECT_TIMEOUT_S)
+    except HTTPError as error:
+        there = urlsplit(urljoin(url, error.headers.get("Location") or ""))
+        if error.code // 100 == 3 and there.netloc.lower() != urlsplit(url).netloc.lower():
+            raise StoreError(
+                f"store {name!r}: {spec['endpoint']} sends whoever asks to {there.netloc}, and "
+                f"credentials are not taken along. If that is right, it is the `endpoint` to set"
+            ) from None
+    except OSError:  # the first request will tell
+        pass
+
+
 def s3_filesystem(spec: dict[str, Any]) -> Any:
     """Return an s3fs file system."""
     import s3fs
@@ -74,7 +112,12 @@ def s3_filesystem(spec: dict[str, Any]) -> Any:
     return s3fs.S3FileSystem(
         key=spec.get("access_key") or None,
         secret=spec.get("secret_key") or None,
-        client_kwargs={"endpoint_url": spec["endpoint"], "region_name": spec["region"]},
+        client_kwargs={
+            "endpoint_url": spec["endpoint"],
+            "region_name": spec["region"],
+            "verify": ca_bundle(),
+        },
+        s3_additional_kwargs=encryption(),
         config_kwargs=_config(spec),
         skip_instance_cache=True,
     )
@@ -178,6 +221,7 @@ def _client(spec: dict[str, Any]) -> Any:
         "s3",
         endpoint_url=spec["endpoint"],
         region_name=spec["region"],
+        verify=ca_bundle(),
         aws_access_key_id=spec.get("access_key") or None,
         aws_secret_access_key=spec.get("secret_key") or None,
         config=Config(**_config(spec), retries={"total_max_attempts": 1}),
@@ -185,7 +229,7 @@ def _client(spec: dict[str, Any]) -> Any:
 
 
 def _config(spec: dict[str, Any]) -> dict[str, Any]:
-    proxy = spec.get("proxy_server")
+    proxy = proxy_for(spec["endpoint"], spec.get("proxy_server"))
     return {
         "connect_timeout": remote.CONNECT_TIMEOUT_S,
         "read_timeout": remote.SILENCE_S,

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
-from dj_npy._stores.amazon import UnendedUploads, is_amazon
+from dj_npy._stores.amazon import UnendedUploads, check_that_it_stays, is_amazon
 from dj_npy._stores.cloud import Client, CloudStore
+from dj_npy._stores.environment import proxy_for, trusted
 from dj_npy._stores.failures import in_short
 from dj_npy._stores.secret import Hidden
 
@@ -76,7 +76,8 @@ def cloud_store(name: str, spec: Spec, identity: str, hidden: Hidden) -> CloudSt
         remover,
         identity,
         hidden=hidden,
-        direct=spec["protocol"] == "s3" and not (spec.get("proxy_server") or getproxies()),
+        direct=spec["protocol"] == "s3"
+        and not proxy_for(spec["endpoint"], spec.get("proxy_server")),
         # Azure and Google throw away by themselves what was not finished within a week.
         unended=UnendedUploads(spec) if spec["protocol"] == "s3" else None,
     )
@@ -95,6 +96,8 @@ def _client_options(spec: Spec, url: str, more: Spec) -> Any:
         "allow_http": url.startswith("http://"),
         "user_agent": "dj-npy",
     }
+    if certificates := trusted():
+        options["root_certificate"] = certificates
     return {**options, "proxy_url": spec["proxy_server"]} if spec.get("proxy_server") else options
 
 
@@ -122,7 +125,7 @@ def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
         keys = {"access_key_id": access, "secret_access_key": secret, "expires_at": None}
         options["credential_provider"] = lambda: keys
     else:
-        options |= _ambient_s3(name, hidden)
+        options |= _ambient_s3(name, spec, hidden)
 
     def client(more: Spec, retries: int) -> Client:
         return S3Store(
@@ -137,7 +140,7 @@ def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
     return client
 
 
-def _ambient_s3(name: str, hidden: Hidden) -> Spec:
+def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
     """Credentials as botocore finds them: environment, profile, single sign-on, machine."""
     try:
         from botocore.session import get_session
@@ -150,6 +153,9 @@ def _ambient_s3(name: str, hidden: Hidden) -> Spec:
             f"credentials on this machine: set these, or AWS_ACCESS_KEY_ID and "
             f"AWS_SECRET_ACCESS_KEY, or run `aws configure`"
         )
+
+    if credentials.get_frozen_credentials().token and not is_amazon(urlsplit(spec["endpoint"]).netloc):
+        check_that_it_stays(name, spec)
 
     def provide() -> Spec:
         frozen = credentials.get_frozen_credentials()  # renewed by botocore when they expire

@@ -491,6 +491,8 @@ class CloudStore(RemoteStore):
                 f"the store's configuration"
             )
         reason = told(error, self._hidden)
+        if isinstance(error, UNCLEAR):
+            reason += self._and_the_proxy(error)
         refused = StoreError(f"{what}: {reason}")
         if isinstance(error, DENIED):
             refused.errno = errno.EACCES

@@ -144,7 +144,9 @@ class DescribedStore:
         return own
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return described, (self._name, self._public, self._withheld)
+        from dj_npy import pickles  # the one place whose names are in pickles
+
+        return pickles.store, (self._name, self._public, self._withheld)
 
 
 def describe(config: StoreConfig, name: str | None) -> DescribedStore:

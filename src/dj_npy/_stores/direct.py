@@ -10,6 +10,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import SplitResult
 
 from dj_npy._stores import remote
+from dj_npy._stores.environment import tls
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")  # RFC 9110, section 14.4
 
@@ -60,7 +61,7 @@ class Direct:
             connection = HTTPConnection(url.netloc, timeout=remote.CONNECT_TIMEOUT_S)
         else:
             if self._secure is None:
-                self._secure = ssl.create_default_context()
+                self._secure = tls()
             connection = HTTPSConnection(
                 url.netloc, timeout=remote.CONNECT_TIMEOUT_S, context=self._secure
             )

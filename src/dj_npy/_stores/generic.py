@@ -175,7 +175,7 @@ class GenericStore(RemoteStore):
         else:
             text = self._hidden.redacted(str(error))
             reason = f"{type(error).__name__}: {' '.join(text.split())[:200]}"
-        refused = StoreError(f"{what}: {reason}")
+        refused = StoreError(f"{what}: {reason}{self._and_the_proxy(error)}")
         if isinstance(error, PermissionError):
             refused.errno = errno.EACCES
         return refused

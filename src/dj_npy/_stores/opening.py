@@ -15,8 +15,11 @@ from dj_npy._stores.base import Store
 from dj_npy._stores.described import StoreConfig
 from dj_npy._stores.generic import GenericStore
 from dj_npy._stores.local import LocalStore
+from dj_npy._stores.environment import proxy_for
+from dj_npy._stores.remote import RemoteStore
 from dj_npy._stores.secret import Hidden, cut, shown
 
+_SOME_SERVICE = "https://storage.googleapis.com"
 _SERVICES = ("s3", "gcs", "azure")
 
 
@@ -152,7 +155,13 @@ def _service_store(name: str, spec: dict[str, Any]) -> Store:
     if spec["protocol"] == "s3":
         spec["endpoint"] = endpoint_of(name, spec)
         spec["region"] = region_of(spec)
-    identity = _identity(spec)
+    store = _client_of(name, spec, _identity(spec))
+    proxy = proxy_for(spec.get("endpoint") or _SOME_SERVICE, spec.get("proxy_server"))
+    store.via = shown(proxy) if proxy else None
+    return store
+
+
+def _client_of(name: str, spec: dict[str, Any], identity: str) -> RemoteStore:
     if not _forked:
         from dj_npy._stores.clients import Inexpressible, cloud_store
 
@@ -173,7 +182,7 @@ def _identity(spec: dict[str, Any]) -> str:
     return f"{spec['protocol']}://{'/'.join(filter(None, (where, bucket, spec['location'])))}"
 
 
-def _generic_store(name: str, spec: dict[str, Any], identity: str) -> Store:
+def _generic_store(name: str, spec: dict[str, Any], identity: str) -> GenericStore:
     # What is asked of DataJoint's backend makes no request.
     backend = StorageBackend(spec)
     on_s3, hidden = spec["protocol"] == "s3", Hidden(spec)

@@ -74,6 +74,8 @@ class RemoteStore(Store):
 
     _failures: tuple[type[Exception], ...] = (Exception,)
     """What a request may raise."""
+    via: str | None = None
+    """The proxy that requests go through, as it may be shown."""
 
     def __init__(self, name: str, identity: str, hidden: Hidden | None = None) -> None:
         super().__init__(name)
@@ -269,6 +271,12 @@ class RemoteStore(Store):
                 if isinstance(error, but):
                     raise
                 raise self.refused(error, path, verb) from None
+
+    def _and_the_proxy(self, error: Exception) -> str:
+        """Return what to add to what is said of an error, if it may be the proxy's."""
+        if self.via is None or isinstance(error, PermissionError):
+            return ""
+        return f". It goes through the proxy {self.via}: is that running, and right?"
 
     # What a backend brings
 

@@ -1,0 +1,306 @@
+"""Certificates, proxies, encryption: what the environment says counts for parent and child."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dj_npy
+from tests.conftest import run
+from tests.servers import ACCESS_KEY, BUCKET, SECRET_KEY, free_port, s3_client, s3_settings, script
+from tests.servers import started
+from tests.test_conformance import location, store_of
+
+__all__ = ["location"]  # a fixture
+
+VARIABLES = (
+    *("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+)
+
+# Small and large, so that one is read through obstore or fsspec, the other directly.
+USE = """
+import json, os, sys
+import numpy as np
+import datajoint as dj
+import dj_npy
+
+dj.config.stores = {"default": "main", "main": json.loads(sys.argv[1])}
+codec = dj_npy.NpyCodec()
+small, large = np.arange(10.0), np.arange(3_000_000.0)
+
+def use(who):
+    context = {"schema": who, "table": "t", "field": "a", "config": dj.config}
+    for key, array in enumerate((small, large)):
+        row = codec.encode(array, key={"id": key}, context=context)
+        ref = codec.decode(row, context=context)
+        assert (ref.load() == array).all()
+        assert (dj_npy.NpyRef(row, dj.config)[3:5] == array[3:5]).all()
+
+def main():
+    use("parent")
+    child = os.fork()
+    if not child:
+        try:
+            use("child")
+        except BaseException as error:
+            print("child:", error, flush=True)
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    print("both")
+
+try:
+    main()
+except dj_npy.NpyError as error:
+    print(error)
+"""
+
+
+def use(settings: dict[str, Any], **environment: str) -> str:
+    """Return what a process says that writes and reads, and forks one that does."""
+    bare = {name: value for name, value in os.environ.items() if name.upper() not in VARIABLES}
+    command = [sys.executable, "-W", "ignore", "-c", USE, json.dumps(settings)]
+    return run(command, env={**bare, **environment}, timeout=200).stdout.strip()
+
+
+# --- certificates --------------------------------------------------------------------------------
+
+NGINX = """
+daemon off; pid {folder}/pid; error_log {folder}/error.log;
+events {{ worker_connections 64; }}
+http {{
+    access_log off; client_max_body_size 0;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+    server {{
+        listen 127.0.0.1:{port} ssl;
+        ssl_certificate {folder}/server.pem; ssl_certificate_key {folder}/server.key;
+        location / {{ proxy_pass {behind}; proxy_set_header Host $http_host; }}
+    }}
+}}
+"""
+
+
+def openssl(*arguments: str, cwd: Path) -> None:
+    subprocess.run(["openssl", *arguments], cwd=cwd, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def certified(moto: str, tmp_path_factory: Any) -> Iterator[tuple[str, Path]]:
+    """An HTTPS server in front of moto, and the certificate of the private authority behind it."""
+    folder = tmp_path_factory.mktemp("tls")
+    key = ("-newkey", "rsa:2048", "-nodes")
+    openssl(
+        "req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=lab authority",
+        "-days", "2", "-addext", "basicConstraints=critical,CA:TRUE", cwd=folder,
+    )  # fmt: skip
+    openssl("req", *key, "-keyout", "server.key", "-out", "csr", "-subj", "/CN=l", cwd=folder)
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    openssl(
+        "x509", "-req", "-in", "csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+        "-out", "server.pem", "-days", "2", "-extfile", "names", cwd=folder,
+    )  # fmt: skip
+    port = free_port()
+    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port, behind=moto))
+    command = shutil.which("nginx", path="/usr/sbin:/usr/bin")
+    assert command, "nginx is not installed: apt-get install nginx-light"
+    user = ["-g", "user root;"] if os.geteuid() == 0 else []
+    server = [command, *user, "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
+    with started(server, port):
+        yield f"https://127.0.0.1:{port}", folder / "ca.pem"
+
+
+@pytest.mark.parametrize("variable", VARIABLES[:4])
+def test_each_variable_serves_parent_child_and_direct_reads(
+    certified: tuple[str, Path], location: str, variable: str
+) -> None:
+    url, authority = certified
+    settings = s3_settings(url, location=location)
+    assert use(settings, **{variable: str(authority)}) == "both"
+
+
+def test_an_unknown_certificate_is_called_so(certified: tuple[str, Path], location: str) -> None:
+    said = use(s3_settings(certified[0], location=location))
+    assert "certificate" in said
+    assert "AWS_CA_BUNDLE" in said
+
+
+def test_an_authority_that_cannot_be_read_is_named(location: str) -> None:
+    said = use(s3_settings("https://127.0.0.1:9"), AWS_CA_BUNDLE="/no/such/file.pem")
+    assert "AWS_CA_BUNDLE names '/no/such/file.pem'" in said
+
+
+# --- proxies -------------------------------------------------------------------------------------
+
+
+class Proxy:
+    """A real proxy, and what it has passed on."""
+
+    def __init__(self, port: int, log: Path) -> None:
+        self.url, self._log = f"http://127.0.0.1:{port}", log
+
+    @property
+    def passed(self) -> int:
+        return self._log.read_text().count(f"/{BUCKET}/") if self._log.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: Any) -> Iterator[Proxy]:
+    port, log = free_port(), tmp_path_factory.mktemp("proxy") / "log"
+    command = [script("proxy"), "--hostname", "127.0.0.1", "--port", str(port)]
+    with started([*command, "--log-file", str(log), "--num-workers", "1"], port):
+        yield Proxy(port, log)
+
+
+@pytest.mark.parametrize("how", ["HTTP_PROXY", "ALL_PROXY", "proxy_server"])
+def test_all_go_through_the_proxy(moto: str, location: str, proxy: Proxy, how: str) -> None:
+    settings, environment = s3_settings(moto, location=location), {how: proxy.url}
+    if how == "proxy_server":
+        settings, environment = {**settings, how: proxy.url}, {}
+    before = proxy.passed
+    assert use(settings, **environment) == "both"
+    through = proxy.passed - before
+    with_exception = proxy.passed
+    if how == "HTTP_PROXY":
+        assert use(settings, **environment, NO_PROXY="127.0.0.1") == "both"
+        assert proxy.passed == with_exception
+    assert through >= 12  # 2 who write and read 2 arrays, the second time in part
+
+
+@pytest.mark.parametrize("how", ["HTTP_PROXY", "proxy_server"])
+@pytest.mark.parametrize("through", ["obstore", "fsspec"])
+def test_a_dead_proxy_is_called_so(
+    monkeypatch: pytest.MonkeyPatch, how: str, through: str, location: str
+) -> None:
+    from dj_npy._stores import opening, remote
+
+    monkeypatch.setattr(opening, "_forked", through == "fsspec")
+    monkeypatch.setattr(remote, "RETRY_S", 1)
+    settings = s3_settings("http://nowhere.invalid", location=location)
+    dead = f"http://127.0.0.1:{free_port()}"
+    if how == "proxy_server":
+        settings[how] = dead
+    else:
+        monkeypatch.setenv("HTTP_PROXY", dead)
+    with pytest.raises(dj_npy.StoreError, match=f"through the proxy {dead}"):
+        store_of(settings).read_beginning("lab/a.npy", 10)
+
+
+# --- encryption ----------------------------------------------------------------------------------
+
+
+def test_what_the_bucket_wants_encrypted_is_sent_so(moto: str, location: str) -> None:
+    said = use(
+        s3_settings(moto, location=location),
+        AWS_SERVER_SIDE_ENCRYPTION="aws:kms",
+        AWS_SSE_KMS_KEY_ID="arn:aws:kms:us-east-1:123456789012:key/of-the-lab",
+    )
+    assert said == "both"
+    client = s3_client(moto)
+    listed = client.list_objects_v2(Bucket=BUCKET, Prefix=location)["Contents"]
+    keys = [each["Key"] for each in listed if each["Key"].endswith(".npy")]
+    assert len(keys) == 4
+    for key in keys:
+        head = client.head_object(Bucket=BUCKET, Key=key)
+        assert head["ServerSideEncryption"] == "aws:kms", key
+        assert head["SSEKMSKeyId"].endswith("key/of-the-lab")
+
+
+# --- redirects -----------------------------------------------------------------------------------
+
+
+class Elsewhere:
+    """A server that sends everybody to another one, which notes what comes along."""
+
+    def __init__(self) -> None:
+        self.came: list[dict[str, str]] = []
+        outer = self
+
+        class Noting(BaseHTTPRequestHandler):
+            def do_any(self) -> None:
+                outer.came.append({name.lower(): value for name, value in self.headers.items()})
+                self.send_response(403)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = do_any
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        class Sending(Noting):
+            def do_any(self) -> None:
+                self.send_response(307)
+                self.send_header("Location", f"http://localhost:{outer.there}{self.path}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = do_any
+
+        self.servers = [ThreadingHTTPServer(("127.0.0.1", 0), each) for each in (Noting, Sending)]
+        self.there = self.servers[0].server_port
+        self.url = f"http://127.0.0.1:{self.servers[1].server_port}"
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Elsewhere]:
+    found = Elsewhere()
+    threads = [threading.Thread(target=each.serve_forever, args=(0.05,)) for each in found.servers]
+    for thread in threads:
+        thread.start()
+    yield found
+    for server in found.servers:
+        server.shutdown()
+        server.server_close()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize("through", ["obstore", "fsspec"])
+@pytest.mark.parametrize("keys", ["ambient", "configured"])
+def test_no_secret_goes_where_a_redirect_leads(
+    elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch, keys: str, through: str
+) -> None:
+    from dj_npy._stores import opening, remote
+
+    monkeypatch.setattr(opening, "_forked", through == "fsspec")
+    monkeypatch.setattr(remote, "RETRY_S", 1)
+    settings = s3_settings(elsewhere.url)
+    if keys == "ambient":
+        del settings["access_key"], settings["secret_key"]
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        monkeypatch.setenv("AWS_SESSION_TOKEN", "a-session-token")
+    for work in (
+        lambda store: store.read_beginning("lab/a.npy", 10),
+        lambda store: store.read_into("lab/a.npy", 0, [memoryview(bytearray(20 << 20))]),
+        lambda store: list(store.files()),
+        lambda store: store.remove("lab/a.npy"),
+    ):
+        with pytest.raises(dj_npy.StoreError):
+            work(store_of(settings))
+    for headers in elsewhere.came:
+        assert "authorization" not in headers
+        assert "x-amz-security-token" not in headers
+    if keys == "ambient" and through == "obstore":
+        with pytest.raises(dj_npy.StoreError, match="credentials are not taken along"):
+            store_of(settings)
+
+
+def test_a_basic_login_of_an_address_stays_where_it_is_sent(elsewhere: Elsewhere) -> None:
+    from dj_npy._remotefile import beginning_of_url
+
+    _, beginning = beginning_of_url(f"http://me:secret@{elsewhere.url[7:]}/a.npy")
+    with pytest.raises(dj_npy.StoreError, match="403"):
+        beginning(10)
+    assert elsewhere.came
+    assert all("authorization" not in headers for headers in elsewhere.came)
