@@ -614,6 +614,8 @@ def test_of_methods_that_belong_together_all_are_corrected_or_none(
     monkeypatch.setattr(codecs, "owner_of_a_test", Owner, raising=False)
     places = {f"datajoint.codecs:owner_of_a_test.{name}": lambda _: None for name in ("one", "two")}
     correction = dj_npy._corrections.Correction(places, "all is lost")
-    with pytest.warns(UserWarning, match=r"has no datajoint.codecs.owner_of_a_test.two, .*: all is"):
+    with pytest.warns(
+        UserWarning, match=r"has no datajoint.codecs.owner_of_a_test.two, .*: all is"
+    ):
         dj_npy._corrections._correct(correction)
     assert Owner().one() == 1

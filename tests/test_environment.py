@@ -15,8 +15,16 @@ import pytest
 
 import dj_npy
 from tests.conftest import run
-from tests.servers import ACCESS_KEY, BUCKET, SECRET_KEY, free_port, s3_client, s3_settings, script
-from tests.servers import started
+from tests.servers import (
+    ACCESS_KEY,
+    BUCKET,
+    SECRET_KEY,
+    free_port,
+    s3_client,
+    s3_settings,
+    script,
+    started,
+)
 from tests.test_conformance import location, store_of
 
 __all__ = ["location"]  # a fixture

@@ -154,7 +154,8 @@ def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
             f"AWS_SECRET_ACCESS_KEY, or run `aws configure`"
         )
 
-    if credentials.get_frozen_credentials().token and not is_amazon(urlsplit(spec["endpoint"]).netloc):
+    elsewhere = not is_amazon(urlsplit(spec["endpoint"]).netloc)
+    if elsewhere and credentials.get_frozen_credentials().token:
         check_that_it_stays(name, spec)
 
     def provide() -> Spec:

@@ -13,9 +13,9 @@ from dj_npy._errors import StoreError
 from dj_npy._stores.amazon import ambient_secrets, endpoint_of, region_of, s3_filesystem, s3_remove
 from dj_npy._stores.base import Store
 from dj_npy._stores.described import StoreConfig
+from dj_npy._stores.environment import proxy_for
 from dj_npy._stores.generic import GenericStore
 from dj_npy._stores.local import LocalStore
-from dj_npy._stores.environment import proxy_for
 from dj_npy._stores.remote import RemoteStore
 from dj_npy._stores.secret import Hidden, cut, shown
 
