@@ -612,10 +612,12 @@ def test_of_methods_that_belong_together_all_are_corrected_or_none(
             return 1
 
     monkeypatch.setattr(codecs, "owner_of_a_test", Owner, raising=False)
-    places = {f"datajoint.codecs:owner_of_a_test.{name}": lambda _: None for name in ("one", "two")}
-    correction = dj_npy._corrections.Correction(places, "all is lost")
-    with pytest.warns(
-        UserWarning, match=r"has no datajoint.codecs.owner_of_a_test.two, .*: all is"
-    ):
+
+    def correct(_: Any) -> Any:
+        return None
+
+    places = [f"datajoint.codecs:owner_of_a_test.{name}" for name in ("one", "two")]
+    correction = dj_npy._corrections.Correction(dict.fromkeys(places, correct), "all is lost")
+    with pytest.warns(UserWarning, match=r"has no datajoint.codecs.owner_of_a_test.two, .*: all"):
         dj_npy._corrections._correct(correction)
     assert Owner().one() == 1

@@ -108,8 +108,14 @@ def check_that_it_stays(name: str, spec: dict[str, Any]) -> None:
 def s3_filesystem(spec: dict[str, Any]) -> Any:
     """Return an s3fs file system."""
     import s3fs
+    from aiobotocore.session import get_session
+    from botocore.handlers import add_expect_header
 
+    session = get_session()
+    # Aiohttp would wait for the answer to `Expect: 100-continue`, which not every proxy passes on.
+    session.unregister("before-call.s3", add_expect_header)
     return s3fs.S3FileSystem(
+        session=session,
         key=spec.get("access_key") or None,
         secret=spec.get("secret_key") or None,
         client_kwargs={
