@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +29,15 @@ __all__ = ["location"]  # a fixture
 Stored = Callable[..., NpyRef]
 A = np.arange(12.0).reshape(4, 3)
 PICKLES = pytest.mark.parametrize("library", [pickle, cloudpickle])
+
+
+@pytest.fixture(autouse=True)
+def nothing_configured() -> Iterator[None]:
+    """This process has no store of its own of that name, unless a test says so."""
+    before = dj.config.stores
+    dj.config.stores = {}
+    yield
+    dj.config.stores = before
 
 
 def load(ref: NpyRef) -> Any:

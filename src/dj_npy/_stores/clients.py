@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -205,7 +206,7 @@ def _google_credentials(name: str, token: Any, hidden: Hidden) -> Spec:
         except ImportError:  # obstore looks for a key file and for Google's metadata server
             return {}
         try:
-            return {"credential_provider": _learnt(GoogleCredentialProvider(), hidden)}
+            return {"credential_provider": partial(_learnt, GoogleCredentialProvider(), hidden)}
         except google.auth.exceptions.DefaultCredentialsError:
             if not token:
                 raise Inexpressible("gcsfs looks in more places") from None
@@ -280,15 +281,11 @@ def _azure_credentials(name: str, key: str | None, signature: str | None, hidden
         from obstore.auth.azure import AzureCredentialProvider
     except ImportError:  # obstore looks in the environment and for a managed identity
         return {}
-    return {"credential_provider": _learnt(AzureCredentialProvider(), hidden)}
+    return {"credential_provider": partial(_learnt, AzureCredentialProvider(), hidden)}
 
 
-def _learnt(provider: Callable[[], Any], hidden: Hidden) -> Callable[[], Any]:
-    """Have what a provider hands out kept out of messages."""
-
-    def provide() -> Any:
-        found = provider()
-        hidden.learn(*(value for value in found.values() if isinstance(value, str)))
-        return found
-
-    return provide
+def _learnt(provider: Callable[[], Any], hidden: Hidden) -> Any:
+    """Return what a provider hands out, which no message then has."""
+    found = provider()
+    hidden.learn(*(value for value in found.values() if isinstance(value, str)))
+    return found

@@ -30,7 +30,8 @@ _PUBLIC = {
 }
 _SHORTEST = 4
 """Characters of a secret: what is shorter would be found in any text."""
-_LOGIN = re.compile(r"(?<=://)([^/?#@]*)@")
+_LOGIN = re.compile(r"(?<=://)(.*)@", re.DOTALL)
+"""Up to the last ``@``: a password need not be quoted as it should be."""
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 _OF_A_CONNECTION = re.compile(r"(?i)(?:AccountKey|SharedAccessSignature)=([^;]+)")
 
