@@ -2,17 +2,19 @@
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
 from dj_npy._stores.base import Listed
+from dj_npy._stores.deadline import opened
 
 _REGION = r"[a-z]{2}(?:-[a-z]+)+-\d"
 _AMAZON = re.compile(rf"s3(?:[.-]{_REGION})?\.amazonaws\.com(?:\.cn)?")
@@ -54,7 +56,8 @@ def region_of(spec: dict[str, Any]) -> str:
 def bucket_region(url: str) -> str | None:
     """Ask S3 in which region a bucket is; it tells that to anybody."""
     try:
-        with urlopen(Request(url, method="HEAD"), timeout=remote.CONNECT_TIMEOUT_S) as answer:
+        until = time.monotonic() + remote.SILENCE_S
+        with opened(Request(url, method="HEAD"), remote.CONNECT_TIMEOUT_S, until) as answer:
             headers = answer.headers
     except HTTPError as error:
         headers = error.headers

@@ -62,7 +62,7 @@ class GenericStore(RemoteStore):
 
     # Writing
 
-    def _reserves(self) -> bool:
+    def _reserves(self, wanted: str) -> bool:  # noqa: ARG002
         # An interrupt leaves what it interrupts to fsspec's own thread, where it goes on.
         return False
 

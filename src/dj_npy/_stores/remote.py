@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from io import FileIO
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
 from dj_npy import _filecache as filecache
@@ -79,34 +79,38 @@ class RemoteStore(Store):
         super().__init__(name)
         self.identity, self._hidden = identity, hidden or Hidden({})
         self._exclusive: bool | None = None  # not asked yet
+        self._checksums = False
+        self._probing_for = PROBE
         self._asking = threading.Lock()
 
     # Writing
 
     def _create(self, paths: Iterator[str], pieces: Iterator[memoryview], nbytes: int) -> str:
+        first = next(paths)
+        paths = chain([first], paths)
         if nbytes <= ONE_PUT:
             contents = list(pieces)
-            if self._creates_exclusively():
+            if self._creates_exclusively(first):
                 return self._first_free(paths, contents)
             path = _of_nobody_else(paths)
             return self._written(path, lambda: self._put(path, contents))
-        path = self._reserved(paths)
+        path = self._reserved(paths, first)
         self._upload(path, pieces, nbytes)
         return path
 
     def _copied(self, paths: Iterator[str], source: str, nbytes: int) -> str | None:
-        if nbytes > MAX_COPY or not self._creates_exclusively():
+        if nbytes > MAX_COPY or not self._creates_exclusively(source):
             return None
-        path = self._reserved(paths)
+        path = self._reserved(paths, source)
         return self._written(path, lambda: self._copy(source, path))
 
-    def _reserved(self, paths: Iterator[str]) -> str:
+    def _reserved(self, paths: Iterator[str], wanted: str) -> str:
         """Return a name that may be written to by more than one request."""
-        return self._first_free(paths, []) if self._reserves() else _of_nobody_else(paths)
+        return self._first_free(paths, []) if self._reserves(wanted) else _of_nobody_else(paths)
 
-    def _reserves(self) -> bool:
+    def _reserves(self, wanted: str) -> bool:
         """Whether a name may be reserved: what is begun under it ends before it is free again."""
-        return self._creates_exclusively()
+        return self._creates_exclusively(wanted)
 
     def _first_free(self, paths: Iterator[str], contents: list[memoryview]) -> str:
         return next(path for path in paths if self._put_new(path, contents))
@@ -121,22 +125,27 @@ class RemoteStore(Store):
             raise
         return path
 
-    def _creates_exclusively(self) -> bool:
-        """Whether the server honours ``If-None-Match: *``: some ignore it and overwrite."""
+    def _creates_exclusively(self, wanted: str) -> bool:
+        """
+        Whether the server honours ``If-None-Match: *``: some ignore it and overwrite.
+
+        `wanted` is what an error calls the object, rather than the one that is tried.
+        """
         with self._asking:
-            if self._exclusive is None:
+            while self._exclusive is None:
+                self._probing_for, checksums = wanted, self._checksums
                 try:
-                    accepted_twice = self._put_new(PROBE, []) and self._put_new(PROBE, [])
+                    self._exclusive = not (self._put_new(PROBE, []) and self._put_new(PROBE, []))
                 except StoreError:
                     # Does it refuse the condition, or any request? Then this will raise.
                     self._put(PROBE, [])
-                    accepted_twice = True
-                self._exclusive = not accepted_twice
+                    if self._checksums == checksums:  # or it was these that it refused
+                        self._exclusive = False
             return self._exclusive
 
     def _mark(self, contents: bytes, replace: bool) -> bool:
         data = [memoryview(contents)]
-        if not replace and self._creates_exclusively():
+        if not replace and self._creates_exclusively(MARKER):
             return self._put_new(MARKER, data)
         self._put(MARKER, data)
         if not replace:
@@ -248,6 +257,9 @@ class RemoteStore(Store):
             f"could not read {self.where(path)} ({self.identity}): asked for {expected} bytes, "
             f"the server sent {found}. Try again"
         )
+
+    def where(self, path: str) -> str:
+        return super().where(self._probing_for if path == PROBE else path)
 
     def _missing(self, path: str) -> ArrayMissingError:
         return ArrayMissingError(
