@@ -1,11 +1,13 @@
 """What both ways to S3, obstore and s3fs, want to know of a store's settings."""
 
+import base64
 import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cache
+from hashlib import md5
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -74,13 +76,25 @@ def s3_filesystem(spec: dict[str, Any]) -> Any:
     """Return an s3fs file system."""
     import s3fs
 
-    return s3fs.S3FileSystem(
+    filesystem = s3fs.S3FileSystem(
         key=spec.get("access_key") or None,
         secret=spec.get("secret_key") or None,
         client_kwargs={"endpoint_url": spec["endpoint"], "region_name": spec["region"]},
         config_kwargs=_config(spec),
         skip_instance_cache=True,
     )
+    # Buckets with Object Lock want a checksum, and this one every server knows.
+    events = filesystem.s3.meta.events
+    for operation in ("PutObject", "UploadPart"):
+        events.register(f"before-call.s3.{operation}", _add_checksum)
+    return filesystem
+
+
+def _add_checksum(params: dict[str, Any], **_: Any) -> None:
+    body = params["body"]
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        checksum = md5(body, usedforsecurity=False).digest()
+        params["headers"]["Content-MD5"] = base64.b64encode(checksum).decode()
 
 
 def ambient_secrets() -> Callable[[], Iterable[str | None]]:
@@ -116,6 +130,45 @@ def s3_remove(spec: dict[str, Any]) -> Callable[[str], None]:
         client.delete_object(Bucket=bucket, Key=key)
 
     return remove
+
+
+def s3_look(spec: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
+    """
+    Return what tells size, version and time of ``bucket/key`` by a GET.
+
+    s3fs asks by a HEAD, whose answer has no code, then lists, which needs another right; and it
+    wants to be told a length.
+    """
+    client: Any = None
+
+    def get(bucket: str, key: str, **more: str) -> dict[str, Any]:
+        answer = client.get_object(Bucket=bucket, Key=key, **more)
+        with closing(answer["Body"]) as body:
+            said = re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.get("ContentRange") or "")
+            size = int(said[1]) if said else None
+            if size is None and more:
+                return get(bucket, key)
+            if size is None:
+                size = answer.get("ContentLength")
+            if size is None:
+                size = sum(map(len, body.iter_chunks(remote.PART)))
+        found = {"size": size, "ETag": answer.get("ETag", ""), "name": f"{bucket}/{key}"}
+        return {**found, "LastModified": answer.get("LastModified"), "type": "file"}
+
+    def look(full_path: str) -> dict[str, Any]:
+        nonlocal client
+        if client is None:
+            client = _client(spec, 5)
+        bucket, _, key = full_path.partition("/")
+        with _botocore_errors():
+            try:
+                return get(bucket, key, Range="bytes=0-0")
+            except client.exceptions.ClientError as error:
+                if error.response.get("Error", {}).get("Code") != "InvalidRange":
+                    raise
+                return get(bucket, key)
+
+    return look
 
 
 class UnendedUploads:
@@ -164,7 +217,9 @@ def _botocore_errors() -> Iterator[None]:
         yield
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
-        kind = PermissionError if code in ("AccessDenied", "Forbidden", "403") else OSError
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        kinds = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError}
+        kind = kinds.get(status, OSError)
         if code == "NoSuchUpload":
             raise
         raise kind(f"{code}: {error.response.get('Error', {}).get('Message', '')}") from None
@@ -172,8 +227,8 @@ def _botocore_errors() -> Iterator[None]:
         raise OSError(str(error)) from None
 
 
-def _client(spec: dict[str, Any]) -> Any:
-    """Return a client of botocore that asks for nothing twice."""
+def _client(spec: dict[str, Any], attempts: int = 1) -> Any:
+    """Return a client of botocore that, unless told, asks for nothing twice."""
     from botocore.config import Config
     from botocore.session import get_session
 
@@ -183,7 +238,7 @@ def _client(spec: dict[str, Any]) -> Any:
         region_name=spec["region"],
         aws_access_key_id=spec.get("access_key") or None,
         aws_secret_access_key=spec.get("secret_key") or None,
-        config=Config(**_config(spec), retries={"total_max_attempts": 1}),
+        config=Config(**_config(spec), retries={"total_max_attempts": attempts}),
     )
 
 

@@ -80,6 +80,7 @@ def cloud_store(name: str, spec: Spec, identity: str, hidden: Hidden) -> CloudSt
         identity,
         hidden=hidden,
         direct=spec["protocol"] == "s3" and not (spec.get("proxy_server") or getproxies()),
+        proxy=spec.get("proxy_server"),
         plain=plain,
         # Azure and Google throw away by themselves what was not finished within a week.
         unended=UnendedUploads(spec) if spec["protocol"] == "s3" else None,

@@ -29,13 +29,13 @@ from dj_npy._stores.failures import (
     MISSING,
     TAKEN,
     UNCLEAR,
-    code_of,
     in_short,
     is_bad,
     is_never,
-    no_bucket,
+    is_unmeasured,
     told,
 )
+from dj_npy._stores.reasons import code_of, no_bucket
 from dj_npy._stores.remote import (
     PART,
     SIDE_BY_SIDE,
@@ -45,6 +45,7 @@ from dj_npy._stores.remote import (
 )
 from dj_npy._stores.secret import Hidden
 from dj_npy._stores.threads import in_crowd, passed_on
+from dj_npy._stores.unmeasured import Unmeasured, chunks_of
 
 Version = dict[str, str | None]
 Client = S3Store | GCSStore | AzureStore
@@ -99,6 +100,8 @@ class CloudStore(RemoteStore):
         The credentials: no message has them.
     direct : bool
         Whether objects may be read from URLs that are signed here, without a proxy.
+    proxy : str, optional
+        Address of the proxy server in the store's settings.
     plain : writer and remover, optional
         Clients that send no checksums, if the others do: a server may not know them.
     unended : Unended, optional
@@ -117,6 +120,7 @@ class CloudStore(RemoteStore):
         *,
         hidden: Hidden | None = None,
         direct: bool = False,
+        proxy: str | None = None,
         plain: tuple[Client, Client] | None = None,
         unended: Unended | None = None,
     ) -> None:
@@ -128,6 +132,8 @@ class CloudStore(RemoteStore):
         self._ranges: bool | None = None  # whether the server honours them; not known yet
         self._ask_again = 0.0
         self._direct = Direct(self._signed) if direct else None
+        self._unmeasured = Unmeasured(self._signed, proxy)
+        self._is_unmeasured = False  # a server that does not tell obstore what it wants to know
         self._urls: dict[str, tuple[SplitResult, float]] = {}
 
     # Writing
@@ -253,19 +259,22 @@ class CloudStore(RemoteStore):
     def _get(self, path: str, start: int, stop: int) -> Answer:
         try:
             if self._ranges is not False or time.monotonic() > self._ask_again:
-                return self._get_range(path, start, stop)
+                return self._get_part(path, start, stop)
         except NpyError:
             raise
-        except exceptions.GenericError:
-            return self._get_anyhow(path, start, stop)
+        except exceptions.GenericError as error:
+            return self._get_anyhow(path, start, stop, error)
         except FAILURES as error:
             raise self.refused(error, path, "read") from None
         with self._translated(path, "read"):
             return self._get_through(path, start, stop)
 
-    def _get_anyhow(self, path: str, start: int, stop: int) -> Answer:
+    def _get_anyhow(self, path: str, start: int, stop: int, error: Exception) -> Answer:
         """The range begins past the end, or the server answers with the whole."""
         with self._translated(path, "read"):
+            if is_unmeasured(error) and (found := self._unmeasured.part(path, start, stop)):
+                self._is_unmeasured = self._ranges = True
+                return Answer(*found)
             answer = self._get_through(path, start, stop)
             if start < answer.size:
                 with suppress(exceptions.GenericError):
@@ -273,6 +282,11 @@ class CloudStore(RemoteStore):
                 self._ranges = False
                 self._ask_again = time.monotonic() + _FORGET_S
             return answer
+
+    def _get_part(self, path: str, start: int, stop: int) -> Answer:
+        if self._is_unmeasured and (found := self._unmeasured.part(path, start, stop)):
+            return Answer(*found)
+        return self._get_range(path, start, stop)
 
     def _get_range(self, path: str, start: int, stop: int) -> Answer:
         result = obstore.get(self._reader, path, options={"range": (start, stop)})
@@ -293,7 +307,13 @@ class CloudStore(RemoteStore):
         self, path: str, start: int, stop: int
     ) -> tuple[int, str, Iterator[tuple[int, memoryview]]]:
         """Return size, version, and the range in chunks, each with where it begins."""
-        result = obstore.get(self._reader, path)
+        try:
+            result = obstore.get(self._reader, path)
+        except exceptions.GenericError as error:
+            found = self._unmeasured.whole(path) if is_unmeasured(error) else None
+            if found is None:
+                raise
+            return found.size, found.version, chunks_of(found.data, start, min(stop, found.size))
         size, version = result.meta["size"], result.meta["e_tag"] or ""
         wanted = range(start, min(stop, size))
 

@@ -4,6 +4,7 @@ import re
 
 from obstore import exceptions
 
+from dj_npy._stores.reasons import CHECK_THE_KEYS, code_of, reason_of
 from dj_npy._stores.secret import Hidden
 
 # Not every error that obstore documents as its own is one: NotFoundError arrives as
@@ -16,28 +17,8 @@ UNCLEAR = (exceptions.GenericError, exceptions.JoinError, OSError)
 """After these, a request may have been carried out or not."""
 FAILURES = (exceptions.BaseError, OSError, ValueError)
 
-_NO_BUCKET = {"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted", "ContainerDisabled"}
-_KEYS = "access denied. Check the store's keys, or the credentials that stand in for them"
-_RIGHTS = "access denied: these credentials may not do this. Check what they are allowed"
-_EXPIRED = "the credentials have expired: renew them"
-_KMS = "the key that encrypts the bucket cannot be used: these credentials need rights on it (KMS)"
-# What a server calls its reason, and what to say; the first that fits.
-_CODES = (
-    ("InvalidObjectState|BlobArchived", "the object is in an archive (Glacier): have it restored"),
-    ("RequestTimeTooSkewed|RequestExpired", "the clock of this machine is wrong: set it"),
-    ("ExpiredToken|TokenRefreshRequired|InvalidToken", _EXPIRED),
-    ("KMS", _KMS),
-    ("InvalidAccessKeyId|SignatureDoesNotMatch|AuthFailure|AuthenticationFailed", _KEYS),
-    ("InvalidRequest.*ObjectLock|Content-MD5", "the bucket wants a checksum with what it keeps"),
-)
-# The reason that an answer of "AccessDenied" may give.
-_DENIALS = (
-    ("(?i)kms|encrypt", "access denied: the bucket wants objects to be encrypted (KMS), with a key "
-     "that these credentials may use. Set AWS_SERVER_SIDE_ENCRYPTION"),
-    ("(?i)explicit deny|polic", "access denied by a policy. Ask who looks after the bucket"),
-)  # fmt: skip
 _ADVICE = (
-    (DENIED, _KEYS),
+    (DENIED, CHECK_THE_KEYS),
     (TAKEN, "there is such an object already"),
     (CONDITION_FAILED, "the object has changed meanwhile"),
     (exceptions.InvalidPathError, "the service cannot have an object of this name"),
@@ -71,22 +52,9 @@ def is_bad(error: Exception) -> bool:
     return is_never(error) or "status code: 400" in str(error)
 
 
-def no_bucket(code: str) -> bool:
-    """Whether a server's code says that there is no bucket, rather than no object in it."""
-    return code in _NO_BUCKET
-
-
-def reason_of(code: str, message: str, verb: str = "") -> str | None:
-    """Return what to say of a server's code and message; None if nothing better is known."""
-    for codes, reason in _CODES:
-        if re.search(codes, code):
-            return reason
-    if code not in ("AccessDenied", "AllAccessDisabled", "AuthorizationPermissionMismatch"):
-        return None
-    found = next((reason for words, reason in _DENIALS if re.search(words, message)), _RIGHTS)
-    if verb in ("read", "copy", "map"):
-        found += "; or there is no such object, which credentials that may not list are not told"
-    return found
+def is_unmeasured(error: Exception) -> bool:
+    """Whether obstore misses a size in an answer, or cannot read it; all else is as well then."""
+    return bool(re.search("(?i)content.?(length|range)", str(error).split("\n")[0]))
 
 
 def told(error: Exception, hidden: Hidden, verb: str = "") -> str:
@@ -99,12 +67,6 @@ def told(error: Exception, hidden: Hidden, verb: str = "") -> str:
         found = next((hint for words, hint in _HINTS if re.search(words, text)), None)
         return f"{found} ({in_short(text)})" if found else in_short(text)
     return f"{reason} ({_code(text)})" if _code(text) else reason
-
-
-def code_of(text: str) -> str:
-    """What an XML answer of a server calls its reason, if `text` has one."""
-    found = re.search("<Code>([^<]+)</Code>", text)
-    return found[1].strip() if found else ""
 
 
 def _code(text: str) -> str:

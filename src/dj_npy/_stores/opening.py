@@ -10,7 +10,14 @@ from datajoint.errors import DataJointError
 from datajoint.storage import StorageBackend
 
 from dj_npy._errors import StoreError
-from dj_npy._stores.amazon import ambient_secrets, endpoint_of, region_of, s3_filesystem, s3_remove
+from dj_npy._stores.amazon import (
+    ambient_secrets,
+    endpoint_of,
+    region_of,
+    s3_filesystem,
+    s3_look,
+    s3_remove,
+)
 from dj_npy._stores.base import Store
 from dj_npy._stores.described import StoreConfig
 from dj_npy._stores.generic import GenericStore
@@ -186,6 +193,7 @@ def _generic_store(name: str, spec: dict[str, Any], identity: str) -> Store:
         identity,
         service=spec["protocol"] in _SERVICES,
         remove=s3_remove(spec) if on_s3 else None,
+        look=s3_look(spec) if on_s3 else None,
         hidden=hidden,
     )
 
