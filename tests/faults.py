@@ -54,6 +54,7 @@ class Fault:
 
     status: int = 0
     code: str = "SlowDown"
+    message: str = ""
     lose: bool = False
     reset: bool = False
     cut: int | None = None
@@ -135,7 +136,8 @@ def proxy_of(endpoint: str) -> Iterator[Proxy]:
                 self.drop()
                 return
             body = self.body(length, fault.slow)
-            failed = f"<Error><Code>{fault.code}</Code></Error>".encode()
+            reason = f"<Message>{fault.message}</Message>" if fault.message else ""
+            failed = f"<Error><Code>{fault.code}</Code>{reason}</Error>".encode()
             if fault.status:
                 self.answer(fault.status, {}, failed, fault)
                 return

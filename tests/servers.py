@@ -117,7 +117,7 @@ FEW_RIGHTS = {
 def seaweedfs(folder: Path) -> Iterator[str]:
     """Real S3, `ACCESS_KEY` may do all; and `FEW_RIGHTS`."""
     folder.mkdir(parents=True)
-    ports = [free_port() for _ in range(4)]
+    ports = [free_port() for _ in range(8)]
     rights = {ACCESS_KEY: ["Admin", "Read", "Write", "List", "Tagging"], **FEW_RIGHTS}
     identities = [
         {
@@ -138,6 +138,12 @@ def seaweedfs(folder: Path) -> Iterator[str]:
         "master.port": ports[1],
         "volume.port": ports[2],
         "filer.port": ports[3],
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "s3.port.grpc": ports[4],
+        "master.port.grpc": ports[5],
+        "volume.port.grpc": ports[6],
+        "filer.port.grpc": ports[7],
         "master.volumeSizeLimitMB": 64,
         "volume.max": 100,
     }

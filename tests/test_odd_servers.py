@@ -10,6 +10,7 @@ import pytest
 from dj_npy import ArrayMissingError, StoreError
 from dj_npy._remotefile import beginning_of_url
 from dj_npy._stores import Store, opening, remote
+from dj_npy._stores.base import PROBE
 from dj_npy._stores.cloud import CloudStore
 from tests.conformance import PLAIN, beginning, create, large, read
 from tests.faults import Fault, Proxy, Request, proxy_of
@@ -103,7 +104,7 @@ def test_an_error_names_what_was_asked_for(
         lambda: store.open_to_change("lab/a.npy"),
     ]
     for use in uses:
-        with pytest.raises(StoreError, match=r"'lab/a(_\w+)?\.npy'"):
+        with pytest.raises(StoreError, match=r"'lab/a(_[-\w]+)?\.npy'"):
             use()
 
 
@@ -228,14 +229,16 @@ def test_checksums_are_sent(
 
 
 @BOTH
-def test_object_lock(moto: str, location: str, through: str) -> None:
+def test_object_lock(moto: str, seaweedfs: str, location: str, through: str) -> None:
+    # Of checksums moto knows here only the one that boto3 sends, and obstore's not.
+    url = moto if through == "fsspec" else seaweedfs
     bucket = f"locked-{through}"
-    client = s3_client(moto)
+    client = s3_client(url)
     client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
     retention = {"Mode": "GOVERNANCE", "Days": 1}
     rule = {"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": retention}}
     client.put_object_lock_configuration(Bucket=bucket, ObjectLockConfiguration=rule)
-    with proxy_of(moto) as proxy:
+    with proxy_of(url) as proxy:
         proxy.harm = checked
         store = open_through(proxy, location, bucket=bucket)
         assert create(store, b"contents") == PLAIN
@@ -299,7 +302,7 @@ def test_writing_without_the_right(
     seaweedfs: str, location: str, who: str, through: str, impatient: None
 ) -> None:
     store = store_of(settings_of(seaweedfs, who, location))
-    with pytest.raises(StoreError, match="access denied.*not do this") as caught:
+    with pytest.raises(StoreError, match=r"access denied.*not do this") as caught:
         create(store, b"contents")
     assert "keys" not in str(caught.value)
     assert PROBE not in str(caught.value)
@@ -309,16 +312,16 @@ def test_writing_without_the_right(
 def test_writing_with_that_right_alone(seaweedfs: str, location: str, through: str) -> None:
     store = store_of(settings_of(seaweedfs, "write-only", location))
     paths = [create(store, b"contents") for _ in range(2)]
-    assert paths[0] == PLAIN != paths[1]
+    assert paths[0] != paths[1]
     assert {S3Raw(seaweedfs, location).get(path) for path in paths} == {b"contents"}
-    with pytest.raises(StoreError, match="access denied.*may not list are not told"):
+    with pytest.raises(StoreError, match=r"access denied.*may not list are not told"):
         read(store, PLAIN, 0, 8)
 
 
 @BOTH
 def test_listing_without_the_right(seaweedfs: str, location: str, through: str) -> None:
     store = store_of(settings_of(seaweedfs, "get-only", location))
-    with pytest.raises(StoreError, match="could not list.*access denied"):
+    with pytest.raises(StoreError, match=r"could not list.*access denied"):
         list(store.files())
 
 
@@ -327,8 +330,8 @@ CODES = {
     "RequestTimeTooSkewed": "clock of this machine",
     "ExpiredToken": "expired",
     "KMS.DisabledException": "KMS",
-    "AccessDenied</Code><Message>with an explicit deny in a policy</Message><Code>": "policy",
-    "AccessDenied</Code><Message>must use aws:kms</Message><Code>": "encryption",
+    "AccessDenied: with an explicit deny in a policy": "policy",
+    "AccessDenied: must use aws:kms": "encryption",
     "SignatureDoesNotMatch": "Check the store's keys",
 }
 
@@ -339,7 +342,8 @@ def test_a_refusal_is_told_by_its_cause(
     proxy: Proxy, location: str, code: str, through: str, impatient: None
 ) -> None:
     store = open_through(proxy, location)
-    proxy.harm = lambda request: Fault(status=403, code=code)
+    fault = Fault(403, *code.partition(": ")[::2])
+    proxy.harm = lambda request: fault
     for use in (lambda: read(store, "file", 0, 10), lambda: create(store, b"1")):
         with pytest.raises(StoreError, match=CODES[code]) as caught:
             use()

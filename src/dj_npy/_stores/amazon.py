@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import cache
 from hashlib import md5
+from io import BytesIO
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -91,7 +92,9 @@ def s3_filesystem(spec: dict[str, Any]) -> Any:
 
 
 def _add_checksum(params: dict[str, Any], **_: Any) -> None:
-    body = params["body"]
+    body = params["body"] or b""
+    if isinstance(body, BytesIO):
+        body = body.getbuffer()
     if isinstance(body, (bytes, bytearray, memoryview)):
         checksum = md5(body, usedforsecurity=False).digest()
         params["headers"]["Content-MD5"] = base64.b64encode(checksum).decode()
