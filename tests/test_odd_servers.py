@@ -2,6 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,12 +12,12 @@ import pytest
 
 from dj_npy import ArrayMissingError, StoreError
 from dj_npy._remotefile import beginning_of_url
-from dj_npy._stores import Store, opening, remote
+from dj_npy._stores import Store, amazon, open_store, opening, remote
 from dj_npy._stores.base import PROBE
 from dj_npy._stores.cloud import CloudStore
 from tests.conformance import PLAIN, beginning, create, large, read
 from tests.faults import Fault, Proxy, Request, proxy_of
-from tests.servers import S3Raw, s3_client, s3_settings
+from tests.servers import ACCESS_KEY, SECRET_KEY, S3Raw, s3_client, s3_settings
 from tests.test_conformance import location, store_of
 from tests.test_remote import impatient
 
@@ -348,3 +351,68 @@ def test_a_refusal_is_told_by_its_cause(
         with pytest.raises(StoreError, match=CODES[code]) as caught:
             use()
         assert ("keys" in str(caught.value)) == (code == "SignatureDoesNotMatch")
+
+
+# The time, and credentials that change
+
+
+@BOTH
+@pytest.mark.parametrize("who", ["get-only", "reader", "no-list"])
+def test_the_time_needs_no_right(seaweedfs: str, location: str, who: str, through: str) -> None:
+    raw = S3Raw(seaweedfs, location)
+    with proxy_of(seaweedfs) as proxy:
+        store = store_of(settings_of(proxy.endpoint, who, location))
+        before = datetime.now(UTC)
+        assert before - timedelta(seconds=1) < store.now() <= datetime.now(UTC)
+        assert not proxy.asked("PUT")
+    assert raw.keys() == set()
+
+
+@BOTH
+@pytest.mark.parametrize("headers", [{"date": None}, {"age": "5"}, {"date": "nonsense"}])
+def test_the_time_of_an_object_has_one_name(
+    proxy: Proxy, raw: S3Raw, location: str, headers: dict[str, str | None], through: str
+) -> None:
+    def harm(request: Request) -> Fault:
+        if request.method == "DELETE":
+            return Fault(status=403, code="AccessDenied")
+        return Fault(headers=headers)
+
+    proxy.harm = harm
+    store = open_through(proxy, location)
+    for _ in range(2):
+        assert abs(store.now() - datetime.now(UTC)) < timedelta(seconds=5)
+    assert raw.keys() == {".dj-npy-clock/now"}
+    assert list(store.files()) == []
+
+
+def test_an_error_about_the_time_names_no_object(proxy: Proxy, location: str) -> None:
+    proxy.harm = lambda request: Fault(status=403, code="AccessDenied", headers={"date": None})
+    with pytest.raises(StoreError, match="tells the time in store 'main'") as caught:
+        open_through(proxy, location).now()
+    assert ".dj-npy" not in str(caught.value)
+
+
+@BOTH
+def test_credentials_that_were_rotated(
+    rclone: str, location: str, through: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    text = f"[default]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key="
+    file.write_text(f"{text}of-last-year")
+    settings = {**s3_settings(rclone, location=location), "access_key": None, "secret_key": None}
+    stores = {"main": settings}
+    config: Any = SimpleNamespace(stores=stores, get_store_spec=lambda name: dict(stores[name]))
+    S3Raw(rclone, location).put("file", b"contents")
+    with pytest.raises(StoreError, match="Check the store's keys"):
+        beginning(open_store(config, "main"), "file", 10)
+    file.write_text(f"{text}{SECRET_KEY}")
+    assert beginning(open_store(config, "main"), "file", 10) == (b"contents", 8)
+
+
+def test_hosts_are_lower_case(moto: str, location: str) -> None:
+    url = moto.replace("127.0.0.1", "LOCALHOST").replace("http", "HTTP", 1)
+    settings = s3_settings(url.replace("HTTP", "http"), location=location)
+    assert amazon.endpoint_of("main", settings) == moto.replace("127.0.0.1", "localhost")

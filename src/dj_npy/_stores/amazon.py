@@ -6,8 +6,11 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
 from hashlib import md5
+from http.client import HTTPException
 from io import BytesIO
 from typing import Any
 from urllib.error import HTTPError
@@ -42,7 +45,7 @@ def endpoint_of(name: str, spec: dict[str, Any]) -> str:
             f"store {name!r}: `endpoint` must be a host, or http:// or https:// and a host, with "
             f"its port if need be, and nothing else"
         )
-    return said
+    return said.replace(parts.netloc, parts.netloc.lower())
 
 
 def region_of(spec: dict[str, Any]) -> str:
@@ -71,6 +74,24 @@ def bucket_region(url: str) -> str | None:
         ) from None
     region = headers.get("x-amz-bucket-region")
     return str(region) if region else None
+
+
+def server_time(url: str, proxy: str | None) -> datetime | None:
+    """Return a server's time, as it says to anybody; None if it does not, or another for it."""
+    time.sleep(1)  # it says whole seconds, and what was written before this call is not later
+    until = time.monotonic() + remote.SILENCE_S
+    try:
+        try:
+            request = Request(url, method="HEAD", headers={"Cache-Control": "no-cache"})
+            with opened(request, remote.CONNECT_TIMEOUT_S, until, proxy) as answer:
+                headers = answer.headers
+        except HTTPError as error:
+            headers = error.headers
+            error.close()
+        now = None if headers.get("Age") else parsedate_to_datetime(headers.get("Date"))
+    except (OSError, HTTPException, TypeError, ValueError):
+        return None
+    return now if now is None or now.tzinfo else now.replace(tzinfo=UTC)
 
 
 def s3_filesystem(spec: dict[str, Any]) -> Any:

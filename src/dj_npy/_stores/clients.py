@@ -146,6 +146,7 @@ def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
 def _ambient_s3(name: str, hidden: Hidden) -> Spec:
     """Credentials as botocore finds them: environment, profile, single sign-on, machine."""
     try:
+        from botocore.credentials import Credentials
         from botocore.session import get_session
     except ImportError:  # obstore knows some of these places too
         return {}
@@ -158,6 +159,9 @@ def _ambient_s3(name: str, hidden: Hidden) -> Spec:
         )
 
     def provide() -> Spec:
+        nonlocal credentials
+        if type(credentials) is Credentials:  # of a file, in which there may be others by now
+            credentials = get_session().get_credentials() or credentials
         frozen = credentials.get_frozen_credentials()  # renewed by botocore when they expire
         hidden.learn(*frozen)
         return {

@@ -1,6 +1,5 @@
 """Objects in S3, GCS and Azure, through obstore."""
 
-import errno
 import random
 import secrets
 import sys
@@ -35,7 +34,7 @@ from dj_npy._stores.failures import (
     is_unmeasured,
     told,
 )
-from dj_npy._stores.reasons import code_of, no_bucket
+from dj_npy._stores.reasons import code_of, is_expired, no_bucket
 from dj_npy._stores.remote import (
     PART,
     SIDE_BY_SIDE,
@@ -557,10 +556,8 @@ class CloudStore(RemoteStore):
             said = in_short(self._hidden.redacted(str(error)))
             return StoreError(f"{what}: {said}. Try again, or is there no such bucket?")
         reason = told(error, self._hidden, verb)
-        refused = StoreError(f"{what}: {reason}")
-        if isinstance(error, DENIED):
-            refused.errno = errno.EACCES
-        return refused
+        is_denied = isinstance(error, DENIED) or is_expired(code)
+        return self._refusal(f"{what}: {reason}", is_denied)
 
 
 def _listed_as(meta: Any) -> Listed:

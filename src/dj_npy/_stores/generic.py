@@ -1,6 +1,5 @@
 """Files on any fsspec file system: plugins, forked processes, rare credentials."""
 
-import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -8,9 +7,9 @@ from typing import Any
 
 from fsspec import AbstractFileSystem
 
-from dj_npy._errors import NpyError, StoreError
+from dj_npy._errors import NpyError
 from dj_npy._stores.base import MARKER, UNTIMED, Listed, Stat
-from dj_npy._stores.reasons import no_bucket, reason_of
+from dj_npy._stores.reasons import is_expired, no_bucket, reason_of
 from dj_npy._stores.remote import Answer, RemoteStore, part_size
 from dj_npy._stores.secret import Hidden
 
@@ -181,16 +180,16 @@ class GenericStore(RemoteStore):
             if verb in ("read", "copy") and (is_new or there):
                 return self._missing(path)
             reason = "no such bucket, container or folder"
-        elif advice := reason_of(code, self._hidden.redacted(str(said.get("Message"))), verb):
+        elif advice := reason_of(
+            code, self._hidden.redacted(str(said.get("Message") or text)), verb
+        ):
             reason = advice
         elif isinstance(error, PermissionError):
             reason = "access denied. Check the store's keys and what they may do"
         else:
             reason = f"{type(error).__name__}: {' '.join(text.split())[:200]}"
-        refused = StoreError(f"{what}: {reason}")
-        if isinstance(error, PermissionError):
-            refused.errno = errno.EACCES
-        return refused
+        is_denied = isinstance(error, PermissionError) or is_expired(code)
+        return self._refusal(f"{what}: {reason}", is_denied)
 
     def _answers(self, path: str) -> bool:
         """Whether the bucket is there, if the file system has such."""

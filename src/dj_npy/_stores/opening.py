@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from functools import partial
 from typing import Any, NamedTuple
 
 from datajoint.errors import DataJointError
@@ -17,11 +18,13 @@ from dj_npy._stores.amazon import (
     s3_filesystem,
     s3_look,
     s3_remove,
+    server_time,
 )
 from dj_npy._stores.base import Store
 from dj_npy._stores.described import StoreConfig
 from dj_npy._stores.generic import GenericStore
 from dj_npy._stores.local import LocalStore
+from dj_npy._stores.remote import RemoteStore
 from dj_npy._stores.secret import Hidden, cut, shown
 
 _SERVICES = ("s3", "gcs", "azure")
@@ -82,10 +85,20 @@ def open_store(config: StoreConfig, name: str | None) -> Store:
     if store is None:
         with cut():
             store = _opened.setdefault(identity, _new_store(name, spec))
+        if isinstance(store, RemoteStore) and not spec.get("access_key"):
+            store.denied = partial(_forget, identity)
     if len(_recent) >= _MAX_RECENT:
         _recent.clear()
     _recent[id(config), name] = (dict(settings or {}), store)
     return store
+
+
+def _forget(identity: str) -> None:
+    """Open a store anew when it is next used: credentials that it was refused may be others."""
+    store = _opened.pop(identity, None)
+    for key, (_, recent) in list(_recent.items()):
+        if recent is store:
+            _recent.pop(key, None)
 
 
 def schema_addressing(config: StoreConfig, store: Store) -> Addressing:
@@ -160,6 +173,14 @@ def _service_store(name: str, spec: dict[str, Any]) -> Store:
         spec["endpoint"] = endpoint_of(name, spec)
         spec["region"] = region_of(spec)
     identity = _identity(spec)
+    store = _client_store(name, spec, identity)
+    if spec["protocol"] == "s3":
+        url = f"{spec['endpoint']}/{bucket}"
+        store.ask_time = partial(server_time, url, spec.get("proxy_server"))
+    return store
+
+
+def _client_store(name: str, spec: dict[str, Any], identity: str) -> RemoteStore:
     if not _forked:
         from dj_npy._stores.clients import Inexpressible, cloud_store
 
@@ -180,7 +201,7 @@ def _identity(spec: dict[str, Any]) -> str:
     return f"{spec['protocol']}://{'/'.join(filter(None, (where, bucket, spec['location'])))}"
 
 
-def _generic_store(name: str, spec: dict[str, Any], identity: str) -> Store:
+def _generic_store(name: str, spec: dict[str, Any], identity: str) -> RemoteStore:
     # What is asked of DataJoint's backend makes no request.
     backend = StorageBackend(spec)
     on_s3, hidden = spec["protocol"] == "s3", Hidden(spec)

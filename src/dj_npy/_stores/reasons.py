@@ -5,13 +5,14 @@ import re
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted", "ContainerDisabled"}
 CHECK_THE_KEYS = "access denied. Check the store's keys, or the credentials that stand in for them"
 _RIGHTS = "access denied: these credentials may not do this. Check what they are allowed"
+_NO_LONGER = "ExpiredToken|TokenRefreshRequired|InvalidToken"
 _EXPIRED = "the credentials have expired: renew them"
 _KMS = "the key that encrypts the bucket cannot be used: these credentials need rights on it (KMS)"
 # What a server calls its reason, and what to say; the first that fits.
 _CODES = (
     ("InvalidObjectState|BlobArchived", "the object is in an archive (Glacier): have it restored"),
     ("RequestTimeTooSkewed|RequestExpired", "the clock of this machine is wrong: set it"),
-    ("ExpiredToken|TokenRefreshRequired|InvalidToken", _EXPIRED),
+    (_NO_LONGER, _EXPIRED),
     ("KMS", _KMS),
     ("InvalidAccessKeyId|SignatureDoesNotMatch|AuthFailure|AuthenticationFailed", CHECK_THE_KEYS),
     ("InvalidRequest.*ObjectLock|Content-MD5", "the bucket wants a checksum with what it keeps"),
@@ -22,6 +23,11 @@ _DENIALS = (
      "access denied: the bucket wants encryption (KMS), by a key that these credentials may use"),
     ("(?i)explicit deny|polic", "access denied by a policy. Ask who looks after the bucket"),
 )  # fmt: skip
+
+
+def is_expired(code: str) -> bool:
+    """Whether a server's code says that credentials hold no longer."""
+    return bool(re.search(_NO_LONGER, code))
 
 
 def no_bucket(code: str) -> bool:

@@ -1,5 +1,6 @@
 """What all stores behind a network share: how objects are created, and read side by side."""
 
+import errno
 import secrets
 import threading
 import time
@@ -14,14 +15,15 @@ from typing import Any, NamedTuple, TypeVar
 from dj_npy import _filecache as filecache
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
 from dj_npy._settings import settings
-from dj_npy._stores.base import MARKER, PROBE, Limits, Part, Replace, Stat, Store
+from dj_npy._stores.base import CLOCK, MARKER, PROBE, Limits, Part, Replace, Stat, Store
 from dj_npy._stores.secret import Hidden, cut
 from dj_npy._stores.threads import all_in_threads, side_by_side
 
 T = TypeVar("T")
 
-_CLOCK = ".dj-npy-clock"
-"""Folder of an empty object that is there until it is seen what time the store gives it."""
+_CLOCK = f"{CLOCK}/now"
+"""An object that is there until it is seen what time the store gives it."""
+_CLOCK_TRIES = 3
 ONE_REQUEST = 16 << 20
 """Bytes up to which one request is as fast as several."""
 PART = 8 << 20
@@ -82,6 +84,10 @@ class RemoteStore(Store):
         self._checksums = False
         self._probing_for = PROBE
         self._asking = threading.Lock()
+        self.ask_time: Callable[[], datetime | None] = lambda: None
+        """Returns the server's time, if it can be had without writing anything."""
+        self.denied: Callable[[], object] = lambda: None
+        """Called when credentials were refused: others may have come into their place."""
 
     # Writing
 
@@ -153,19 +159,24 @@ class RemoteStore(Store):
         return replace
 
     def _now(self) -> datetime:
-        # A new object: rclone does not take note of one that is written again as it was.
-        path = f"{_CLOCK}/{secrets.token_hex(8)}"
-        try:
-            self._put(path, [])
-            # As it is listed: by itself, its time may be told in whole seconds only.
-            return next(each.modified for each in self._files(_CLOCK) if each.path == path)
-        except StopIteration:
-            raise StoreError(
-                f"store {self.name!r} ({self.identity}) does not list an object that was just "
-                f"written there"
-            ) from None
-        finally:
-            self._remove(path)
+        if (now := self.ask_time()) is not None:
+            return now
+        # Always the same name, as it may be that none can be removed.
+        for _ in range(_CLOCK_TRIES):  # another process may remove it meanwhile
+            try:
+                # Other contents: rclone takes no note of what is written again as it was.
+                self._put(_CLOCK, [memoryview(secrets.token_bytes(8))])
+                # As it is listed: by itself, its time may be told in whole seconds only.
+                for each in self._files(_CLOCK.partition("/")[0]):
+                    if each.path == _CLOCK:
+                        return each.modified
+            finally:
+                with suppress(NpyError):
+                    self._remove(_CLOCK)
+        raise StoreError(
+            f"store {self.name!r} ({self.identity}) does not list an object that was just "
+            f"written there"
+        )
 
     # Reading
 
@@ -259,6 +270,8 @@ class RemoteStore(Store):
         )
 
     def where(self, path: str) -> str:
+        if path.startswith(CLOCK):
+            return f"the object that tells the time in store {self.name!r}"
         return super().where(self._probing_for if path == PROBE else path)
 
     def _missing(self, path: str) -> ArrayMissingError:
@@ -281,6 +294,13 @@ class RemoteStore(Store):
                 if isinstance(error, but):
                     raise
                 raise self.refused(error, path, verb) from None
+
+    def _refusal(self, message: str, is_denied: bool) -> StoreError:
+        refused = StoreError(message)
+        if is_denied:
+            refused.errno = errno.EACCES
+            self.denied()
+        return refused
 
     # What a backend brings
 
