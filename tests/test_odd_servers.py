@@ -374,7 +374,7 @@ def test_the_time_of_an_object_has_one_name(
     proxy: Proxy, raw: S3Raw, location: str, headers: dict[str, str | None], through: str
 ) -> None:
     def harm(request: Request) -> Fault:
-        if request.method == "DELETE":
+        if request.method == "DELETE" or request.query == "delete":
             return Fault(status=403, code="AccessDenied")
         return Fault(headers=headers)
 

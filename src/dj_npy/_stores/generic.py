@@ -180,9 +180,7 @@ class GenericStore(RemoteStore):
             if verb in ("read", "copy") and (is_new or there):
                 return self._missing(path)
             reason = "no such bucket, container or folder"
-        elif advice := reason_of(
-            code, self._hidden.redacted(str(said.get("Message") or text)), verb
-        ):
+        elif advice := reason_of(code, f"{said.get('Message')} {text}", verb):
             reason = advice
         elif isinstance(error, PermissionError):
             reason = "access denied. Check the store's keys and what they may do"
