@@ -73,7 +73,13 @@ class GenericStore(RemoteStore):
 
     def _put_new(self, path: str, contents: Sequence[memoryview]) -> bool:
         with self._translated(path, "write", but=FileExistsError), suppress(FileExistsError):
-            self._filesystem.pipe_file(self._full_path(path), b"".join(contents), mode="create")
+            try:
+                self._filesystem.pipe_file(self._full_path(path), b"".join(contents), mode="create")
+            except OSError as error:
+                # s3fs knows this answer by the words of Amazon alone.
+                if _answer_of(error).get("Code") == "PreconditionFailed":
+                    return False
+                raise
             return True
         return False
 
@@ -169,8 +175,7 @@ class GenericStore(RemoteStore):
 
     def refused(self, error: Exception, path: str, verb: str) -> NpyError:
         what = f"could not {verb} {self.where(path)} ({self.identity})"
-        response = getattr(error.__cause__, "response", None) or {}
-        said = response.get("Error", {}) if isinstance(response, dict) else {}
+        said = _answer_of(error)
         text = self._hidden.redacted(str(error))
         code = str(said.get("Code") or text.partition(":")[0])
         if isinstance(error, FileNotFoundError):
@@ -198,6 +203,13 @@ class GenericStore(RemoteStore):
             return True
         except Exception:
             return False
+
+
+def _answer_of(error: Exception) -> dict[str, Any]:
+    """What the server has said, if botocore has told it."""
+    response = getattr(error.__cause__, "response", None)
+    said = response.get("Error") if isinstance(response, dict) else None
+    return said if isinstance(said, dict) else {}
 
 
 def _stat_of(info: dict[str, Any]) -> Stat:
