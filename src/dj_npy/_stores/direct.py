@@ -80,6 +80,8 @@ class Direct:
         # One for the whole request: a server may drip its head, too.
         connection.until = time.monotonic() + remote.REQUEST_S
         try:
+            if connection.sock is None:  # the last answer was the last over it
+                connection.connect()
             connection.sock.settimeout(remote.SILENCE_S)
             connection.request(
                 "GET", f"{url.path}?{url.query}", headers={"Range": f"bytes={start}-{stop - 1}"}
