@@ -170,6 +170,13 @@ def rclone(rclone_folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def seaweedfs(session_folder: Path) -> Iterator[str]:
+    """A real server of S3, of many parts, in which identities have few rights."""
+    with servers.seaweedfs(session_folder / "seaweedfs") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def azurite(session_folder: Path) -> Iterator[str]:
     """Microsoft's own emulator of Azure; a connection string."""
     with servers.azurite(session_folder / "azurite") as connection:

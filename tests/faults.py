@@ -23,6 +23,12 @@ class Request:
     range: str | None
     length: int
     condition: str | None
+    headers: dict[str, str] = field(default_factory=dict)
+    """With names in lower case."""
+
+    @property
+    def is_conditional(self) -> bool:
+        return bool({"if-match", "if-none-match"} & self.headers.keys())
 
     @property
     def name(self) -> str:
@@ -40,12 +46,15 @@ class Fault:
     `late` hands the request on and then answers with that status, as if it had failed.
     `whole` hides the range from the server, which so answers with 200 and everything;
     `other` asks it for another range.
+    `chunked` sends the body in chunks, without a length. `drip` sends the head byte by byte,
+    one in so many seconds; `again` says ``100 Continue`` without end.
     `slow` takes that many seconds to read what the client sends. `headers` are those of the
     answer that are others; None: it has none of that name.
     """
 
     status: int = 0
     code: str = "SlowDown"
+    message: str = ""
     lose: bool = False
     reset: bool = False
     cut: int | None = None
@@ -54,6 +63,9 @@ class Fault:
     whole: bool = False
     other: str = ""
     slow: float = 0
+    chunked: bool = False
+    drip: float = 0
+    again: bool = False
     headers: dict[str, str | None] = field(default_factory=dict)
 
 
@@ -116,6 +128,7 @@ def proxy_of(endpoint: str) -> Iterator[Proxy]:
                 self.headers.get("Range"),
                 length,
                 self.headers.get("If-None-Match"),
+                {name.lower(): value for name, value in self.headers.items()},
             )
             proxy.requests.append(request)
             fault = proxy.harm(request)
@@ -123,7 +136,8 @@ def proxy_of(endpoint: str) -> Iterator[Proxy]:
                 self.drop()
                 return
             body = self.body(length, fault.slow)
-            failed = f"<Error><Code>{fault.code}</Code></Error>".encode()
+            reason = f"<Message>{fault.message}</Message>" if fault.message else ""
+            failed = f"<Error><Code>{fault.code}</Code>{reason}</Error>".encode()
             if fault.status:
                 self.answer(fault.status, {}, failed, fault)
                 return
@@ -172,9 +186,24 @@ def proxy_of(endpoint: str) -> Iterator[Proxy]:
             return b"".join(parts)
 
         def answer(self, status: int, headers: dict[str, str], body: bytes, fault: Fault) -> None:
+            try:
+                while fault.again:
+                    self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    time.sleep(0.01)
+                if fault.drip:
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+                while fault.drip:
+                    self.wfile.write(b"x")
+                    time.sleep(fault.drip)
+            except OSError:
+                self.close_connection = True
+                return
             self.send_response_only(status)
             told = {name.lower(): value for name, value in headers.items()}
             told.setdefault("content-length", str(len(body)))
+            if fault.chunked:
+                del told["content-length"]
+                self.send_header("Transfer-Encoding", "chunked")
             changed = {name.lower(): value for name, value in fault.headers.items()}
             for name, value in (told | changed).items():
                 if name not in ("connection", "transfer-encoding") and value is not None:
@@ -186,11 +215,18 @@ def proxy_of(endpoint: str) -> Iterator[Proxy]:
                 self.wfile.flush()
                 time.sleep(fault.stall)
             if fault.cut is not None:
-                self.wfile.write(body[: fault.cut])
+                chunk = b"%x\r\n" % len(body) if fault.chunked else b""
+                self.wfile.write(chunk + body[: fault.cut])
                 self.wfile.flush()
                 self.drop()
                 return
-            self.wfile.write(body)
+            if not fault.chunked:
+                self.wfile.write(body)
+                return
+            for start in range(0, len(body), 1 << 20):
+                piece = body[start : start + (1 << 20)]
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            self.wfile.write(b"0\r\n\r\n")
 
         def drop(self) -> None:
             # Linger of 0 seconds: a reset instead of an orderly end.

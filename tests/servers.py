@@ -1,6 +1,7 @@
 """Real servers for object stores, and what stands in them behind a store's back."""
 
 import itertools
+import json
 import os
 import shutil
 import socket
@@ -99,6 +100,63 @@ def rclone(folder: Path) -> Iterator[str]:
     keys = ["--auth-key", f"{ACCESS_KEY},{SECRET_KEY}"]
     address = ["--addr", f"127.0.0.1:{port}"]
     with started([script("rclone"), "serve", "s3", *keys, *address, str(folder)], port) as url:
+        yield url
+
+
+FEW_RIGHTS = {
+    "reader": ["Read", "List"],
+    "no-list": ["Read", "Write", "Delete"],
+    "get-only": ["Read"],
+    "write-only": ["Write"],
+    "nothing": ["Tagging"],
+}
+"""Identities of SeaweedFS, each with the secret key `SECRET_KEY`, and what they may do."""
+
+
+@contextmanager
+def seaweedfs(folder: Path) -> Iterator[str]:
+    """Real S3, `ACCESS_KEY` may do all; and `FEW_RIGHTS`."""
+    folder.mkdir(parents=True)
+    ports = [free_port() for _ in range(8)]
+    rights = {ACCESS_KEY: ["Admin", "Read", "Write", "List", "Tagging"], **FEW_RIGHTS}
+    identities = [
+        {
+            "name": name,
+            "credentials": [{"accessKey": name, "secretKey": SECRET_KEY}],
+            "actions": actions,
+        }
+        for name, actions in rights.items()
+    ]
+    config = folder / "identities.json"
+    config.write_text(json.dumps({"identities": identities}))
+    options = {
+        "dir": folder,
+        "ip": "127.0.0.1",
+        "ip.bind": "127.0.0.1",
+        "s3.port": ports[0],
+        "s3.config": config,
+        "master.port": ports[1],
+        "volume.port": ports[2],
+        "filer.port": ports[3],
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "s3.port.grpc": ports[4],
+        "master.port.grpc": ports[5],
+        "volume.port.grpc": ports[6],
+        "filer.port.grpc": ports[7],
+        "master.volumeSizeLimitMB": 64,
+        "volume.max": 100,
+    }
+    said = [f"-{name}={value}" for name, value in options.items()]
+    with started([script("weed"), "server", *said, "-s3"], ports[0]) as url:
+        client = s3_client(url)
+        for _ in range(100):
+            try:
+                client.create_bucket(Bucket=BUCKET)
+                client.put_object(Bucket=BUCKET, Key="first", Body=b"1")
+                break
+            except Exception:  # the parts of it find one another
+                time.sleep(0.2)
         yield url
 
 

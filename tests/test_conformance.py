@@ -97,6 +97,29 @@ class TestS3ByRcloneThroughFsspec(TestS3ByRclone):
         return store
 
 
+class TestS3BySeaweedFS(Conformance):
+    @pytest.fixture
+    def raw(self, seaweedfs: str, location: str) -> Raw:
+        return S3Raw(seaweedfs, location)
+
+    @pytest.fixture
+    def opened(self, seaweedfs: str, location: str) -> Store:
+        store = store_of(s3_settings(seaweedfs, location=location))
+        assert isinstance(store, CloudStore)
+        return store
+
+
+@pytest.mark.usefixtures("as_if_forked")
+class TestS3BySeaweedFSThroughFsspec(TestS3BySeaweedFS):
+    reserves = False
+
+    @pytest.fixture
+    def opened(self, seaweedfs: str, location: str) -> Store:
+        store = store_of(s3_settings(seaweedfs, location=location))
+        assert isinstance(store, GenericStore)
+        return store
+
+
 class TestAzure(Conformance):
     @pytest.fixture
     def raw(self, azurite: str, location: str) -> Raw:

@@ -3,24 +3,23 @@
 import base64
 import os
 import re
+import time
 from collections.abc import Callable
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 import datajoint as dj
 
 from dj_npy._command import UsageError
 from dj_npy._errors import ArrayMissingError, StoreError
-from dj_npy._stores import open_store
-from dj_npy._stores.environment import tls
+from dj_npy._stores import open_store, remote
+from dj_npy._stores.deadline import opened
 
 Beginning = Callable[[int], tuple[bytes, int]]
 """Reads so many bytes of a file, or all there are; returns them and the file's size."""
-
-_TIMEOUT_S = 30
 
 
 def beginning_of_url(url: str) -> tuple[str, Beginning]:
@@ -51,7 +50,8 @@ def beginning_of_url(url: str) -> tuple[str, Beginning]:
                 "Authorization", f"Basic {base64.b64encode(user).decode()}"
             )
         try:
-            with urlopen(request, timeout=_TIMEOUT_S, context=tls()) as answer:
+            until = time.monotonic() + remote.REQUEST_S
+            with opened(request, remote.SILENCE_S, until) as answer:
                 data = answer.read(length)
                 said = re.fullmatch(r"bytes 0-\d+/(\d+)", answer.headers["Content-Range"] or "")
                 nbytes = said[1] if said else answer.headers["Content-Length"]

@@ -1,10 +1,17 @@
 """What both ways to S3, obstore and s3fs, want to know of a store's settings."""
 
+import base64
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
+from hashlib import md5
+from http.client import HTTPException
+from io import BytesIO
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urljoin, urlsplit
@@ -14,12 +21,12 @@ from urllib.request import (
     ProxyHandler,
     Request,
     build_opener,
-    urlopen,
 )
 
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
 from dj_npy._stores.base import Listed
+from dj_npy._stores.deadline import opened
 from dj_npy._stores.environment import ca_bundle, encryption, proxy_for, tls
 
 _REGION = r"[a-z]{2}(?:-[a-z]+)+-\d"
@@ -45,7 +52,7 @@ def endpoint_of(name: str, spec: dict[str, Any]) -> str:
             f"store {name!r}: `endpoint` must be a host, or http:// or https:// and a host, with "
             f"its port if need be, and nothing else"
         )
-    return said
+    return said.replace(parts.netloc, parts.netloc.lower())
 
 
 def region_of(spec: dict[str, Any]) -> str:
@@ -62,8 +69,8 @@ def region_of(spec: dict[str, Any]) -> str:
 def bucket_region(url: str) -> str | None:
     """Ask S3 in which region a bucket is; it tells that to anybody."""
     try:
-        request = Request(url, method="HEAD")
-        with urlopen(request, timeout=remote.CONNECT_TIMEOUT_S, context=tls()) as answer:
+        until = time.monotonic() + remote.SILENCE_S
+        with opened(Request(url, method="HEAD"), remote.CONNECT_TIMEOUT_S, until) as answer:
             headers = answer.headers
     except HTTPError as error:
         headers = error.headers
@@ -105,6 +112,24 @@ def check_that_it_stays(name: str, spec: dict[str, Any]) -> None:
         pass
 
 
+def server_time(url: str, proxy: str | None) -> datetime | None:
+    """Return a server's time, as it says to anybody; None if it does not, or another for it."""
+    time.sleep(1)  # it says whole seconds, and what was written before this call is not later
+    until = time.monotonic() + remote.SILENCE_S
+    try:
+        try:
+            request = Request(url, method="HEAD", headers={"Cache-Control": "no-cache"})
+            with opened(request, remote.CONNECT_TIMEOUT_S, until, proxy) as answer:
+                headers = answer.headers
+        except HTTPError as error:
+            headers = error.headers
+            error.close()
+        now = None if headers.get("Age") else parsedate_to_datetime(headers.get("Date"))
+    except (OSError, HTTPException, TypeError, ValueError):
+        return None
+    return now if now is None or now.tzinfo else now.replace(tzinfo=UTC)
+
+
 def s3_filesystem(spec: dict[str, Any]) -> Any:
     """Return an s3fs file system."""
     import s3fs
@@ -114,7 +139,7 @@ def s3_filesystem(spec: dict[str, Any]) -> Any:
     session = get_session()
     # Aiohttp would wait for the answer to `Expect: 100-continue`, which not every proxy passes on.
     session.unregister("before-call.s3", add_expect_header)
-    return s3fs.S3FileSystem(
+    filesystem = s3fs.S3FileSystem(
         session=session,
         key=spec.get("access_key") or None,
         secret=spec.get("secret_key") or None,
@@ -127,6 +152,20 @@ def s3_filesystem(spec: dict[str, Any]) -> Any:
         config_kwargs=_config(spec),
         skip_instance_cache=True,
     )
+    # Buckets with Object Lock want a checksum, and this one every server knows.
+    events = filesystem.s3.meta.events
+    for operation in ("PutObject", "UploadPart"):
+        events.register(f"before-call.s3.{operation}", _add_checksum)
+    return filesystem
+
+
+def _add_checksum(params: dict[str, Any], **_: Any) -> None:
+    body = params["body"] or b""
+    if isinstance(body, BytesIO):
+        body = body.getbuffer()
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        checksum = md5(body, usedforsecurity=False).digest()
+        params["headers"]["Content-MD5"] = base64.b64encode(checksum).decode()
 
 
 def ambient_secrets() -> Callable[[], Iterable[str | None]]:
@@ -162,6 +201,45 @@ def s3_remove(spec: dict[str, Any]) -> Callable[[str], None]:
         client.delete_object(Bucket=bucket, Key=key)
 
     return remove
+
+
+def s3_look(spec: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
+    """
+    Return what tells size, version and time of ``bucket/key`` by a GET.
+
+    s3fs asks by a HEAD, whose answer has no code, then lists, which needs another right; and it
+    wants to be told a length.
+    """
+    client: Any = None
+
+    def get(bucket: str, key: str, **more: str) -> dict[str, Any]:
+        answer = client.get_object(Bucket=bucket, Key=key, **more)
+        with closing(answer["Body"]) as body:
+            said = re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.get("ContentRange") or "")
+            size = int(said[1]) if said else None
+            if size is None and more:
+                return get(bucket, key)
+            if size is None:
+                size = answer.get("ContentLength")
+            if size is None:
+                size = sum(map(len, body.iter_chunks(remote.PART)))
+        found = {"size": size, "ETag": answer.get("ETag", ""), "name": f"{bucket}/{key}"}
+        return {**found, "LastModified": answer.get("LastModified"), "type": "file"}
+
+    def look(full_path: str) -> dict[str, Any]:
+        nonlocal client
+        if client is None:
+            client = _client(spec, 5)
+        bucket, _, key = full_path.partition("/")
+        with _botocore_errors():
+            try:
+                return get(bucket, key, Range="bytes=0-0")
+            except client.exceptions.ClientError as error:
+                if error.response.get("Error", {}).get("Code") != "InvalidRange":
+                    raise
+                return get(bucket, key)
+
+    return look
 
 
 class UnendedUploads:
@@ -210,7 +288,9 @@ def _botocore_errors() -> Iterator[None]:
         yield
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
-        kind = PermissionError if code in ("AccessDenied", "Forbidden", "403") else OSError
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        kinds = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError}
+        kind = kinds.get(status, OSError)
         if code == "NoSuchUpload":
             raise
         raise kind(f"{code}: {error.response.get('Error', {}).get('Message', '')}") from None
@@ -218,8 +298,8 @@ def _botocore_errors() -> Iterator[None]:
         raise OSError(str(error)) from None
 
 
-def _client(spec: dict[str, Any]) -> Any:
-    """Return a client of botocore that asks for nothing twice."""
+def _client(spec: dict[str, Any], attempts: int = 1) -> Any:
+    """Return a client of botocore that, unless told, asks for nothing twice."""
     from botocore.config import Config
     from botocore.session import get_session
 
@@ -230,7 +310,7 @@ def _client(spec: dict[str, Any]) -> Any:
         verify=ca_bundle(),
         aws_access_key_id=spec.get("access_key") or None,
         aws_secret_access_key=spec.get("secret_key") or None,
-        config=Config(**_config(spec), retries={"total_max_attempts": 1}),
+        config=Config(**_config(spec), retries={"total_max_attempts": attempts}),
     )
 
 

@@ -38,6 +38,10 @@ PROBE = ".dj-npy-probe"
 """Characters: Linux takes no longer one, and object stores a quarter of it."""
 
 
+CLOCK = ".dj-npy-clock"
+"""A folder at a store's root, of an object that comes and goes; or stays, if it must."""
+
+
 class Stat(NamedTuple):
     """What a store knows of a file without reading it."""
 
@@ -246,7 +250,12 @@ class Store(ABC):
         A folder that is not there is empty. What a store has of its own is left out.
         """
         found = self._files(self.checked(folder) if folder else "")
-        return (each for each in found if each.path.rpartition("/")[2] not in (MARKER, PROBE))
+        own = {MARKER, PROBE}
+        return (
+            each
+            for each in found
+            if each.path.rpartition("/")[2] not in own and not each.path.startswith(f"{CLOCK}/")
+        )
 
     def now(self) -> datetime:
         """Return the time of the store's own clock, with a time zone. This writes to the store."""

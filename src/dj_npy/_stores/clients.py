@@ -21,7 +21,8 @@ from dj_npy._stores.failures import in_short
 from dj_npy._stores.secret import Hidden
 
 Spec = dict[str, Any]
-MakeClient = Callable[[Spec, int], Client]
+MakeClient = Callable[..., Client]
+"""From options of the HTTP client, a number of retries and more settings."""
 
 MAX_RETRIES = 8
 _BACK_OFF = {
@@ -62,9 +63,11 @@ def cloud_store(name: str, spec: Spec, identity: str, hidden: Hidden) -> CloudSt
     make = {"s3": _s3, "gcs": _gcs, "azure": _azure}[spec["protocol"]]
     try:
         client = make(name, spec, hidden)
+        # Buckets with Object Lock want one; SHA-256 is what obstore signs with anyway.
+        checked = {"checksum_algorithm": "SHA256"} if spec["protocol"] == "s3" else {}
         reader = client({"read_timeout": timedelta(seconds=remote.SILENCE_S)}, MAX_RETRIES)
-        writer = client({}, MAX_RETRIES)
-        remover = client({}, 0)
+        writer, remover = client({}, MAX_RETRIES, **checked), client({}, 0, **checked)
+        plain = (client({}, MAX_RETRIES), client({}, 0)) if spec["protocol"] == "s3" else None
     except (BaseError, ValueError, TypeError) as error:
         said = hidden.redacted(str(error))
         raise StoreError(
@@ -79,6 +82,8 @@ def cloud_store(name: str, spec: Spec, identity: str, hidden: Hidden) -> CloudSt
         hidden=hidden,
         direct=spec["protocol"] == "s3"
         and not proxy_for(spec["endpoint"], spec.get("proxy_server")),
+        proxy=spec.get("proxy_server"),
+        plain=plain,
         # Azure and Google throw away by themselves what was not finished within a week.
         unended=UnendedUploads(spec) if spec["protocol"] == "s3" else None,
     )
@@ -128,7 +133,7 @@ def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
     else:
         options |= _ambient_s3(name, spec, hidden)
 
-    def client(more: Spec, retries: int) -> Client:
+    def client(more: Spec, retries: int, **said: Any) -> Client:
         return S3Store(
             spec["bucket"],
             prefix=spec["location"] or None,
@@ -136,6 +141,7 @@ def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
             client_options=_client_options(spec, url, more),
             retry_config=_retry_config(retries),
             **options,
+            **said,
         )
 
     return client
@@ -144,6 +150,7 @@ def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
 def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
     """Credentials as botocore finds them: environment, profile, single sign-on, machine."""
     try:
+        from botocore.credentials import Credentials
         from botocore.session import get_session
     except ImportError:  # obstore knows some of these places too
         return {}
@@ -160,6 +167,9 @@ def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
         check_that_it_stays(name, spec)
 
     def provide() -> Spec:
+        nonlocal credentials
+        if type(credentials) is Credentials:  # of a file, in which there may be others by now
+            credentials = get_session().get_credentials() or credentials
         frozen = credentials.get_frozen_credentials()  # renewed by botocore when they expire
         hidden.learn(*frozen)
         return {

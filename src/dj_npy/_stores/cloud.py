@@ -1,6 +1,5 @@
 """Objects in S3, GCS and Azure, through obstore."""
 
-import errno
 import random
 import secrets
 import sys
@@ -30,8 +29,12 @@ from dj_npy._stores.failures import (
     TAKEN,
     UNCLEAR,
     in_short,
+    is_bad,
+    is_never,
+    is_unmeasured,
     told,
 )
+from dj_npy._stores.reasons import code_of, is_expired, no_bucket
 from dj_npy._stores.remote import (
     PART,
     SIDE_BY_SIDE,
@@ -41,6 +44,7 @@ from dj_npy._stores.remote import (
 )
 from dj_npy._stores.secret import Hidden
 from dj_npy._stores.threads import in_crowd, passed_on
+from dj_npy._stores.unmeasured import Unmeasured, chunks_of
 
 Version = dict[str, str | None]
 Client = S3Store | GCSStore | AzureStore
@@ -64,7 +68,10 @@ CHANGED = "djnpychanged"
 """Metadata of an object that was replaced: the checksum of what it was replaced by."""
 _NO_ETAG = '"00000000000000000000000000000000"'
 _ATTEMPTS = 4
+_TRIES = 9
+"""Of a request that obstore does not try again by itself."""
 _BACK_OFF_S = 0.1
+_MAX_BACK_OFF_S = 10
 _SIGNED_FOR = timedelta(minutes=5)
 _MOST_URLS = 1000
 _MIN_DIRECT_PART = 1 << 20
@@ -84,13 +91,18 @@ class CloudStore(RemoteStore):
     reader, writer, remover : obstore store
         Clients of the store's location. The one that notices a silent server counts the
         sending of a large object as silence, so it cannot write; and a removal that was
-        carried out and is asked for again would take the next object of that name.
+        carried out and is asked for again would take the next object of that name. Nor is a
+        conditional request tried again by obstore, which takes a "never" for a "later".
     identity : str
         Where it is, in words that no other store has: service, bucket, location.
     hidden : Hidden
         The credentials: no message has them.
     direct : bool
         Whether objects may be read from URLs that are signed here, without a proxy.
+    proxy : str, optional
+        Address of the proxy server in the store's settings.
+    plain : writer and remover, optional
+        Clients that send no checksums, if the others do: a server may not know them.
     unended : Unended, optional
         What lists multipart uploads, which obstore does not; None where none can be left.
     """
@@ -107,15 +119,20 @@ class CloudStore(RemoteStore):
         *,
         hidden: Hidden | None = None,
         direct: bool = False,
+        proxy: str | None = None,
+        plain: tuple[Client, Client] | None = None,
         unended: Unended | None = None,
     ) -> None:
         super().__init__(name, identity, hidden)
         self._unended = unended
         self._reader, self._writer, self._remover = reader, writer, remover
+        self._plain, self._checksums = plain, plain is not None
         self._replaces: bool | None = None  # not asked yet
         self._ranges: bool | None = None  # whether the server honours them; not known yet
         self._ask_again = 0.0
         self._direct = Direct(self._signed) if direct else None
+        self._unmeasured = Unmeasured(self._signed, proxy)
+        self._is_unmeasured = False  # a server that does not tell obstore what it wants to know
         self._urls: dict[str, tuple[SplitResult, float]] = {}
 
     # Writing
@@ -138,7 +155,7 @@ class CloudStore(RemoteStore):
         for attempt in count(1):
             try:
                 result = obstore.put(
-                    self._writer,
+                    self._remover,
                     path,
                     list(contents) or b"",
                     attributes={MARK: mark, **attributes},
@@ -149,31 +166,50 @@ class CloudStore(RemoteStore):
                 # Or is it the first try of this very request, whose answer was lost?
                 return self._marked(path, mark)
             except UNCLEAR as error:
+                if is_never(error):
+                    self._refuse(error, path, "write")
                 with suppress(NpyError):
-                    if version := self._marked(path, mark):
+                    if version := self._marked(path, mark, self._remover):
                         return version
-                if attempt == _ATTEMPTS or time.monotonic() > deadline:
-                    raise self.refused(error, path, "write") from None
-                time.sleep(_BACK_OFF_S * 2**attempt * random.random())
+                pause = min(_BACK_OFF_S * 2**attempt, _MAX_BACK_OFF_S) * random.random()
+                if attempt == _TRIES or time.monotonic() + pause > deadline or is_bad(error):
+                    self._refuse(error, path, "write")
+                time.sleep(pause)
             except FAILURES as error:
-                raise self.refused(error, path, "write") from None
+                self._refuse(error, path, "write")
             else:
                 return _version(result)
         raise AssertionError("not reached")
 
-    def _marked(self, path: str, mark: str) -> Version | None:
-        """Return the version of an object if it has our mark."""
+    def _marked(self, path: str, mark: str, client: Client | None = None) -> Version | None:
+        """Return the version of an object if it has our mark, as far as that may be read."""
         try:
-            found = obstore.get(self._reader, path, options={"head": True})
-        except MISSING:
+            found = obstore.get(client or self._reader, path, options={"head": True})
+        except (*MISSING, *DENIED):
             return None
         except FAILURES as error:
-            raise self.refused(error, path, "write") from None
+            self._refuse(error, path, "write")
         return _version(found.meta) if found.attributes.get(MARK) == mark else None
 
     def _put(self, path: str, contents: Sequence[memoryview]) -> None:
-        with self._translated(path, "write"):
+        def put() -> None:
             obstore.put(self._writer, path, list(contents) or b"", use_multipart=False)
+
+        with self._translated(path, "write"):
+            try:
+                put()
+            except exceptions.GenericError as error:
+                if not self._goes_without_checksums(error):
+                    raise
+                put()
+
+    def _goes_without_checksums(self, error: Exception) -> bool:
+        """Send none from now on, if a request was refused that had one."""
+        if self._plain is None or not is_bad(error):
+            return False
+        (self._writer, self._remover), self._plain = self._plain, None
+        self._checksums = False
+        return True
 
     def _upload(self, path: str, pieces: Iterable[memoryview], nbytes: int) -> None:
         def put(received: Iterator[memoryview]) -> None:
@@ -190,7 +226,8 @@ class CloudStore(RemoteStore):
                 with suppress(NpyError):  # only the answer to the last request may be lost
                     if self._stat(path).nbytes == nbytes:
                         return
-                raise self.refused(error, path, "write") from None
+                self._goes_without_checksums(error)
+                self._refuse(error, path, "write")
 
         def remove() -> None:
             with suppress(NpyError):
@@ -221,19 +258,22 @@ class CloudStore(RemoteStore):
     def _get(self, path: str, start: int, stop: int) -> Answer:
         try:
             if self._ranges is not False or time.monotonic() > self._ask_again:
-                return self._get_range(path, start, stop)
+                return self._get_part(path, start, stop)
         except NpyError:
             raise
-        except exceptions.GenericError:
-            return self._get_anyhow(path, start, stop)
+        except exceptions.GenericError as error:
+            return self._get_anyhow(path, start, stop, error)
         except FAILURES as error:
-            raise self.refused(error, path, "read") from None
+            self._refuse(error, path, "read")
         with self._translated(path, "read"):
             return self._get_through(path, start, stop)
 
-    def _get_anyhow(self, path: str, start: int, stop: int) -> Answer:
+    def _get_anyhow(self, path: str, start: int, stop: int, error: Exception) -> Answer:
         """The range begins past the end, or the server answers with the whole."""
         with self._translated(path, "read"):
+            if is_unmeasured(error) and (found := self._unmeasured.part(path, start, stop)):
+                self._is_unmeasured = self._ranges = True
+                return Answer(*found)
             answer = self._get_through(path, start, stop)
             if start < answer.size:
                 with suppress(exceptions.GenericError):
@@ -241,6 +281,11 @@ class CloudStore(RemoteStore):
                 self._ranges = False
                 self._ask_again = time.monotonic() + _FORGET_S
             return answer
+
+    def _get_part(self, path: str, start: int, stop: int) -> Answer:
+        if self._is_unmeasured and (found := self._unmeasured.part(path, start, stop)):
+            return Answer(*found)
+        return self._get_range(path, start, stop)
 
     def _get_range(self, path: str, start: int, stop: int) -> Answer:
         result = obstore.get(self._reader, path, options={"range": (start, stop)})
@@ -261,7 +306,13 @@ class CloudStore(RemoteStore):
         self, path: str, start: int, stop: int
     ) -> tuple[int, str, Iterator[tuple[int, memoryview]]]:
         """Return size, version, and the range in chunks, each with where it begins."""
-        result = obstore.get(self._reader, path)
+        try:
+            result = obstore.get(self._reader, path)
+        except exceptions.GenericError as error:
+            found = self._unmeasured.whole(path) if is_unmeasured(error) else None
+            if found is None:
+                raise
+            return found.size, found.version, chunks_of(found.data, start, min(stop, found.size))
         size, version = result.meta["size"], result.meta["e_tag"] or ""
         wanted = range(start, min(stop, size))
 
@@ -392,9 +443,9 @@ class CloudStore(RemoteStore):
         return Stat(size, version)
 
     def _stat(self, path: str) -> Stat:
-        with self._translated(path, "read"):
-            meta = obstore.head(self._reader, path)
-        return Stat(meta["size"], meta["e_tag"] or "")
+        # Not by a HEAD, whose answer has no code: is the object missing, or the bucket?
+        answer = self._get(path, 0, 1)
+        return Stat(answer.size, answer.version)
 
     def _files(self, folder: str) -> Iterator[Listed]:
         with self._translated(folder, "list"):
@@ -404,7 +455,13 @@ class CloudStore(RemoteStore):
 
     def _listed(self, path: str) -> Listed:
         with self._translated(path, "read"):
-            return _listed_as(obstore.head(self._reader, path))
+            return _listed_as(self._meta(path))
+
+    def _meta(self, path: str) -> Any:
+        if self._ranges is not False:
+            with suppress(exceptions.GenericError):  # an empty object, for one
+                return obstore.get(self._reader, path, options={"range": (0, 1)}).meta
+        return obstore.get(self._reader, path).meta
 
     def _uploads(self, folder: str) -> Iterator[Listed]:
         if self._unended is not None:
@@ -419,10 +476,10 @@ class CloudStore(RemoteStore):
     # Changing
 
     def _open_to_change(self, path: str) -> tuple[FileIO, Replace | None]:
-        if not self._replaces_conditionally():
+        if not self._replaces_conditionally(path):
             return super()._open_to_change(path)
         with self._translated(path, "map"):
-            meta = obstore.head(self._reader, path)
+            meta = self._meta(path)
         stat, version = Stat(meta["size"], meta["e_tag"] or ""), _version(meta)
         if stat.nbytes > remote.MAX_PUT:
             raise StoreError(
@@ -460,15 +517,21 @@ class CloudStore(RemoteStore):
 
         return file, replace
 
-    def _replaces_conditionally(self) -> bool:
+    def _replaces_conditionally(self, wanted: str) -> bool:
         """Whether the server honours ``If-Match``: some ignore it and overwrite."""
+        # If it refuses the other condition, checksums are settled with that.
+        self._creates_exclusively(wanted)
         with self._asking:
             if self._replaces is None:
-                with suppress(NpyError):
-                    self._put_new(PROBE, [])
+                self._probing_for = wanted
                 refused = (*CONDITION_FAILED, *MISSING)
-                accepted = self._put_if({"e_tag": _NO_ETAG, "version": "1"}, refused, PROBE, [])
-                self._replaces = accepted is None
+                condition = {"e_tag": _NO_ETAG, "version": "1"}
+                try:
+                    self._replaces = self._put_if(condition, refused, PROBE, []) is None
+                except StoreError:
+                    # Does it refuse the condition, or any request? Then this will raise.
+                    self._put(PROBE, [])
+                    self._replaces = False
             return self._replaces
 
     def _changed(self, path: str) -> str | None:
@@ -480,33 +543,23 @@ class CloudStore(RemoteStore):
 
     def refused(self, error: Exception, path: str, verb: str) -> NpyError:
         what = f"could not {verb} {self.where(path)} ({self.identity})"
-        if isinstance(error, MISSING):
-            there = self._answers(path)
-            if there and verb in ("read", "copy"):
-                return self._missing(path)
-            if there:  # it is an upload that is missing
-                return StoreError(f"{what}: {in_short(str(error))}. Try again")
+        code = code_of(str(error))
+        if no_bucket(code) or (isinstance(error, MISSING) and verb == "list"):
             return StoreError(
                 f"{what}: there is no such bucket or container. Create it, or correct "
                 f"the store's configuration"
             )
-        reason = told(error, self._hidden)
+        if isinstance(error, MISSING):
+            if verb in ("read", "copy", "map"):
+                return self._missing(path)
+            # It is an upload that is missing, if not the bucket.
+            said = in_short(self._hidden.redacted(str(error)))
+            return StoreError(f"{what}: {said}. Try again, or is there no such bucket?")
+        reason = told(error, self._hidden, verb)
         if isinstance(error, UNCLEAR):
             reason += self._and_the_proxy(error)
-        refused = StoreError(f"{what}: {reason}")
-        if isinstance(error, DENIED):
-            refused.errno = errno.EACCES
-        return refused
-
-    def _answers(self, path: str) -> bool:
-        """Whether the bucket is there; one that may not be listed is."""
-        try:
-            next(iter(obstore.list(self._reader, prefix=path)), None)
-        except DENIED:
-            return True
-        except FAILURES:
-            return False
-        return True
+        is_denied = isinstance(error, DENIED) or is_expired(code)
+        return self._refusal(f"{what}: {reason}", is_denied)
 
 
 def _listed_as(meta: Any) -> Listed:

@@ -6,10 +6,11 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPException
 from urllib.parse import SplitResult
 
 from dj_npy._stores import remote
+from dj_npy._stores.deadline import Connection, SecureConnection
 from dj_npy._stores.environment import tls
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")  # RFC 9110, section 14.4
@@ -30,7 +31,7 @@ class Direct:
 
     def __init__(self, sign: Callable[[str], SplitResult]) -> None:
         self._sign = sign
-        self._idle: deque[HTTPConnection] = deque()
+        self._idle: deque[Connection] = deque()
         weakref.finalize(self, _close, self._idle).atexit = False
         self._secure: ssl.SSLContext | None = None
         self.works = True
@@ -56,30 +57,33 @@ class Direct:
         except (OSError, HTTPException):
             return None
 
-    def _connected(self, url: SplitResult) -> HTTPConnection:
+    def _connected(self, url: SplitResult) -> Connection:
         if url.scheme == "http":
-            connection = HTTPConnection(url.netloc, timeout=remote.CONNECT_TIMEOUT_S)
+            connection = Connection(url.netloc, timeout=remote.CONNECT_TIMEOUT_S)
         else:
             if self._secure is None:
                 self._secure = tls()
-            connection = HTTPSConnection(
+            connection = SecureConnection(
                 url.netloc, timeout=remote.CONNECT_TIMEOUT_S, context=self._secure
             )
         connection.connect()
-        connection.sock.settimeout(remote.SILENCE_S)
         return connection
 
     def _asked(
         self,
-        connection: HTTPConnection,
+        connection: Connection,
         url: SplitResult,
         start: int,
         targets: Sequence[memoryview],
     ) -> tuple[int, str] | None:
         stop = start + sum(map(len, targets))
         whole = False
-        deadline = time.monotonic() + remote.REQUEST_S
+        # One for the whole request: a server may drip its head, too.
+        connection.until = time.monotonic() + remote.REQUEST_S
         try:
+            if connection.sock is None:  # the last answer was the last over it
+                connection.connect()
+            connection.sock.settimeout(remote.SILENCE_S)
             connection.request(
                 "GET", f"{url.path}?{url.query}", headers={"Range": f"bytes={start}-{stop - 1}"}
             )
@@ -93,7 +97,7 @@ class Direct:
             for target in targets:
                 while target:
                     count = response.readinto(target)
-                    if not count or time.monotonic() > deadline:
+                    if not count:
                         return None
                     target = target[count:]
             whole = True
@@ -105,6 +109,6 @@ class Direct:
                 connection.close()
 
 
-def _close(connections: deque[HTTPConnection]) -> None:
+def _close(connections: deque[Connection]) -> None:
     while connections:
         connections.pop().close()

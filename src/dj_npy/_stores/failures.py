@@ -4,6 +4,7 @@ import re
 
 from obstore import exceptions
 
+from dj_npy._stores.reasons import CHECK_THE_KEYS, code_of, reason_of
 from dj_npy._stores.secret import Hidden
 
 # Not every error that obstore documents as its own is one: NotFoundError arrives as
@@ -17,7 +18,7 @@ UNCLEAR = (exceptions.GenericError, exceptions.JoinError, OSError)
 FAILURES = (exceptions.BaseError, OSError, ValueError)
 
 _ADVICE = (
-    (DENIED, "access denied. Check the store's keys, or the credentials that stand in for them"),
+    (DENIED, CHECK_THE_KEYS),
     (TAKEN, "there is such an object already"),
     (CONDITION_FAILED, "the object has changed meanwhile"),
     (exceptions.InvalidPathError, "the service cannot have an object of this name"),
@@ -38,10 +39,30 @@ _HINTS = (
 )  # fmt: skip
 
 
-def told(error: Exception, hidden: Hidden) -> str:
+def is_never(error: Exception) -> bool:
+    """Whether a server has said that it does not know such a request, and never will."""
+    said = re.search(r"status code: (\d+)", str(error))
+    return said is not None and (
+        said[1] in ("405", "501") or code_of(str(error)) == "NotImplemented"
+    )
+
+
+def is_bad(error: Exception) -> bool:
+    """Whether a server did not like a request, for whatever reason."""
+    return is_never(error) or "status code: 400" in str(error)
+
+
+def is_unmeasured(error: Exception) -> bool:
+    """Whether obstore misses a size in an answer, or cannot read it; all else is as well then."""
+    return bool(re.search("(?i)content.?(length|range)", str(error).split("\n")[0]))
+
+
+def told(error: Exception, hidden: Hidden, verb: str = "") -> str:
     """Return what a message says of an error: a reason, and what to do, without secrets."""
     text = hidden.redacted(str(error))
-    reason = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), None)
+    reason = reason_of(code_of(text), _code(text), verb)
+    if reason is None:
+        reason = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), None)
     if reason is None:
         found = next((hint for words, hint in _HINTS if re.search(words, text)), None)
         return f"{found} ({in_short(text)})" if found else in_short(text)

@@ -1,6 +1,5 @@
 """Files on any fsspec file system: plugins, forked processes, rare credentials."""
 
-import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -8,8 +7,9 @@ from typing import Any
 
 from fsspec import AbstractFileSystem
 
-from dj_npy._errors import NpyError, StoreError
+from dj_npy._errors import NpyError
 from dj_npy._stores.base import MARKER, UNTIMED, Listed, Stat
+from dj_npy._stores.reasons import is_expired, no_bucket, reason_of
 from dj_npy._stores.remote import Answer, RemoteStore, part_size
 from dj_npy._stores.secret import Hidden
 
@@ -38,6 +38,8 @@ class GenericStore(RemoteStore):
     remove : callable, optional
         Removes a file by one request: a removal that was carried out and is asked for again
         would take the next object of that name. Default is the file system's own.
+    look : callable, optional
+        Tells what `info` of the file system does of a file. Default is that itself.
     hidden : Hidden
         The credentials: no message has them.
     """
@@ -51,24 +53,33 @@ class GenericStore(RemoteStore):
         *,
         service: bool = False,
         remove: Callable[[str], None] | None = None,
+        look: Callable[[str], dict[str, Any]] | None = None,
         hidden: Hidden | None = None,
     ) -> None:
         super().__init__(name, identity, hidden)
         self._filesystem, self._full_path = filesystem, full_path
         self._service = service
         self._remove_file = remove or filesystem.rm_file
+        self._look = look or filesystem.info
+        self._code_is_told = look is not None
         if not service:
             self._exclusive = False
 
     # Writing
 
-    def _reserves(self) -> bool:
+    def _reserves(self, wanted: str) -> bool:  # noqa: ARG002
         # An interrupt leaves what it interrupts to fsspec's own thread, where it goes on.
         return False
 
     def _put_new(self, path: str, contents: Sequence[memoryview]) -> bool:
         with self._translated(path, "write", but=FileExistsError), suppress(FileExistsError):
-            self._filesystem.pipe_file(self._full_path(path), b"".join(contents), mode="create")
+            try:
+                self._filesystem.pipe_file(self._full_path(path), b"".join(contents), mode="create")
+            except OSError as error:
+                # s3fs knows this answer by the words of Amazon alone.
+                if _answer_of(error).get("Code") == "PreconditionFailed":
+                    return False
+                raise
             return True
         return False
 
@@ -141,7 +152,7 @@ class GenericStore(RemoteStore):
         full = self._full_path(path)
         with self._translated(path, "read"):
             self._filesystem.invalidate_cache(full.rpartition("/")[0])
-            info = self._filesystem.info(full)
+            info = self._look(full)
         if info.get("type") == "directory":
             raise self._missing(path)
         return dict(info)
@@ -164,21 +175,24 @@ class GenericStore(RemoteStore):
 
     def refused(self, error: Exception, path: str, verb: str) -> NpyError:
         what = f"could not {verb} {self.where(path)} ({self.identity})"
+        said = _answer_of(error)
+        text = self._hidden.redacted(str(error))
+        code = str(said.get("Code") or text.partition(":")[0])
         if isinstance(error, FileNotFoundError):
             # A plugin's folders are made with the first file, so there need be none yet.
             is_new = path == MARKER and not self._service
-            if verb in ("read", "copy") and (is_new or self._answers(path)):
+            there = not no_bucket(code) and (self._code_is_told or self._answers(path))
+            if verb in ("read", "copy") and (is_new or there):
                 return self._missing(path)
             reason = "no such bucket, container or folder"
+        elif advice := reason_of(code, f"{said.get('Message')} {text}", verb):
+            reason = advice
         elif isinstance(error, PermissionError):
             reason = "access denied. Check the store's keys and what they may do"
         else:
-            text = self._hidden.redacted(str(error))
             reason = f"{type(error).__name__}: {' '.join(text.split())[:200]}"
-        refused = StoreError(f"{what}: {reason}{self._and_the_proxy(error)}")
-        if isinstance(error, PermissionError):
-            refused.errno = errno.EACCES
-        return refused
+        is_denied = isinstance(error, PermissionError) or is_expired(code)
+        return self._refusal(f"{what}: {reason}{self._and_the_proxy(error)}", is_denied)
 
     def _answers(self, path: str) -> bool:
         """Whether the bucket is there, if the file system has such."""
@@ -189,6 +203,13 @@ class GenericStore(RemoteStore):
             return True
         except Exception:
             return False
+
+
+def _answer_of(error: Exception) -> dict[str, Any]:
+    """What the server has said, if botocore has told it."""
+    response = getattr(error.__cause__, "response", None)
+    said = response.get("Error") if isinstance(response, dict) else None
+    return said if isinstance(said, dict) else {}
 
 
 def _stat_of(info: dict[str, Any]) -> Stat:

@@ -4,13 +4,22 @@ import json
 import os
 import re
 import sys
+from functools import partial
 from typing import Any, NamedTuple
 
 from datajoint.errors import DataJointError
 from datajoint.storage import StorageBackend
 
 from dj_npy._errors import StoreError
-from dj_npy._stores.amazon import ambient_secrets, endpoint_of, region_of, s3_filesystem, s3_remove
+from dj_npy._stores.amazon import (
+    ambient_secrets,
+    endpoint_of,
+    region_of,
+    s3_filesystem,
+    s3_look,
+    s3_remove,
+    server_time,
+)
 from dj_npy._stores.base import Store
 from dj_npy._stores.described import StoreConfig
 from dj_npy._stores.environment import proxy_for
@@ -78,10 +87,20 @@ def open_store(config: StoreConfig, name: str | None) -> Store:
     if store is None:
         with cut():
             store = _opened.setdefault(identity, _new_store(name, spec))
+        if isinstance(store, RemoteStore) and not spec.get("access_key"):
+            store.denied = partial(_forget, identity)
     if len(_recent) >= _MAX_RECENT:
         _recent.clear()
     _recent[id(config), name] = (dict(settings or {}), store)
     return store
+
+
+def _forget(identity: str) -> None:
+    """Open a store anew when it is next used: credentials that it was refused may be others."""
+    store = _opened.pop(identity, None)
+    for key, (_, recent) in list(_recent.items()):
+        if recent is store:
+            _recent.pop(key, None)
 
 
 def schema_addressing(config: StoreConfig, store: Store) -> Addressing:
@@ -155,13 +174,16 @@ def _service_store(name: str, spec: dict[str, Any]) -> Store:
     if spec["protocol"] == "s3":
         spec["endpoint"] = endpoint_of(name, spec)
         spec["region"] = region_of(spec)
-    store = _client_of(name, spec, _identity(spec))
+    store = _client_store(name, spec, _identity(spec))
     proxy = proxy_for(spec.get("endpoint") or _SOME_SERVICE, spec.get("proxy_server"))
     store.via = shown(proxy) if proxy else None
+    if spec["protocol"] == "s3":
+        url = f"{spec['endpoint']}/{bucket}"
+        store.ask_time = partial(server_time, url, spec.get("proxy_server"))
     return store
 
 
-def _client_of(name: str, spec: dict[str, Any], identity: str) -> RemoteStore:
+def _client_store(name: str, spec: dict[str, Any], identity: str) -> RemoteStore:
     if not _forked:
         from dj_npy._stores.clients import Inexpressible, cloud_store
 
@@ -195,6 +217,7 @@ def _generic_store(name: str, spec: dict[str, Any], identity: str) -> GenericSto
         identity,
         service=spec["protocol"] in _SERVICES,
         remove=s3_remove(spec) if on_s3 else None,
+        look=s3_look(spec) if on_s3 else None,
         hidden=hidden,
     )
 

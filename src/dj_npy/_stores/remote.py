@@ -1,5 +1,6 @@
 """What all stores behind a network share: how objects are created, and read side by side."""
 
+import errno
 import secrets
 import threading
 import time
@@ -8,20 +9,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from io import FileIO
-from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from itertools import chain, islice
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from dj_npy import _filecache as filecache
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
 from dj_npy._settings import settings
-from dj_npy._stores.base import MARKER, PROBE, Limits, Part, Replace, Stat, Store
+from dj_npy._stores.base import CLOCK, MARKER, PROBE, Limits, Part, Replace, Stat, Store
 from dj_npy._stores.secret import Hidden, cut
 from dj_npy._stores.threads import all_in_threads, side_by_side
 
 T = TypeVar("T")
 
-_CLOCK = ".dj-npy-clock"
-"""Folder of an empty object that is there until it is seen what time the store gives it."""
+_CLOCK = f"{CLOCK}/now"
+"""An object that is there until it is seen what time the store gives it."""
+_CLOCK_TRIES = 3
 ONE_REQUEST = 16 << 20
 """Bytes up to which one request is as fast as several."""
 PART = 8 << 20
@@ -81,34 +83,42 @@ class RemoteStore(Store):
         super().__init__(name)
         self.identity, self._hidden = identity, hidden or Hidden({})
         self._exclusive: bool | None = None  # not asked yet
+        self._checksums = False
+        self._probing_for = PROBE
         self._asking = threading.Lock()
+        self.ask_time: Callable[[], datetime | None] = lambda: None
+        """Returns the server's time, if it can be had without writing anything."""
+        self.denied: Callable[[], object] = lambda: None
+        """Called when credentials were refused: others may have come into their place."""
 
     # Writing
 
     def _create(self, paths: Iterator[str], pieces: Iterator[memoryview], nbytes: int) -> str:
+        first = next(paths)
+        paths = chain([first], paths)
         if nbytes <= ONE_PUT:
             contents = list(pieces)
-            if self._creates_exclusively():
+            if self._creates_exclusively(first):
                 return self._first_free(paths, contents)
             path = _of_nobody_else(paths)
             return self._written(path, lambda: self._put(path, contents))
-        path = self._reserved(paths)
+        path = self._reserved(paths, first)
         self._upload(path, pieces, nbytes)
         return path
 
     def _copied(self, paths: Iterator[str], source: str, nbytes: int) -> str | None:
-        if nbytes > MAX_COPY or not self._creates_exclusively():
+        if nbytes > MAX_COPY or not self._creates_exclusively(source):
             return None
-        path = self._reserved(paths)
+        path = self._reserved(paths, source)
         return self._written(path, lambda: self._copy(source, path))
 
-    def _reserved(self, paths: Iterator[str]) -> str:
+    def _reserved(self, paths: Iterator[str], wanted: str) -> str:
         """Return a name that may be written to by more than one request."""
-        return self._first_free(paths, []) if self._reserves() else _of_nobody_else(paths)
+        return self._first_free(paths, []) if self._reserves(wanted) else _of_nobody_else(paths)
 
-    def _reserves(self) -> bool:
+    def _reserves(self, wanted: str) -> bool:
         """Whether a name may be reserved: what is begun under it ends before it is free again."""
-        return self._creates_exclusively()
+        return self._creates_exclusively(wanted)
 
     def _first_free(self, paths: Iterator[str], contents: list[memoryview]) -> str:
         return next(path for path in paths if self._put_new(path, contents))
@@ -123,22 +133,27 @@ class RemoteStore(Store):
             raise
         return path
 
-    def _creates_exclusively(self) -> bool:
-        """Whether the server honours ``If-None-Match: *``: some ignore it and overwrite."""
+    def _creates_exclusively(self, wanted: str) -> bool:
+        """
+        Whether the server honours ``If-None-Match: *``: some ignore it and overwrite.
+
+        `wanted` is what an error calls the object, rather than the one that is tried.
+        """
         with self._asking:
-            if self._exclusive is None:
+            while self._exclusive is None:
+                self._probing_for, checksums = wanted, self._checksums
                 try:
-                    accepted_twice = self._put_new(PROBE, []) and self._put_new(PROBE, [])
+                    self._exclusive = not (self._put_new(PROBE, []) and self._put_new(PROBE, []))
                 except StoreError:
                     # Does it refuse the condition, or any request? Then this will raise.
                     self._put(PROBE, [])
-                    accepted_twice = True
-                self._exclusive = not accepted_twice
+                    if self._checksums == checksums:  # or it was these that it refused
+                        self._exclusive = False
             return self._exclusive
 
     def _mark(self, contents: bytes, replace: bool) -> bool:
         data = [memoryview(contents)]
-        if not replace and self._creates_exclusively():
+        if not replace and self._creates_exclusively(MARKER):
             return self._put_new(MARKER, data)
         self._put(MARKER, data)
         if not replace:
@@ -146,19 +161,24 @@ class RemoteStore(Store):
         return replace
 
     def _now(self) -> datetime:
-        # A new object: rclone does not take note of one that is written again as it was.
-        path = f"{_CLOCK}/{secrets.token_hex(8)}"
-        try:
-            self._put(path, [])
-            # As it is listed: by itself, its time may be told in whole seconds only.
-            return next(each.modified for each in self._files(_CLOCK) if each.path == path)
-        except StopIteration:
-            raise StoreError(
-                f"store {self.name!r} ({self.identity}) does not list an object that was just "
-                f"written there"
-            ) from None
-        finally:
-            self._remove(path)
+        if (now := self.ask_time()) is not None:
+            return now
+        # Always the same name, as it may be that none can be removed.
+        for _ in range(_CLOCK_TRIES):  # another process may remove it meanwhile
+            try:
+                # Other contents: rclone takes no note of what is written again as it was.
+                self._put(_CLOCK, [memoryview(secrets.token_bytes(8))])
+                # As it is listed: by itself, its time may be told in whole seconds only.
+                for each in self._files(_CLOCK.partition("/")[0]):
+                    if each.path == _CLOCK:
+                        return each.modified
+            finally:
+                with suppress(NpyError):
+                    self._remove(_CLOCK)
+        raise StoreError(
+            f"store {self.name!r} ({self.identity}) does not list an object that was just "
+            f"written there"
+        )
 
     # Reading
 
@@ -251,6 +271,11 @@ class RemoteStore(Store):
             f"the server sent {found}. Try again"
         )
 
+    def where(self, path: str) -> str:
+        if path.startswith(CLOCK):
+            return f"the object that tells the time in store {self.name!r}"
+        return super().where(self._probing_for if path == PROBE else path)
+
     def _missing(self, path: str) -> ArrayMissingError:
         return ArrayMissingError(
             f"could not read {self.where(path)} ({self.identity}): there is no such object. The "
@@ -272,11 +297,22 @@ class RemoteStore(Store):
                     raise
                 raise self.refused(error, path, verb) from None
 
+    def _refuse(self, error: Exception, path: str, verb: str) -> NoReturn:
+        with cut():
+            raise self.refused(error, path, verb) from None
+
     def _and_the_proxy(self, error: Exception) -> str:
         """Return what to add to what is said of an error, if it may be the proxy's."""
         if self.via is None or isinstance(error, PermissionError):
             return ""
         return f". It goes through the proxy {self.via}: is that running, and right?"
+
+    def _refusal(self, message: str, is_denied: bool) -> StoreError:
+        refused = StoreError(message)
+        if is_denied:
+            refused.errno = errno.EACCES
+            self.denied()
+        return refused
 
     # What a backend brings
 

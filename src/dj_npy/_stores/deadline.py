@@ -1,0 +1,62 @@
+"""HTTP requests that end in time, however slowly a server answers."""
+
+import io
+import socket
+import time
+from functools import partial
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from typing import Any
+from urllib.request import HTTPHandler, HTTPSHandler, ProxyHandler, Request, build_opener
+
+from dj_npy._stores.environment import tls
+
+
+class _Timed(socket.SocketIO):
+    """Bytes from a socket, none of which is waited for beyond a time."""
+
+    def __init__(self, sock: socket.socket, until: float) -> None:
+        super().__init__(sock, "r")
+        self._own, self._silence_s, self._until = sock, sock.gettimeout(), until
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the server has not answered in time")
+        self._own.settimeout(left if self._silence_s is None else min(left, self._silence_s))
+        return super().readinto(buffer)
+
+
+class Connection(HTTPConnection):
+    """A connection whose answers, head included, have come `until` then, or raise an error."""
+
+    def __init__(self, *args: Any, until: float = 0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.until = until
+        self.response_class = self._timed  # type: ignore[assignment]
+
+    def _timed(self, sock: socket.socket, *args: Any, **options: Any) -> HTTPResponse:
+        response = HTTPResponse(sock, *args, **options)
+        response.fp.close()
+        sock._io_refs += 1  # type: ignore[attr-defined]  # as `makefile` does
+        response.fp = io.BufferedReader(_Timed(sock, self.until))
+        return response
+
+
+class SecureConnection(Connection, HTTPSConnection):
+    """The same over TLS."""
+
+
+def opened(request: Request, silence_s: float, until: float, proxy: str | None = None) -> Any:
+    """As `urllib.request.urlopen`: the answer, and those to redirections, come `until` then."""
+
+    class Plain(HTTPHandler):
+        def http_open(self, request: Request) -> HTTPResponse:
+            return self.do_open(partial(Connection, until=until), request)
+
+    class Secure(HTTPSHandler):
+        def https_open(self, request: Request) -> HTTPResponse:
+            made = partial(SecureConnection, until=until, context=self._context)  # type: ignore[attr-defined]
+            return self.do_open(made, request)
+
+    proxies = [ProxyHandler({"http": proxy, "https": proxy})] if proxy else []
+    return build_opener(Plain, Secure(context=tls()), *proxies).open(request, timeout=silence_s)

@@ -1,0 +1,54 @@
+"""What servers call their reasons, and what to say of them."""
+
+import re
+
+_NO_BUCKET = {"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted", "ContainerDisabled"}
+CHECK_THE_KEYS = "access denied. Check the store's keys, or the credentials that stand in for them"
+_RIGHTS = "access denied: these credentials may not do this. Check what they are allowed"
+_NO_LONGER = "ExpiredToken|TokenRefreshRequired|InvalidToken"
+_EXPIRED = "the credentials have expired: renew them"
+_KMS = "the key that encrypts the bucket cannot be used: these credentials need rights on it (KMS)"
+# What a server calls its reason, and what to say; the first that fits.
+_CODES = (
+    ("InvalidObjectState|BlobArchived", "the object is in an archive (Glacier): have it restored"),
+    ("RequestTimeTooSkewed|RequestExpired", "the clock of this machine is wrong: set it"),
+    (_NO_LONGER, _EXPIRED),
+    ("KMS", _KMS),
+    ("InvalidAccessKeyId|SignatureDoesNotMatch|AuthFailure|AuthenticationFailed", CHECK_THE_KEYS),
+    ("InvalidRequest.*ObjectLock|Content-MD5", "the bucket wants a checksum with what it keeps"),
+)
+# The reason that an answer of "AccessDenied" may give.
+_DENIALS = (
+    ("(?i)kms|encrypt",
+     "access denied: the bucket wants encryption (KMS), by a key that these credentials may use"),
+    ("(?i)explicit deny|polic", "access denied by a policy. Ask who looks after the bucket"),
+)  # fmt: skip
+
+
+def is_expired(code: str) -> bool:
+    """Whether a server's code says that credentials hold no longer."""
+    return bool(re.search(_NO_LONGER, code))
+
+
+def no_bucket(code: str) -> bool:
+    """Whether a server's code says that there is no bucket, rather than no object in it."""
+    return code in _NO_BUCKET
+
+
+def reason_of(code: str, message: str, verb: str = "") -> str | None:
+    """Return what to say of a server's code and message; None if nothing better is known."""
+    for codes, reason in _CODES:
+        if re.search(codes, code):
+            return reason
+    if code not in ("AccessDenied", "AllAccessDisabled", "AuthorizationPermissionMismatch"):
+        return None
+    found = next((reason for words, reason in _DENIALS if re.search(words, message)), _RIGHTS)
+    if verb in ("read", "copy", "map"):
+        found += "; or there is no such object, which credentials that may not list are not told"
+    return found
+
+
+def code_of(text: str) -> str:
+    """What an XML answer of a server calls its reason, if `text` has one."""
+    found = re.search("<Code>([^<]+)</Code>", text)
+    return found[1].strip() if found else ""

@@ -1,0 +1,96 @@
+"""Reads from servers that do not say how much they send, which obstore wants to know."""
+
+import mmap
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPException
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult
+from urllib.request import Request
+
+from dj_npy._stores import remote
+from dj_npy._stores.deadline import opened
+
+_ATTEMPTS = 4
+_BACK_OFF_S = 0.1
+
+
+class Found(NamedTuple):
+    """Some bytes, or all, which are on disk, of an object of this size and version."""
+
+    data: Any
+    size: int
+    version: str
+
+
+class Unmeasured:
+    """
+    Reads that take what comes, and count it.
+
+    Asked only after obstore has failed; returns None for whatever is not a whole answer.
+
+    Parameters
+    ----------
+    sign : callable
+        From a path to a URL that may be read without further credentials.
+    proxy : str, optional
+        Address of a proxy server; default is that of the environment.
+    """
+
+    def __init__(self, sign: Callable[[str], SplitResult], proxy: str | None) -> None:
+        self._sign, self._proxy = sign, proxy
+
+    def part(self, path: str, start: int, stop: int) -> Found | None:
+        """Return bytes `start` to `stop`, or those there are; None without an exact answer."""
+        return self._tried(path, f"bytes={start}-{stop - 1}", lambda answer: _part(answer, start))
+
+    def whole(self, path: str) -> Found | None:
+        """Return an object through a temporary file."""
+        return self._tried(path, None, _whole)
+
+    def _tried(
+        self, path: str, span: str | None, use: Callable[[Any], Found | None]
+    ) -> Found | None:
+        for attempt in range(_ATTEMPTS):
+            url = self._sign(path).geturl()
+            request = Request(url, headers={"Range": span} if span else {})
+            until = time.monotonic() + remote.REQUEST_S
+            try:
+                with opened(request, remote.SILENCE_S, until, self._proxy) as answer:
+                    return use(answer)
+            except (OSError, HTTPException) as error:
+                if isinstance(getattr(error, "code", None), int) or attempt + 1 == _ATTEMPTS:
+                    return None
+                time.sleep(_BACK_OFF_S * 2**attempt)
+        return None
+
+
+def _part(answer: Any, start: int) -> Found | None:
+    said = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", ""))
+    if answer.status != 206 or said is None or int(said[1]) != start:
+        return None
+    data = answer.read()
+    if len(data) != int(said[2]) + 1 - start:
+        raise HTTPException("cut short")
+    return Found(data, int(said[3]), answer.headers.get("ETag", ""))
+
+
+def _whole(answer: Any) -> Found | None:
+    # Of an answer that simply ends, nobody knows whether it has come whole.
+    if answer.status != 200 or not (answer.chunked or answer.length is not None):
+        return None
+    with tempfile.TemporaryFile() as file:
+        while data := answer.read(remote.PART):
+            file.write(data)
+        file.flush()
+        size = file.tell()
+        kept = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
+    return Found(memoryview(kept), size, answer.headers.get("ETag", ""))
+
+
+def chunks_of(data: memoryview, start: int, stop: int) -> Iterator[tuple[int, memoryview]]:
+    """Yield bytes `start` to `stop` in pieces, each with where it begins."""
+    for first in range(start, stop, remote.PART):
+        yield first, data[first : min(first + remote.PART, stop)]
