@@ -162,8 +162,7 @@ def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
             f"AWS_SECRET_ACCESS_KEY, or run `aws configure`"
         )
 
-    elsewhere = not is_amazon(urlsplit(spec["endpoint"]).netloc)
-    if elsewhere and credentials.get_frozen_credentials().token:
+    if credentials.get_frozen_credentials().token:
         check_that_it_stays(name, spec)
 
     def provide() -> Spec:

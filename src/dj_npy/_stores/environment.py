@@ -9,6 +9,10 @@ from urllib.request import getproxies, proxy_bypass
 from dj_npy._errors import StoreError
 
 _BUNDLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+UNKNOWN_CERTIFICATE = (
+    "the server's certificate is not of an authority that is known here: set AWS_CA_BUNDLE to a "
+    "file with that authority's certificate"
+)
 _ENCRYPTION = {
     "AWS_SERVER_SIDE_ENCRYPTION": "ServerSideEncryption",
     "AWS_SSE_KMS_KEY_ID": "SSEKMSKeyId",

@@ -4,6 +4,7 @@ import re
 
 from obstore import exceptions
 
+from dj_npy._stores.environment import UNKNOWN_CERTIFICATE
 from dj_npy._stores.reasons import CHECK_THE_KEYS, code_of, reason_of
 from dj_npy._stores.secret import Hidden
 
@@ -31,10 +32,12 @@ _HINTS = (
     (r"redirect|AuthorizationHeaderMalformed|IllegalLocation|30[17] ",
      "the bucket seems to be in another region: set AWS_REGION, or the endpoint of that region"),
     (r"SlowDown|status code: 503|status code: 429", "the server is overloaded; try again later"),
+    (r"UnknownIssuer|CaUsedAsEndEntity", UNKNOWN_CERTIFICATE),
+    (r"InvalidCertificate", "the server's certificate is not valid, or not for this host"),
     (r"Connection refused", "is the server running, and are `endpoint` and `secure` right?"),
     (r"dns error|failed to lookup", "no such host: is `endpoint` right?"),
     (r"TimedOut|timed out|kind: Timeout", "time-out: the server or the network stalls"),
-    (r"ertificate|kind: Connect\b|InvalidContentType",
+    (r"kind: Connect\b|InvalidContentType",
      "no secure connection: are `endpoint` and `secure` right?"),
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ from fsspec import AbstractFileSystem
 
 from dj_npy._errors import NpyError
 from dj_npy._stores.base import MARKER, UNTIMED, Listed, Stat
+from dj_npy._stores.environment import UNKNOWN_CERTIFICATE
 from dj_npy._stores.reasons import is_expired, no_bucket, reason_of
 from dj_npy._stores.remote import Answer, RemoteStore, part_size
 from dj_npy._stores.secret import Hidden
@@ -191,6 +192,8 @@ class GenericStore(RemoteStore):
             reason = "access denied. Check the store's keys and what they may do"
         else:
             reason = f"{type(error).__name__}: {' '.join(text.split())[:200]}"
+            if "CERTIFICATE_VERIFY_FAILED" in text:
+                reason = f"{UNKNOWN_CERTIFICATE} ({reason})"
         is_denied = isinstance(error, PermissionError) or is_expired(code)
         return self._refusal(f"{what}: {reason}{self._and_the_proxy(error)}", is_denied)
 

@@ -13,6 +13,7 @@ from datajoint.storage import StorageBackend
 from dj_npy._errors import StoreError
 from dj_npy._stores.amazon import (
     ambient_secrets,
+    check_that_it_stays,
     endpoint_of,
     region_of,
     s3_filesystem,
@@ -210,6 +211,8 @@ def _generic_store(name: str, spec: dict[str, Any], identity: str) -> GenericSto
     on_s3, hidden = spec["protocol"] == "s3", Hidden(spec)
     if on_s3 and not spec.get("access_key"):
         hidden.ask = ambient_secrets()
+        if [*hidden.ask()][2:3] != [None]:  # a session token, or one that may come
+            check_that_it_stays(name, spec)
     return GenericStore(
         name,
         s3_filesystem(spec) if on_s3 else backend.fs,
