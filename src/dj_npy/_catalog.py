@@ -33,7 +33,9 @@ _COLUMNS = {
             UNION ALL SELECT a.atttypid, c.reltype FROM pg_catalog.pg_attribute a
             JOIN pg_catalog.pg_class c ON c.oid = a.attrelid),
         of_json (oid) AS (
-            SELECT oid FROM pg_catalog.pg_type WHERE oid IN ('json'::regtype, 'jsonb'::regtype)
+            SELECT oid FROM pg_catalog.pg_type
+            WHERE oid IN ('json'::regtype, 'jsonb'::regtype, 'text'::regtype, 'varchar'::regtype,
+                          'bpchar'::regtype)
             UNION
             SELECT m.oid FROM of_json j JOIN made_of m ON m.part = j.oid)
         SELECT n.nspname, c.relname, a.attname,
@@ -55,14 +57,15 @@ _COLUMNS = {
         JOIN information_schema.tables t
           ON t.table_schema = c.table_schema AND t.table_name = c.table_name
         WHERE t.table_type IN ('BASE TABLE', 'SYSTEM VERSIONED')
-          AND c.table_schema NOT IN ('information_schema', 'mysql', 'performance_schema', 'sys')
+          AND CAST(c.table_schema AS BINARY) NOT IN  -- there may be a schema `Sys`
+              ('information_schema', 'mysql', 'performance_schema', 'sys')
         ORDER BY c.table_schema, c.table_name, c.ordinal_position""",
 }
 _VERSIONED = """
     SELECT table_schema, table_name FROM information_schema.tables
     WHERE table_type = 'SYSTEM VERSIONED'"""
-_HOLDS_JSON = {"json", "longtext"}
-"""Types of a JSON column: of PostgreSQL and MySQL, and of MariaDB."""
+_HOLDS_JSON = {"json", "longtext", "mediumtext", "text", "tinytext", "varchar", "char"}
+"""Types of a JSON column, and of one that it may have been altered to, or copied into."""
 # A JSON is kept as it was written by some, so any character of it may be escaped. In place of
 # one that is longer than `max_allowed_packet` MySQL has an empty text, and MariaDB none.
 _MENTIONS = {

@@ -29,16 +29,19 @@ _STATUS_IN_TRANS = 1
 """What the protocol of MySQL calls a session in a transaction."""
 _OUTCOME_UNKNOWN = ("08", "40003")
 """SQLSTATEs with which PostgreSQL says that it does not know either."""
-_MAY_BE_UNSEEN = (
-    "SELECT %s, row_security_active(oid) OR relhasrules OR EXISTS (SELECT FROM pg_trigger "
-    "WHERE tgrelid = pg_class.oid AND NOT tgisinternal AND tgtype & 66 <> 0) "
-    "FROM pg_class WHERE oid = %s::regclass"
-)
+_MAY_BE_UNSEEN = """
+    SELECT %s, (
+        WITH RECURSIVE parts (oid) AS (
+            SELECT %s::regclass::oid
+            UNION SELECT inhrelid FROM pg_catalog.pg_inherits JOIN parts ON inhparent = parts.oid)
+        SELECT bool_or(row_security_active(c.oid) OR relhasrules OR EXISTS (
+            SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal))
+        FROM pg_catalog.pg_class c JOIN parts ON parts.oid = c.oid)"""
 """
 Whether PostgreSQL may have rows of a table that are not found in it.
 
-Row security hides them from an account; a rule, or a trigger before or instead of an INSERT (2
-and 64 in `tgtype`), puts them elsewhere.
+Row security hides them from an account; a rule or any trigger, of the table or of a part of it, may
+put them elsewhere.
 """
 _REMOVALS = 16
 _PATHS = 500
