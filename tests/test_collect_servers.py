@@ -264,3 +264,50 @@ def test_a_former_row_of_a_versioned_table_counts(
     (rows & "recording_id < 3").delete(prompt=False)
     assert dj_npy.collect(schema, older_than=NOW, dry_run=False).removed == 0
     assert files(store) == before
+
+
+# --- columns that are no JSON any more ----------------------------------------------------------
+
+
+def test_a_column_that_was_altered_to_text_is_read(
+    rows: Any, orphans: set[str], schema: Any, store: Path
+) -> None:
+    """Inserts and fetches work as before."""
+    name, query = rows.full_table_name, rows.connection.query
+    if rows.connection.adapter.backend == "postgresql":
+        query(f"ALTER TABLE {name} ALTER COLUMN waveform TYPE text")
+    else:
+        query(f"ALTER TABLE {name} MODIFY waveform text COMMENT ':<npy@>:'")
+    assert dj_npy.collect(schema, older_than=NOW, dry_run=False).removed == len(orphans)
+    assert files(store) == paths(rows)
+
+
+@pytest.mark.parametrize("kind", ["text", "varchar(900)"])
+def test_what_was_copied_into_a_text_is_a_reference(
+    rows: Any, schema: Any, store: Path, kind: str
+) -> None:
+    query, there = rows.connection.query, files(store)
+    quote = rows.connection.adapter.quote_identifier
+    kept = f"{quote(schema.database)}.{quote('kept')}"
+    query(f"CREATE TABLE {kept} (n int, w {kind})")
+    query(f"INSERT INTO {kept} SELECT recording_id, waveform FROM {rows.full_table_name}")
+    (rows & "recording_id > 1").delete(prompt=False)
+    dj_npy.collect(schema, older_than=NOW, dry_run=False, at_most=9)
+    assert files(store) == there
+
+
+@MYSQL
+def test_a_schema_that_is_called_as_one_of_the_server_s_but_for_case(
+    rows: Any, database: Any, schema: Any, store: Path
+) -> None:
+    """Names of schemas differ by case there, and MariaDB compared them without."""
+    query, there = rows.connection.query, files(store)
+    query("CREATE DATABASE `Sys`")
+    try:
+        query("CREATE TABLE `Sys`.kept (n int, w json)")
+        query(f"INSERT INTO `Sys`.kept SELECT recording_id, waveform FROM {rows.full_table_name}")
+        (rows & "recording_id > 1").delete(prompt=False)
+        dj_npy.collect(schema, older_than=NOW, dry_run=False, at_most=9)
+    finally:
+        query("DROP DATABASE `Sys`")
+    assert files(store) == there

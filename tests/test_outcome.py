@@ -530,8 +530,9 @@ def test_rows_that_are_hidden_from_this_account_are_not_taken_for_none(
     query(f"DROP ROLE {role}")
 
 
+@pytest.mark.parametrize("when", ["BEFORE", "AFTER"])
 def test_rows_that_a_trigger_puts_elsewhere_are_not_taken_for_none(
-    numbered: Any, table: MakeTable
+    numbered: Any, table: MakeTable, when: str
 ) -> None:
     if not is_postgresql(numbered):
         return
@@ -539,11 +540,12 @@ def test_rows_that_a_trigger_puts_elsewhere_are_not_taken_for_none(
     query, schema = numbered.connection.query, numbered.database
     query(
         f'CREATE FUNCTION "{schema}".put() RETURNS trigger AS \'BEGIN '
-        f"INSERT INTO {elsewhere.full_table_name} VALUES (NEW.*); RETURN NULL; END' "
+        f"INSERT INTO {elsewhere.full_table_name} VALUES (NEW.*); "
+        f"DELETE FROM {numbered.full_table_name} WHERE id = NEW.id; RETURN NULL; END' "
         f"LANGUAGE plpgsql"
     )
     query(
-        f"CREATE TRIGGER put BEFORE INSERT ON {numbered.full_table_name} "
+        f"CREATE TRIGGER put {when} INSERT ON {numbered.full_table_name} "
         f'FOR EACH ROW EXECUTE FUNCTION "{schema}".put()'
     )
     dj_npy.insert(numbered, [row(1), row(2)], skip_duplicates=True)
