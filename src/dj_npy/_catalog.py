@@ -373,15 +373,24 @@ class Snapshot:
 
 
 @contextmanager
+def another_session(connection: Any) -> Iterator[Any]:
+    """Connect to a server once more, for what the caller's connection is not to be touched."""
+    own = copy.copy(connection)
+    own.connect()
+    try:
+        yield own
+    finally:
+        own.close()
+
+
+@contextmanager
 def snapshot(connection: Any) -> Iterator[Snapshot]:
     """
     Look at the database as it is now, over a connection of its own.
 
     What the caller's connection is in the middle of is not touched, and not seen.
     """
-    own = copy.copy(connection)
-    own.connect()
-    try:
+    with another_session(connection) as own:
         if own.adapter.backend == "postgresql":
             from psycopg2 import extras
 
@@ -409,8 +418,6 @@ def snapshot(connection: Any) -> Iterator[Snapshot]:
             with suppress(Exception):  # the server ends a transaction at once only if told so
                 now.end()
                 now.unlock()
-    finally:
-        own.close()
 
 
 def schema_name(given: Any) -> str | None:
