@@ -64,8 +64,10 @@ Of PostgreSQL, whatever is text, composed, or of a kind of its own, and arrays o
 """
 # A JSON is kept as it was written by some, so any character of it may be escaped.
 _MENTIONS = {
-    "postgresql": "{0} ILIKE '%.npy%' OR strpos({0}, chr(92) || 'u00') > 0",
-    "mysql": "lower({0}) LIKE '%.npy%' OR locate(concat(char(92), 'u00'), {0}) > 0",
+    "postgresql": """{0} ILIKE '%.npy%' OR {0} LIKE '%is_dir%'
+        OR strpos({0}, chr(92) || 'u00') > 0""",
+    "mysql": """lower({0}) LIKE '%.npy%' OR {0} LIKE '%is_dir%'
+        OR locate(concat(char(92), 'u00'), {0}) > 0""",
 }
 _REWRITTEN = """
     SELECT n.nspname, c.relname FROM pg_catalog.pg_class c
@@ -219,7 +221,7 @@ class Snapshot:
 
     def references(self) -> Iterator[str]:
         """
-        Yield every path to a ``.npy`` file in any JSON or text of any table of any schema.
+        Yield every path to a ``.npy`` file or a folder in any JSON or text of any table.
 
         More than the columns whose codec is known to this process: a column may be of a codec
         that is not registered here, and rows may be copied.

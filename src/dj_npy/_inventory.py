@@ -61,6 +61,7 @@ class Inventory:
         # Slashes in the paths of either, most often as many in all: others are not looked up.
         self._listed: set[int] = set()
         self._named: set[int] = set()
+        self._folders = False  # whether a row refers to one
 
     def __enter__(self) -> "Inventory":
         return self
@@ -136,8 +137,12 @@ class Inventory:
         execute("BEGIN")
         for reference in references:
             path = folded(reference)
+            if reference.endswith("/"):
+                self._folders = True
+                self._refer(f"{ending}/" for ending in endings_below(path))
+                continue
             self._named.add(path.count("/"))
-            execute("INSERT OR IGNORE INTO referred VALUES (?)", (path,))
+            self._refer([path])
             marked = 0
             for ending in endings(path):
                 if ending.count("/") in self._listed:
@@ -147,10 +152,9 @@ class Inventory:
                     execute(f"{mark} version = ?", (version,))
         for row, path in self._not_live():
             if any(
-                ending.count("/") in self._named
-                and execute("SELECT 1 FROM referred WHERE path = ?", (ending,)).fetchone()
+                ending.count("/") in self._named and self._is_referred(ending)
                 for ending in endings_below(folded(path))
-            ):
+            ) or (self._folders and self._is_in_a_folder(folded(path))):
                 execute("UPDATE files SET live = 1 WHERE rowid = ?", (row,))
         # One file by two names, through links and mounts; a row never means one in the making.
         for same in ("version", "leads_to"):
@@ -159,6 +163,22 @@ class Inventory:
                 f"(SELECT leads_to FROM files WHERE live AND leads_to <> '')"
             )
         execute("COMMIT")
+
+    def _refer(self, paths: Iterable[str]) -> None:
+        rows = ((path,) for path in paths)
+        self._files.executemany("INSERT OR IGNORE INTO referred VALUES (?)", rows)
+
+    def _is_referred(self, path: str) -> bool:
+        found = self._files.execute("SELECT 1 FROM referred WHERE path = ?", (path,))
+        return found.fetchone() is not None
+
+    def _is_in_a_folder(self, path: str) -> bool:
+        """Whether a row refers to a folder that a file is in, however deep."""
+        while "/" in path:
+            path = path.rpartition("/")[0]
+            if any(self._is_referred(f"{ending}/") for ending in endings_below(path)):
+                return True
+        return False
 
     def _not_live(self) -> Iterator[tuple[int, str]]:
         last = 0

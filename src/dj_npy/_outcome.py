@@ -58,9 +58,7 @@ What MySQL and MariaDB say of a table now: its engine, and whether there are tri
 A trigger may put rows into a table that a rollback leaves alone, even of a duplicate that is then
 skipped. Who may not create triggers is told of none.
 """
-_WRITTEN = (
-    "SHOW SESSION STATUS WHERE variable_name IN ('Com_insert', 'Com_replace', 'Com_update')"
-)
+_WRITTEN = "SHOW SESSION STATUS WHERE variable_name IN ('Com_insert', 'Com_replace', 'Com_update')"
 _REMOVALS = 16
 _PATHS = 500
 """How many paths are looked for by one query."""
