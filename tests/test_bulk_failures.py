@@ -1,9 +1,11 @@
 """Many arrays at once, when a server dies or the user has had enough: real processes."""
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 
 import dj_npy
+from dj_npy._ahead import Ahead, Step, Task
 from tests.conftest import run
 from tests.servers import (
     ACCESS_KEY,
@@ -147,6 +150,29 @@ def test_ctrl_c_stops_within_a_second_and_leaves_nothing(
     assert told["rows"] == 1
     assert told["garbage"] == 0
     assert len(raw.keys() - {".dj-npy-probe"}) == 1
+
+
+def test_a_thread_whose_task_has_failed_is_not_left_to_the_collector() -> None:
+    """Its error leads to the thread's own frames, and these to whose error was awaited."""
+
+    def fail() -> None:
+        time.sleep(0.05)  # until it is awaited
+        raise ValueError
+
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        ahead = Ahead([Step("one", [Task(fail)])], 1, 1)
+        assert next(ahead).item == "one"
+        ahead.close()
+        del ahead
+        gc.collect()
+        assert not any(isinstance(each, threading.Thread) for each in gc.garbage)
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 # --- memory ----------------------------------------------------------------------------------

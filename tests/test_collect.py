@@ -271,7 +271,7 @@ def test_a_row_that_moves_while_the_references_are_read_is_seen(
 def test_a_row_that_comes_while_the_store_is_listed_is_seen(
     rows: Any, schema: Any, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = dj_npy._collect.Inventory.list
+    original = dj_npy._inventory.Inventory.list
 
     def list_(self: Any, *args: Any) -> None:
         original(self, *args)  # the file was there before it was listed, its row came after
@@ -285,7 +285,7 @@ def test_a_row_that_comes_while_the_store_is_listed_is_seen(
     [(value,)] = query(f"SELECT waveform FROM {saved}").fetchall()
     query(f"DROP TABLE {saved}")
     (rows & "recording_id=77").delete(prompt=False)
-    monkeypatch.setattr(dj_npy._collect.Inventory, "list", list_)
+    monkeypatch.setattr(dj_npy._inventory.Inventory, "list", list_)
     assert dj_npy.collect(schema, older_than=NOW, dry_run=False).removed == 0
     assert (rows & "recording_id=77").fetch1("waveform").verify() == "as inserted"
     assert len(files(store)) == 7
@@ -450,7 +450,7 @@ def test_transactions_are_timed_by_one_clock(rows: Any, database: Any, server_wi
 def test_a_file_that_was_replaced_after_it_was_listed_stays(
     rows: Any, orphans: set[str], schema: Any, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = dj_npy._collect.Inventory.remove
+    original = dj_npy._inventory.Inventory.remove
     [one, *_] = sorted(orphans)
 
     def remove(self: Any, *args: Any) -> None:
@@ -458,7 +458,7 @@ def test_a_file_that_was_replaced_after_it_was_listed_stays(
         rows.insert1({"recording_id": 0, "waveform": WAVEFORM})
         original(self, *args)
 
-    monkeypatch.setattr(dj_npy._collect.Inventory, "remove", remove)
+    monkeypatch.setattr(dj_npy._inventory.Inventory, "remove", remove)
     found = dj_npy.collect(schema, older_than=NOW, dry_run=False)
     assert found.removed == 2
     assert (rows & "recording_id=0").fetch1("waveform").path == one

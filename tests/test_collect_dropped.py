@@ -241,3 +241,51 @@ def test_what_is_there_or_was_never_ours_is_not(path: str) -> None:
     dropped = Dropped(["lab"], THERE, "")
     assert dropped.owner(PLAIN) == "lab.old.x"
     assert dropped.owner(path) is None
+
+
+def test_a_folder_that_a_row_refers_to_keeps_what_is_in_it(
+    rows: Any, table: Callable[..., Any], schema: Any, store: Path
+) -> None:
+    config = rows.connection._config
+    config.stores["main"].update(filepath_prefix=None, schema_prefix="")
+    raw = table("n : int32\n---\nwhere : <filepath@main>", "Raw")
+    lab = schema.database
+    for name in ("kept", "gone"):
+        folder = store / lab / name / "subject=1"
+        (folder / "n=1").mkdir(parents=True)
+        for path in (folder / "trace.npy", folder / "n=1" / "trace_two.npy"):
+            np.save(path, WAVEFORM)
+    raw.insert1({"n": 1, "where": f"{lab}/kept/subject=1"})
+    found = dj_npy.collect(schema, older_than=NOW, dry_run=False, dropped=True)
+    assert found.counts == {"dropped": 2}, str(found)
+    assert {path for path in files(store) if "trace" in path} == {
+        f"{lab}/kept/subject=1/trace.npy",
+        f"{lab}/kept/subject=1/n=1/trace_two.npy",
+    }
+    # A store that begins in the folder above, and one that begins in the middle
+    query = rows.connection.query
+    for path in (f"raid/data/{lab}/kept", "kept/subject=1/"):
+        text = json.dumps({"path": path, "is_dir": True})
+        column = rows.connection.adapter.quote_identifier("where")
+        query(f"UPDATE {raw.full_table_name} SET {column} = %s", args=(text,))
+        found = dj_npy.collect(schema, older_than=NOW, dry_run=False, dropped=True)
+        assert found.removed == 0
+
+
+def test_an_object_that_is_a_folder_of_a_table_that_was_renamed(
+    rows: Any, table: Callable[..., Any], schema: Any, store: Path, tmp_path: Path
+) -> None:
+    held = table("n : int32\n---\nthing : <object@>", "Held")
+    source = tmp_path / "source" / "n=3"
+    source.mkdir(parents=True)
+    np.save(source / "thing.npy", WAVEFORM)
+    held.insert1({"n": 1, "thing": str(tmp_path / "source")})
+    adapter = rows.connection.adapter
+    other = adapter.quote_identifier("other")
+    if adapter.backend == "mysql":
+        other = f"`{schema.database}`.{other}"
+    rows.connection.query(f"ALTER TABLE {held.full_table_name} RENAME TO {other}")
+    before = files(store)
+    assert any("held" in path for path in before)
+    dj_npy.collect(schema, older_than=NOW, dry_run=False, dropped=True)
+    assert files(store) == before

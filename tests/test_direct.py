@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from dj_npy import StoreError
-from dj_npy._stores import base, remote
+from dj_npy._stores import remote
 from dj_npy._stores.cloud import CloudStore
 from dj_npy._stores.direct import Direct
+from dj_npy._stores.pieces import targets
 from tests.conformance import large
 from tests.faults import Fault, Proxy, Request, proxy_of
 from tests.servers import S3Raw, s3_settings
@@ -161,10 +162,10 @@ def test_targets_of_a_part() -> None:
     buffers = [memoryview(bytearray(n)) for n in (3, 0, 4, 5)]
     for offset in range(12):
         for length in range(12 - offset):
-            found = list(base.targets(buffers, offset, length))
+            found = list(targets(buffers, offset, length))
             assert sum(map(len, found)) == length
             assert all(map(len, found))
-    wide = [len(part) for part in base.targets(buffers, 1, 8)]
+    wide = [len(part) for part in targets(buffers, 1, 8)]
     assert wide == [2, 4, 2]
 
 

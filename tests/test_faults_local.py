@@ -474,7 +474,7 @@ def test_the_first_of_two_errors_is_told(store: Path, monkeypatch: pytest.Monkey
     def refuse(*_: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(local, "_write", fail)
+    monkeypatch.setattr(local, "write", fail)
     monkeypatch.setattr(os, "unlink", refuse)
     with pytest.raises(StoreError, match="the disk is full"):
         create(LocalStore("main", str(store)), b"1")

@@ -14,7 +14,7 @@ import pytest
 
 from dj_npy import ArrayMissingError, StoreError, settings
 from dj_npy._addressing import with_token
-from dj_npy._stores import local
+from dj_npy._stores import local, localfile
 from dj_npy._stores.local import LocalStore
 from tests.conformance import beginning
 from tests.conftest import run
@@ -225,13 +225,13 @@ def test_the_disk_is_set_to_work_while_a_large_file_is_written(
     local_store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[tuple[int, int]] = []
-    original = local._start_write_back
+    original = localfile._start_write_back
 
     def recording(descriptor: int, offset: int, nbytes: int) -> None:
         started.append((offset, nbytes))
         original(descriptor, offset, nbytes)
 
-    monkeypatch.setattr(local, "_start_write_back", recording)
+    monkeypatch.setattr(localfile, "_start_write_back", recording)
     piece = memoryview(bytes(8 << 20))
     local_store.create(names(), [piece] * 5, 40 << 20)
     assert started == [(0, 16 << 20), (16 << 20, 16 << 20)]

@@ -67,3 +67,12 @@ def test_no_text_is_an_error(text: str) -> None:
 @pytest.mark.parametrize("text", ['\\"' * 200_000, ".npy," * 100_000, "[" * 10**6, '"' * 10**6])
 def test_a_hostile_text_takes_no_more_than_its_length(text: str) -> None:
     assert sum(map(len, mentions(text))) < 4096 * 3 * 100_001
+
+
+def test_a_folder_ends_with_a_slash() -> None:
+    row = {"path": "raw/mouse 1", "store": "main", "size": None, "is_dir": True}
+    assert list(mentions(json.dumps(row))) == ["raw/mouse 1/"]
+    assert list(mentions(json.dumps(row, indent=2))) == ["raw/mouse 1/"]
+    assert list(mentions(json.dumps(json.dumps(row)))) == ["raw/mouse 1/"]
+    assert list(mentions(json.dumps({**row, "path": "raw/µ/"}))) == ["raw/µ/"]
+    assert not list(mentions(json.dumps({**row, "is_dir": False})))

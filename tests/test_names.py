@@ -23,9 +23,9 @@ import dj_npy
 from dj_npy import _filecache
 from dj_npy._addressing import array_path, with_token
 from dj_npy._catalog import Column, Snapshot
-from dj_npy._collect import Inventory, _Place
 from dj_npy._collection import Collection
 from dj_npy._dropped import Dropped
+from dj_npy._inventory import Inventory, Place
 from dj_npy._layout import Layout
 from dj_npy._names import Listing, folded
 from dj_npy._stores import Listed
@@ -390,7 +390,7 @@ def test_whatever_a_disk_makes_of_a_path_its_file_is_spared(
         gone = Dropped(
             ["lab"], [("lab", "scan", name) for name in ("subject", "scan", "waveform")], prefix
         )
-        place = _Place(listing(listed), layout, gone, [""])
+        place = Place(listing(listed), layout, gone, [""])
         inventory.list(0, place, timedelta(0), report)
         inventory.spare([row])
         inventory.count(report, [listing(listed)], True)

@@ -268,5 +268,5 @@ def _work(
         if awaited[0] is task:
             finished.put(None)
         del task  # while this thread waits, nobody's result is held
-    awaited[0] = None
+    awaited[0] = None  # nor by this thread's frame, which an error's traceback leads to
     waiting.put(None)  # for the next one

@@ -191,8 +191,8 @@ def insert(
 
     As ``table.insert(rows, **options)``, errors included. If a row or the database refuses, the
     files are removed; so are those of rows that ``skip_duplicates`` has skipped, which it takes
-    a walk over the table's column to find. Only if a connection is lost, so that nobody knows
-    whether the rows are there, the files stay.
+    a walk over the table's column to find, in a transaction with the INSERT. Where a row may be
+    there, or a trigger may have copied it, the files stay.
 
     Parameters
     ----------

@@ -27,23 +27,17 @@ _SPECIAL = re.compile(r":(<[^:]+>):")
 # and what may not be read must be an error.
 _COLUMNS = {
     "postgresql": """
-        WITH RECURSIVE made_of (part, oid) AS (  -- domains, arrays, composite types
-            SELECT typbasetype, oid FROM pg_catalog.pg_type
-            UNION ALL SELECT typelem, oid FROM pg_catalog.pg_type
-            UNION ALL SELECT a.atttypid, c.reltype FROM pg_catalog.pg_attribute a
-            JOIN pg_catalog.pg_class c ON c.oid = a.attrelid),
-        of_json (oid) AS (
-            SELECT oid FROM pg_catalog.pg_type WHERE oid IN ('json'::regtype, 'jsonb'::regtype)
-            UNION
-            SELECT m.oid FROM of_json j JOIN made_of m ON m.part = j.oid)
         SELECT n.nspname, c.relname, a.attname,
-               CASE WHEN t.oid IN (SELECT oid FROM of_json) THEN 'json' ELSE t.typname END,
+               CASE WHEN t.typname <> 'bytea' AND (t.typcategory IN ('S', 'U', 'C')
+                         OR t.typcategory = 'A' AND coalesce(e.typcategory, 'U') IN ('S', 'U', 'C'))
+                    THEN 'text' ELSE t.typname END,
                col_description(c.oid, a.attnum),
                coalesce(a.attnum = ANY(i.indkey), false)
         FROM pg_catalog.pg_attribute a
         JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+        LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem
         LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary
         WHERE c.relkind IN ('r', 'm', 'f') AND a.attnum > 0 AND NOT a.attisdropped
           AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
@@ -55,21 +49,37 @@ _COLUMNS = {
         JOIN information_schema.tables t
           ON t.table_schema = c.table_schema AND t.table_name = c.table_name
         WHERE t.table_type IN ('BASE TABLE', 'SYSTEM VERSIONED')
-          AND c.table_schema NOT IN ('information_schema', 'mysql', 'performance_schema', 'sys')
+          AND CAST(c.table_schema AS BINARY) NOT IN  -- there may be a schema `Sys`
+              ('information_schema', 'mysql', 'performance_schema', 'sys')
         ORDER BY c.table_schema, c.table_name, c.ordinal_position""",
 }
 _VERSIONED = """
     SELECT table_schema, table_name FROM information_schema.tables
     WHERE table_type = 'SYSTEM VERSIONED'"""
-_HOLDS_JSON = {"json", "longtext"}
-"""Types of a JSON column: of PostgreSQL and MySQL, and of MariaDB."""
-# A JSON is kept as it was written by some, so any character of it may be escaped. In place of
-# one that is longer than `max_allowed_packet` MySQL has an empty text, and MariaDB none.
+_TEXTS = {"json", "longtext", "mediumtext", "text", "tinytext", "varchar", "char"}
+"""
+Types that a path may be in: JSON, and what it may have been altered to, or copied into.
+
+Of PostgreSQL, whatever is text, composed, or of a kind of its own, and arrays of these; not bytes.
+"""
+# A JSON is kept as it was written by some, so any character of it may be escaped.
 _MENTIONS = {
-    "postgresql": "{0} ILIKE '%.npy%' OR strpos({0}, chr(92) || 'u00') > 0",
-    "mysql": "lower({0}) LIKE '%.npy%' OR locate(concat(char(92), 'u00'), {0}) > 0 "
-    "OR {0} IS NULL OR {0} = ''",
+    "postgresql": """{0} ILIKE '%.npy%' OR {0} LIKE '%is_dir%'
+        OR strpos({0}, chr(92) || 'u00') > 0""",
+    "mysql": """lower({0}) LIKE '%.npy%' OR {0} LIKE '%is_dir%'
+        OR locate(concat(char(92), 'u00'), {0}) > 0""",
 }
+_REWRITTEN = """
+    SELECT n.nspname, c.relname FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+      AND c.relfilenode <> pg_relation_filenode(c.oid)"""
+"""
+Tables of PostgreSQL that were rewritten since a snapshot was made, in which they seem empty then.
+
+The one number is as the snapshot has it, the other as it is now.
+https://www.postgresql.org/docs/current/mvcc-caveats.html
+"""
 EVER_S = 1e18
 """The age of a transaction of which the server does not tell when it began."""
 # One that was prepared has no session any more: PostgreSQL does not say when it began, and MySQL
@@ -211,26 +221,35 @@ class Snapshot:
 
     def references(self) -> Iterator[str]:
         """
-        Yield every path to a ``.npy`` file in any JSON of any table of any schema.
+        Yield every path to a ``.npy`` file or a folder in any JSON or text of any table.
 
         More than the columns whose codec is known to this process: a column may be of a codec
         that is not registered here, and rows may be copied.
+
+        Raises
+        ------
+        StoreError
+            If a value cannot be read, or a table may have seemed empty.
         """
         quote = self.adapter.quote_identifier
         # A former row of MariaDB can be asked for, and so be copied.
         versioned = set(() if self.backend == "postgresql" else self.select(_VERSIONED))
         for schema, table, attribute, kind, _, _ in self._all_columns():
-            if kind not in _HOLDS_JSON:
+            if kind not in _TEXTS:
                 continue
             column = quote(attribute)
             text = f"CAST({column} AS {'TEXT' if self.backend == 'postgresql' else 'CHAR'})"
             rows = f"{quote(schema)}.{quote(table)}"
             if (schema, table) in versioned:
                 rows += " FOR SYSTEM_TIME ALL"
-            where = f"{column} IS NOT NULL AND ({_MENTIONS[self.backend].format(text)})"
+            where = _MENTIONS[self.backend].format(text)
+            if self.backend == "mysql":
+                # In place of what is longer than its max_allowed_packet, it has none, or nothing.
+                something = "IS NOT NULL" if kind == "json" else "<> ''"
+                where += f" OR (coalesce({text}, '') = '' AND {column} {something})"
             try:
                 for (value,) in self.select(f"SELECT {text} FROM {rows} WHERE {where}"):
-                    if not value and (value is None or kind == "json"):
+                    if not value:
                         raise StoreError(
                             f"could not read what {schema}.{table}.{attribute} refers to: a value "
                             f"is longer than the server's max_allowed_packet. Nothing was "
@@ -242,6 +261,13 @@ class Snapshot:
                     f"could not read what {schema}.{table}.{attribute} refers to: "
                     f"{type(error).__name__}. Nothing was removed. Mend that value first"
                 ) from None
+        if self.backend == "postgresql":
+            for schema, table in self.select(_REWRITTEN):
+                raise StoreError(
+                    f"{schema}.{table} was rewritten while rows were read (ALTER TABLE, TRUNCATE, "
+                    f"VACUUM FULL), and may have seemed empty. Nothing was removed. Try again when "
+                    f"that has ended"
+                )
 
     def select(self, query: str, args: tuple[()] | None = None) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query, `_AT_ONCE` of them in memory."""
@@ -325,6 +351,13 @@ class Snapshot:
     def _all_columns(self) -> list[Any]:
         if self._described is None:
             self._described = list(self.select(_COLUMNS[self.backend]))
+            # What it cannot open, or not in time, MariaDB leaves out, with a warning.
+            warned = () if self.backend == "postgresql" else self.select("SHOW WARNINGS")
+            if reasons := [str(reason) for _, _, reason in warned]:
+                raise StoreError(
+                    f"the server does not tell of all tables: {'; '.join(reasons):.500}. Nothing "
+                    f"was removed. Mend that, or try again"
+                )
         return self._described
 
     @contextmanager
@@ -342,15 +375,24 @@ class Snapshot:
 
 
 @contextmanager
+def another_session(connection: Any) -> Iterator[Any]:
+    """Connect to a server once more, for what the caller's connection is not to be touched."""
+    own = copy.copy(connection)
+    own.connect()
+    try:
+        yield own
+    finally:
+        own.close()
+
+
+@contextmanager
 def snapshot(connection: Any) -> Iterator[Snapshot]:
     """
     Look at the database as it is now, over a connection of its own.
 
     What the caller's connection is in the middle of is not touched, and not seen.
     """
-    own = copy.copy(connection)
-    own.connect()
-    try:
+    with another_session(connection) as own:
         if own.adapter.backend == "postgresql":
             from psycopg2 import extras
 
@@ -378,8 +420,6 @@ def snapshot(connection: Any) -> Iterator[Snapshot]:
             with suppress(Exception):  # the server ends a transaction at once only if told so
                 now.end()
                 now.unlock()
-    finally:
-        own.close()
 
 
 def schema_name(given: Any) -> str | None:

@@ -40,6 +40,10 @@ class Encoding(Protocol):
         """Take note of an array that was not begun before."""
         ...
 
+    def sends(self, connection: Any, query: str) -> None:
+        """Take note of a query that is about to be sent."""
+        ...
+
 
 current: ContextVar[Encoding | None] = ContextVar("current", default=None)
 """The statement whose rows are being encoded in this thread."""

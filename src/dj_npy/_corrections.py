@@ -25,7 +25,7 @@ from dj_npy import _identity as identity
 from dj_npy import _transactions as transactions
 from dj_npy._arraylike import ArrayLike, as_scalar
 from dj_npy._catalog import snapshot
-from dj_npy._codec import NpyCodec, row_key
+from dj_npy._codec import NpyCodec, current, row_key
 from dj_npy._context import call_with
 from dj_npy._insertion import Insertion, Update
 from dj_npy._layout import Layout
@@ -198,7 +198,9 @@ def _committed(original: Method) -> Method:
 
 def _sent(original: Method) -> Method:
     def query(self: Any, query: str, *args: Any, **options: Any) -> Any:
-        transaction = transactions.of(self)
+        statement, transaction = current.get(), transactions.of(self)
+        if statement is not None:
+            statement.sends(self, query)
         if transaction is None:
             return original(self, query, *args, **options)
         transaction.sends(query)

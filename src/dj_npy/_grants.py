@@ -9,6 +9,8 @@ from datajoint.errors import DataJointError
 Select = Callable[[str], Iterable[tuple[Any, ...]]]
 
 _GRANT = re.compile(r"GRANT (.+?) ON \*\.\* TO ")
+_NAME = r"(?:\*|`(?:[^`]|``)*`|\"(?:[^\"]|\"\")*\")"
+_SAYS = re.compile(rf"(GRANT|REVOKE) (.+?) ON ({_NAME})\.({_NAME}) (?:TO|FROM) ")
 _REVOKE = re.compile(r"REVOKE (.+?) ON (.+?)\.\* FROM ")  # MySQL's `partial_revokes`
 _OF_THE_SERVER = {"information_schema", "mysql", "performance_schema", "sys"}
 _OTHER_DATABASES = """
@@ -76,6 +78,50 @@ def _of_mysql(select: Select) -> Sight:
     if not transactions:
         unseen.append("open transactions (PROCESS on *.*)")
     return Sight(unseen, schemas, transactions)
+
+
+def sees_triggers(select: Select, schema: str, table: str) -> bool:
+    """
+    Return whether MySQL or MariaDB tells the account which triggers a table has.
+
+    It does to those that may create some (TRIGGER). Of several grants for schemas the server
+    takes the one that fits best, so each has to say so.
+    """
+    try:
+        lines = [str(line) for (line,) in select(_show_grants(select))]
+    except DataJointError:
+        return False
+    of_schema = []
+    for line in lines:
+        found = _SAYS.match(line)
+        if found is None:
+            continue
+        what, privileges, of, name = found.groups()
+        may = bool({"TRIGGER", "ALL PRIVILEGES"} & {*privileges.split(", ")})
+        if what == "REVOKE":
+            if may and _fits(of, schema):
+                return False
+        elif name != "*":
+            if may and (_plain(of), _plain(name)) == (schema, table):
+                of_schema.append(True)
+        elif of == "*":
+            if may:
+                of_schema.append(True)
+        elif _fits(of, schema):
+            of_schema.append(may)
+    return bool(of_schema) and all(of_schema)
+
+
+def _fits(pattern: str, schema: str) -> bool:
+    """Whether a schema is one of those that a grant is for; in doubt, that it is."""
+    parts = re.findall(r"\\.|.", _plain(pattern), re.DOTALL)
+    wild = {"%": ".*", "_": "."}
+    text = "".join(wild.get(part) or re.escape(part[-1]) for part in parts)
+    return re.fullmatch(text, schema, re.DOTALL | re.IGNORECASE) is not None
+
+
+def _plain(name: str) -> str:
+    return name if name == "*" else name[1:-1].replace(2 * name[0], name[0])
 
 
 def _show_grants(select: Select) -> str:

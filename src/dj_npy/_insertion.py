@@ -2,9 +2,11 @@
 
 import copy
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -33,6 +35,7 @@ A larger one is written before that; its own parts go side by side.
 """
 _QUIET_S = 1
 """How long the database is not spoken to before it is asked whether it is still there."""
+_READS = re.compile(r"\s*(?:SELECT|SHOW|START TRANSACTION|ROLLBACK)\b", re.IGNORECASE)
 
 
 class Bulk(NamedTuple):
@@ -90,10 +93,13 @@ class Statement:
     def wrote(self, nbytes: int) -> None:
         """Tell that an array has been written."""
 
-    def _now_sending(self) -> None:
+    def sends(self, connection: Any, query: str) -> None:
+        """Take note of a query that is about to be sent while this statement is."""
+        if connection is not self._connection or _READS.match(query):
+            return
         transaction = transactions.of(self._connection)
         answered = transaction is not None and transaction.answered
-        self._session = Session(self._connection, answered, _is_atomic(self._table))
+        self._session = Session(self._connection, answered)
 
     def _succeeded(self) -> None:
         transaction = transactions.of(self._connection)
@@ -119,7 +125,6 @@ class Update(Statement):
 
     def run(self, send: Callable[[], Any]) -> Any:
         """Have the row encoded and sent; leave no file without a row, if that is certain."""
-        self._now_sending()
         try:
             result = call_with({current: self, bulk: None}, send)
         except BaseException as error:
@@ -136,6 +141,7 @@ class Insertion(Statement):
         super().__init__(table)
         self._begun: dict[str, tuple[Task[dict[str, Any]], int]] = {}
         self._bulk = bulk.get()
+        self._own_transaction = False
 
     def run(self, rows: Iterable[Any], send: Callable[[Iterable[Any]], Any]) -> Any:
         """
@@ -148,20 +154,18 @@ class Insertion(Statement):
             workers = self._bulk.max_workers
             ahead = Ahead(self._steps(rows), workers, _IN_FLIGHT, patient=True)
         watched = self._watched(rows if ahead is None else self._uploaded(ahead))
-        try:
-            result = call_with({current: self, bulk: None}, lambda: send(watched))
-        except BaseException as error:
-            if ahead is not None:
-                ahead.close()
-            self._failed(error)
-            raise
-        finally:
-            self._begun = {}
-        if self._bulk and self._bulk.skip_duplicates and self._session is not None:
-            referenced = self._session.referenced(self._written)
-            if referenced is not None:
-                take_back(file for file in self._written if file not in referenced)
-                self._written = list(referenced)
+        with self._transaction():
+            try:
+                result = call_with({current: self, bulk: None}, lambda: send(watched))
+            except BaseException as error:
+                if ahead is not None:
+                    ahead.close()
+                self._failed(error)
+                raise
+            finally:
+                self._begun = {}
+            skipped = self._skipped()
+        take_back(skipped)
         self._succeeded()
         return result
 
@@ -186,7 +190,41 @@ class Insertion(Statement):
         if self._written and time.monotonic() - begun > _QUIET_S:
             # If the server has hung up, that is told while it is certain that nothing was sent.
             self._connection.query("SELECT 1")
-        self._now_sending()
+        if self._bulk is not None and self._bulk.skip_duplicates:
+            # MySQL says with an answer whether there is a transaction.
+            self._connection.query("SELECT 1")
+            if not Session(self._connection).in_transaction:
+                self._connection.start_transaction()
+                self._own_transaction = True
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """End the transaction that was begun for this statement alone."""
+        try:
+            yield
+        except BaseException:
+            if self._own_transaction:
+                self._succeeded()
+                with suppress(Exception):  # a session that is lost; what was raised is told
+                    self._connection.cancel_transaction()
+            raise
+        if self._own_transaction:
+            self._connection.commit_transaction()
+
+    def _skipped(self) -> list[Written]:
+        """
+        Return the files of rows that were there already, while no other session sees the others.
+
+        Once rows are committed another session may move them, and so they would not be found.
+        """
+        if not (self._bulk and self._bulk.skip_duplicates and self._session):
+            return []
+        referenced = self._session.referenced(self._written)
+        if referenced is None or not self._session.in_transaction:
+            return []
+        skipped = [file for file in self._written if file not in referenced]
+        self._written = list(referenced)
+        return skipped
 
     # Side by side
 
@@ -248,13 +286,6 @@ def _is_told(attribute: Any) -> bool:
         return False  # of another codec, which has ours write
     _, chain, _ = resolve_dtype(f"<{attribute.codec.name}>", store_name=attribute.store)
     return type(chain[-1]) is NpyCodec
-
-
-def _is_atomic(table: Any) -> bool:
-    """Whether a table takes a statement as a whole, and gives it back with the transaction."""
-    if table.connection.adapter.backend == "postgresql":
-        return True
-    return str((table.heading.table_status or {}).get("engine")).lower() == "innodb"
 
 
 def _codecs(table: Any) -> dict[str, tuple[NpyCodec, str | None]]:

@@ -1,4 +1,4 @@
-"""Every path to an array that a text from a database may mean, JSON or not. Pure."""
+"""Every path to an array, or to a folder, that a text from a database may mean. Pure."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -11,6 +11,9 @@ _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _WORD = re.compile(r"[A-Za-z0-9_.%=,/-]+")
 """Characters of the paths that `_addressing` makes."""
+_IS_FOLDER = re.compile(r'"is_dir"\s*:\s*true')
+_PATH = re.compile(r'"path"\s*:\s*"((?:[^"\\]|\\.)++)"', re.DOTALL)
+"""How DataJoint's ``<filepath@>`` and ``<object@>`` refer to a folder, and all that is in it."""
 _LONGEST = 4096
 """Characters of a path."""
 _DEEPEST = 16
@@ -20,6 +23,8 @@ _DEEPEST = 16
 def mentions(text: str) -> Iterator[str]:
     r"""
     Yield the paths to ``.npy`` files in a text, and perhaps some that are none.
+
+    A folder that a row refers to as one ends with a slash.
 
     The text is not parsed: one that is nested too deep, has numbers of too many digits, names a
     thing twice, is no JSON or has a JSON within a text is read like any other. Keys count as
@@ -33,6 +38,8 @@ def mentions(text: str) -> Iterator[str]:
     waiting = [(text, 0)]
     while waiting:
         text, depth = waiting.pop()
+        if _IS_FOLDER.search(text):
+            yield from (_unescaped(path).rstrip("/") + "/" for path in _PATH.findall(text))
         if "\\" not in text:
             yield from _paths(text.split('"'))
             continue

@@ -3,9 +3,10 @@ What has become of a statement that raised.
 
 The exception does not say. A time limit, a signal handler or Ctrl-C may raise when the row is
 there already, and raise any class. So a file is taken back only if nothing had been sent, if the
-server itself says that it refused the statement, or if the database, asked in the session that
-sent it, has no row with the file's path. In doubt the file stays: an orphan can be collected, a
-row without its file cannot be mended.
+server itself says that it refused the statement, or if a transaction that is still open, asked in
+its own session, has no row with the file's path. Once a row may be committed it proves nothing
+that it is not found: another session may have moved it. In doubt the file stays: an orphan can
+be collected, a row without its file cannot be mended.
 """
 
 import json
@@ -19,7 +20,9 @@ from typing import Any, NamedTuple
 
 from datajoint.errors import DataJointError
 
+from dj_npy._catalog import another_session
 from dj_npy._errors import NpyError
+from dj_npy._grants import sees_triggers
 from dj_npy._stores import Store
 from dj_npy._stores.threads import all_in_threads
 
@@ -29,17 +32,33 @@ _STATUS_IN_TRANS = 1
 """What the protocol of MySQL calls a session in a transaction."""
 _OUTCOME_UNKNOWN = ("08", "40003")
 """SQLSTATEs with which PostgreSQL says that it does not know either."""
-_MAY_BE_UNSEEN = (
-    "SELECT %s, row_security_active(oid) OR relhasrules OR EXISTS (SELECT FROM pg_trigger "
-    "WHERE tgrelid = pg_class.oid AND NOT tgisinternal AND tgtype & 66 <> 0) "
-    "FROM pg_class WHERE oid = %s::regclass"
-)
+_MAY_BE_UNSEEN = """
+    SELECT %s, (
+        WITH RECURSIVE parts (oid) AS (
+            SELECT %s::regclass::oid
+            UNION SELECT inhrelid FROM pg_catalog.pg_inherits JOIN parts ON inhparent = parts.oid)
+        SELECT bool_or(row_security_active(c.oid) OR relhasrules OR EXISTS (
+            SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal))
+        FROM pg_catalog.pg_class c JOIN parts ON parts.oid = c.oid)"""
 """
 Whether PostgreSQL may have rows of a table that are not found in it.
 
-Row security hides them from an account; a rule, or a trigger before or instead of an INSERT (2
-and 64 in `tgtype`), puts them elsewhere.
+Row security hides them from an account; a rule or any trigger, of the table or of a part of it, may
+put them elsewhere.
 """
+_MAY_BE_ELSEWHERE = """
+    SELECT %s, (
+        SELECT engine FROM information_schema.tables WHERE table_schema = %s AND table_name = %s
+    ), EXISTS (
+        SELECT 1 FROM information_schema.triggers
+        WHERE event_object_schema = %s AND event_object_table = %s)"""
+"""
+What MySQL and MariaDB say of a table now: its engine, and whether there are triggers.
+
+A trigger may put rows into a table that a rollback leaves alone, even of a duplicate that is then
+skipped. Who may not create triggers is told of none.
+"""
+_WRITTEN = "SHOW SESSION STATUS WHERE variable_name IN ('Com_insert', 'Com_replace', 'Com_update')"
 _REMOVALS = 16
 _PATHS = 500
 """How many paths are looked for by one query."""
@@ -70,14 +89,11 @@ class Session:
     answered : bool
         Whether the last statement of this session was answered, and not by an error: what
         MySQL says of transactions comes with an answer.
-    atomic : bool
-        Whether the statement is for a table that takes it as a whole, and that a transaction
-        which is rolled back leaves as it was; MyISAM's does neither.
     """
 
-    def __init__(self, connection: Any, answered: bool = True, atomic: bool = True) -> None:
+    def __init__(self, connection: Any, answered: bool = True) -> None:
         self.raw = connection._conn
-        self._connection, self._atomic = connection, atomic
+        self._connection = connection
         self._is_postgresql: bool = connection.adapter.backend == "postgresql"
         if self._is_postgresql:
             status = self.raw.info.transaction_status
@@ -85,30 +101,36 @@ class Session:
         else:
             in_transaction = answered and bool(self.raw.server_status & _STATUS_IN_TRANS)
         # `Connection.in_transaction` would ask the server, and believe in one that is lost.
-        self.in_transaction: bool = in_transaction and atomic
+        self.in_transaction: bool = in_transaction
         self._handled = sys.exception()
 
     def took_none(self, files: Sequence[Written], error: BaseException) -> bool:
         """Return whether certainly no row has come of the statement with these files' paths."""
         if self._connection._conn is not self.raw:
             # Connected again: the statement may have been sent again, without the transaction.
-            again = Session(self._connection, False, self._atomic)
-            return self.in_transaction and again.took_none(files, error)
+            again = Session(self._connection, False)
+            return (
+                self.in_transaction
+                and self._leaves_nothing(files)
+                and (again._has_written_nothing() or again.took_none(files, error))
+            )
         if self._is_lost():
             # Its transaction was not committed, and so is rolled back.
-            return self.in_transaction
+            return self.in_transaction and self._leaves_nothing(files)
         if self._is_postgresql:
             if self.raw.info.transaction_status == _IN_FAILED_TRANSACTION:
                 return self.in_transaction
-            refused = self._postgresql_refused(files, error)
+            if self._postgresql_refused(files, error):
+                return True
         else:
             errors = self._errors_of_the_last_statement()
             if errors is None:
                 # Answers would go on being taken for those to other questions.
                 self.raw.close()
-                return self.in_transaction
-            refused = errors > 0 and len(files) == 1 and self._atomic
-        return refused or self.referenced(files) == set()
+                return self.in_transaction and self._leaves_nothing(files)
+            if errors > 0:
+                return self._is_whole(files[0].table)
+        return self.in_transaction and self.referenced(files) == set()
 
     def referenced(self, files: Iterable[Written]) -> set[Written] | None:
         """Return the files to which a row of their table refers; None: nobody knows."""
@@ -135,7 +157,8 @@ class Session:
 
     def _postgresql_refused(self, files: Sequence[Written], error: BaseException) -> bool:
         """Whether the server has answered the very statement by an error."""
-        cause: BaseException | None = error if isinstance(error, DataJointError) else None
+        told = DataJointError, _driver_error(True)
+        cause: BaseException | None = error if isinstance(error, told) else None
         # What was being handled when this began is of an earlier statement.
         while cause is not None and cause is not self._handled:
             code = getattr(cause, "pgcode", None)
@@ -158,10 +181,9 @@ class Session:
     def _paths(self, table: str, attribute: str, paths: list[str]) -> list[str] | None:
         adapter = self._connection.adapter
         column = adapter.quote_identifier(attribute)
+        if not self._is_whole(table):
+            return None
         if self._is_postgresql:
-            hidden = self._asked(_MAY_BE_UNSEEN, [table])
-            if not hidden or hidden[0][1]:
-                return None
             path = f"{column} ->> 'path'"
         else:
             # DataJoint's own expression is cut at 512 characters on MySQL, and then is NULL.
@@ -174,6 +196,50 @@ class Session:
             paths,
         )
         return None if found is None else [row[1] for row in found if row[1] in paths]
+
+    def _is_whole(self, table: str) -> bool:
+        """
+        Whether all that comes of a statement is in the table itself, and goes with a rollback.
+
+        MyISAM's tables keep what a statement that failed, or a transaction, had done.
+        """
+        if self._is_postgresql:
+            hidden = self._asked(_MAY_BE_UNSEEN, [table])
+            return hidden is not None and not hidden[0][1]
+        name = table.strip("`").split("`.`")
+        answer = self._asked(_MAY_BE_ELSEWHERE, [*name, *name])
+        if not answer or str(answer[0][1]).lower() != "innodb" or answer[0][2]:
+            return False
+        return sees_triggers(self._select, *name)
+
+    def _leaves_nothing(self, files: Iterable[Written]) -> bool:
+        """Whether a transaction goes as a whole with its session, which cannot be asked."""
+        if self._is_postgresql:
+            return True
+        try:
+            with another_session(self._connection) as own:
+                session = Session(own)
+                return all(map(session._is_whole, {file.table for file in files}))
+        except Exception:
+            return False
+
+    def _has_written_nothing(self) -> bool:
+        """Whether MySQL says that no INSERT or UPDATE has come in this session."""
+        if self._is_postgresql:
+            return False
+        try:
+            counts = self._select(_WRITTEN)
+        except DataJointError:
+            return False
+        return len(counts) == 3 and not any(int(count) for _, count in counts)
+
+    def _select(self, query: str) -> list[tuple[Any, ...]]:
+        try:
+            with self.raw.cursor() as cursor:
+                cursor.execute(query)
+                return list(cursor.fetchall())
+        except _driver_error(self._is_postgresql) as error:
+            raise DataJointError(str(error)) from error
 
     def _asked(self, query: str, args: Sequence[str] = ()) -> list[tuple[Any, ...]] | None:
         """

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dj_npy._errors import ArrayInvalidError, ArrayMissingError, NpyError, StoreError
+from dj_npy._stores.pieces import Made, counted, targets
 from dj_npy._stores.threads import until_stopped
 
 Buffer = memoryview | bytearray
@@ -31,11 +32,11 @@ _HEX_TAG = re.compile(r"[0-9a-fA-F]{32}(?:-\d+)?")
 _CLIMBS = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\0\ud800-\udfff]")
 _CLIMBS_ON_WINDOWS = re.compile(r"\\|:")
 _LONGEST_PATH = 4096
+"""Characters: Linux takes no longer one, and object stores a quarter of it."""
 MARKER = ".dj-npy-store"
 """A file at a store's root that says which store it is."""
 PROBE = ".dj-npy-probe"
 """An empty object that stays at a store's root: whether it can be created twice tells a lot."""
-"""Characters: Linux takes no longer one, and object stores a quarter of it."""
 
 
 CLOCK = ".dj-npy-clock"
@@ -152,7 +153,7 @@ class Store(ABC):
             How many they are; any other number raises :class:`ArrayInvalidError`.
         """
         checked = (self.checked(path) for path in paths)
-        made = _Made(_counted(until_stopped(pieces), nbytes))
+        made = Made(counted(until_stopped(pieces), nbytes))
         try:
             return self._create(checked, iter(made), nbytes)
         except BaseException:
@@ -450,44 +451,3 @@ def _tag(version: str) -> str:
 
 def _told(listed: Listed) -> str:
     return f"of {listed.nbytes} bytes, version {listed.version!r}, {listed.modified}"
-
-
-def targets(buffers: Sequence[memoryview], offset: int, length: int) -> Iterator[memoryview]:
-    """Yield the parts of the buffers that bytes `offset` to `offset + length` of them all are."""
-    for buffer in buffers:
-        if part := buffer[offset : offset + length]:
-            yield part
-        length -= len(part)
-        offset = max(0, offset - len(buffer))
-
-
-class _Made:
-    """Pieces, and what was raised in making them."""
-
-    def __init__(self, pieces: Iterable[memoryview]) -> None:
-        self._pieces = pieces
-        self.failure: BaseException | None = None
-
-    def __iter__(self) -> Iterator[memoryview]:
-        try:
-            yield from self._pieces
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            self.failure = error
-            raise
-
-
-def _counted(pieces: Iterable[memoryview], nbytes: int) -> Iterator[memoryview]:
-    """Pass the pieces on, and raise if they are not `nbytes` in all."""
-    left = nbytes
-    for piece in pieces:
-        left -= len(piece)
-        if left < 0:
-            break
-        yield piece
-    if left:
-        raise ArrayInvalidError(
-            f"expected {nbytes} bytes to store, found {'more' if left < 0 else nbytes - left}. "
-            f"Nothing was stored"
-        )

@@ -1,24 +1,21 @@
 """Files in a folder of this machine, or of a file server mounted there."""
 
-import ctypes
 import errno
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from ctypes import c_int64
 from datetime import UTC, datetime
 from io import FileIO
 from itertools import chain, count, islice
 from stat import S_ISLNK
 from typing import Any
 
-import numpy as np
-
 from dj_npy._errors import ArrayMissingError, NpyError, StoreError
 from dj_npy._settings import settings
 from dj_npy._stores.base import MARKER, UNTIMED, Buffer, Limits, Listed, Part, Stat, Store
+from dj_npy._stores.localfile import Scratch, read_part, write
 from dj_npy._stores.threads import side_by_side
 
 TEMPORARY_SUFFIX = ".dj-npy-tmp"
@@ -36,15 +33,6 @@ _READERS = 4
 _READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
 _PART = 8 << 20
 _LIMITS = Limits(gap=16 << 10, part=1 << 20, runs=1024)
-_WRITE_BACK = 16 << 20
-"""Bytes after which the disk is set to work: 256 MB are synced in two thirds of the time."""
-_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
-_sync_file_range: Any
-try:
-    _sync_file_range = ctypes.CDLL(None).sync_file_range
-except (AttributeError, OSError, TypeError):  # not Linux
-    _sync_file_range = None
-
 # FAT, some FUSE and network file systems: they do not know links, or not here.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR}
@@ -85,7 +73,7 @@ class LocalStore(Store):
             file = self._new_file(folder)
             try:
                 with file:
-                    _write(file, pieces)
+                    write(file, pieces)
                 while not _moved(file.name, self._full(path)):
                     path = next(paths)
                 final = self._full(path)
@@ -162,7 +150,7 @@ class LocalStore(Store):
         few = list(islice(waiting, _READERS))
         many = len(few) == _READERS and all(part.nbytes >= _PART for part in few)
         # One after the other, all parts may come through the same memory.
-        scratch = None if many else _Scratch()
+        scratch = None if many else Scratch()
         try:
             with open(self._full(path), "rb", buffering=0) as file:
                 stat = os.fstat(file.fileno())
@@ -171,7 +159,7 @@ class LocalStore(Store):
                     start, nbytes = part.runs[-1] if part.runs else part[:2]
                     if start + nbytes > stat.st_size:
                         return False
-                    return _read_part(file, part, scratch or _Scratch())
+                    return read_part(file, part, scratch or Scratch())
 
                 every = chain(few, waiting)
                 if not all(side_by_side(read, every, _READERS) if many else map(read, every)):
@@ -375,30 +363,9 @@ class LocalStore(Store):
         return refused
 
 
-def _write(file: FileIO, pieces: Iterable[memoryview]) -> None:
-    started = written = 0
-    for piece in pieces:
-        while piece:
-            nbytes = file.write(piece)
-            piece = piece[nbytes:]
-            written += nbytes
-        if settings.fsync and written - started >= _WRITE_BACK:
-            _start_write_back(file.fileno(), started, written - started)
-            started = written
-    if settings.fsync:
-        os.fsync(file.fileno())
-
-
 def _of_the_store(path: str, flags: int) -> int:
     """Open a file, and not what a link in its place leads to."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
-
-
-def _start_write_back(descriptor: int, offset: int, nbytes: int) -> None:
-    """Set the disk to work on what is written while more is being written (Linux)."""
-    if _sync_file_range is not None:
-        # Its errors are not looked at: fsync will meet them again.
-        _sync_file_range(descriptor, c_int64(offset), c_int64(nbytes), _SYNC_FILE_RANGE_WRITE)
 
 
 def _stat_of(stat: os.stat_result) -> Stat:
@@ -410,51 +377,6 @@ def _time_of(stat: os.stat_result) -> datetime:
         return datetime.fromtimestamp(stat.st_mtime, UTC) if stat.st_mtime >= 0 else UNTIMED
     except (ValueError, OverflowError, OSError):
         return UNTIMED
-
-
-class _Scratch:
-    """Memory that bytes are read into before they are taken from there."""
-
-    def __init__(self) -> None:
-        self._memory = memoryview(b"")
-
-    def of(self, nbytes: int) -> memoryview:
-        if len(self._memory) < nbytes:
-            self._memory = memoryview(np.empty(nbytes, np.uint8))  # type: ignore[arg-type]
-        return self._memory[:nbytes]
-
-
-def _read_part(file: FileIO, part: Part, scratch: _Scratch) -> bool:
-    """Read a part, and return whether the file is as long as that."""
-    if part.take is None:
-        position = part.start
-        for target in part.targets:
-            if not _read_at(file, position, target):
-                return False  # it was cut short while we read
-            position += len(target)
-        return True
-    data, done = scratch.of(part.nbytes), 0
-    for start, nbytes in part.runs or ((part.start, part.nbytes),):
-        if not _read_at(file, start, data[done : done + nbytes]):
-            return False
-        done += nbytes
-    part.take(data)
-    return True
-
-
-def _read_at(file: FileIO, position: int, target: memoryview) -> bool:
-    if not hasattr(os, "preadv"):  # Windows, macOS before 11
-        with open(file.name, "rb", buffering=0) as own:
-            own.seek(position)
-            while target and (count := own.readinto(target)):
-                target = target[count:]
-        return not target
-    while target:  # Linux reads at most 2 GiB at a time
-        nbytes = os.preadv(file.fileno(), (target,), position)
-        if not nbytes:
-            return False
-        target, position = target[nbytes:], position + nbytes
-    return True
 
 
 def _moved(temporary: str, final: str) -> bool:

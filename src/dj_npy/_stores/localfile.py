@@ -1,0 +1,90 @@
+"""Bytes between memory and a file of this machine."""
+
+import ctypes
+import os
+from collections.abc import Iterable
+from ctypes import c_int64
+from io import FileIO
+from typing import Any
+
+import numpy as np
+
+from dj_npy._settings import settings
+from dj_npy._stores.base import Part
+
+_WRITE_BACK = 16 << 20
+"""Bytes after which the disk is set to work: 256 MB are synced in two thirds of the time."""
+_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
+_sync_file_range: Any
+try:
+    _sync_file_range = ctypes.CDLL(None).sync_file_range
+except (AttributeError, OSError, TypeError):  # not Linux
+    _sync_file_range = None
+
+
+def write(file: FileIO, pieces: Iterable[memoryview]) -> None:
+    """Write pieces to a file, and wait for the disk if that is wanted."""
+    started = written = 0
+    for piece in pieces:
+        while piece:
+            nbytes = file.write(piece)
+            piece = piece[nbytes:]
+            written += nbytes
+        if settings.fsync and written - started >= _WRITE_BACK:
+            _start_write_back(file.fileno(), started, written - started)
+            started = written
+    if settings.fsync:
+        os.fsync(file.fileno())
+
+
+def _start_write_back(descriptor: int, offset: int, nbytes: int) -> None:
+    """Set the disk to work on what is written while more is being written (Linux)."""
+    if _sync_file_range is not None:
+        # Its errors are not looked at: fsync will meet them again.
+        _sync_file_range(descriptor, c_int64(offset), c_int64(nbytes), _SYNC_FILE_RANGE_WRITE)
+
+
+class Scratch:
+    """Memory that bytes are read into before they are taken from there."""
+
+    def __init__(self) -> None:
+        self._memory = memoryview(b"")
+
+    def of(self, nbytes: int) -> memoryview:
+        if len(self._memory) < nbytes:
+            self._memory = memoryview(np.empty(nbytes, np.uint8))  # type: ignore[arg-type]
+        return self._memory[:nbytes]
+
+
+def read_part(file: FileIO, part: Part, scratch: Scratch) -> bool:
+    """Read a part, and return whether the file is as long as that."""
+    if part.take is None:
+        position = part.start
+        for target in part.targets:
+            if not _read_at(file, position, target):
+                return False  # it was cut short while we read
+            position += len(target)
+        return True
+    data, done = scratch.of(part.nbytes), 0
+    for start, nbytes in part.runs or ((part.start, part.nbytes),):
+        if not _read_at(file, start, data[done : done + nbytes]):
+            return False
+        done += nbytes
+    part.take(data)
+    return True
+
+
+def _read_at(file: FileIO, position: int, target: memoryview) -> bool:
+    """Fill `target` from a position on, and return whether the file is as long as that."""
+    if not hasattr(os, "preadv"):  # Windows, macOS before 11
+        with open(file.name, "rb", buffering=0) as own:
+            own.seek(position)
+            while target and (count := own.readinto(target)):
+                target = target[count:]
+        return not target
+    while target:  # Linux reads at most 2 GiB at a time
+        nbytes = os.preadv(file.fileno(), (target,), position)
+        if not nbytes:
+            return False
+        target, position = target[nbytes:], position + nbytes
+    return True
