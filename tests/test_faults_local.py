@@ -19,7 +19,7 @@ import pytest
 
 import dj_npy
 from dj_npy import ArrayMissingError, NpyRef, StoreError
-from dj_npy._stores import local
+from dj_npy._stores import local, naming
 from dj_npy._stores.local import LocalStore
 from tests.conftest import run
 from tests.test_codec import WAVEFORM, files
@@ -310,7 +310,7 @@ def test_a_disk_that_fills_up_refuses_all_rows_and_has_room_again(
 
 
 def test_no_room_for_one_more_name(tmp_path: Path) -> None:
-    """Folders, the file and its second name: each needs an entry in the disk's table."""
+    """Folders and the file: each needs an entry in the disk's table."""
     with mounted(tmp_path / "disk", "size=1m,nr_inodes=12") as disk:
         store = LocalStore("main", str(disk))
         free = os.statvfs(disk).f_ffree
@@ -330,7 +330,7 @@ def test_no_room_for_one_more_name(tmp_path: Path) -> None:
                 }
             shutil.rmtree(disk / "lab", ignore_errors=True)
             fillers.pop().unlink()
-        assert refused == 5  # three folders, the file, its second name
+        assert refused == 4  # three folders and the file
         assert (disk / PLAIN).read_bytes() == b"contents"
 
 
@@ -509,20 +509,31 @@ def test_a_folder_removed_while_an_array_is_read(
         stored(array, 2)._file().store.stat(ref.path)
 
 
-@pytest.mark.parametrize("step", ["fsync", "unlink"])
+def no_link(*_: Any) -> None:
+    raise PermissionError(errno.EPERM, "links are not to be had")
+
+
+@pytest.mark.parametrize("step", ["fsync", "unlink", "_rename", "link", "replace"])
 def test_ctrl_c_after_the_file_has_its_name(
     store: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     opened = LocalStore("main", str(store))
-    original, calls = getattr(os, step), [0]
+    module = naming if step == "_rename" else os
+    original, calls = getattr(module, step), [0]
+    if step in ("unlink", "link", "replace"):
+        monkeypatch.setattr(naming, "_renameat2", None)
+    if step == "replace":
+        monkeypatch.setattr(os, "link", no_link)
 
     def interrupted(*arguments: Any) -> Any:
         calls[0] += 1
+        if step in ("_rename", "link", "replace"):
+            original(*arguments)
         if calls[0] == (2 if step == "fsync" else 1):  # the folder's, or of the temporary name
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(os, step, interrupted)
+    monkeypatch.setattr(module, step, interrupted)
     with pytest.raises(KeyboardInterrupt):
         create(opened, b"1")
     assert files(store) == set()
