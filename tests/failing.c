@@ -15,12 +15,14 @@
 #include <unistd.h>
 
 static char folder[4096], call[32];
-static int skip, code, times, done;
+static int skip, code, times, done, loses;
 
 /* From now on, `name` works `before` times, fails `many` times with `error`, and works again.
-   With error 0, it transfers few bytes at a time. */
-void fail(const char *below, const char *name, int before, int many, int error)
+   With error 0, it transfers few bytes at a time. With `lost`, only its answer is another: of a
+   name that is given, made or removed, it is done none the less. */
+void fail(const char *below, const char *name, int before, int many, int error, int lost)
 {
+    loses = lost;
     snprintf(folder, sizeof folder, "%s", below);
     snprintf(call, sizeof call, "%s", name);
     skip = before;
@@ -69,29 +71,51 @@ static int due_of(const char *name, int descriptor)
     { \
         static int (*real) parameters; \
         if (!real) real = (int (*) parameters)dlsym(RTLD_NEXT, #symbol); \
-        if (due(name, path)) { errno = code; return -1; } \
+        if (due(name, path)) { \
+            if (loses) real arguments; \
+            errno = code; \
+            return -1; \
+        } \
         return real arguments; \
     }
 
 ON_PATH("mkdir", mkdir, (const char *path, mode_t mode), (path, mode), path)
 ON_PATH("unlink", unlink, (const char *path), (path), path)
 
-static int links = 1;
+static int links = 1, renames = 1;
 
-/* Whether the file system knows links. */
-void know_links(int whether) { links = whether; }
+/* Whether the file system knows links, and to rename only to a name that is free. */
+void know(int those, int these) { links = those; renames = these; }
 
 int link(const char *from, const char *to)
 {
     REAL(int, "link", const char *, const char *);
     if (!strncmp(to, folder, strlen(folder)) && (!links || due("link", to))) {
+        if (links && loses) real(from, to);
         errno = links ? code : EPERM;
         return -1;
     }
     return real(from, to);
 }
 
+int renameat2(int from_folder, const char *from, int to_folder, const char *to, unsigned flags)
+{
+    REAL(int, "renameat2", int, const char *, int, const char *, unsigned);
+    if (!strncmp(to, folder, strlen(folder)) && (!renames || due("renameat2", to))) {
+        if (renames && loses) real(from_folder, from, to_folder, to, flags);
+        errno = renames ? code : EINVAL;
+        return -1;
+    }
+    return real(from_folder, from, to_folder, to, flags);
+}
+
 ON_PATH("rename", rename, (const char *from, const char *to), (from, to), to)
+
+static int real_close(int descriptor)
+{
+    REAL(int, "close", int);
+    return real(descriptor);
+}
 
 #define OPEN(symbol) \
     int symbol(const char *path, int flags, ...) \
@@ -102,7 +126,11 @@ ON_PATH("rename", rename, (const char *from, const char *to), (from, to), to)
         mode_t mode = flags & O_CREAT ? va_arg(rest, mode_t) : 0; \
         va_end(rest); \
         const char *name = flags & O_CREAT ? "create" : flags & O_DIRECTORY ? "open folder" : "open"; \
-        if (due(name, path)) { errno = code; return -1; } \
+        if (due(name, path)) { \
+            if (loses && flags & O_CREAT) real_close(real(path, flags, mode)); \
+            errno = code; \
+            return -1; \
+        } \
         return real(path, flags, mode); \
     }
 
@@ -124,9 +152,8 @@ SYNC(fdatasync)
 
 int close(int descriptor)
 {
-    REAL(int, "close", int);
     int fails = due_of("close", descriptor);
-    int result = real(descriptor); /* as Linux does: it is closed all the same */
+    int result = real_close(descriptor); /* as Linux does: it is closed all the same */
     if (fails) { errno = code; return -1; }
     return result;
 }

@@ -51,17 +51,24 @@ def main(library: str, table: str, store: Path, config: dict[str, Any]) -> None:
     def bulk_insert(number: int) -> None:
         dj_npy.insert(recording, [row(number)])
 
-    def fault(call: str, before: int = 0, times: int = -1, code: int = 0) -> None:
-        shim.fail(os.fsencode(store), call.encode(), before, times, code)
+    def fault(
+        call: str, before: int = 0, times: int = -1, code: int = 0, lost: bool = False
+    ) -> None:
+        shim.fail(os.fsencode(store), call.encode(), before, times, code, lost)
 
     insert(0)
     print("ready", flush=True)
     for number, line in enumerate(sys.stdin, 1):
         asked = json.loads(line)
         dj_npy.settings.fsync = asked.get("fsync", True)
-        shim.know_links(asked.get("links", True))
+        # Another store object, of the same folder: it remembers what its disk does not know.
+        renames = asked.get("renames", True)
+        location = f"{store}/" if asked.get("other", not renames) else str(store)
+        dj.config.stores["main"] = {"protocol": "file", "location": location}
+        shim.know(asked.get("links", True), renames)
         code = getattr(errno, asked["error"]) if asked["error"] else 0
-        armed = asked["call"], asked.get("before", 0), asked.get("times", -1), code
+        when = asked.get("before", 0), asked.get("times", -1)
+        armed = asked["call"], *when, code, asked.get("lost", False)
         before = files(store)
         if asked["use"] in ("insert", "bulk insert"):
             use = insert if asked["use"] == "insert" else bulk_insert
@@ -83,7 +90,7 @@ def main(library: str, table: str, store: Path, config: dict[str, Any]) -> None:
             told = outcome(read[asked["use"]])
         happened = shim.failed()
         fault("")
-        shim.know_links(True)
+        shim.know(True, True)
         left = sorted(set(files(store)) - set(before))
         rows = len(recording & {"recording_id": number})
         if not rows:  # the fault is gone

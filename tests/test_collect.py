@@ -645,13 +645,13 @@ def test_a_folder_that_another_process_made_anew_is_synced(
     stored: Callable[..., Any], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
-    original = dj_npy._stores.local._sync_folder
+    original = dj_npy._stores.naming.sync_folder
 
     def sync_folder(path: str) -> None:
         synced.append(path)
         original(path)
 
-    monkeypatch.setattr("dj_npy._stores.local._sync_folder", sync_folder)
+    monkeypatch.setattr("dj_npy._stores.local.sync_folder", sync_folder)
     ref = stored(WAVEFORM)
     local = dj_npy._stores.local.LocalStore("main", str(store))
     (store / ref.path).unlink()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from tests.conftest import run
 from tests.faults import Fault, Proxy, proxy_of
 from tests.servers import S3Raw, s3_settings
 from tests.test_conformance import location
+from tests.users import ALICE, BOB, as_user, cache_of_mine
 
 __all__ = ["location"]  # a fixture
 
@@ -47,7 +49,7 @@ def server() -> Server:
 
 
 def copies() -> list[Path]:
-    folder = settings.cache_dir / "maps"
+    folder = cache_of_mine() / "maps"
     return [path for path in folder.iterdir() if not path.name.startswith("lock-")]
 
 
@@ -65,7 +67,7 @@ def test_folder_and_files_are_private(server: Server) -> None:
         server.read("a")
     finally:
         os.umask(0o022)
-    folder = settings.cache_dir / "maps"
+    folder = cache_of_mine() / "maps"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert [path.stat().st_mode & 0o777 for path in copies()] == [0o600]
 
@@ -153,16 +155,20 @@ def test_what_a_killed_process_left_is_neither_used_nor_kept(server: Server) -> 
     assert not stale.exists()
 
 
+@pytest.mark.parametrize("which", ["the user's", "the inner"])
 @pytest.mark.parametrize("how", ["open to others", "a link", "a file", "in a file", "another's"])
 def test_a_folder_that_is_not_ours_alone_is_refused(
-    server: Server, tmp_path: Path, how: str
+    server: Server, tmp_path: Path, how: str, which: str
 ) -> None:
     cache = settings.cache_dir
+    folder = cache_of_mine()
     if how == "in a file":
         cache.write_bytes(b"")
     else:
         cache.mkdir()
-    folder = cache / "maps"
+        if which == "the inner":
+            folder.mkdir(mode=0o700)
+            folder /= "maps"
     if how == "open to others":
         folder.mkdir()
         folder.chmod(0o755)
@@ -179,6 +185,85 @@ def test_a_folder_that_is_not_ours_alone_is_refused(
     with pytest.raises(StoreError, match="DJ_NPY_CACHE_DIR"):
         server.read("a")
     assert server.downloads == []
+    assert not list(tmp_path.glob("elsewhere/*"))
+
+
+TWO_USERS = """
+def download(file):
+    _filecache.write_at(file, 0, memoryview(str(user).encode()))
+
+dj_npy.settings.cache_dir = arguments[0]
+def mapped():
+    with _filecache.opened(("a",), 5, download, "the array") as file:
+        own = file.read()
+        with _filecache.working_copy(("a",), file, "the array") as copy:
+            return own.decode(), stat.S_IMODE(os.fstat(copy.fileno()).st_mode) == 0o600
+told(mapped)
+for folder in sorted(os.listdir(arguments[0])):
+    try:
+        print(folder, sorted(os.listdir(f"{arguments[0]}/{folder}")))
+    except PermissionError:
+        print(folder, "denied")
+"""
+
+
+@pytest.fixture
+def shared(session_folder: Path) -> Iterator[Path]:
+    """A folder for all users of a machine, such as /var/cache/dj-npy."""
+    session_folder.chmod(0o755)
+    folder = session_folder / "var cache"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_folder_for_all_users_serves_each_privately(shared: Path) -> None:
+    for umask in (0o002, 0o022):
+        for user in (ALICE, BOB):
+            told = as_user(user, TWO_USERS, shared, umask=umask).splitlines()
+            assert told[0] == f"('{user}', True)"
+            seen = [line.partition(" ")[0] for line in told if not line.endswith(" denied")]
+            assert seen[1:] == [f"user-{user}"]
+    for user in (ALICE, BOB):
+        folder = shared / f"user-{user}"
+        assert (folder.stat().st_uid, folder.stat().st_mode & 0o777) == (user, 0o700)
+
+
+@pytest.mark.parametrize("how", ["a link to his own", "a link to hers", "a folder", "open to all"])
+def test_what_another_user_has_put_in_the_place_of_ones_folder_is_refused(
+    shared: Path, how: str
+) -> None:
+    planted = shared / f"user-{ALICE}"
+    hers = shared / "hers"
+    hers.mkdir(mode=0o700)
+    os.chown(hers, ALICE, ALICE)
+    make = {
+        "a link to his own": "os.mkdir(f'{path}-'); os.symlink(f'{path}-', path)",
+        "a link to hers": "os.symlink(arguments[1], path)",
+        "a folder": "os.mkdir(path, 0o700)",
+        "open to all": "os.mkdir(path); os.chmod(path, 0o777)",
+    }
+    as_user(BOB, f"path = arguments[0]; {make[how]}", planted, hers)
+    told = as_user(ALICE, TWO_USERS, shared)
+    assert told.startswith(f"refused the cache folder '{planted}'")
+    assert list(hers.iterdir()) == []
+    assert [path.name for path in shared.rglob("*") if path.is_file()] == []
+
+
+def test_a_fifo_in_the_place_of_a_copy_is_told(server: Server) -> None:
+    server.read("a")
+    (copy,) = copies()
+    copy.unlink()
+    os.mkfifo(copy)
+    with pytest.raises(StoreError, match=r"not a file, but a FIFO"):
+        server.read("a")
+    copy.unlink()
+    lock = next((cache_of_mine() / "maps").glob("lock-*"))
+    lock.unlink()
+    os.mkfifo(lock)
+    with pytest.raises(StoreError, match=r"not a file, but a FIFO"):
+        server.read("a")
 
 
 def test_a_link_in_place_of_a_copy_is_not_followed(server: Server, tmp_path: Path) -> None:

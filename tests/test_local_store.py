@@ -14,7 +14,7 @@ import pytest
 
 from dj_npy import ArrayMissingError, StoreError, settings
 from dj_npy._addressing import with_token
-from dj_npy._stores import local, localfile
+from dj_npy._stores import local, localfile, naming
 from dj_npy._stores.local import LocalStore
 from tests.conformance import beginning
 from tests.conftest import run
@@ -51,6 +51,7 @@ def test_without_links_the_name_is_reserved(
     def no_link(*_: Any) -> None:
         raise OSError(errno.EPERM, "links are not to be had")
 
+    monkeypatch.setattr(naming, "_renameat2", None)
     monkeypatch.setattr(os, "link", no_link)
     paths = [create(local_store, contents) for contents in (b"1", b"2", b"3")]
     assert paths[0] == PLAIN
@@ -72,10 +73,17 @@ def test_keys_that_differ_in_case_only_on_a_case_blind_disk(case_blind_disk: Pat
 
 
 RACER = """
-import sys, itertools
+import errno, os, sys
+from dj_npy._stores import naming
 from dj_npy._stores.local import LocalStore
 from tests.test_local_store import create
-store, me = LocalStore("main", sys.argv[1]), sys.argv[2]
+def no_link(*_):
+    raise OSError(errno.EPERM, "links are not to be had")
+store, me, way = LocalStore("main", sys.argv[1]), sys.argv[2], sys.argv[3]
+if way != "rename":
+    naming._renameat2 = None
+if way == "reserve":
+    os.link = no_link
 sys.stdin.readline()
 for n in range(100):
     contents = f"{me}-{n}".encode() * 1000
@@ -83,17 +91,27 @@ for n in range(100):
 """
 
 
-@pytest.mark.parametrize("disk", ["store", "case_blind_disk"])
-def test_racing_processes_never_share_a_file(disk: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    ("disk", "ways"),
+    [
+        ("store", ["rename"] * 4),
+        ("store", ["link"] * 4),
+        ("store", ["rename", "link", "reserve", "reserve"]),  # as machines of a share might
+        ("case_blind_disk", ["rename"] * 4),
+    ],
+)
+def test_racing_processes_never_share_a_file(
+    disk: str, ways: list[str], request: pytest.FixtureRequest
+) -> None:
     folder = request.getfixturevalue(disk)
     racers = [
         subprocess.Popen(
-            [sys.executable, "-c", RACER, str(folder), str(me)],
+            [sys.executable, "-c", RACER, str(folder), str(me), way],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        for me in range(4)
+        for me, way in enumerate(ways)
     ]
     for racer in racers:
         assert racer.stdin
@@ -126,20 +144,22 @@ def test_an_interrupted_write_leaves_nothing(local_store: LocalStore, store: Pat
     assert everything(store) == {}
 
 
-@pytest.mark.parametrize("step", ["open", "fsync", "link", "replace"])
+@pytest.mark.parametrize("step", ["open", "fsync", "_rename", "link", "replace"])
 def test_a_failing_step_leaves_nothing_and_says_why(
     local_store: LocalStore, store: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def fail(*_: Any) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
+    if step in ("link", "replace"):
+        monkeypatch.setattr(naming, "_renameat2", None)
     if step == "replace":
 
         def no_link(*_: Any) -> None:
             raise OSError(errno.EPERM, "links are not to be had")
 
         monkeypatch.setattr(os, "link", no_link)
-    monkeypatch.setattr(os, step, fail)
+    monkeypatch.setattr(naming if step == "_rename" else os, step, fail)
     with pytest.raises(StoreError, match=r"could not write the array at 'lab.*Input/output error"):
         create(local_store, b"1")
     monkeypatch.undo()
@@ -165,7 +185,8 @@ def test_a_folder_without_permission(session_folder: Path) -> None:
     folder = session_folder / "not-mine"
     folder.mkdir(mode=0o555)
     result = run([sys.executable, "-W", "ignore", "-c", WITHOUT_PERMISSION, str(folder)])
-    assert "permission denied for this user" in result.stdout
+    assert "permission denied for this user, nobody: folder " in result.stdout
+    assert "is of user root and group root, with mode dr-xr-xr-x (0555)" in result.stdout
     assert everything(folder) == {}
 
 

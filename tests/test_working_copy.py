@@ -25,6 +25,7 @@ from tests.servers import BUCKET, AzureRaw, S3Raw, s3_client, s3_settings
 from tests.test_conformance import location
 from tests.test_parts import at
 from tests.test_remote import impatient
+from tests.users import cache_of_mine
 
 __all__ = ["impatient", "location"]  # fixtures
 
@@ -55,7 +56,7 @@ def store_settings(request: pytest.FixtureRequest) -> Any:
 
 
 def copies() -> list[Path]:
-    return sorted((settings.cache_dir / "changed").glob("*"))
+    return sorted((cache_of_mine() / "changed").glob("*"))
 
 
 def fresh(ref: NpyRef) -> Any:
@@ -444,7 +445,7 @@ def test_a_relative_cache_folder_is_told_in_full(
     monkeypatch.chdir("/")
     mapped[0] = 1
     opened(ref).remove(ref.path)
-    with pytest.raises(StoreError, match=f"in '{tmp_path}/relative/changed/"):
+    with pytest.raises(StoreError, match=f"in '{tmp_path}/relative/user-{os.geteuid()}/changed/"):
         mapped.flush()
     del mapped
 

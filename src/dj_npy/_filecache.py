@@ -17,6 +17,7 @@ from pathlib import Path
 from fasteners import InterProcessLock
 
 from dj_npy._errors import NpyError, StoreError
+from dj_npy._regularfile import open_regular, open_to_read
 from dj_npy._settings import settings
 
 logger = logging.getLogger("dj_npy")
@@ -139,8 +140,9 @@ def _usable(what: str, nbytes: int) -> Iterator[None]:
     except OSError as error:
         raise StoreError(
             f"could not map {what}: its copy cannot be kept in {str(settings.cache_dir)!r} "
-            f"({error.strerror or error}). Set DJ_NPY_CACHE_DIR to a folder of yours with "
-            f"{nbytes / 1e6:.0f} MB to spare, or load the array instead of mapping it"
+            f"({error.strerror or error}). Set DJ_NPY_CACHE_DIR to a folder of yours, or one for "
+            f"all users (chmod 1777), with {nbytes / 1e6:.0f} MB to spare, or load the array "
+            f"instead of mapping it"
         ) from error
 
 
@@ -158,19 +160,27 @@ def write_at(file: FileIO, offset: int, data: memoryview) -> None:
 
 
 def _private_folder(name: str) -> Path:
-    folder = Path(settings.cache_dir).absolute() / name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
+    """Make a folder in the cache, which may be of many users, that is this user's alone."""
+    cache = Path(settings.cache_dir).absolute()
+    cache.mkdir(parents=True, exist_ok=True)
     if os.name == "nt":  # a folder below the user's own is the user's own
-        return folder
+        (cache / name).mkdir(exist_ok=True)
+        return cache / name
+    own = cache / f"user-{os.geteuid()}"
+    for folder in (own, own / name):
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        _refuse_unless_private(folder)
+    return own / name
+
+
+def _refuse_unless_private(folder: Path) -> None:
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
         raise StoreError(
             f"refused the cache folder {str(folder)!r}: it must be a folder of this user that "
             f"nobody else may enter (chmod 700), and no link. Set DJ_NPY_CACHE_DIR to another"
         )
-    return folder
 
 
 @contextmanager
@@ -187,7 +197,7 @@ def _one_at_a_time(folder: Path, name: str) -> Iterator[None]:
 
 
 def _privately(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    return open_regular(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
 def _downloaded(copy: Path, nbytes: int, download: Callable[[FileIO], None], what: str) -> FileIO:
@@ -210,7 +220,7 @@ def _downloaded(copy: Path, nbytes: int, download: Callable[[FileIO], None], wha
             partial.unlink()
         raise
     if file.closed:
-        return FileIO(copy)
+        return open_to_read(os.fspath(copy))
     file.seek(0)
     return file
 
@@ -223,7 +233,7 @@ def _whole(copy: Path, nbytes: int) -> FileIO | None:
     status = os.fstat(file.fileno())
     # Should somebody have put another folder in the place of ours since we looked at it.
     private = os.name == "nt" or (status.st_uid == os.geteuid() and not status.st_mode & 0o077)
-    if private and stat.S_ISREG(status.st_mode) and status.st_size == nbytes:
+    if private and status.st_size == nbytes:
         return file
     file.close()
     return None

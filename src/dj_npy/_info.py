@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import re
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ from dj_npy._command import FINE, WRONG, Command, Paint, UsageError, printable
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, StoreError
 from dj_npy._fileformat import Header
 from dj_npy._html import in_units
+from dj_npy._regularfile import open_to_read
 from dj_npy._remotefile import Beginning, beginning_of_url, beginning_on_s3
 from dj_npy._row import Row
 from dj_npy._stores import Store, open_store
@@ -37,16 +37,13 @@ class Report:
 def _of_file(path: str) -> Report:
     def beginning(length: int) -> tuple[bytes, int]:
         try:
-            # A pipe would be waited for; one that takes the name's place meanwhile is not.
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                raise StoreError(f"{path!r} is not a file")
-            with open(path, "rb") as file:
-                return file.read(length), os.fstat(file.fileno()).st_size
+            with open_to_read(path) as file:
+                return file.read(length) or b"", os.fstat(file.fileno()).st_size
         except FileNotFoundError as error:
             raise ArrayMissingError(f"there is no file {path!r}") from error
+        except IsADirectoryError as error:
+            raise StoreError(f"{path!r} is not a file, but a folder") from error
         except OSError as error:
-            if isinstance(error, StoreError):
-                raise
             raise StoreError(f"could not read {path!r}: {error.strerror}") from error
 
     report = Report(path, {"where": os.path.abspath(path)})

@@ -10,6 +10,7 @@ import numpy as np
 
 from dj_npy._filecache import QuietFile
 from dj_npy._fileformat import AnyArray, Header
+from dj_npy._regularfile import open_regular
 
 with suppress(ImportError):  # Windows has neither this nor `os.preadv`
     from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
@@ -57,7 +58,7 @@ class KeptOpen:
         self._path, self._look_again = path, 0.0
         self._row_nbytes = (header.file_size - header.offset) // self._length
         self._most = min(_MOST_BYTES // self._row_nbytes, self._length // 4)
-        self._file: QuietFile | None = QuietFile(path)
+        self._file: QuietFile | None = QuietFile(path, opener=open_regular)
         self._descriptor = self._file.fileno()
         self._expected = _state(os.fstat(self._descriptor))
         _make_room()

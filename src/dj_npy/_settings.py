@@ -38,10 +38,14 @@ class Settings(BaseSettings):
     """Whether an insert into a local store waits until the disk has the array. Default: true."""
 
     cache_dir: Path = Field(default_factory=lambda: user_cache_path("dj-npy", appauthor=False))
-    """Folder for copies of remote files that are mapped into memory. Default: the user's."""
+    """
+    Folder for copies of remote files that are mapped into memory. Default: the user's.
+
+    It may be one for all users of a machine (mode 1777): each has a private folder in it.
+    """
 
     cache_bytes: ByteSize = ByteSize(10 << 30)
-    """Bytes of these copies that are kept, those mapped last. Default: 10 GiB."""
+    """Bytes of these copies that are kept, of each user, those mapped last. Default: 10 GiB."""
 
     max_workers: int = Field(default=16, ge=1, le=1024)
     """Threads of `load`, `stream` and `insert`. Default: 16."""

@@ -13,6 +13,7 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from dj_npy._errors import StoreError
+from dj_npy._regularfile import open_regular
 from dj_npy._stores import remote
 from dj_npy._stores.amazon import UnendedUploads, check_that_it_stays, is_amazon
 from dj_npy._stores.cloud import Client, CloudStore
@@ -225,7 +226,7 @@ def _google_credentials(name: str, token: Any, hidden: Hidden) -> Spec:
                 f"GOOGLE_APPLICATION_CREDENTIALS or the store's `token` to a key file"
             ) from None
     if isinstance(token, str) and (os.path.isfile(token) or token.endswith(".json")):
-        with open(token, encoding="utf-8") as file:
+        with open(token, encoding="utf-8", opener=open_regular) as file:
             token = json.load(file)
     if isinstance(token, dict) and token.get("type") == "service_account":
         return {"service_account_key": json.dumps(token)}

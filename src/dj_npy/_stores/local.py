@@ -9,13 +9,22 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from io import FileIO
 from itertools import chain, count, islice
-from stat import S_ISLNK
+from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import Any
 
 from dj_npy._errors import ArrayMissingError, NpyError, StoreError
+from dj_npy._regularfile import NONBLOCK, open_regular, open_to_read
 from dj_npy._settings import settings
 from dj_npy._stores.base import MARKER, UNTIMED, Buffer, Limits, Listed, Part, Stat, Store
 from dj_npy._stores.localfile import Scratch, read_part, write
+from dj_npy._stores.naming import (
+    Names,
+    has_moved,
+    remove_if_there,
+    replace_file,
+    sync_folder,
+)
+from dj_npy._stores.owners import whose
 from dj_npy._stores.threads import side_by_side
 
 TEMPORARY_SUFFIX = ".dj-npy-tmp"
@@ -23,19 +32,20 @@ TEMPORARY_SUFFIX = ".dj-npy-tmp"
 _CHANGED = "user.dj_npy.changed"
 """Extended attribute of a file that was opened to be changed."""
 _ATTEMPTS = 100
-"""How often a folder is made that collections keep removing."""
+"""How often a file and its folder are made, as collections keep removing the folder."""
 _CLOCK_S = 0.005
 _READ_PIECE = 1 << 20
 _MAX_DURABLE = 10_000
 _SIDE_BY_SIDE = 32 << 20
 """Bytes from which several threads read: one alone copies 256 MB a quarter slower."""
 _READERS = 4
-_READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
+_READ = os.O_RDONLY | NONBLOCK | getattr(os, "O_CLOEXEC", 0)
 _PART = 8 << 20
 _LIMITS = Limits(gap=16 << 10, part=1 << 20, runs=1024)
-# FAT, some FUSE and network file systems: they do not know links, or not here.
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR}
+_GONE = {*_NO_FILE, errno.ESTALE}
+"""ESTALE: another machine has removed it from a file server."""
+_DENIED = {errno.EACCES, errno.EPERM}
 
 
 class LocalStore(Store):
@@ -59,6 +69,7 @@ class LocalStore(Store):
         self.location = os.path.abspath(location)
         self._durable: set[str] = set()  # folders whose names have been synced
         self._durable_since = 0  # the location's time of change
+        self._names = Names()
 
     def _create(
         self,
@@ -68,20 +79,24 @@ class LocalStore(Store):
     ) -> str:
         path = next(paths)
         folder = os.path.dirname(self._full(path))
-        final = ""  # until the file has its name
+        own, named = None, False
         try:
             file = self._new_file(folder)
             try:
                 with file:
                     write(file, pieces)
-                while not _moved(file.name, self._full(path)):
+                    own = os.fstat(file.fileno())
+                while not self._names.give(file.name, self._full(path), own):
                     path = next(paths)
-                final = self._full(path)
-                _remove_if_there(file.name)
+                named = True
                 if settings.fsync:
                     self._sync_names(folder)
             except BaseException:
-                for name in filter(None, (file.name, final)):
+                names = [file.name]
+                # Ctrl-C may have come between the last step and its being noted.
+                if named or (own and has_moved(file.name, self._full(path), own)):
+                    names.append(self._full(path))
+                for name in names:
                     with suppress(OSError):  # what went wrong first is what has to be told
                         os.unlink(name)
                 raise
@@ -93,13 +108,18 @@ class LocalStore(Store):
 
     def _new_file(self, folder: str) -> Any:
         """Create a file that nobody else knows of, and its folder if need be."""
-        name = os.path.join(folder, f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
         for attempt in count(1):
+            name = _temporary_in(folder)
             try:
                 self._make_folder(folder)
                 return open(name, "xb", buffering=0)
-            except FileNotFoundError:  # a collection has removed the folder, it being empty
+            except FileExistsError:  # nobody else has such a name: the answer was lost
+                with suppress(OSError):
+                    os.unlink(name)
                 if attempt == _ATTEMPTS:
+                    raise
+            except OSError as error:  # a collection has removed the folder, it being empty
+                if error.errno not in (errno.ENOENT, errno.ESTALE) or attempt == _ATTEMPTS:
                     raise
         raise AssertionError("not reached")
 
@@ -114,6 +134,10 @@ class LocalStore(Store):
             self._make_folder(os.path.dirname(folder))
             with suppress(FileExistsError):  # another process was faster
                 os.mkdir(folder)
+        except OSError:  # where nothing may be made, not all say that it is there
+            if os.path.isdir(folder):
+                return
+            raise
         self._durable.discard(folder)  # it was there before, and was removed
 
     def _sync_names(self, folder: str) -> None:
@@ -129,10 +153,10 @@ class LocalStore(Store):
         if changed != self._durable_since:
             self._durable.clear()
             self._durable_since = changed
-        _sync_folder(folder)
+        sync_folder(folder)
         while folder != self.location and folder not in self._durable:
             parent = os.path.dirname(folder)
-            _sync_folder(parent)
+            sync_folder(parent)
             if len(self._durable) >= _MAX_DURABLE:
                 self._durable.clear()
             self._durable.add(folder)
@@ -152,7 +176,7 @@ class LocalStore(Store):
         # One after the other, all parts may come through the same memory.
         scratch = None if many else Scratch()
         try:
-            with open(self._full(path), "rb", buffering=0) as file:
+            with open_to_read(self._full(path)) as file:
                 stat = os.fstat(file.fileno())
 
                 def read(part: Part) -> bool:
@@ -188,14 +212,14 @@ class LocalStore(Store):
 
     def _read_beginning(self, path: str, length: int) -> tuple[bytes, Stat]:
         try:
-            with open(self._full(path), "rb", buffering=0) as file:
+            with open_to_read(self._full(path)) as file:
                 return file.read(length) or b"", _stat_of(os.fstat(file.fileno()))
         except OSError as error:
             raise self.refused(error, path, "read") from error
 
     def _pieces(self, path: str) -> Iterator[memoryview]:
         try:
-            with open(self._full(path), "rb", buffering=0) as file:
+            with open_to_read(self._full(path)) as file:
                 while piece := file.read(_READ_PIECE):
                     yield memoryview(piece)
         except OSError as error:
@@ -203,7 +227,7 @@ class LocalStore(Store):
 
     def _remove(self, path: str) -> None:
         try:
-            _remove_if_there(self._full(path))
+            remove_if_there(self._full(path))
         except OSError as error:
             raise self.refused(error, path, "remove") from error
 
@@ -222,11 +246,12 @@ class LocalStore(Store):
                 continue
             try:
                 stat = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:  # removed meanwhile
-                continue
             except OSError as error:
+                if error.errno in _GONE:  # removed meanwhile
+                    continue
                 raise self.refused(error, path, "list") from error
-            yield self._listed_as(path, stat)
+            if S_ISREG(stat.st_mode) or S_ISLNK(stat.st_mode):
+                yield self._listed_as(path, stat)
 
     def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
         """Yield what is in a folder, which may be gone; not all of it is in memory at once."""
@@ -234,7 +259,7 @@ class LocalStore(Store):
             with os.scandir(self._full(folder) if folder else self.location) as scanned:
                 yield from scanned
         except OSError as error:
-            if error.errno not in _NO_FILE or not os.path.isdir(self.location):
+            if error.errno not in _GONE or not os.path.isdir(self.location):
                 raise self.refused(error, folder, "list") from error
 
     def _listed(self, path: str) -> Listed:
@@ -252,13 +277,13 @@ class LocalStore(Store):
         return Listed(path, stat.st_size, _time_of(stat), version, leads_to)
 
     def _now(self) -> datetime:
-        name = os.path.join(self.location, f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
         try:
             before = os.stat(self.location).st_mtime_ns
             while True:
-                with open(name, "xb") as file:
+                name = _temporary_in(self.location)
+                with open(name, "wb") as file:
                     now = _time_of(os.fstat(file.fileno()))
-                os.unlink(name)
+                remove_if_there(name)
                 # As for `_sync_names`, the location has now changed, as far as its clock can tell.
                 if os.stat(self.location).st_mtime_ns != before:
                     return now
@@ -289,9 +314,11 @@ class LocalStore(Store):
             return False
         if replace:
             try:
-                os.replace(self._full(path), self._full(MARKER))
-                _sync_folder(self.location)
+                replace_file(self._full(path), self._full(MARKER))
+                sync_folder(self.location)
             except OSError as error:
+                with suppress(OSError):
+                    os.unlink(self._full(path))
                 raise self.refused(error, MARKER, "write") from error
         return True
 
@@ -310,7 +337,7 @@ class LocalStore(Store):
 
     def _open_to_map(self, path: str) -> FileIO:
         try:
-            return open(self._full(path), "rb", buffering=0)
+            return open_to_read(self._full(path))
         except OSError as error:
             raise self.refused(error, path, "map") from error
 
@@ -336,7 +363,11 @@ class LocalStore(Store):
 
     def refused(self, error: Exception, path: str, verb: str) -> NpyError:
         what = f"could not {verb} {self.where(path)} (folder {self.location!r})"
-        if not os.path.isdir(self.location):
+        try:
+            is_there = S_ISDIR(os.stat(self.location).st_mode)
+        except OSError as lost:
+            is_there, error = lost.errno not in _NO_FILE, lost
+        if not is_there:
             return StoreError(
                 f"{what}: that folder does not exist. Is the file server mounted? "
                 f"Otherwise create it, or correct `location` in the store's configuration"
@@ -351,21 +382,28 @@ class LocalStore(Store):
             errno.ENOSPC: "the disk is full; nothing was stored. Free some space and try again",
             errno.EDQUOT: "the quota is used up; nothing was stored. Free some space and try again",
             errno.EROFS: "the file system is read-only",
-            errno.EACCES: "permission denied for this user",
-            errno.EPERM: "permission denied for this user",
             errno.ELOOP: "there is a symbolic link, which is not followed in order to change "
             "a file, nor in a circle",
         }
         # `strerror` and not `str`: that would name the temporary file.
         reason = advice.get(code) or getattr(error, "strerror", None) or type(error).__name__
+        if code in _DENIED:
+            asked = self._full(path)
+            if verb in ("write", "remove"):  # which the folder permits, and not the file
+                asked = os.path.dirname(asked)
+            reason = f"permission denied for this user{whose(asked)}"
         refused = StoreError(f"{what}: {reason}")
         refused.errno = code or None
         return refused
 
 
+def _temporary_in(folder: str) -> str:
+    return f"{folder}/.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+
+
 def _of_the_store(path: str, flags: int) -> int:
     """Open a file, and not what a link in its place leads to."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
+    return open_regular(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
 def _stat_of(stat: os.stat_result) -> Stat:
@@ -377,45 +415,3 @@ def _time_of(stat: os.stat_result) -> datetime:
         return datetime.fromtimestamp(stat.st_mtime, UTC) if stat.st_mtime >= 0 else UNTIMED
     except (ValueError, OverflowError, OSError):
         return UNTIMED
-
-
-def _moved(temporary: str, final: str) -> bool:
-    """Give the file its final name, unless that is taken."""
-    try:
-        os.link(temporary, final)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-    else:
-        return True
-    # Reserve the name, then rename over the reservation: nobody refers to it yet.
-    try:
-        os.close(os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except FileExistsError:
-        return False
-    try:
-        os.replace(temporary, final)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(final)
-        raise
-    return True
-
-
-def _remove_if_there(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-
-
-def _sync_folder(path: str) -> None:
-    if os.name == "nt":  # Windows cannot open a folder; NTFS journals names by itself
-        return
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,25 +1,25 @@
 """Bytes between memory and a file of this machine."""
 
-import ctypes
 import os
 from collections.abc import Iterable
 from ctypes import c_int64
 from io import FileIO
-from typing import Any
 
 import numpy as np
 
+from dj_npy._regularfile import open_to_read
 from dj_npy._settings import settings
 from dj_npy._stores.base import Part
+from dj_npy._stores.naming import UNKNOWN, of_libc
 
 _WRITE_BACK = 16 << 20
 """Bytes after which the disk is set to work: 256 MB are synced in two thirds of the time."""
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
-_sync_file_range: Any
-try:
-    _sync_file_range = ctypes.CDLL(None).sync_file_range
-except (AttributeError, OSError, TypeError):  # not Linux
-    _sync_file_range = None
+_sync_file_range = of_libc("sync_file_range")
+_NO_FILE_SYNC = (
+    "This file system cannot sync a file. With DJ_NPY_FSYNC=0 inserts do not wait for the disk, "
+    "and what a power cut leaves of them is up to it"
+)
 
 
 def write(file: FileIO, pieces: Iterable[memoryview]) -> None:
@@ -34,7 +34,12 @@ def write(file: FileIO, pieces: Iterable[memoryview]) -> None:
             _start_write_back(file.fileno(), started, written - started)
             started = written
     if settings.fsync:
-        os.fsync(file.fileno())
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in UNKNOWN:
+                raise
+            raise OSError(error.errno, f"{error.strerror}. {_NO_FILE_SYNC}") from error
 
 
 def _start_write_back(descriptor: int, offset: int, nbytes: int) -> None:
@@ -77,7 +82,7 @@ def read_part(file: FileIO, part: Part, scratch: Scratch) -> bool:
 def _read_at(file: FileIO, position: int, target: memoryview) -> bool:
     """Fill `target` from a position on, and return whether the file is as long as that."""
     if not hasattr(os, "preadv"):  # Windows, macOS before 11
-        with open(file.name, "rb", buffering=0) as own:
+        with open_to_read(os.fspath(file.name)) as own:
             own.seek(position)
             while target and (count := own.readinto(target)):
                 target = target[count:]

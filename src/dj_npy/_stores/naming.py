@@ -1,0 +1,168 @@
+"""How a file of this machine, or of a file server, gets a name that nobody else has."""
+
+import ctypes
+import errno
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from stat import S_IMODE
+from typing import Any
+
+
+def of_libc(name: str) -> Any:
+    """Return a function of the C library, or None."""
+    try:
+        return getattr(ctypes.CDLL(None, use_errno=True), name)
+    except (AttributeError, OSError, TypeError):  # not Linux, or an old one
+        return None
+
+
+_renameat2, _statfs = of_libc("renameat2"), of_libc("statfs")
+_RENAME_NOREPLACE, _AT_FDCWD = 1, -100  # linux/fs.h, fcntl.h
+_OF_THIS_MACHINE = {
+    *(0xEF53, 0x58465342, 0x9123683E, 0xF2F52010),  # ext2 to 4, XFS, Btrfs, F2FS
+    *(0x2FC12FC1, 0xCA451A4E, 0x01021994, 0x794C7630),  # ZFS, bcachefs, tmpfs, overlayfs
+    *(0x4D44, 0x2011BAB0, 0x7366746E),  # FAT, exFAT, NTFS
+}
+"""
+`f_type` of file systems whose names are given by this machine's kernel alone.
+
+Elsewhere that a name is free may be the client's belief: SMB's lets the server replace what is
+there, though it was asked not to.
+"""
+
+UNKNOWN = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""What a file system answers to what it does not know."""
+# FAT, some FUSE and network file systems: they do not know links, or not here.
+_NO_LINKS = {*UNKNOWN, errno.EPERM, errno.EMLINK, errno.EXDEV}
+_NO_RENAME = {*UNKNOWN, errno.EPERM}  # EPERM: of a container
+_NO_FOLDER_SYNC = {*UNKNOWN, errno.EBADF, errno.EACCES, errno.EPERM}
+"""
+SMB, DrvFs, some of FUSE; EACCES: who may write to a folder need not read it.
+
+That a disk is full or fails (ENOSPC, EDQUOT, EIO) is not of these.
+"""
+
+
+_Way = Callable[[str, str], None]
+"""Gives the file at the first path the second, and raises FileExistsError if that is taken."""
+
+
+class Names:
+    """Gives files their names, and remembers what file systems do not know."""
+
+    def __init__(self) -> None:
+        self._renames: dict[int, bool] = {}  # whether a file system knows RENAME_NOREPLACE
+
+    def give(self, temporary: str, final: str, own: os.stat_result) -> bool:
+        """
+        Give a file its final name, unless that is taken.
+
+        An error is no verdict: a file server may have done what it says it has not, as the
+        answer to its client's first request was lost.
+        """
+        ways: list[tuple[_Way, set[int]]] = [(os.link, _NO_LINKS), (_reserve, set())]
+        if self._knows_rename(temporary, own.st_dev):
+            ways.insert(0, (_rename, _NO_RENAME))
+        for way, unknown in ways:
+            try:
+                way(temporary, final)
+            except OSError as error:
+                if not has_moved(temporary, final, own):
+                    if isinstance(error, FileExistsError):
+                        return False
+                    if error.errno not in unknown:
+                        raise
+                    if way is _rename and error.errno in UNKNOWN:
+                        self._renames[own.st_dev] = False
+                    continue
+            if way is os.link:
+                remove_if_there(temporary)
+            return True
+        raise AssertionError("not reached")
+
+    def _knows_rename(self, path: str, device: int) -> bool:
+        if device not in self._renames:
+            known = None not in (_renameat2, _statfs) and _type_of(path) in _OF_THIS_MACHINE
+            self._renames[device] = known
+        return self._renames[device]
+
+
+def _rename(temporary: str, final: str) -> None:
+    """Rename a file, unless the name is taken."""
+    old, new = os.fsencode(temporary), os.fsencode(final)
+    if _renameat2(_AT_FDCWD, old, _AT_FDCWD, new, _RENAME_NOREPLACE):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def _reserve(temporary: str, final: str) -> None:
+    """Reserve the name, then rename over the reservation: nobody refers to it yet."""
+    os.close(os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        os.replace(temporary, final)
+    except BaseException:
+        with suppress(OSError):
+            if not os.lstat(final).st_size:  # it has not been done after all
+                os.unlink(final)
+        raise
+
+
+def has_moved(temporary: str, final: str, own: os.stat_result) -> bool:
+    """Whether a file has its final name, beside its temporary one or in the place of it."""
+    try:
+        found = os.lstat(final)
+    except OSError:
+        return False
+    # Where files have no numbers, or all the same, there are no links either.
+    if not found.st_ino or not os.path.samestat(found, own) or found.st_size != own.st_size:
+        return False
+    if os.path.lexists(temporary):
+        return found.st_nlink == 2
+    return found.st_mtime_ns == own.st_mtime_ns  # a number may be used again
+
+
+def replace_file(new: str, old: str) -> None:
+    """Put a file in the place of another, with its mode, group and, if allowed, owner."""
+    with suppress(AttributeError, OSError):
+        before = os.stat(old)
+        for owner in ((-1, before.st_gid), (before.st_uid, -1)):
+            with suppress(OSError):
+                os.chown(new, *owner)
+        os.chmod(new, S_IMODE(before.st_mode))
+    own = os.stat(new)
+    try:
+        os.replace(new, old)
+    except OSError:
+        if not has_moved(new, old, own):
+            raise
+
+
+def _type_of(path: str) -> int:
+    """Return by which number Linux knows a path's file system."""
+    answer = (ctypes.c_long * 64)()  # twice a `struct statfs`, which begins with it
+    failed = _statfs(os.fsencode(path), answer)
+    return 0 if failed else answer[0] & 0xFFFFFFFF
+
+
+def remove_if_there(path: str) -> None:
+    """Remove a file, unless it has gone."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def sync_folder(path: str) -> None:
+    """Make the names in a folder durable, where a folder can be synced."""
+    if os.name == "nt":  # Windows cannot open a folder; NTFS journals names by itself
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
