@@ -19,7 +19,7 @@ import pytest
 
 import dj_npy
 from dj_npy import ArrayMissingError, NpyRef, StoreError
-from dj_npy._stores import local, naming
+from dj_npy._stores import local, localfile, naming
 from dj_npy._stores.local import LocalStore
 from tests.conftest import run
 from tests.test_codec import WAVEFORM, files

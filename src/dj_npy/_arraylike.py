@@ -73,7 +73,7 @@ class ArrayLike(NDArrayOperatorsMixin):
     @property
     def T(self) -> "View":  # noqa: N802
         """The array with its axes reversed, still unloaded."""
-        return View(self, np.transpose, self.shape[::-1], self.dtype)
+        return View(self, "T", np.transpose, self.shape[::-1], self.dtype)
 
     @property
     def mT(self) -> "View":  # noqa: N802
@@ -81,22 +81,22 @@ class ArrayLike(NDArrayOperatorsMixin):
         if self.ndim < 2:
             raise ValueError("matrix transpose with ndim < 2 is undefined")  # as NumPy says it
         shape = (*self.shape[:-2], self.shape[-1], self.shape[-2])
-        return View(self, matrix_transpose, shape, self.dtype)
+        return View(self, "mT", matrix_transpose, shape, self.dtype)
 
     @property
     def real(self) -> "View":
         """The real part, still unloaded."""
-        return View(self, np.real, self.shape, empty((0,), self.dtype).real.dtype)
+        return View(self, "real", np.real, self.shape, empty((0,), self.dtype).real.dtype)
 
     @property
     def imag(self) -> "View":
         """The imaginary part, still unloaded."""
-        return View(self, np.imag, self.shape, empty((0,), self.dtype).imag.dtype)
+        return View(self, "imag", np.imag, self.shape, empty((0,), self.dtype).imag.dtype)
 
     @property
     def flat(self) -> "View":
         """All elements along one axis, the last varying fastest, still unloaded."""
-        return View(self, np.ravel, (self.size,), self.dtype)
+        return View(self, "flat", np.ravel, (self.size,), self.dtype)
 
     def byteswap(self) -> AnyArray:
         """Load the data and return them with the bytes of each element in the other order."""
@@ -273,22 +273,26 @@ class View(ArrayLike):
     ----------
     source : ArrayLike
         Where the data are.
+    name : str
+        The attribute of the source that this is.
     function : callable
         Turns the source's data into the view's.
     shape, dtype
         What will come of that.
     """
 
-    __slots__ = ("_dtype", "_function", "_shape", "_source")
+    __slots__ = ("_dtype", "_function", "_name", "_shape", "_source")
 
     def __init__(
         self,
         source: ArrayLike,
+        name: str,
         function: Callable[[AnyArray], AnyArray],
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
     ) -> None:
-        self._source, self._function, self._shape, self._dtype = source, function, shape, dtype
+        self._source, self._name, self._function = source, name, function
+        self._shape, self._dtype = shape, dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -304,6 +308,9 @@ class View(ArrayLike):
         array = self._function(self._source._array())
         array.flags.writeable = False  # whether it is a copy depends on the memory order
         return array
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self._source, self._name)  # no name of ours, which may change
 
     def __repr__(self) -> str:
         return f"{self._function.__name__}({self._source!r})"
