@@ -5,7 +5,7 @@ import io
 import json
 import pickle
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,12 @@ from dj_npy import NpyRef, StoreError
 from tests.arrays import same
 from tests.written import FOLDER, LOCATION, S3, arrays, config
 
-SEEN = {"": np.asarray, "T": np.transpose, "real": np.real, "flat": np.ravel}
+SEEN: dict[str, Callable[[Any], Any]] = {
+    "": np.asarray,
+    "T": np.transpose,
+    "real": np.real,
+    "flat": np.ravel,
+}
 VERSIONS = sorted(path.parent for path in FOLDER.glob("*/rows.json"))
 MAY_BE_NAMED = {
     "builtins getattr",
