@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dj_npy._addressing import array_path, with_token
@@ -50,10 +50,11 @@ def test_what_a_text_may_mean_is_found(text: str) -> None:
 
 
 @given(st.text(), st.text(), st.booleans())
+@example("", "b", False)
 def test_any_path_of_ours_in_any_json_is_found(key: str, beside: str, token: bool) -> None:
     path = array_path("lab", "scan", {"subject": key, "n": 1}, "x")
     path = with_token(path) if token else path
-    value = {beside: [beside, {"a": path}], "b": {path: beside}}
+    value = {beside: [beside, {"a": path}], f"b{beside}": {path: beside}}
     for text in (json.dumps(value), json.dumps(value, ensure_ascii=False)):
         assert list(mentions(text)).count(path) >= 2
 
