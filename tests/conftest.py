@@ -342,3 +342,12 @@ def stored(store: Path) -> Callable[..., dj_npy.NpyRef]:
         return codec.decode(json.loads(json.dumps(row)), context=context)
 
     return make
+
+
+@pytest.fixture
+def nothing_configured() -> Iterator[None]:
+    """This process has no store of its own of any name, unless a test says so."""
+    before = dj.config.stores
+    dj.config.stores = {}
+    yield
+    dj.config.stores = before

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,18 +26,11 @@ from tests.test_conformance import location
 
 __all__ = ["location"]  # a fixture
 
+pytestmark = pytest.mark.usefixtures("nothing_configured")
+
 Stored = Callable[..., NpyRef]
 A = np.arange(12.0).reshape(4, 3)
 PICKLES = pytest.mark.parametrize("library", [pickle, cloudpickle])
-
-
-@pytest.fixture(autouse=True)
-def nothing_configured() -> Iterator[None]:
-    """This process has no store of its own of that name, unless a test says so."""
-    before = dj.config.stores
-    dj.config.stores = {}
-    yield
-    dj.config.stores = before
 
 
 def load(ref: NpyRef) -> Any:

@@ -352,6 +352,7 @@ def test_references_compare_elementwise_and_hash_by_identity(stored: Stored) -> 
     assert (one == None).tolist() == (A == None).tolist()  # noqa: E711
 
 
+@pytest.mark.usefixtures("nothing_configured")
 def test_a_pickle_holds_no_data_and_reads_from_the_same_store(stored: Stored) -> None:
     ref = stored(np.zeros((1000, 100)))
     ref.load()
@@ -384,7 +385,7 @@ def test_a_pickle_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
         assert secret.encode() not in data
     # The receiver's own configuration has them.
     restored = pickle.loads(data)
-    assert restored._config.get_store_spec("cloud") == {**spec, **secrets}
+    assert restored._config.stores["cloud"] == {**spec, **secrets}
 
 
 def test_a_pickle_knows_a_folder_that_was_given_relatively(

@@ -209,6 +209,7 @@ REFUSED: dict[str, Callable[[Lab], Any]] = {
     "verify: nothing": lambda lab: dj_npy.verify(),
     "verify: no schema": lambda lab: dj_npy.verify(3),
     "verify: unknown schema": lambda lab: dj_npy.verify("there_is_none"),
+    "use_config: no configuration": lambda lab: dj_npy.use_config("datajoint.json"),  # type: ignore[arg-type]
     "adopt: no schema": lambda lab: dj_npy.adopt(3),
     "adopt: unknown schema": lambda lab: dj_npy.adopt("there_is_none"),
     "adopt: unknown store": lambda lab: dj_npy.adopt(lab.schema, "nowhere"),

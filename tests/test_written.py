@@ -5,7 +5,7 @@ import io
 import json
 import pickle
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import dj_npy
 from dj_npy import NpyRef, StoreError
 from tests.arrays import same
 from tests.written import FOLDER, LOCATION, S3, arrays, config
+
+pytestmark = pytest.mark.usefixtures("nothing_configured")
 
 SEEN: dict[str, Callable[[Any], Any]] = {
     "": np.asarray,
@@ -31,14 +33,6 @@ MAY_BE_NAMED = {
     "dj_npy._ref NpyRef",
     "dj_npy.pickles store",
 }
-
-
-@pytest.fixture(autouse=True)
-def nothing_configured() -> Iterator[None]:
-    before = dj.config.stores
-    dj.config.stores = {}
-    yield
-    dj.config.stores = before
 
 
 def pickles(version: Path, store: str) -> dict[str, bytes]:

@@ -62,6 +62,7 @@ INDEXES: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.usefixtures("nothing_configured")  # a pickle of it is opened
 @CHUNKS
 @pytest.mark.parametrize("index", INDEXES.values(), ids=INDEXES)
 @pytest.mark.parametrize("order", ["C", "F"])

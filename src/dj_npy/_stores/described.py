@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import datajoint as dj
 from datajoint.errors import ThreadSafetyError
 
-from dj_npy._errors import StoreError
+from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._stores import secret
 from dj_npy._stores.amazon import is_amazon
 
@@ -48,6 +48,11 @@ def use_config(config: StoreConfig | None) -> None:
     config : datajoint.settings.Config or None
         Such as ``instance.config`` of a `datajoint.Instance`. None: as it was before.
 
+    Raises
+    ------
+    ArrayInvalidError
+        For what is no configuration.
+
     Examples
     --------
     >>> import datajoint as dj
@@ -55,6 +60,8 @@ def use_config(config: StoreConfig | None) -> None:
     >>> use_config(None)
     """
     global _chosen
+    if config is not None and not hasattr(config, "get_store_spec"):
+        raise ArrayInvalidError(f"expected the config of a dj.Instance, not {config!r:.80}")
     _chosen = config
 
 
