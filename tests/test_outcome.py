@@ -26,6 +26,7 @@ from dj_npy import _identity as identity
 from dj_npy._arraylike import as_scalar
 from dj_npy._catalog import another_session
 from dj_npy._codec import current, row_key
+from dj_npy._grants import sees_triggers
 from dj_npy._insertion import bulk
 from tests.conftest import instance_of
 from tests.processes import reconnect, reconnect_if_lost
@@ -970,3 +971,72 @@ def test_the_transaction_of_skipped_duplicates_ends(numbered: Any, store: Path) 
     dj_npy.insert(numbered, [row(5), row(6)], skip_duplicates=True)
     connection.query("ROLLBACK")
     assert assert_no_row_without_its_file(numbered) == 3
+
+
+@pytest.mark.parametrize("when", [("START", "BEGIN"), ("COMMIT",)], ids=" ".join)
+def test_a_transaction_of_skipped_duplicates_that_is_interrupted_ends(
+    numbered: Any, monkeypatch: pytest.MonkeyPatch, when: tuple[str, ...]
+) -> None:
+    connection = numbered.connection
+    numbered.heading.attributes  # noqa: B018
+    original = connection.query
+
+    def query(statement: str, *args: Any, **options: Any) -> Any:
+        answer = original(statement, *args, **options)
+        if statement.upper().startswith(when):
+            raise KeyboardInterrupt
+        return answer
+
+    monkeypatch.setattr(connection, "query", query)
+    with pytest.raises(KeyboardInterrupt):
+        dj_npy.insert(numbered, [row(1)], skip_duplicates=True)
+    monkeypatch.undo()
+    assert not connection.in_transaction
+    numbered.insert1(row(2))
+    connection.start_transaction()
+    connection.cancel_transaction()
+    assert assert_no_row_without_its_file(numbered) == 1 + (when == ("COMMIT",))
+
+
+def test_a_commit_that_the_server_refuses_leaves_no_transaction(numbered: Any) -> None:
+    if not is_postgresql(numbered):  # which alone checks at the commit
+        return
+    name, connection = numbered.full_table_name, numbered.connection
+    connection.query(
+        f"ALTER TABLE {name} ADD CONSTRAINT few UNIQUE (n) DEFERRABLE INITIALLY DEFERRED"
+    )
+    numbered.insert1(row(1))
+    with pytest.raises(Exception, match="few"):
+        dj_npy.insert(numbered, [row(2)], skip_duplicates=True)
+    assert not connection.in_transaction
+    numbered.insert1(row(3, n=3))
+    assert assert_no_row_without_its_file(numbered) == 2
+
+
+@pytest.mark.parametrize(
+    ("grants", "expected"),
+    [
+        (["GRANT ALL PRIVILEGES ON *.* TO `u`@`h`"], True),
+        (["GRANT SELECT, INSERT ON *.* TO `u`@`h`"], False),
+        (["GRANT USAGE ON *.* TO `u`@`h`", "GRANT ALL PRIVILEGES ON `lab\\_%`.* TO `u`@`h`"], True),
+        (["GRANT ALL PRIVILEGES ON `labX%`.* TO `u`@`h`"], False),
+        (
+            ["GRANT ALL PRIVILEGES ON `lab%`.* TO `u`@`h`", "GRANT INSERT ON `lab_one`.* TO u"],
+            False,
+        ),
+        (["GRANT INSERT, TRIGGER ON `lab_one`.`t` TO `u`@`h`"], True),
+        (["GRANT INSERT, TRIGGER ON `lab_one`.`other` TO `u`@`h`"], False),
+        (["GRANT SELECT, TRIGGER ON *.* TO u", "REVOKE TRIGGER ON `lab_one`.* FROM u"], False),
+        (["GRANT ALL PRIVILEGES ON `LAB_ONE`.* TO `u`@`h`"], False),
+        (['GRANT TRIGGER ON "lab_one".* TO "u"@"h"'], True),
+        (["GRANT EXECUTE ON PROCEDURE `lab_one`.`p` TO `u`@`h`"], False),
+        ([], False),
+    ],
+)
+def test_who_is_told_of_triggers(grants: list[str], expected: bool) -> None:
+    def select(query: str) -> list[tuple[Any, ...]]:
+        if "version()" in query:
+            return [("10.11-MariaDB",)]
+        return [(line,) for line in grants]
+
+    assert sees_triggers(select, "lab_one", "t") is expected

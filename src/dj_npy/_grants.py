@@ -99,7 +99,7 @@ def sees_triggers(select: Select, schema: str, table: str) -> bool:
         what, privileges, of, name = found.groups()
         may = bool({"TRIGGER", "ALL PRIVILEGES"} & {*privileges.split(", ")})
         if what == "REVOKE":
-            if may and _fits(of, schema):
+            if may and _fits(of.lower(), schema.lower()):
                 return False
         elif name != "*":
             if may and (_plain(of), _plain(name)) == (schema, table):
@@ -113,11 +113,11 @@ def sees_triggers(select: Select, schema: str, table: str) -> bool:
 
 
 def _fits(pattern: str, schema: str) -> bool:
-    """Whether a schema is one of those that a grant is for; in doubt, that it is."""
+    """Whether a schema is one of those that a grant is for."""
     parts = re.findall(r"\\.|.", _plain(pattern), re.DOTALL)
     wild = {"%": ".*", "_": "."}
     text = "".join(wild.get(part) or re.escape(part[-1]) for part in parts)
-    return re.fullmatch(text, schema, re.DOTALL | re.IGNORECASE) is not None
+    return re.fullmatch(text, schema, re.DOTALL) is not None
 
 
 def _plain(name: str) -> str:

@@ -35,7 +35,7 @@ A larger one is written before that; its own parts go side by side.
 """
 _QUIET_S = 1
 """How long the database is not spoken to before it is asked whether it is still there."""
-_READS = re.compile(r"\s*(?:SELECT|SHOW|START TRANSACTION|ROLLBACK)\b", re.IGNORECASE)
+_READS = re.compile(r"\s*(?:SELECT|SHOW|START TRANSACTION|BEGIN|ROLLBACK)\b", re.IGNORECASE)
 
 
 class Bulk(NamedTuple):
@@ -194,22 +194,25 @@ class Insertion(Statement):
             # MySQL says with an answer whether there is a transaction.
             self._connection.query("SELECT 1")
             if not Session(self._connection).in_transaction:
+                self._own_transaction = True  # before it is: Ctrl-C may come in between
                 self._connection.start_transaction()
-                self._own_transaction = True
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """End the transaction that was begun for this statement alone."""
+        committing = False
         try:
             yield
+            if self._own_transaction:
+                committing = True
+                self._connection.commit_transaction()
         except BaseException:
             if self._own_transaction:
-                self._succeeded()
+                if not committing:
+                    self._succeeded()  # so far: a rollback takes back what it kept
                 with suppress(Exception):  # a session that is lost; what was raised is told
                     self._connection.cancel_transaction()
             raise
-        if self._own_transaction:
-            self._connection.commit_transaction()
 
     def _skipped(self) -> list[Written]:
         """
