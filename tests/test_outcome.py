@@ -409,15 +409,44 @@ def test_what_the_user_did_to_a_transaction_is_not_guessed_at(
     assert_no_row_without_its_file(other)
 
 
-def test_a_copy_that_a_rollback_leaves(numbered: Any, table: MakeTable) -> None:
+COPIES = {
+    "rows": ["INSERT INTO {copies} SELECT * FROM {rows}"],
+    "values": ["INSERT INTO {copies} (id, waveform) VALUES (1, '{value}')"],
+    "a variable": [
+        "SELECT waveform INTO @w FROM {rows}",
+        "INSERT INTO {copies} (id, waveform) VALUES (1, @w)",
+    ],
+    "an update": [
+        "INSERT INTO {copies} (id) VALUES (1)",
+        "UPDATE {copies} c, {rows} r SET c.waveform = r.waveform",
+    ],
+    "a function": ["SELECT {schema}.copy()"],
+    "another table's trigger": ["DELETE FROM {schema}.going"],
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copy_that_a_rollback_leaves(numbered: Any, table: MakeTable, how: str) -> None:
     if is_postgresql(numbered):
         return
     copies = of_myisam(table(numbered.definition, "Copies")())
+    schema, query = f"`{numbered.database}`", numbered.connection.query
+    names = {"copies": copies.full_table_name, "rows": numbered.full_table_name, "schema": schema}
+    copy = f"INSERT INTO {names['copies']} SELECT * FROM {names['rows']}"
+    query("SET GLOBAL log_bin_trust_function_creators = 1")
+    query(
+        f"CREATE FUNCTION {schema}.copy() RETURNS int MODIFIES SQL DATA BEGIN {copy}; RETURN 1; END"
+    )
+    query(f"CREATE TABLE {schema}.going (n int)")
+    query(f"INSERT INTO {schema}.going VALUES (1)")
+    query(f"CREATE TRIGGER {schema}.go AFTER DELETE ON {schema}.going FOR EACH ROW {copy}")
 
     def fail() -> None:
         with numbered.connection.transaction:
             numbered.insert1(row(1))
-            copies.insert(numbered)
+            [(value,)] = query(f"SELECT waveform FROM {names['rows']}").fetchall()
+            for statement in COPIES[how]:
+                query(statement.format(**names, value=value)).fetchall()
             raise TooLongError
 
     with pytest.raises(TooLongError):
@@ -1040,3 +1069,20 @@ def test_who_is_told_of_triggers(grants: list[str], expected: bool) -> None:
         return [(line,) for line in grants]
 
     assert sees_triggers(select, "lab_one", "t") is expected
+
+
+def test_a_session_that_does_not_commit_by_itself(numbered: Any) -> None:
+    connection = numbered.connection
+    numbered.insert1(row(1))
+    if is_postgresql(numbered):
+        connection._conn.autocommit = False
+    else:
+        connection.query("SET autocommit = 0")
+    dj_npy.insert(numbered, [row(1), row(2)], skip_duplicates=True)
+    if is_postgresql(numbered):
+        connection._conn.rollback()
+        connection._conn.autocommit = True
+    else:
+        connection.query("ROLLBACK")
+        connection.query("SET autocommit = 1")
+    assert assert_no_row_without_its_file(numbered) == 1  # it was the user's to commit

@@ -28,8 +28,8 @@ from dj_npy._stores.threads import all_in_threads
 
 _IN_TRANSACTION, _IN_FAILED_TRANSACTION, _NOT_CONNECTED = 2, 3, 4
 """libpq's PQTRANS_INTRANS, _INERROR and _UNKNOWN."""
-_STATUS_IN_TRANS = 1
-"""What the protocol of MySQL calls a session in a transaction."""
+_STATUS_IN_TRANS, _STATUS_AUTOCOMMIT = 1, 2
+"""What the protocol of MySQL says of a session: in a transaction, and committing by itself."""
 _OUTCOME_UNKNOWN = ("08", "40003")
 """SQLSTATEs with which PostgreSQL says that it does not know either."""
 _MAY_BE_UNSEEN = """
@@ -99,7 +99,10 @@ class Session:
             status = self.raw.info.transaction_status
             in_transaction = status in (_IN_TRANSACTION, _IN_FAILED_TRANSACTION)
         else:
-            in_transaction = answered and bool(self.raw.server_status & _STATUS_IN_TRANS)
+            status = self.raw.server_status
+            # Without autocommit, the next statement begins one.
+            open_ended = status & _STATUS_IN_TRANS or not status & _STATUS_AUTOCOMMIT
+            in_transaction = answered and bool(open_ended)
         # `Connection.in_transaction` would ask the server, and believe in one that is lost.
         self.in_transaction: bool = in_transaction
         self._handled = sys.exception()
@@ -148,6 +151,18 @@ class Session:
                     return None
                 used.update(asked[path] for path in paths)
         return used
+
+    def rolled_back_as_a_whole(self) -> bool:
+        """
+        Whether the last statement, a ROLLBACK, has left nothing of its transaction.
+
+        MySQL and MariaDB warn if a table that knows no transactions was changed in it, by
+        whatever statement, trigger or function (1196, ER_WARNING_NOT_COMPLETE_ROLLBACK).
+        """
+        if self._is_postgresql:
+            return True
+        answer = self._asked("SELECT %s, @@warning_count")
+        return answer is not None and int(answer[0][1]) == 0
 
     def _is_lost(self) -> bool:
         if self._is_postgresql:

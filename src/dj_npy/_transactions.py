@@ -22,10 +22,6 @@ Statements that neither end a transaction nor set a savepoint.
 
 MySQL ends one at any statement that defines something, and several may come in one text.
 """
-_COPIES = re.compile(
-    r"\s*(?:INSERT|UPDATE|REPLACE|WITH)\b.*\b(?:SELECT|JOIN)\b", re.IGNORECASE | re.DOTALL
-)
-"""Statements that may copy rows into a table of MyISAM's, where a rollback leaves them."""
 
 
 class Transaction:
@@ -40,7 +36,7 @@ class Transaction:
     def sends(self, statement: str) -> None:
         """Take note of a statement."""
         self.answered = False
-        if not _LEAVES_IT_OPEN.match(statement) or _COPIES.match(statement):
+        if not _LEAVES_IT_OPEN.match(statement):
             self._files.clear()
 
     def keep(self, session: Session, files: Iterable[Written]) -> None:
@@ -52,7 +48,10 @@ class Transaction:
         """Remove the files, now that the server has answered to a rollback."""
         if connection._conn is not self._raw or os.getpid() != self._process or not self._files:
             return
-        referenced = Session(connection).referenced(self._files)
+        session = Session(connection)
+        if not session.rolled_back_as_a_whole():
+            return
+        referenced = session.referenced(self._files)
         if referenced is not None:
             take_back(file for file in self._files if file not in referenced)
 
