@@ -915,6 +915,108 @@ def test_triggers_that_the_account_is_not_told_of(few_grants: Any, store: Path) 
     root.close()
 
 
+# What else is sent while a statement is
+
+
+def after_the_insert(
+    table: Any, monkeypatch: pytest.MonkeyPatch, handler: Callable[[], object]
+) -> None:
+    """Have a handler called once the first INSERT has been answered, as a signal's may be."""
+    connection, begins = table.connection, f"INSERT INTO {table.full_table_name}"
+    original, handlers = connection.query, [handler]
+
+    def query(statement: str, *args: Any, **options: Any) -> Any:
+        answer = original(statement, *args, **options)
+        if statement.startswith(begins) and handlers:
+            handlers.pop()()
+        return answer
+
+    monkeypatch.setattr(connection, "query", query)
+
+
+@pytest.mark.parametrize("how", ["caught", "raised", "driver's"])
+@pytest.mark.parametrize("insert", [plainly, dj_npy.insert])
+def test_a_signal_handler_whose_own_query_is_refused(
+    numbered: Any, monkeypatch: pytest.MonkeyPatch, insert: Any, how: str
+) -> None:
+    connection, nonsense = numbered.connection, "SELECT nonsense FROM nowhere"
+    numbered.heading.attributes  # noqa: B018
+
+    def handler() -> None:
+        if how == "driver's":
+            with suppress(psycopg2.Error, pymysql.Error), connection._conn.cursor() as cursor:
+                cursor.execute(nonsense)
+        elif how == "raised":
+            connection.query(nonsense)
+        else:
+            with suppress(Exception):
+                connection.query(nonsense)
+        raise TooLongError
+
+    after_the_insert(numbered, monkeypatch, handler)
+    told = (DataJointError, pymysql.Error) if how == "raised" else TooLongError
+    with pytest.raises(told):
+        insert(numbered, [row(1), row(2)])
+    monkeypatch.undo()
+    assert assert_no_row_without_its_file(numbered) == 2
+
+
+@pytest.mark.parametrize("by", ["DataJoint", "driver"])
+@pytest.mark.parametrize("insert", [plainly, dj_npy.insert])
+def test_a_signal_handler_that_commits(
+    numbered: Any, table: MakeTable, monkeypatch: pytest.MonkeyPatch, insert: Any, by: str
+) -> None:
+    """And another session moves the row before this one is asked."""
+    archive = table(numbered.definition, "Archive")()
+    name, archive_name = numbered.full_table_name, archive.full_table_name
+    archive.heading.attributes  # noqa: B018
+    numbered.heading.attributes  # noqa: B018
+    connection = numbered.connection
+
+    def handler() -> None:
+        if by == "DataJoint":
+            connection.query("COMMIT")
+        else:
+            with connection._conn.cursor() as cursor:
+                cursor.execute("COMMIT")
+        with another_session(connection) as own, own._conn.cursor() as cursor:
+            cursor.execute("BEGIN")
+            cursor.execute(f"INSERT INTO {archive_name} SELECT * FROM {name}")
+            cursor.execute(f"DELETE FROM {name}")
+            cursor.execute("COMMIT")
+        raise TooLongError
+
+    after_the_insert(numbered, monkeypatch, handler)
+    with pytest.raises(TooLongError), connection.transaction:
+        insert(numbered, [row(1), row(2)])
+    monkeypatch.undo()
+    assert assert_no_row_without_its_file(archive) == 2
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1])
+def test_rows_that_are_made_by_other_inserts(
+    numbered: Any, table: MakeTable, store: Path, chunk_size: int | None
+) -> None:
+    """What is said of skipped duplicates holds for the table's own insert."""
+    if is_postgresql(numbered):  # which has no REPLACE
+        return
+    other = table(numbered.definition, "Other")()
+    other.insert1(row(1))
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for number in (1, 2):
+            other.insert([row(number), row(number)], replace=True)
+            yield row(number)
+
+    numbered.insert1(row(1))
+    before = len(files(store))
+    dj_npy.insert(numbered, rows(), skip_duplicates=True, chunk_size=chunk_size)
+    assert assert_no_row_without_its_file(numbered) == 2
+    assert assert_no_row_without_its_file(other) == 2
+    # What was replaced may be in a history, and is left to `collect`; what was skipped is not.
+    assert len(files(store)) == before + 4 + 1
+
+
 @pytest.mark.parametrize("versioned", [False, True])
 def test_rows_that_another_session_moves_at_once(
     numbered: Any, table: MakeTable, versioned: bool
@@ -997,9 +1099,21 @@ def test_the_transaction_of_skipped_duplicates_ends(numbered: Any, store: Path) 
         assert connection.in_transaction
     assert assert_no_row_without_its_file(numbered) == len(files(store)) == 3
     connection.query("BEGIN")  # of the user's own, which DataJoint knows nothing of
+    dj_npy.insert(numbered, [row(2), row(5)], skip_duplicates=True)
+    assert len(files(store)) == 3
     dj_npy.insert(numbered, [row(5), row(6)], skip_duplicates=True)
     connection.query("ROLLBACK")
     assert assert_no_row_without_its_file(numbered) == 3
+
+
+def test_skipped_duplicates_where_the_user_has_ended_the_transaction(numbered: Any) -> None:
+    """DataJoint takes it for open, and begins no other within."""
+    connection = numbered.connection
+    numbered.insert1(row(1))
+    with connection.transaction:
+        connection.query("COMMIT")
+        dj_npy.insert(numbered, [row(1), row(2)], skip_duplicates=True)
+    assert assert_no_row_without_its_file(numbered) == 2
 
 
 @pytest.mark.parametrize("when", [("START", "BEGIN"), ("COMMIT",)], ids=" ".join)
@@ -1063,12 +1177,31 @@ def test_a_commit_that_the_server_refuses_leaves_no_transaction(numbered: Any) -
     ],
 )
 def test_who_is_told_of_triggers(grants: list[str], expected: bool) -> None:
-    def select(query: str) -> list[tuple[Any, ...]]:
+    assert sees_triggers(answers(grants), "lab_one", "t") is expected
+
+
+@pytest.mark.parametrize(
+    ("schemas", "expected"),
+    [("lab%", False), ("lab\\_%", False), ("lab_one", True), ("lab\\_one", True)],
+)
+def test_who_is_told_of_triggers_where_names_are_no_patterns(schemas: str, expected: bool) -> None:
+    grants = [f"GRANT ALL PRIVILEGES ON `{schemas}`.* TO `u`@`h`"]
+    assert sees_triggers(answers(grants, partial_revokes=True), "lab_one", "t") is expected
+
+
+def answers(grants: list[str], partial_revokes: bool = False) -> Callable[[str], list[Any]]:
+    def select(query: str) -> list[Any]:
         if "version()" in query:
-            return [("10.11-MariaDB",)]
+            return [("9.7.1" if partial_revokes else "10.11-MariaDB",)]
+        if "current_role" in query:
+            return [("NONE",)]
+        if "partial_revokes" in query:
+            if not partial_revokes:
+                raise DataJointError("Unknown system variable 'partial_revokes'")
+            return [(1,)]
         return [(line,) for line in grants]
 
-    assert sees_triggers(select, "lab_one", "t") is expected
+    return select
 
 
 def test_a_session_that_does_not_commit_by_itself(numbered: Any) -> None:

@@ -222,7 +222,7 @@ def insert(
     >>> dj_npy.insert(Recording, rows)
     """
     with Progress("insert", _total_of_rows(rows) if progress else None) as bar:
-        how = Bulk(_workers(max_workers), bool(options.get("skip_duplicates")), bar.add)
+        how = Bulk(_workers(max_workers), bar.add)
         call_with({bulk: how}, lambda: table.insert(rows, **options))
 
 

@@ -10,6 +10,7 @@ DataJoint has no method of that name, nothing is replaced, and a warning says wh
 
 import functools
 import importlib
+import inspect
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -153,9 +154,11 @@ def files_of_refused_rows(original: Method) -> Method:
     `Table` encodes row after row, then sends one INSERT. What it has created is removed where
     it is certain that no row refers to it: see `Insertion`.
     """
+    parameters = inspect.signature(original)
 
     def _insert_rows(self: Any, rows: Any, *args: Any, **kwargs: Any) -> Any:
-        insertion = Insertion(self)
+        given = parameters.bind(self, rows, *args, **kwargs).arguments
+        insertion = Insertion(self, bool(given.get("skip_duplicates")))
         send = functools.partial(
             insertion.run, rows, lambda rows: original(self, rows, *args, **kwargs)
         )

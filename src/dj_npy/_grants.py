@@ -91,6 +91,7 @@ def sees_triggers(select: Select, schema: str, table: str) -> bool:
         lines = [str(line) for (line,) in select(_show_grants(select))]
     except DataJointError:
         return False
+    fits = _fits_literally if _has_no_patterns(select) else _fits
     of_schema = []
     for line in lines:
         found = _SAYS.match(line)
@@ -107,7 +108,7 @@ def sees_triggers(select: Select, schema: str, table: str) -> bool:
         elif of == "*":
             if may:
                 of_schema.append(True)
-        elif _fits(of, schema):
+        elif fits(of, schema):
             of_schema.append(may)
     return bool(of_schema) and all(of_schema)
 
@@ -118,6 +119,19 @@ def _fits(pattern: str, schema: str) -> bool:
     wild = {"%": ".*", "_": "."}
     text = "".join(wild.get(part) or re.escape(part[-1]) for part in parts)
     return re.fullmatch(text, schema, re.DOTALL) is not None
+
+
+def _fits_literally(name: str, schema: str) -> bool:
+    return re.sub(r"\\(.)", r"\1", _plain(name)) == schema
+
+
+def _has_no_patterns(select: Select) -> bool:
+    """Whether ``_`` and ``%`` in a grant are what they are, as with MySQL's `partial_revokes`."""
+    try:
+        [(no_patterns,)] = select("SELECT @@partial_revokes")
+    except DataJointError:  # MariaDB, and before MySQL 8.0.16
+        return False
+    return bool(int(no_patterns))
 
 
 def _plain(name: str) -> str:

@@ -42,7 +42,6 @@ class Bulk(NamedTuple):
     """How the rows of an insert are to be uploaded side by side."""
 
     max_workers: int
-    skip_duplicates: bool
     wrote: Callable[[int], object]
     """Called with the bytes of each array that has been written."""
 
@@ -66,6 +65,7 @@ class Statement:
         self._connection = table.connection
         self._process = os.getpid()
         self._session: Session | None = None  # in which it is sent, once it may have been
+        self._sent = self._in_doubt = False
         self._written: list[Written] = []
         self._told: dict[str, bool] = {}
         self._given_up = False
@@ -95,8 +95,14 @@ class Statement:
 
     def sends(self, connection: Any, query: str) -> None:
         """Take note of a query that is about to be sent while this statement is."""
-        if connection is not self._connection or _READS.match(query):
+        if connection is not self._connection:
             return
+        if self._sent:  # by a signal handler, say: what the server answers is about that
+            self._in_doubt = True
+            return
+        if _READS.match(query):
+            return
+        self._sent = self._table_name in query
         transaction = transactions.of(self._connection)
         answered = transaction is not None and transaction.answered
         self._session = Session(self._connection, answered)
@@ -108,7 +114,7 @@ class Statement:
 
     def _failed(self, error: BaseException) -> None:
         """Remove the files to which no row refers, if that is certain."""
-        if os.getpid() != self._process:
+        if os.getpid() != self._process or self._in_doubt:
             return  # a forked child that has left the rows' generator: they are the parent's
         with self._mutex:
             written = list(self._written)
@@ -135,12 +141,22 @@ class Update(Statement):
 
 
 class Insertion(Statement):
-    """One INSERT."""
+    """
+    One INSERT.
 
-    def __init__(self, table: Any) -> None:
+    Parameters
+    ----------
+    table : datajoint.Table
+        Whose rows they are.
+    skip_duplicates : bool
+        Whether the server is to leave out rows that are there already.
+    """
+
+    def __init__(self, table: Any, skip_duplicates: bool) -> None:
         super().__init__(table)
         self._begun: dict[str, tuple[Task[dict[str, Any]], int]] = {}
         self._bulk = bulk.get()
+        self._looks_for_skipped = skip_duplicates and self._bulk is not None
         self._own_transaction = False
 
     def run(self, rows: Iterable[Any], send: Callable[[Iterable[Any]], Any]) -> Any:
@@ -190,10 +206,14 @@ class Insertion(Statement):
         if self._written and time.monotonic() - begun > _QUIET_S:
             # If the server has hung up, that is told while it is certain that nothing was sent.
             self._connection.query("SELECT 1")
-        if self._bulk is not None and self._bulk.skip_duplicates:
-            # MySQL says with an answer whether there is a transaction.
+        if self._looks_for_skipped:
+            # MySQL says with an answer whether there is a transaction. DataJoint may believe in
+            # one that a COMMIT of the user's has ended, and then begins no other.
             self._connection.query("SELECT 1")
-            if not Session(self._connection).in_transaction:
+            if Session(self._connection).in_transaction:
+                return
+            self._looks_for_skipped = not self._connection.in_transaction
+            if self._looks_for_skipped:
                 self._own_transaction = True  # before it is: Ctrl-C may come in between
                 self._connection.start_transaction()
 
@@ -220,10 +240,10 @@ class Insertion(Statement):
 
         Once rows are committed another session may move them, and so they would not be found.
         """
-        if not (self._bulk and self._bulk.skip_duplicates and self._session):
+        if not self._looks_for_skipped or self._in_doubt or self._session is None:
             return []
         referenced = self._session.referenced(self._written)
-        if referenced is None or not self._session.in_transaction:
+        if referenced is None or not self._session.goes_on():
             return []
         skipped = [file for file in self._written if file not in referenced]
         self._written = list(referenced)

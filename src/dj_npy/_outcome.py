@@ -120,10 +120,11 @@ class Session:
         if self._is_lost():
             # Its transaction was not committed, and so is rolled back.
             return self.in_transaction and self._leaves_nothing(files)
+        told = DataJointError, _driver_error(self._is_postgresql)
         if self._is_postgresql:
             if self.raw.info.transaction_status == _IN_FAILED_TRANSACTION:
                 return self.in_transaction
-            if self._postgresql_refused(files, error):
+            if isinstance(error, told) and self._postgresql_refused(files, error):
                 return True
         else:
             errors = self._errors_of_the_last_statement()
@@ -131,9 +132,13 @@ class Session:
                 # Answers would go on being taken for those to other questions.
                 self.raw.close()
                 return self.in_transaction and self._leaves_nothing(files)
-            if errors > 0:
+            if errors > 0 and isinstance(error, told):
                 return self._is_whole(files[0].table)
-        return self.in_transaction and self.referenced(files) == set()
+        return self.in_transaction and self.referenced(files) == set() and self.goes_on()
+
+    def goes_on(self) -> bool:
+        """Whether, as an answer of just now says, no one has ended the transaction meanwhile."""
+        return self._connection._conn is self.raw and Session(self._connection).in_transaction
 
     def referenced(self, files: Iterable[Written]) -> set[Written] | None:
         """Return the files to which a row of their table refers; None: nobody knows."""
@@ -172,8 +177,7 @@ class Session:
 
     def _postgresql_refused(self, files: Sequence[Written], error: BaseException) -> bool:
         """Whether the server has answered the very statement by an error."""
-        told = DataJointError, _driver_error(True)
-        cause: BaseException | None = error if isinstance(error, told) else None
+        cause: BaseException | None = error
         # What was being handled when this began is of an earlier statement.
         while cause is not None and cause is not self._handled:
             code = getattr(cause, "pgcode", None)
