@@ -175,6 +175,8 @@ def fetched(ref: NpyRef) -> NpyRef:
 @example(np.dtype([("c", (("<f8", (5,)), (1, 2)), (2,))]), (), 1)
 @example(np.dtype([("a", "i4"), ("b", [("x", "i2")], (2,))]), (2,), 1)
 @example(np.dtype(">M8"), (2,), 1)
+@example(np.dtype((np.void, "O")), (), 1)
+@example(np.dtype([("a", (np.record, "O"), (2,))]), (2,), 1)
 @example(nested(14), (2,), 1)
 @example(nested(15), (2,), 1)
 @settings(

@@ -75,7 +75,8 @@ def check_dtype(dtype: np.dtype[Any]) -> None:
         another dtype or not at all, from the file or from a row in any of the databases.
     """
     parts = [dtype] if dtype.names is None else _parts(dtype)
-    if any(part.kind == "O" for part in parts):
+    # `np.dtype((np.void, "O"))` is raw bytes by its kind, which are pointers all the same.
+    if any(part.kind in "OV" and part.hasobject for part in parts):
         raise ArrayInvalidError("<npy> does not support object dtype arrays")
     # Equal dtypes may differ in it, so this is not for a cache to answer.
     found = next((part.metadata for part in parts if part.metadata is not None), None)
