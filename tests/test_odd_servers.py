@@ -202,6 +202,35 @@ def test_a_head_without_end(
     assert time.monotonic() - started < 6
 
 
+@BOTH
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_request_whose_head_does_not_end(
+    proxy: Proxy,
+    raw: S3Raw,
+    location: str,
+    through: str,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of any kind, in a forked child as well."""
+    monkeypatch.setattr(remote, "REQUEST_S", 2)
+    monkeypatch.setattr(remote, "RETRY_S", 1)
+    raw.put("file", b"x" * 1000)
+    store = open_through(proxy, location)
+    create(store, b"contents")
+    proxy.harm = lambda request: ENDLESS[kind]
+    asked: list[Callable[[], object]] = [
+        lambda: store.stat("file"),
+        lambda: store.read_into("file", 0, [memoryview(bytearray(1000))]),
+        lambda: create(store, b"contents"),
+    ]
+    for ask in asked:
+        started = time.monotonic()
+        with pytest.raises(StoreError):
+            ask()
+        assert time.monotonic() - started < 10
+
+
 # Checksums
 
 

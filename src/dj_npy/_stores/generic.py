@@ -3,16 +3,19 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from fsspec import AbstractFileSystem
 
 from dj_npy._errors import NpyError
+from dj_npy._stores import remote
 from dj_npy._stores.base import MARKER, UNTIMED, Listed, Stat
 from dj_npy._stores.environment import UNKNOWN_CERTIFICATE
 from dj_npy._stores.reasons import is_expired, no_bucket, reason_of
 from dj_npy._stores.remote import Answer, RemoteStore, part_size
 from dj_npy._stores.secret import Hidden
+from dj_npy._stores.threads import in_time
 
 _VERSION = ("ETag", "etag", "e_tag", "generation", "version_id", "mtime", "LastModified", "created")
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
@@ -73,9 +76,10 @@ class GenericStore(RemoteStore):
         return False
 
     def _put_new(self, path: str, contents: Sequence[memoryview]) -> bool:
+        pipe_file = self._filesystem.pipe_file
         with self._translated(path, "write", but=FileExistsError), suppress(FileExistsError):
             try:
-                self._filesystem.pipe_file(self._full_path(path), b"".join(contents), mode="create")
+                _asked(pipe_file, self._full_path(path), b"".join(contents), mode="create")
             except OSError as error:
                 # s3fs knows this answer by the words of Amazon alone.
                 if _answer_of(error).get("Code") == "PreconditionFailed":
@@ -88,7 +92,7 @@ class GenericStore(RemoteStore):
         full = self._full_path(path)
         with self._translated(path, "write"):
             self._make_folder(full)
-            self._filesystem.pipe_file(full, b"".join(contents))
+            _asked(self._filesystem.pipe_file, full, b"".join(contents))
 
     def _upload(self, path: str, pieces: Iterable[memoryview], nbytes: int) -> None:
         full = self._full_path(path)
@@ -96,12 +100,12 @@ class GenericStore(RemoteStore):
         try:
             with self._translated(path, "write"):
                 self._make_folder(full)
-                file = self._filesystem.open(full, "wb", block_size=part_size(nbytes))
+                file = _asked(self._filesystem.open, full, "wb", block_size=part_size(nbytes))
             for piece in pieces:
                 with self._translated(path, "write"):
-                    file.write(piece)
+                    _asked(file.write, piece)
             with self._translated(path, "write"):
-                file.close()
+                _asked(file.close)
         except BaseException:
             # Closing would make an object of what there is. A file that can be thrown away
             # is told so, and that it is closed; any other is removed.
@@ -122,7 +126,7 @@ class GenericStore(RemoteStore):
 
     def _copy(self, source: str, path: str) -> None:
         with self._translated(source, "copy"):
-            self._filesystem.cp_file(self._full_path(source), self._full_path(path))
+            _asked(self._filesystem.cp_file, self._full_path(source), self._full_path(path))
 
     def _remove(self, path: str) -> None:
         with self._translated(path, "remove", but=FileNotFoundError), suppress(FileNotFoundError):
@@ -137,7 +141,7 @@ class GenericStore(RemoteStore):
         if start >= stop:
             return Answer(b"", size, version)
         with self._translated(path, "read"):
-            data = self._filesystem.cat_file(self._full_path(path), start=start, end=stop)
+            data = _asked(self._filesystem.cat_file, self._full_path(path), start=start, end=stop)
         if len(data) == size > stop - start:  # the server has ignored the range
             data = data[start:stop]
         if len(data) != stop - start:
@@ -153,7 +157,7 @@ class GenericStore(RemoteStore):
         full = self._full_path(path)
         with self._translated(path, "read"):
             self._filesystem.invalidate_cache(full.rpartition("/")[0])
-            info = self._look(full)
+            info = _asked(self._look, full)
         if info.get("type") == "directory":
             raise self._missing(path)
         return dict(info)
@@ -206,6 +210,15 @@ class GenericStore(RemoteStore):
             return True
         except Exception:
             return False
+
+
+def _asked(method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """
+    Call what sends one request, whose answer comes in time or is an error.
+
+    Not a removal: one that is interrupted must not go on, and meet the next object of that name.
+    """
+    return in_time(partial(method, *args, **options), remote.REQUEST_S)
 
 
 def _answer_of(error: Exception) -> dict[str, Any]:

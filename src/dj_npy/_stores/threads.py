@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from itertools import chain, islice
 from queue import Empty, Full, Queue
 from typing import Any, TypeVar
@@ -45,6 +45,33 @@ def _watched(items: Iterable[T], crowd: Crowd) -> Iterator[T]:
         if crowd.stopped:
             raise Stopped
         yield item
+
+
+def in_time(call: Callable[[], T], seconds: float) -> T:
+    """
+    Return what `call` returns, or raise TimeoutError where that takes longer.
+
+    It then goes on in a thread of its own: for what would wait for ever, and changes nothing late.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    thread = threading.Thread(target=copy_context().run, args=(run,), daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads: the interpreter is shutting down
+        return call()
+    try:
+        return future.result(seconds)
+    except TimeoutError:
+        if future.done():
+            raise
+        raise TimeoutError(f"the server has not answered within {seconds:g} s") from None
 
 
 def side_by_side(work: Callable[[Any], T], items: Iterable[Any], at_once: int) -> Iterator[T]:
