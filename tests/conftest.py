@@ -31,6 +31,20 @@ from tests.servers import free_port
 MakeTable = Callable[..., Any]
 
 
+SERVERS = {
+    *("postgresql", "mariadb", "mysql", "database", "few_grants", "small_exfat"),
+    *("moto", "rclone", "seaweedfs", "azurite", "fake_gcs", "large_case_blind_disk"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `fast` what needs no server and is not marked `slow`."""
+    for item in items:
+        served = SERVERS.intersection(getattr(item, "fixturenames", ()))
+        if not served and item.get_closest_marker("slow") is None:
+            item.add_marker("fast")
+
+
 @pytest.fixture(scope="session")
 def session_folder() -> Path:
     """A folder with a short name: a PostgreSQL socket's path has at most 107 bytes."""

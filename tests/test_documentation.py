@@ -8,6 +8,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -220,6 +221,15 @@ def test_every_public_name_has_its_place_on_the_api_page() -> None:
         f".{word}" for word in words
     } == set()
     assert set(type(dj_npy.settings).model_fields) - words == set()
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [requirement for some in (project["dependencies"], *extras) for requirement in some]
+    names = {re.split(r"[\[<>=;, ]", requirement)[0] for requirement in wanted} - {"dj-npy"}
+    told = set(re.findall(r"`([\w-]+)`", (ROOT / "CONTRIBUTING.md").read_text()))
+    assert names - told == set()
 
 
 def test_the_site_is_built_clean_and_needs_no_other_host(tmp_path: Path) -> None:
