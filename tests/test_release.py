@@ -65,8 +65,9 @@ def test_the_wheel_holds_the_package_and_its_licence_and_nothing_else(built: Bui
 def test_the_source_distribution_holds_what_its_tests_need(built: Built) -> None:
     with tarfile.open(built.sdist) as sdist:
         found = {member.name.removeprefix(f"{NAME}/") for member in sdist if member.isfile()}
-    about = {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "mkdocs.yml"}
-    expected = files_below("src", "tests", "examples", "benchmarks", "docs") | about
+    about = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"}
+    about |= {"pyproject.toml", "mkdocs.yml"}
+    expected = files_below("src", "tests", "examples", "benchmarks", "docs", "scripts") | about
     assert found - {"PKG-INFO", ".gitignore"} == expected
 
 
