@@ -1196,9 +1196,7 @@ def answers(grants: list[str], partial_revokes: bool = False) -> Callable[[str],
         if "current_role" in query:
             return [("NONE",)]
         if "partial_revokes" in query:
-            if not partial_revokes:
-                raise DataJointError("Unknown system variable 'partial_revokes'")
-            return [(1,)]
+            return [("partial_revokes", "ON")] if partial_revokes else []
         return [(line,) for line in grants]
 
     return select

@@ -36,6 +36,7 @@ A larger one is written before that; its own parts go side by side.
 _QUIET_S = 1
 """How long the database is not spoken to before it is asked whether it is still there."""
 _READS = re.compile(r"\s*(?:SELECT|SHOW|START TRANSACTION|BEGIN|ROLLBACK)\b", re.IGNORECASE)
+_ROLLBACK = re.compile(r"\s*ROLLBACK\s*\Z", re.IGNORECASE)
 
 
 class Bulk(NamedTuple):
@@ -97,8 +98,10 @@ class Statement:
         """Take note of a query that is about to be sent while this statement is."""
         if connection is not self._connection:
             return
-        if self._sent:  # by a signal handler, say: what the server answers is about that
-            self._in_doubt = True
+        if self._sent:
+            # By a signal handler, say: what the server answers is about that. A rollback of
+            # DataJoint's, of a transaction that was lost with its session, puts nothing in doubt.
+            self._in_doubt = self._in_doubt or not _ROLLBACK.match(query)
             return
         if _READS.match(query):
             return
