@@ -490,11 +490,20 @@ def test_a_make_that_fails_five_times_leaves_nothing(
     assert len(Filtered()) == 0
 
 
-def test_a_lock_that_the_server_gives_to_another(numbered: Any, store: Path) -> None:
-    """A deadlock rolls back the whole transaction of one; DataJoint then says so, too."""
+@pytest.mark.parametrize("is_copied", [False, True])
+def test_a_lock_that_the_server_gives_to_another(
+    numbered: Any, store: Path, is_copied: bool
+) -> None:
+    """
+    A deadlock rolls back the whole transaction of one; DataJoint then says so, too.
+
+    Its own rollback no longer warns of a table that keeps its rows.
+    """
     if is_postgresql(numbered):
         return
     numbered.insert([row(1), row(2)])
+    copies = f"`{numbered.database}`.copies"
+    numbered.connection.query(f"CREATE TABLE {copies} (w json) ENGINE = MyISAM")
     before = files(store)
     connection = numbered.connection
     info = connection.conn_info
@@ -507,8 +516,12 @@ def test_a_lock_that_the_server_gives_to_another(numbered: Any, store: Path) -> 
         cursor.execute(f"UPDATE {name} SET n = 5 WHERE id = 2")
         connection.start_transaction()
         numbered.insert1(row(3))
+        if is_copied:
+            connection.query(f"INSERT INTO {copies} SELECT waveform FROM {name} WHERE id = 3")
         numbered.update1({"id": 1, "n": 4})
         # The other one has changed more, so this one is the victim.
+        if is_copied:
+            cursor.execute(f"INSERT INTO {copies} VALUES ('1')")
         cursor.executemany(f"INSERT INTO {name} (id) VALUES (%s)", [(n,) for n in range(100, 400)])
         waiting = threading.Thread(
             target=lambda: cursor.execute(f"UPDATE {name} SET n = 5 WHERE id = 1")
@@ -521,8 +534,45 @@ def test_a_lock_that_the_server_gives_to_another(numbered: Any, store: Path) -> 
         other.rollback()
     connection.cancel_transaction()
     other.close()
-    assert files(store) == before
+    assert len(files(store) - before) == is_copied
     assert assert_no_row_without_its_file(numbered) == 2
+
+
+@pytest.mark.parametrize(
+    "before", ["nothing", "refused row", "refused row without an array", "note"]
+)
+@pytest.mark.parametrize("insert", [plainly, dj_npy.insert])
+def test_a_transaction_with_a_refusal_that_is_rolled_back(
+    numbered: Any, store: Path, insert: Any, before: str
+) -> None:
+    """On MariaDB a warning of an earlier statement stays, and is not of the rollback."""
+    connection, name = numbered.connection, numbered.full_table_name
+    numbered.insert1(row(1))
+    with suppress(TooLongError, DuplicateError), connection.transaction:
+        insert(numbered, [row(2)])
+        if before == "note":
+            value = "1" if is_postgresql(numbered) else "'1.4' + 0"  # which is rounded, and told
+            connection.query(f"INSERT INTO {name} (id, n) VALUES (9, {value})")
+        elif before != "nothing":
+            insert(numbered, [row(1) if before == "refused row" else {"id": 1}])
+        raise TooLongError
+    assert len(files(store)) == assert_no_row_without_its_file(numbered) == 1
+
+
+@pytest.mark.parametrize("insert", [plainly, dj_npy.insert])
+def test_rows_that_are_made_by_deletions(numbered: Any, store: Path, insert: Any) -> None:
+    """What is sent while the rows are made is not the insert itself."""
+
+    def rows() -> Iterator[dict[str, Any]]:
+        (numbered & "id = 1").delete_quick()
+        yield row(1)
+        yield row(2)
+
+    numbered.insert([row(1), row(2)])
+    before = files(store)
+    with pytest.raises(DuplicateError):
+        insert(numbered, rows())
+    assert files(store) == before
 
 
 # Sessions that cannot be believed
@@ -934,31 +984,67 @@ def after_the_insert(
     monkeypatch.setattr(connection, "query", query)
 
 
-@pytest.mark.parametrize("how", ["caught", "raised", "driver's"])
+@pytest.mark.parametrize("is_caught", [False, True])
+@pytest.mark.parametrize("by", ["query", "driver", "insert", "update"])
 @pytest.mark.parametrize("insert", [plainly, dj_npy.insert])
 def test_a_signal_handler_whose_own_query_is_refused(
-    numbered: Any, monkeypatch: pytest.MonkeyPatch, insert: Any, how: str
+    numbered: Any,
+    table: MakeTable,
+    monkeypatch: pytest.MonkeyPatch,
+    insert: Any,
+    by: str,
+    is_caught: bool,
 ) -> None:
     connection, nonsense = numbered.connection, "SELECT nonsense FROM nowhere"
     numbered.heading.attributes  # noqa: B018
+    log = table(numbered.definition, "Log")()
+    log.insert1(row(1))
 
     def handler() -> None:
-        if how == "driver's":
-            with suppress(psycopg2.Error, pymysql.Error), connection._conn.cursor() as cursor:
-                cursor.execute(nonsense)
-        elif how == "raised":
-            connection.query(nonsense)
-        else:
-            with suppress(Exception):
+        with suppress(Exception) if is_caught else nullcontext():
+            if by == "driver":
+                with connection._conn.cursor() as cursor:
+                    cursor.execute(nonsense)
+            elif by == "query":
                 connection.query(nonsense)
+            elif by == "insert":
+                log.insert1(row(1))
+            else:
+                log.update1(row(1, n="no number"))
         raise TooLongError
 
     after_the_insert(numbered, monkeypatch, handler)
-    told = (DataJointError, pymysql.Error) if how == "raised" else TooLongError
-    with pytest.raises(told):
+    with pytest.raises(TooLongError if is_caught else Exception) as raised:
         insert(numbered, [row(1), row(2)])
+    assert isinstance(raised.value, TooLongError) == is_caught
     monkeypatch.undo()
     assert assert_no_row_without_its_file(numbered) == 2
+    assert assert_no_row_without_its_file(log) == 1
+
+
+def test_a_signal_handler_that_inserts(numbered: Any, table: MakeTable) -> None:
+    """As a heartbeat does, at random moments, and is refused."""
+    log = table("id : int32", "Log")()
+    log.insert1({"id": 1})
+    started = time.monotonic()
+    numbered.insert1(row(0))
+    usual_s = time.monotonic() - started
+    chance = random.Random(0)
+    before = signal.signal(signal.SIGALRM, lambda *_: log.insert1({"id": 1}))
+    raised = number = 0
+    try:
+        while time.monotonic() - started < SECONDS:
+            number += 1
+            try:
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.2, 1) * usual_s)
+                numbered.insert1(row(number))
+            except Exception:
+                raised += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert raised
+    assert assert_no_row_without_its_file(numbered) > 1
 
 
 @pytest.mark.parametrize("by", ["DataJoint", "driver"])

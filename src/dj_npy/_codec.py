@@ -28,6 +28,11 @@ row_key: ContextVar[dict[str, Any] | None] = ContextVar("row_key", default=None)
 class Encoding(Protocol):
     """A statement whose rows are being encoded, and whose arrays may have been begun before."""
 
+    @property
+    def table_name(self) -> str:
+        """The full name of the table, quoted."""
+        ...
+
     def encoded(self, attribute: str) -> dict[str, Any] | None:
         """Return what describes the array of an attribute, if it is written already."""
         ...

@@ -176,6 +176,8 @@ def files_of_rolled_back_transactions(original: Method) -> Method:
 
     def cancel_transaction(self: Any) -> None:
         transaction = transactions.end(self)
+        if transaction is not None:
+            transaction.rolls_back(self)
         original(self)
         if transaction is not None:
             transaction.rolled_back(self)
@@ -206,7 +208,7 @@ def _sent(original: Method) -> Method:
             statement.sends(self, query)
         if transaction is None:
             return original(self, query, *args, **options)
-        transaction.sends(query)
+        transaction.sends(query, None if statement is None else statement.table_name)
         result = original(self, query, *args, **options)
         transaction.answered = True
         return result

@@ -36,7 +36,6 @@ A larger one is written before that; its own parts go side by side.
 _QUIET_S = 1
 """How long the database is not spoken to before it is asked whether it is still there."""
 _READS = re.compile(r"\s*(?:SELECT|SHOW|START TRANSACTION|BEGIN|ROLLBACK)\b", re.IGNORECASE)
-_ROLLBACK = re.compile(r"\s*ROLLBACK\s*\Z", re.IGNORECASE)
 
 
 class Bulk(NamedTuple):
@@ -65,15 +64,19 @@ class Statement:
         self._table = table
         self._connection = table.connection
         self._process = os.getpid()
+        self._outer = current.get()  # that this one interrupts, or helps to make
+        self._ready = True  # to be sent
         self._session: Session | None = None  # in which it is sent, once it may have been
-        self._sent = self._in_doubt = False
+        self._query: str | None = None  # that was sent
+        self._sent_again = self._sent_more = False
         self._written: list[Written] = []
         self._told: dict[str, bool] = {}
         self._given_up = False
         self._mutex = threading.Lock()
 
     @cached_property  # DataJoint makes it anew each time it is asked
-    def _table_name(self) -> str:
+    def table_name(self) -> str:
+        """The full name of the table, quoted."""
         return str(self._table.full_table_name)
 
     def encoded(self, attribute: str) -> dict[str, Any] | None:  # noqa: ARG002
@@ -84,7 +87,7 @@ class Statement:
         """Remember a file, or remove it if it comes too late."""
         if attribute not in self._told:
             self._told[attribute] = _is_told(self._table.heading.attributes.get(attribute))
-        written = Written(store, path, self._table_name, attribute, self._told[attribute])
+        written = Written(store, path, self.table_name, attribute, self._told[attribute])
         with self._mutex:
             if not self._given_up:
                 self._written.append(written)
@@ -96,16 +99,18 @@ class Statement:
 
     def sends(self, connection: Any, query: str) -> None:
         """Take note of a query that is about to be sent while this statement is."""
+        if self._outer is not None:
+            self._outer.sends(connection, query)
         if connection is not self._connection:
             return
-        if self._sent:
-            # By a signal handler, say: what the server answers is about that. A rollback of
-            # DataJoint's, of a transaction that was lost with its session, puts nothing in doubt.
-            self._in_doubt = self._in_doubt or not _ROLLBACK.match(query)
+        if self._query is not None:  # by a signal handler, or who tries again
+            self._sent_again = self._sent_again or query is self._query
+            self._sent_more = True
             return
         if _READS.match(query):
             return
-        self._sent = self._table_name in query
+        if self._ready and self.table_name in query:
+            self._query = query
         transaction = transactions.of(self._connection)
         answered = transaction is not None and transaction.answered
         self._session = Session(self._connection, answered)
@@ -117,12 +122,14 @@ class Statement:
 
     def _failed(self, error: BaseException) -> None:
         """Remove the files to which no row refers, if that is certain."""
-        if os.getpid() != self._process or self._in_doubt:
+        if os.getpid() != self._process:
             return  # a forked child that has left the rows' generator: they are the parent's
         with self._mutex:
             written = list(self._written)
-        if self._session is not None and written and not self._session.took_none(written, error):
-            return
+        if self._session is not None and written:
+            query = None if self._sent_again else self._query
+            if not self._session.took_none(written, error, query, may_ask=not self._sent_more):
+                return
         with self._mutex:
             self._given_up = True
             written, self._written = self._written, []
@@ -157,6 +164,7 @@ class Insertion(Statement):
 
     def __init__(self, table: Any, skip_duplicates: bool) -> None:
         super().__init__(table)
+        self._ready = False
         self._begun: dict[str, tuple[Task[dict[str, Any]], int]] = {}
         self._bulk = bulk.get()
         self._looks_for_skipped = skip_duplicates and self._bulk is not None
@@ -206,6 +214,7 @@ class Insertion(Statement):
     def _watched(self, rows: Iterable[Any]) -> Iterator[Any]:
         begun = time.monotonic()
         yield from rows
+        self._ready = True
         if self._written and time.monotonic() - begun > _QUIET_S:
             # If the server has hung up, that is told while it is certain that nothing was sent.
             self._connection.query("SELECT 1")
@@ -243,7 +252,7 @@ class Insertion(Statement):
 
         Once rows are committed another session may move them, and so they would not be found.
         """
-        if not self._looks_for_skipped or self._in_doubt or self._session is None:
+        if not self._looks_for_skipped or self._sent_more or self._session is None:
             return []
         referenced = self._session.referenced(self._written)
         if referenced is None or not self._session.goes_on():

@@ -11,11 +11,11 @@ be collected, a row without its file cannot be mended.
 
 import json
 import secrets
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from traceback import walk_tb
 from typing import Any, NamedTuple
 
 from datajoint.errors import DataJointError
@@ -105,26 +105,44 @@ class Session:
             in_transaction = answered and bool(open_ended)
         # `Connection.in_transaction` would ask the server, and believe in one that is lost.
         self.in_transaction: bool = in_transaction
-        self._handled = sys.exception()
 
-    def took_none(self, files: Sequence[Written], error: BaseException) -> bool:
-        """Return whether certainly no row has come of the statement with these files' paths."""
+    def took_none(
+        self,
+        files: Sequence[Written],
+        error: BaseException,
+        query: str | None,
+        may_ask: bool = True,
+    ) -> bool:
+        """
+        Return whether certainly no row has come of a statement.
+
+        Parameters
+        ----------
+        files : sequence of Written
+            Those of its rows.
+        error : BaseException
+            What was raised.
+        query : str, optional
+            The very object that was sent, if it was, once.
+        may_ask : bool
+            Whether what a transaction says is about this statement: nothing was sent since.
+        """
         if self._connection._conn is not self.raw:
             # Connected again: the statement may have been sent again, without the transaction.
             again = Session(self._connection, False)
             return (
                 self.in_transaction
                 and self._leaves_nothing(files)
-                and (again._has_written_nothing() or again.took_none(files, error))
+                and (again._has_written_nothing() or again.took_none(files, error, query, may_ask))
             )
         if self._is_lost():
             # Its transaction was not committed, and so is rolled back.
             return self.in_transaction and self._leaves_nothing(files)
-        told = DataJointError, _driver_error(self._is_postgresql)
+        refused = query is not None and self._refused(files, error, query)
         if self._is_postgresql:
             if self.raw.info.transaction_status == _IN_FAILED_TRANSACTION:
                 return self.in_transaction
-            if isinstance(error, told) and self._postgresql_refused(files, error):
+            if refused:
                 return True
         else:
             errors = self._errors_of_the_last_statement()
@@ -132,9 +150,10 @@ class Session:
                 # Answers would go on being taken for those to other questions.
                 self.raw.close()
                 return self.in_transaction and self._leaves_nothing(files)
-            if errors > 0 and isinstance(error, told):
-                return self._is_whole(files[0].table)
-        return self.in_transaction and self.referenced(files) == set() and self.goes_on()
+            if refused and errors > 0:
+                return self.is_whole(files[0].table)
+        asks = may_ask and self.in_transaction
+        return asks and self.referenced(files) == set() and self.goes_on()
 
     def goes_on(self) -> bool:
         """Whether, as an answer of just now says, no one has ended the transaction meanwhile."""
@@ -157,6 +176,17 @@ class Session:
                 used.update(asked[path] for path in paths)
         return used
 
+    def is_open(self) -> bool:
+        """
+        Whether a transaction is, as the server says; its list of warnings is empty afterwards.
+
+        MariaDB keeps those of earlier statements through what reads no table, a ROLLBACK as well.
+        """
+        if self._is_postgresql:
+            return True
+        answer = self._asked("SELECT %s, engine FROM information_schema.engines LIMIT 1")
+        return answer is not None and self.goes_on()
+
     def rolled_back_as_a_whole(self) -> bool:
         """
         Whether the last statement, a ROLLBACK, has left nothing of its transaction.
@@ -175,15 +205,26 @@ class Session:
             return bool(self.raw.info.transaction_status == _NOT_CONNECTED)
         return not self.raw.open
 
-    def _postgresql_refused(self, files: Sequence[Written], error: BaseException) -> bool:
-        """Whether the server has answered the very statement by an error."""
+    def _refused(self, files: Sequence[Written], error: BaseException, query: str) -> bool:
+        """
+        Whether the driver has raised an error of the server's while it executed this very query.
+
+        What a signal handler raises, of whatever class, has the handler among its frames. PyMySQL
+        makes errors of its own, too, so MySQL has to be asked besides.
+        """
+        driver = _driver(self._is_postgresql)
         cause: BaseException | None = error
-        # What was being handled when this began is of an earlier statement.
-        while cause is not None and cause is not self._handled:
-            code = getattr(cause, "pgcode", None)
-            if code is not None and not code.startswith(_OUTCOME_UNKNOWN):
+        while cause is not None:
+            if isinstance(cause, driver.Error) and _raised_by(driver.__name__, cause, query):
+                if not self._is_postgresql:
+                    return True
+                code = getattr(cause, "pgcode", None)
                 sent = getattr(getattr(cause, "cursor", None), "query", None) or b""
-                return all(_as_json(file.path) in sent for file in files)
+                return (
+                    code is not None
+                    and not code.startswith(_OUTCOME_UNKNOWN)
+                    and all(_as_json(file.path) in sent for file in files)
+                )
             cause = cause.__context__
         return False
 
@@ -200,7 +241,7 @@ class Session:
     def _paths(self, table: str, attribute: str, paths: list[str]) -> list[str] | None:
         adapter = self._connection.adapter
         column = adapter.quote_identifier(attribute)
-        if not self._is_whole(table):
+        if not self.is_whole(table):
             return None
         if self._is_postgresql:
             path = f"{column} ->> 'path'"
@@ -216,7 +257,7 @@ class Session:
         )
         return None if found is None else [row[1] for row in found if row[1] in paths]
 
-    def _is_whole(self, table: str) -> bool:
+    def is_whole(self, table: str) -> bool:
         """
         Whether all that comes of a statement is in the table itself, and goes with a rollback.
 
@@ -238,7 +279,7 @@ class Session:
         try:
             with another_session(self._connection) as own:
                 session = Session(own)
-                return all(map(session._is_whole, {file.table for file in files}))
+                return all(map(session.is_whole, {file.table for file in files}))
         except Exception:
             return False
 
@@ -257,7 +298,7 @@ class Session:
             with self.raw.cursor() as cursor:
                 cursor.execute(query)
                 return list(cursor.fetchall())
-        except _driver_error(self._is_postgresql) as error:
+        except _driver(self._is_postgresql).Error as error:
             raise DataJointError(str(error)) from error
 
     def _asked(self, query: str, args: Sequence[str] = ()) -> list[tuple[Any, ...]] | None:
@@ -272,7 +313,7 @@ class Session:
             with self.raw.cursor() as cursor, self._unharmed(cursor):
                 cursor.execute(query, [question, *args])
                 rows = list(cursor.fetchall())
-        except _driver_error(self._is_postgresql):
+        except _driver(self._is_postgresql).Error:
             return None
         return rows if rows and all(row[0] == question for row in rows) else None
 
@@ -306,13 +347,22 @@ def take_back(files: Iterable[Written]) -> None:
     all_in_threads(remove, files, _REMOVALS)
 
 
-def _driver_error(is_postgresql: bool) -> type[Exception]:
+def _driver(is_postgresql: bool) -> Any:
     if is_postgresql:
         import psycopg2 as driver
     else:
         import pymysql as driver
-    error: type[Exception] = driver.Error
-    return error
+    return driver
+
+
+def _raised_by(driver: str, error: BaseException, query: str) -> bool:
+    """Whether an error comes out of DataJoint's call for this query, and there of the driver."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    ours = [n for n, frame in enumerate(frames) if frame.f_locals.get("query") is query]
+    return bool(ours) and all(
+        frame.f_globals.get("__name__", "").partition(".")[0] == driver
+        for frame in frames[ours[-1] + 1 :]
+    )
 
 
 def _as_json(path: str) -> bytes:

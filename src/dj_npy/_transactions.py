@@ -22,6 +22,7 @@ Statements that neither end a transaction nor set a savepoint.
 
 MySQL ends one at any statement that defines something, and several may come in one text.
 """
+_READS = re.compile(r"\s*(?:SELECT|SHOW)\b", re.IGNORECASE)
 
 
 class Transaction:
@@ -30,30 +31,51 @@ class Transaction:
     def __init__(self, connection: Any) -> None:
         self._raw, self._process = connection._conn, os.getpid()
         self._files: list[Written] = []
+        self._tables: set[str] = set()
+        self._wrote_elsewhere = False
+        self._was_open = True
         self.answered = True
         """Whether the last statement was answered, and not by an error."""
 
-    def sends(self, statement: str) -> None:
-        """Take note of a statement."""
+    def sends(self, statement: str, table: str | None) -> None:
+        """Take note of a statement, and of the table whose insert or update it is."""
         self.answered = False
         if not _LEAVES_IT_OPEN.match(statement):
             self._files.clear()
+        if table is not None and table in statement:
+            self._tables.add(table)
+        elif not _READS.match(statement):
+            self._wrote_elsewhere = True
 
     def keep(self, session: Session, files: Iterable[Written]) -> None:
         """Take note of files whose rows were inserted or updated in a session."""
         if session.raw is self._raw and session.in_transaction:
             self._files.extend(files)
 
+    def rolls_back(self, connection: Any) -> None:
+        """Ask, before a rollback, whether there is anything left to roll back."""
+        if self._is_of(connection):
+            self._was_open = Session(connection).is_open()
+
     def rolled_back(self, connection: Any) -> None:
         """Remove the files, now that the server has answered to a rollback."""
-        if connection._conn is not self._raw or os.getpid() != self._process or not self._files:
+        if not self._is_of(connection):
             return
         session = Session(connection)
         if not session.rolled_back_as_a_whole():
             return
+        if not self._was_open and (
+            # The server has rolled back by itself, in a deadlock, and its warnings are gone.
+            self._wrote_elsewhere or not all(map(session.is_whole, self._tables))
+        ):
+            return
         referenced = session.referenced(self._files)
         if referenced is not None:
             take_back(file for file in self._files if file not in referenced)
+
+    def _is_of(self, connection: Any) -> bool:
+        same = connection._conn is self._raw and os.getpid() == self._process
+        return same and bool(self._files)
 
 
 def begin(connection: Any) -> None:
