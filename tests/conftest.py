@@ -8,7 +8,6 @@ os.environ["DJ_IGNORE_CONFIG_FILE"] = "true"
 # gcsfs asks by gRPC what kind of bucket it has, which the emulator does not speak.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
-import json
 import shutil
 import socket
 import subprocess
@@ -26,6 +25,7 @@ import pytest
 
 import dj_npy
 from tests import processes, servers
+from tests.references import reference
 from tests.servers import free_port
 
 MakeTable = Callable[..., Any]
@@ -33,7 +33,7 @@ MakeTable = Callable[..., Any]
 
 SERVERS = {
     *("postgresql", "mariadb", "mysql", "database", "few_grants", "small_exfat"),
-    *("moto", "rclone", "seaweedfs", "azurite", "fake_gcs", "large_case_blind_disk"),
+    *("netns", "moto", "rclone", "seaweedfs", "azurite", "fake_gcs", "large_case_blind_disk"),
 }
 
 
@@ -345,15 +345,10 @@ def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def stored(store: Path) -> Callable[..., dj_npy.NpyRef]:
     """Stores an array without a database and returns the reference a fetch would."""
-    codec = dj_npy.NpyCodec()
     local = {"protocol": "file", "location": str(store)}
 
     def make(array: Any, recording_id: int = 1, *, store: dict[str, Any] = local) -> dj_npy.NpyRef:
-        stores: dict[str, Any] = {"default": "main", "main": store}
-        config = SimpleNamespace(stores=stores, get_store_spec=lambda name: dict(stores[name]))
-        context = {"schema": "lab", "table": "recording", "field": "waveform", "config": config}
-        row = codec.encode(array, key={"recording_id": recording_id}, context=context)
-        return codec.decode(json.loads(json.dumps(row)), context=context)
+        return reference(array, {"default": "main", "main": store}, recording_id)
 
     return make
 

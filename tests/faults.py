@@ -25,6 +25,8 @@ class Request:
     condition: str | None
     headers: dict[str, str] = field(default_factory=dict)
     """With names in lower case."""
+    client: str = ""
+    """The address that it came from."""
 
     @property
     def is_conditional(self) -> bool:
@@ -102,7 +104,7 @@ class Proxy:
 
 
 @contextmanager
-def proxy_of(endpoint: str) -> Iterator[Proxy]:
+def proxy_of(endpoint: str, address: str = "127.0.0.1") -> Iterator[Proxy]:
     """A proxy in front of the server at `endpoint`, ``http://host:port``."""
     upstream = urlsplit(endpoint).netloc
 
@@ -129,6 +131,7 @@ def proxy_of(endpoint: str) -> Iterator[Proxy]:
                 length,
                 self.headers.get("If-None-Match"),
                 {name.lower(): value for name, value in self.headers.items()},
+                str(self.client_address[0]),
             )
             proxy.requests.append(request)
             fault = proxy.harm(request)
@@ -241,8 +244,8 @@ def proxy_of(endpoint: str) -> Iterator[Proxy]:
         def handle_error(self, request: Any, client_address: Any) -> None:
             pass  # the client has gone, or we have dropped it
 
-    server = Server(("127.0.0.1", 0), Handler)
-    proxy = Proxy(f"http://127.0.0.1:{server.server_port}")
+    server = Server((address, 0), Handler)
+    proxy = Proxy(f"http://{address}:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:

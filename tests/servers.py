@@ -55,10 +55,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def started(command: list[str], port: int) -> Iterator[str]:
-    """A server that answers to HTTP when this begins and is gone when it ends."""
+def started(
+    command: list[str], port: int, address: str = "127.0.0.1", *, hasty: bool = False
+) -> Iterator[str]:
+    """A server that answers to HTTP when this begins and is gone when it ends; in haste, killed."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://{address}:{port}"
     try:
         for _ in range(300):
             try:
@@ -73,7 +75,7 @@ def started(command: list[str], port: int) -> Iterator[str]:
             raise AssertionError(f"{command} does not answer")
         yield url
     finally:
-        process.terminate()
+        process.kill() if hasty else process.terminate()
         process.wait(30)
 
 
@@ -114,7 +116,7 @@ FEW_RIGHTS = {
 
 
 @contextmanager
-def seaweedfs(folder: Path) -> Iterator[str]:
+def seaweedfs(folder: Path, address: str = "127.0.0.1") -> Iterator[str]:
     """Real S3, `ACCESS_KEY` may do all; and `FEW_RIGHTS`."""
     folder.mkdir(parents=True)
     ports = [free_port() for _ in range(8)]
@@ -131,8 +133,8 @@ def seaweedfs(folder: Path) -> Iterator[str]:
     config.write_text(json.dumps({"identities": identities}))
     options = {
         "dir": folder,
-        "ip": "127.0.0.1",
-        "ip.bind": "127.0.0.1",
+        "ip": address,
+        "ip.bind": address,
         "s3.port": ports[0],
         "s3.config": config,
         "master.port": ports[1],
@@ -148,7 +150,8 @@ def seaweedfs(folder: Path) -> Iterator[str]:
         "volume.max": 100,
     }
     said = [f"-{name}={value}" for name, value in options.items()]
-    with started([script("weed"), "server", *said, "-s3"], ports[0]) as url:
+    # It would take its leave of itself for 25 s.
+    with started([script("weed"), "server", *said, "-s3"], ports[0], address, hasty=True) as url:
         client = s3_client(url)
         for _ in range(100):
             try:

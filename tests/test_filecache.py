@@ -340,6 +340,19 @@ def test_a_remote_file_is_mapped(
     assert np.array_equal(mapped, array)
 
 
+@pytest.mark.parametrize("where", ["local", "remote"])
+def test_a_map_says_which_file_it_is_of(
+    proxy: Proxy, location: str, stored: Any, array: Any, where: str
+) -> None:
+    """Whoever hands it to another process, as joblib does, sends that name."""
+    known = {"store": s3_settings(proxy.endpoint, location=location)} if where == "remote" else {}
+    ref = stored(array, **known)
+    for mode in ("r", "r", "c", "r+"):
+        mapped = ref.load(mmap_mode=mode)
+        again = np.memmap(mapped.filename, ref.dtype, "r", mapped.offset, ref.shape)
+        assert np.array_equal(again, array)
+
+
 def test_an_object_replaced_during_the_download(
     proxy: Proxy, location: str, stored: Any, array: Any, moto: str
 ) -> None:

@@ -209,7 +209,11 @@ def _sent(original: Method) -> Method:
         if transaction is None:
             return original(self, query, *args, **options)
         transaction.sends(query, None if statement is None else statement.table_name)
-        result = original(self, query, *args, **options)
+        try:
+            result = original(self, query, *args, **options)
+        except BaseException as error:
+            transaction.failed(error)
+            raise
         transaction.answered = True
         return result
 

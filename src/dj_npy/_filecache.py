@@ -116,7 +116,7 @@ def working_copy(key: tuple[str, ...], original: FileIO, what: str) -> FileIO:
                 ", ".join(others),
             )
         path = folder / f"{name[:32]}-{secrets.token_hex(4)}-{os.getpid()}.npy"
-        file = FileIO(path, "x+", opener=_privately)
+        file = FileIO(os.fspath(path), "x+", opener=_privately)
         try:
             shutil.copyfileobj(original, file, 1 << 20)
         except BaseException:
@@ -221,13 +221,14 @@ def _downloaded(copy: Path, nbytes: int, download: Callable[[FileIO], None], wha
         raise
     if file.closed:
         return open_to_read(os.fspath(copy))
+    file.name = os.fspath(copy)  # that of a map is what joblib's workers open
     file.seek(0)
     return file
 
 
 def _whole(copy: Path, nbytes: int) -> FileIO | None:
     try:
-        file = FileIO(copy, "r", opener=_privately)
+        file = FileIO(os.fspath(copy), "r", opener=_privately)
     except FileNotFoundError:
         return None
     status = os.fstat(file.fileno())

@@ -176,16 +176,14 @@ class Session:
                 used.update(asked[path] for path in paths)
         return used
 
-    def is_open(self) -> bool:
+    def forget_warnings(self) -> None:
         """
-        Whether a transaction is, as the server says; its list of warnings is empty afterwards.
+        Have MySQL and MariaDB forget what they have warned of.
 
-        MariaDB keeps those of earlier statements through what reads no table, a ROLLBACK as well.
+        MariaDB keeps it through statements that read no table, a ROLLBACK as well.
         """
-        if self._is_postgresql:
-            return True
-        answer = self._asked("SELECT %s, engine FROM information_schema.engines LIMIT 1")
-        return answer is not None and self.goes_on()
+        if not self._is_postgresql:
+            self._asked("SELECT %s, engine FROM information_schema.engines LIMIT 1")
 
     def rolled_back_as_a_whole(self) -> bool:
         """

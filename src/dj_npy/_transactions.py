@@ -24,6 +24,13 @@ MySQL ends one at any statement that defines something, and several may come in 
 """
 _READS = re.compile(r"\s*(?:SELECT|SHOW)\b", re.IGNORECASE)
 
+_ROLLED_BACK = {1205, 1213, 1613, 1614, 3101}
+"""
+Errors with which MySQL may have rolled back the whole transaction.
+
+A lock that was waited for too long (if the server is set so), deadlocks, another node's conflict.
+"""
+
 
 class Transaction:
     """A transaction of a connection, from its beginning to its commit or rollback."""
@@ -33,7 +40,7 @@ class Transaction:
         self._files: list[Written] = []
         self._tables: set[str] = set()
         self._wrote_elsewhere = False
-        self._was_open = True
+        self._ended = False
         self.answered = True
         """Whether the last statement was answered, and not by an error."""
 
@@ -52,10 +59,17 @@ class Transaction:
         if session.raw is self._raw and session.in_transaction:
             self._files.extend(files)
 
+    def failed(self, error: BaseException) -> None:
+        """Take note of what the last statement raised."""
+        cause: BaseException | None = error
+        while cause is not None:
+            self._ended = self._ended or bool(cause.args) and cause.args[0] in _ROLLED_BACK
+            cause = cause.__context__
+
     def rolls_back(self, connection: Any) -> None:
-        """Ask, before a rollback, whether there is anything left to roll back."""
+        """Have the server forget, before a rollback, what it has warned of so far."""
         if self._is_of(connection):
-            self._was_open = Session(connection).is_open()
+            Session(connection).forget_warnings()
 
     def rolled_back(self, connection: Any) -> None:
         """Remove the files, now that the server has answered to a rollback."""
@@ -64,7 +78,7 @@ class Transaction:
         session = Session(connection)
         if not session.rolled_back_as_a_whole():
             return
-        if not self._was_open and (
+        if self._ended and (
             # The server has rolled back by itself, in a deadlock, and its warnings are gone.
             self._wrote_elsewhere or not all(map(session.is_whole, self._tables))
         ):

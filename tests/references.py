@@ -1,0 +1,34 @@
+"""References without a database, and the configuration of processes that use them."""
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import dj_npy
+from tests.pages import ROOT
+
+
+def reference(array: Any, stores: dict[str, Any], recording_id: int = 1) -> dj_npy.NpyRef:
+    """Store an array in the default one of some stores; return what a fetch would."""
+    codec = dj_npy.NpyCodec()
+    config = SimpleNamespace(stores=stores, get_store_spec=lambda name: dict(stores[name]))
+    context = {"schema": "lab", "table": "recording", "field": "waveform", "config": config}
+    row = codec.encode(array, key={"recording_id": recording_id}, context=context)
+    return codec.decode(json.loads(json.dumps(row)), context=context)
+
+
+def configured(way: str, settings: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Configure the store `main` for processes that start in a folder; their environment."""
+    environment = {k: v for k, v in os.environ.items() if k != "DJ_IGNORE_CONFIG_FILE"}
+    path = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
+    environment |= {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
+    if way == "environment":
+        return {**environment, "DJ_STORES": json.dumps({"main": settings})}
+    public = {k: v for k, v in settings.items() if k not in ("access_key", "secret_key")}
+    (folder / "datajoint.json").write_text(json.dumps({"stores": {"main": public}}))
+    (folder / ".secrets").mkdir()
+    for name in settings.keys() - public.keys():
+        (folder / ".secrets" / f"stores.main.{name}").write_text(settings[name])
+    return environment
