@@ -63,7 +63,9 @@ class Transaction:
         """Take note of what the last statement raised."""
         cause: BaseException | None = error
         while cause is not None:
-            self._ended = self._ended or bool(cause.args) and cause.args[0] in _ROLLED_BACK
+            code = cause.args[0] if cause.args else None
+            if isinstance(code, int) and code in _ROLLED_BACK:
+                self._ended = True
             cause = cause.__context__
 
     def rolls_back(self, connection: Any) -> None:
