@@ -32,7 +32,7 @@ MakeTable = Callable[..., Any]
 
 
 SERVERS = {
-    *("postgresql", "mariadb", "mysql", "database", "few_grants", "small_exfat"),
+    *("postgresql", "mariadb", "mysql", "database", "few_grants", "small_exfat", "s3", "azure"),
     *("netns", "moto", "rclone", "seaweedfs", "azurite", "fake_gcs", "large_case_blind_disk"),
 }
 
@@ -40,7 +40,9 @@ SERVERS = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as `fast` what needs no server and is not marked `slow`."""
     for item in items:
-        served = SERVERS.intersection(getattr(item, "fixturenames", ()))
+        parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
+        named = {*getattr(item, "fixturenames", ()), *(p for p in parameters if type(p) is str)}
+        served = SERVERS & named
         if not served and item.get_closest_marker("slow") is None:
             item.add_marker("fast")
 

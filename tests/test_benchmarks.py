@@ -15,6 +15,8 @@ from benchmarks._chart import MOST_LINES, Panel, chart
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 X, TO = "\u00d7", "\u2013"
 RUN: dict[str, Any] = {

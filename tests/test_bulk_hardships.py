@@ -336,6 +336,7 @@ print("parent")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["local", "moto"])
 def test_a_fork_while_a_stream_is_open(where: str, request: Any, tmp_path: Path) -> None:
     import json

@@ -28,6 +28,8 @@ from tests import servers, warm
 from tests.conftest import run
 from tests.processes import DATABASES
 
+pytestmark = pytest.mark.slow
+
 COMMAND = str(Path(sys.executable).parent / "dj-npy")
 SECRET = "a-very-secret-word"
 

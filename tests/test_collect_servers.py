@@ -234,6 +234,7 @@ print("there:", (place.store / cursor.fetchone()[0]).exists())
 """
 
 
+@pytest.mark.slow
 def test_a_transaction_that_was_prepared_has_no_session(session_folder: Path) -> None:
     for _ in range(2):  # it is to be restarted in between
         done = subprocess.run(

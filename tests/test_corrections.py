@@ -596,6 +596,7 @@ print(first)
 PLACES = [place for each in dj_npy._corrections.CORRECTIONS for place in each.places]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [place for place in PLACES if "." in place.partition(":")[2]])
 def test_a_name_that_has_gone_is_told_once_and_the_import_succeeds(place: str) -> None:
     done = run("-c", RENAMED, place, env=dict(os.environ))

@@ -170,6 +170,7 @@ def assert_each_byte_once(found: list[tuple[int, int]], ref: NpyRef) -> None:
 # Names
 
 
+@pytest.mark.slow
 def test_a_row_has_the_same_name_in_another_process(stored: Stored) -> None:
     ref = stored(np.zeros((100, 8)))
     names = [ref.to_dask("1 kB").name, dj_npy.to_dask([ref, ref]).name, dask.base.tokenize(ref)]
@@ -431,6 +432,7 @@ def test_a_chunk_of_another_dtype_than_dask_believes_is_told(stored: Stored, sto
     assert files(store) == set()
 
 
+@pytest.mark.slow
 def test_dask_is_not_imported_by_importing_this_package() -> None:
     program = (
         "import sys, dj_npy, numpy as np\n"

@@ -232,6 +232,7 @@ def test_every_dependency_has_its_reason() -> None:
     assert names - told == set()
 
 
+@pytest.mark.slow
 def test_the_site_is_built_clean_and_needs_no_other_host(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="needs pip install '.[docs]'")
     site = tmp_path / "site"
@@ -326,6 +327,7 @@ def test_existing_code_notices_what_the_guide_says(postgresql: Any, session_fold
     run([sys.executable, "-W", "ignore", "-c", prelude + EXISTING_CODE])
 
 
+@pytest.mark.slow
 def test_after_leaving_datajoint_reads_what_was_written(session_folder: Path) -> None:
     """In a process that never imports this package, on rows of one that did."""
     folder = session_folder / "leaving"

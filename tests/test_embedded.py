@@ -18,6 +18,8 @@ import pytest
 from tests import warm
 from tests.conftest import run
 
+pytestmark = pytest.mark.slow
+
 START = """
 import os, sys
 import datajoint as dj, dj_npy

@@ -147,6 +147,7 @@ def test_an_unknown_certificate_is_called_so(certified: tuple[str, Path], locati
     assert "AWS_CA_BUNDLE" in said
 
 
+@pytest.mark.slow
 def test_an_authority_that_cannot_be_read_is_named(location: str) -> None:
     said = use(s3_settings("https://127.0.0.1:9"), AWS_CA_BUNDLE="/no/such/file.pem")
     assert "AWS_CA_BUNDLE names '/no/such/file.pem'" in said
@@ -205,6 +206,7 @@ def test_all_go_through_the_proxy(moto: str, location: str, proxy: Proxy, how: s
     assert through >= 12  # 2 who write and read 2 arrays, the second time in part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["HTTP_PROXY", "proxy_server"])
 @pytest.mark.parametrize("through", ["obstore", "fsspec"])
 def test_a_dead_proxy_is_called_so(

@@ -8,6 +8,8 @@ import pytest
 
 from tests.conftest import run
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
 

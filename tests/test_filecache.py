@@ -222,6 +222,7 @@ def shared(session_folder: Path) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_a_folder_for_all_users_serves_each_privately(shared: Path) -> None:
     for umask in (0o002, 0o022):
         for user in (ALICE, BOB):
@@ -234,6 +235,7 @@ def test_a_folder_for_all_users_serves_each_privately(shared: Path) -> None:
         assert (folder.stat().st_uid, folder.stat().st_mode & 0o777) == (user, 0o700)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["a link to his own", "a link to hers", "a folder", "open to all"])
 def test_what_another_user_has_put_in_the_place_of_ones_folder_is_refused(
     shared: Path, how: str

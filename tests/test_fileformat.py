@@ -34,6 +34,7 @@ def written(array: Any) -> bytes:
     return b"".join(bytes(piece) for piece in fileformat.NpyBytes(array))
 
 
+@pytest.mark.slow
 @given(arrays())
 @example(np.zeros(2, WIDE))
 @example(np.zeros((), [("größe", "f4"), ("漢字", "i2")]))
@@ -60,6 +61,7 @@ def test_what_numpy_saved_is_read_back(array: Any) -> None:
     assert same(found, loaded(contents))
 
 
+@pytest.mark.slow
 @given(DTYPES)
 @settings(max_examples=500, deadline=None)
 def test_a_dtype_comes_back_equal_from_a_row(dtype: np.dtype[Any]) -> None:

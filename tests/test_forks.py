@@ -12,6 +12,8 @@ from tests.conftest import run
 from tests.servers import s3_settings
 from tests.test_conformance import location
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["location"]  # a fixture
 
 PROGRAM = """

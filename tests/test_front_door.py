@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datajoint as dj
+import pytest
 
 import dj_npy
 from tests.conftest import run
@@ -37,6 +38,7 @@ def test_importing_replaces_the_built_in_codec_once() -> None:
     assert isinstance(dj.get_codec("npy"), dj.SchemaCodec)
 
 
+@pytest.mark.slow
 def test_importing_anew_after_all_was_forgotten_works() -> None:
     code = (
         "import sys, dj_npy, datajoint as dj\n"
@@ -87,6 +89,7 @@ def test_tables_declared_before_the_import_are_ours_after(postgresql: Any, store
     assert "masked arrays" in result.stdout
 
 
+@pytest.mark.slow
 def test_the_embedded_database_is_optional() -> None:
     code = (
         "import sys\n"

@@ -48,6 +48,7 @@ Stored = Callable[..., NpyRef]
 # Headers and rows
 
 
+@pytest.mark.slow
 def test_mutated_headers_and_rows_raise_our_errors_in_bounded_time_and_memory() -> None:
     command = [sys.executable, "-W", "ignore", "-m", "tests.fuzz"]
     counts = ["--headers", str(MUTATIONS), "--rows", str(MUTATIONS)]
@@ -70,6 +71,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 ROW = {"path": "a.npy", "store": "main", "dtype": "float64", "shape": [4, 3], "offset": 128}
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(st.sampled_from([*ROW, "checksum", "fortran_order"]), JSON, max_size=3),
     st.sampled_from([None, "path", "store", "dtype", "shape", "offset"]),
@@ -514,6 +516,7 @@ except dj_npy.StoreError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "said"),
     [(0o1777, "mapped"), (0o777, "mapped"), (0o755, "Set DJ_NPY_CACHE_DIR to a folder of yours")],

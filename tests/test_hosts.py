@@ -15,6 +15,8 @@ from tests.hosts import PREFIX, Host, hosts
 from tests.references import configured
 from tests.servers import SECRET_KEY, s3_settings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def three() -> Iterator[list[Host]]:

@@ -433,6 +433,7 @@ def test_of_several_first_writers_one_gives_the_id(
     assert ids_of_rows(recording) == list(marker) * 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disk", ["store", "case_blind_disk"])
 @pytest.mark.parametrize("reserved", [False, True])
 def test_threads_that_write_first_get_one_id(

@@ -24,6 +24,8 @@ import dj_npy
 from tests import processes
 from tests.processes import Contents, Lab, context
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("DJ_NPY_TEST_KILLS", "12"))
 """How often, in all; the long form is 300, and every database with every store."""
 PLACES = processes.places(KILLS >= 300)

@@ -91,6 +91,7 @@ for n in range(100):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("disk", "ways"),
     [
@@ -180,6 +181,7 @@ except StoreError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_folder_without_permission(session_folder: Path) -> None:
     session_folder.chmod(0o755)
     folder = session_folder / "not-mine"
@@ -306,6 +308,7 @@ atexit.register(read)
 """
 
 
+@pytest.mark.slow
 def test_a_large_file_is_read_while_the_interpreter_shuts_down(store: Path) -> None:
     (store / "large").write_bytes(b"\1" * (40 << 20))
     result = run([sys.executable, "-W", "ignore", "-c", AT_EXIT, str(store)])

@@ -10,6 +10,8 @@ import pytest
 
 from dj_npy._memory import usable_memory
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 RAM = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 NONE = "9223372036854771712"

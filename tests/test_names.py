@@ -226,6 +226,7 @@ def caseless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         process.wait(30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("partition", ["", "{subject}"])
 @pytest.mark.parametrize("called", ["MixedLab", "mixedlab", "MIXEDLAB"])
 def test_a_server_that_writes_names_small(

@@ -242,6 +242,7 @@ def checked(request: Request) -> Fault:
     return Fault(status=400, code="InvalidRequest")
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("server", ["moto", "rclone", "seaweedfs"])
 @pytest.mark.parametrize("nbytes", [0, 1000, 70 << 20])

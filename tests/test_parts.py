@@ -117,6 +117,7 @@ def check(array: Any, index: Any, ref: NpyRef) -> bool:
     return bool(np.asarray(found).nbytes)
 
 
+@pytest.mark.slow
 @many_pairs
 @given(many_indexes(), st.integers(0, 10**12))
 def test_every_index_gives_what_numpy_gives(
@@ -740,6 +741,7 @@ def test_a_row_of_the_built_in_codec_is_loaded_by_what_is_known_of_it(
     assert sum(nbytes for _, nbytes in ranges(proxy)) == MANY.nbytes + 128 + 512
 
 
+@pytest.mark.slow
 def test_files_that_are_closed_while_they_are_read(
     stored: Stored, in_parts: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -813,6 +815,7 @@ def test_files_are_closed_with_the_last_who_wants_them(stored: Stored, in_parts:
     assert descriptors() == before
 
 
+@pytest.mark.slow
 def test_few_descriptors_leave_room_for_others(store: Path) -> None:
     code = """
 import resource, sys, numpy as np

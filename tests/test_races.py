@@ -30,6 +30,8 @@ import dj_npy
 from tests import processes
 from tests.processes import Contents, Lab, context
 
+pytestmark = pytest.mark.slow
+
 SECONDS = float(os.environ.get("DJ_NPY_TEST_RACES", "5"))
 """How long on each store; the long form is 60, and every database with every store."""
 OLDER_THAN = timedelta(seconds=3)

@@ -5,10 +5,14 @@ import sys
 import uuid
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import run
 from tests.references import configured
 from tests.servers import SECRET_KEY, s3_settings
 from tests.test_conformance import location
+
+pytestmark = pytest.mark.slow
 
 __all__ = ["location"]  # a fixture
 

@@ -403,6 +403,7 @@ def test_a_pickle_knows_a_folder_that_was_given_relatively(
     assert same(pickle.loads(data).load(), A)
 
 
+@pytest.mark.slow
 def test_a_pickle_is_read_where_datajoint_has_no_configuration(stored: Stored) -> None:
     code = "import pickle, sys, dj_npy; print(pickle.load(sys.stdin.buffer).load().sum())"
     result = subprocess.run(

@@ -15,6 +15,8 @@ import dj_npy
 from tests.conftest import run
 from tests.servers import script
 
+pytestmark = pytest.mark.slow
+
 CHECKOUT = Path(__file__).parent.parent
 NAME = f"dj_npy-{dj_npy.__version__}"
 

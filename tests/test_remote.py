@@ -358,6 +358,7 @@ class TestErrors:
         with pytest.raises(StoreError, match="only one of `access_key` and `secret_key`"):
             store_of(settings)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("use", [look, make])
     def test_connection_refused(self, use: Callable[[Store], Any]) -> None:
         message = refusal(s3_settings("http://127.0.0.1:9"), use)
@@ -453,6 +454,7 @@ class TestErrorsThroughFsspec:
         assert "access denied" in message
         assert "wrong" * 8 not in message
 
+    @pytest.mark.slow
     def test_connection_refused(self) -> None:
         message = refusal(s3_settings("http://127.0.0.1:9"), look)
         assert "Could not connect to the endpoint" in message
@@ -476,6 +478,7 @@ class TestErrorsThroughFsspec:
         assert beginning(store, "file", 10) == (contents[:10], SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux")
 @pytest.mark.parametrize("server", ["moto", "rclone"])
 def test_memory_beside_the_array(

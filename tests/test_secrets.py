@@ -209,6 +209,7 @@ class TestMessages:
         settings = s3_settings(moto, bucket="no-such-bucket")
         assert refusals(settings, [SECRET_KEY, ACCESS_KEY], caplog) >= fewest()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("where", ["http://127.0.0.1:9"])
     def test_no_server(self, where: str, caplog: Any) -> None:
         settings = s3_settings(where)
@@ -229,6 +230,7 @@ class TestMessages:
             proxy.harm = lambda request: Fault(status=status, code=code)
             assert refusals(settings, [SECRET_KEY, ACCESS_KEY], caplog) >= fewest()
 
+    @pytest.mark.slow
     def test_a_proxy_with_a_password(self, caplog: Any) -> None:
         settings = s3_settings(
             "http://nowhere.invalid", proxy_server=f"http://user:{SECRET}@127.0.0.1:9"

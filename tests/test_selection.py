@@ -44,6 +44,7 @@ def covered(array: Any, index: Any, header: Header, gap: int) -> int:
     return int((last - first + itemsize).sum())
 
 
+@pytest.mark.slow
 @settings(max_examples=3000)
 @given(
     pairs(),
@@ -202,6 +203,7 @@ def test_several_runs_are_put_together_where_that_is_wanted() -> None:
     assert [part.nbytes for part in parts] == [20, 10]
 
 
+@pytest.mark.slow
 def test_the_runs_of_many_points_are_few_objects() -> None:
     tracemalloc.start()
     points = np.random.default_rng(0).integers(0, 10**7, 10**5)

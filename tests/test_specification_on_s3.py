@@ -131,6 +131,7 @@ def test_duplicate_inserts_leave_every_row_whole(
         assert np.array_equal(row["waveform"], np.full(1000, row["recording_id"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", ["moto", "rclone"])
 def test_racing_inserts_leave_every_row_whole(
     server: str, request: pytest.FixtureRequest, location: str, session_folder: Path

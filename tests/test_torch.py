@@ -37,6 +37,7 @@ def test_what_dlpack_has_no_word_for_is_refused_by_numpy(stored: Stored, array: 
         np.from_dlpack(stored(array))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["from_dlpack", "as_tensor", "asarray", "tensor"])
 def test_a_tensor_may_be_changed_and_the_reference_is_not(stored: Stored, name: str) -> None:
     """PyTorch writes into what NumPy and DLPack call read-only."""

@@ -173,6 +173,7 @@ if COUNT >= 1_000_000:
     PLACES += [("mariadb", "store"), ("mysql", "store"), ("postgresql", "case_blind")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "disk"), PLACES)
 def test_memory_does_not_grow_with_rows_or_files(
     request: pytest.FixtureRequest, name: str, disk: str

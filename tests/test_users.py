@@ -13,6 +13,8 @@ from dj_npy._stores.base import MARKER
 from dj_npy._stores.local import LocalStore
 from tests.users import ALICE, BOB, LAB, as_user
 
+pytestmark = pytest.mark.slow
+
 WAYS = {
     "rename": "",
     "link": "naming._renameat2 = None\n",

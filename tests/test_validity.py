@@ -246,6 +246,7 @@ def test_what_could_not_be_read_is_refused_however_it_comes(
     assert list(store.rglob("*.npy")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape", [(), (2,), (1,) * fileformat.MAX_AXES, (10**7, 0), (0, 10**14, *(1,) * 30)]
 )

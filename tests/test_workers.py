@@ -17,6 +17,8 @@ from tests.references import configured
 from tests.servers import SECRET_KEY, s3_settings
 from tests.test_conformance import location
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["location"]  # a fixture
 
 Stored = Callable[..., NpyRef]
