@@ -97,19 +97,19 @@ class Statement:
     def wrote(self, nbytes: int) -> None:
         """Tell that an array has been written."""
 
-    def sends(self, connection: Any, query: str) -> None:
+    def sends(self, connection: Any, query: str, of_another: bool = False) -> None:
         """Take note of a query that is about to be sent while this statement is."""
         if self._outer is not None:
-            self._outer.sends(connection, query)
+            self._outer.sends(connection, query, of_another=True)
         if connection is not self._connection:
             return
         if self._query is not None:  # by a signal handler, or who tries again
             self._sent_again = self._sent_again or query is self._query
             self._sent_more = True
             return
-        if _READS.match(query):
+        if of_another or not self._ready or _READS.match(query):
             return
-        if self._ready and self.table_name in query:
+        if self.table_name in query:
             self._query = query
         transaction = transactions.of(self._connection)
         answered = transaction is not None and transaction.answered
