@@ -120,8 +120,8 @@ def test_a_store_within_another(
     nested = table(
         "subject : varchar(8)\nscan : int32\n---\na : <npy@outer>\nb : <npy@inner>", "Nested"
     )
-    for subject, scan in itertools.product(["1", "2", "archive"], [1, 2, 3]):
-        nested.insert1({"subject": subject, "scan": scan, "a": WAVEFORM, "b": WAVEFORM})
+    keys = itertools.product(["1", "2", "archive"], [1, 2, 3])
+    nested.insert([{"subject": s, "scan": n, "a": WAVEFORM, "b": WAVEFORM} for s, n in keys])
     (nested & "scan = 3").delete(prompt=False)
     found = dj_npy.collect(schema, store=collected, older_than=NOW, dry_run=False)
     assert sound(nested)
