@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, partial
 from hashlib import md5
 from http.client import HTTPException
 from io import BytesIO
@@ -25,7 +25,7 @@ from dj_npy._stores import remote
 from dj_npy._stores.base import Listed
 from dj_npy._stores.deadline import Timed, opened
 from dj_npy._stores.environment import ca_bundle, encryption, proxy_for
-from dj_npy._stores.threads import each_in_time
+from dj_npy._stores.threads import each_in_time, in_time
 
 ATTEMPTS = 5
 """How often botocore asks, with pauses that grow up to 8 s: some 15 s in all, at most."""
@@ -290,11 +290,13 @@ class UnendedUploads:
         """Throw away what has been uploaded of one; one that is gone is none the less aborted."""
         client = _client(self._spec)
         with suppress(client.exceptions.NoSuchUpload), _botocore_errors():
-            client.abort_multipart_upload(
+            abort = partial(
+                client.abort_multipart_upload,
                 Bucket=self._spec["bucket"],
                 Key=self._location + upload.path,
                 UploadId=upload.version,
             )
+            in_time(abort, remote.REQUEST_S)  # there is no other of that id
 
 
 @contextmanager
