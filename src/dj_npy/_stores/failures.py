@@ -5,7 +5,7 @@ import re
 from obstore import exceptions
 
 from dj_npy._stores.environment import UNKNOWN_CERTIFICATE
-from dj_npy._stores.reasons import CHECK_THE_KEYS, code_of, is_under_way, reason_of
+from dj_npy._stores.reasons import CHECK_THE_KEYS, STALLS, code_of, is_under_way, reason_of
 from dj_npy._stores.secret import Hidden
 
 # Not every error that obstore documents as its own is one: NotFoundError arrives as
@@ -37,7 +37,7 @@ _HINTS = (
     (r"InvalidCertificate", "the server's certificate is not valid, or not for this host"),
     (r"Connection refused", "is the server running, and are `endpoint` and `secure` right?"),
     (r"dns error|failed to lookup", "no such host: is `endpoint` right?"),
-    (r"TimedOut|timed out|kind: Timeout", "time-out: the server or the network stalls"),
+    (r"TimedOut|timed out|kind: Timeout|has not answered|Read timeout", STALLS),
     (r"kind: Connect\b|InvalidContentType",
      "no secure connection: are `endpoint` and `secure` right?"),
 )  # fmt: skip

@@ -16,6 +16,7 @@ from dj_npy._stores.base import MARKER, UNTIMED, Listed, Stat
 from dj_npy._stores.environment import UNKNOWN_CERTIFICATE
 from dj_npy._stores.reasons import (
     CHECK_THE_KEYS,
+    STALLS,
     is_expired,
     is_under_way,
     no_bucket,
@@ -250,6 +251,8 @@ class GenericStore(RemoteStore):
             reason = f"{type(error).__name__}: {' '.join(text.split())[:200]}"
             if "CERTIFICATE_VERIFY_FAILED" in text:
                 reason = f"{UNKNOWN_CERTIFICATE} ({reason})"
+            elif isinstance(error, TimeoutError) or "timeout on endpoint" in text:
+                reason = f"{STALLS} ({reason})"
         is_denied = isinstance(error, PermissionError) or is_expired(code)
         return self._refusal(f"{what}: {reason}{self._and_the_proxy(error)}", is_denied)
 

@@ -17,6 +17,7 @@ _UNDER_WAY = "ConditionalRequestConflict|OperationAborted"
 _FULL = "the store is full, or a quota is used up"
 _TOO_LARGE = "the server takes nothing of this size"
 _OVERLOADED = "the server is overloaded; try again later"
+STALLS = "time-out: the server or the network stalls"
 _FAILED = "the server has failed; try again later"
 # What a server calls its reason, and what to say; the first that fits.
 _CODES = (
