@@ -1,5 +1,7 @@
 """Servers that are not quite S3: what they refuse, and what they leave out."""
 
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,19 +11,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from dj_npy import ArrayMissingError, StoreError
 from dj_npy._remotefile import beginning_of_url
 from dj_npy._stores import Store, amazon, open_store, opening, remote
-from dj_npy._stores.base import PROBE
+from dj_npy._stores.base import PROBE, Listed
 from dj_npy._stores.cloud import CloudStore
+from dj_npy._stores.environment import ca_bundle, tls, trusted
+from dj_npy._stores.generic import GenericStore
+from dj_npy._stores.threads import in_time
 from tests.conformance import PLAIN, beginning, create, large, read
 from tests.faults import Fault, Proxy, Request, proxy_of
 from tests.servers import ACCESS_KEY, SECRET_KEY, S3Raw, s3_client, s3_settings
-from tests.test_conformance import location, store_of
+from tests.test_conformance import as_if_forked, location, store_of
 from tests.test_remote import impatient
 
-__all__ = ["impatient", "location"]  # fixtures
+__all__ = ["as_if_forked", "impatient", "location"]  # fixtures
 
 BOTH = pytest.mark.parametrize("through", ["obstore", "fsspec"], indirect=True)
 
@@ -202,7 +208,18 @@ def test_a_head_without_end(
     assert time.monotonic() - started < 6
 
 
+ASKED: dict[str, Callable[[Store], object]] = {
+    "stat": lambda store: store.stat("file"),
+    "read": lambda store: store.read_into("file", 0, [memoryview(bytearray(1000))]),
+    "create": lambda store: create(store, b"contents"),
+    "list": lambda store: list(store.files()),
+    "remove": lambda store: store.remove("file"),
+    "time": lambda store: store.now(),
+}
+
+
 @BOTH
+@pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_a_request_whose_head_does_not_end(
     proxy: Proxy,
@@ -210,25 +227,219 @@ def test_a_request_whose_head_does_not_end(
     location: str,
     through: str,
     kind: str,
+    asked: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of any kind, in a forked child as well."""
-    monkeypatch.setattr(remote, "REQUEST_S", 2)
-    monkeypatch.setattr(remote, "RETRY_S", 1)
+    """Of any kind, in a forked child as well; and nothing goes on after a removal."""
+    for limit in ("REQUEST_S", "SILENCE_S", "RETRY_S"):
+        monkeypatch.setattr(remote, limit, 1)
     raw.put("file", b"x" * 1000)
     store = open_through(proxy, location)
     create(store, b"contents")
     proxy.harm = lambda request: ENDLESS[kind]
-    asked: list[Callable[[], object]] = [
-        lambda: store.stat("file"),
-        lambda: store.read_into("file", 0, [memoryview(bytearray(1000))]),
-        lambda: create(store, b"contents"),
+    threads, started = threading.active_count(), time.monotonic()
+    with pytest.raises(StoreError, match="time-out: the server or the network stalls"):
+        in_time(lambda: ASKED[asked](store), 8)
+    assert time.monotonic() - started < 8
+    if asked == "remove":
+        assert threading.active_count() <= threads + 2  # the proxy has one for each connection
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_unfinished_uploads_whose_list_does_not_end(
+    proxy: Proxy, location: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "REQUEST_S", 1)
+    store = open_through(proxy, location)
+    proxy.harm = lambda request: ENDLESS[kind]
+    uses: list[Callable[[], object]] = [
+        lambda: list(store.uploads()),
+        lambda: store.abort(Listed("file", 0, datetime.now(UTC), "id")),
     ]
-    for ask in asked:
-        started = time.monotonic()
-        with pytest.raises(StoreError):
-            ask()
-        assert time.monotonic() - started < 10
+    for use in uses:
+        with pytest.raises(StoreError, match="time-out: the server or the network stalls"):
+            in_time(use, 8)
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_opening_with_a_session_token(
+    proxy: Proxy, location: str, through: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "SILENCE_S", 1)
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN"):
+        monkeypatch.setenv(f"AWS_{name}", "x")
+    proxy.harm = lambda request: ENDLESS[kind]
+    settings = s3_settings(proxy.endpoint, location=location)
+    del settings["access_key"], settings["secret_key"]
+    in_time(lambda: store_of(settings), 8)
+    assert proxy.asked("HEAD")
+
+
+class Slow(MemoryFileSystem):
+    """A plugin each of whose folders takes a while to list."""
+
+    cachable = False
+    takes = 0.0
+    fails: Exception | None = None
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        time.sleep(self.takes)
+        if self.fails:
+            raise self.fails
+        return super().ls(path, detail, **options)
+
+
+def test_each_folder_of_a_plugin_is_listed_in_time(
+    location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "REQUEST_S", 0.5)
+    filesystem = Slow()
+    store = GenericStore("main", filesystem, f"/{location}/".__add__, "memory")
+    paths = {create(store, b"1", f"{n}/a.npy") for n in range(4)}
+    filesystem.takes = 0.2  # and so more than is waited for, in all
+    assert {each.path for each in store.files()} == paths
+    filesystem.takes = 1
+    with pytest.raises(StoreError, match="could not list"):
+        list(store.files())
+
+
+def test_a_folder_of_a_plugin_that_cannot_be_listed_is_not_empty(location: str) -> None:
+    filesystem = Slow()
+    store = GenericStore("main", filesystem, f"/{location}/".__add__, "memory")
+    assert list(store.files()) == []
+    filesystem.fails = PermissionError("no")
+    with pytest.raises(StoreError, match="could not list"):
+        list(store.files())
+
+
+@pytest.mark.parametrize("use", [ca_bundle, trusted, tls])
+def test_certificates_in_a_fifo(
+    use: Callable[[], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "ca.pem")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    with pytest.raises(StoreError, match=r"AWS_CA_BUNDLE names '.*ca.pem'.*FIFO"):
+        in_time(use, 5)
+
+
+# Names that are never free, and conflicts
+
+
+@BOTH
+@pytest.mark.parametrize("status", [409, 412])
+def test_a_server_that_calls_every_name_taken(
+    proxy: Proxy, raw: S3Raw, location: str, through: str, status: int
+) -> None:
+    taken = Fault(status=status, code="PreconditionFailed")
+    proxy.harm = to_conditions(taken)
+    store = open_through(proxy, location)
+    paths = [in_time(lambda: create(store, b"contents"), 8) for _ in range(2)]
+    assert PLAIN not in paths
+    assert {raw.get(path) for path in paths} == {b"contents"}
+    proxy.requests.clear()
+    create(store, b"contents")
+    assert len(proxy.requests) == 1
+    large_one = create(store, bytes(70 << 20))
+    assert len(raw.get(large_one)) == 70 << 20
+
+
+@BOTH
+def test_a_conflict_is_tried_again(proxy: Proxy, raw: S3Raw, location: str, through: str) -> None:
+    store = open_through(proxy, location)
+    create(store, b"others", "lab/b.npy")
+    conflict = Fault(status=409, code="ConditionalRequestConflict")
+    proxy.times(2, conflict, "PUT")
+    assert create(store, b"contents") == PLAIN
+    assert raw.get(PLAIN) == b"contents"
+    proxy.times(2, conflict, "PUT")
+    assert create(store, b"another") != PLAIN
+    assert raw.get(PLAIN) == b"contents"
+
+
+@BOTH
+def test_a_conflict_without_end(
+    proxy: Proxy, location: str, through: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "RETRY_S", 1)
+    proxy.harm = lambda request: Fault(status=409, code="OperationAborted")
+    with pytest.raises(StoreError, match=r"under way.*try again later.*OperationAborted"):
+        in_time(lambda: create(open_through(proxy, location), b"contents"), 8)
+
+
+# "Later", and "never"
+
+LATER = {
+    429: ("TooManyRequests", "the server is overloaded; try again later"),
+    500: ("InternalError", "the server has failed; try again later"),
+    503: ("SlowDown", "the server is overloaded; try again later"),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("status", LATER)
+def test_a_later_without_end(
+    proxy: Proxy,
+    location: str,
+    through: str,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    impatient: None,
+) -> None:
+    """Tried in one layer, and told in the same words."""
+    monkeypatch.setattr(amazon, "ATTEMPTS", 3)
+    monkeypatch.setattr(remote, "RETRY_S", 1)
+    code, words = LATER[status]
+    store = open_through(proxy, location)
+    create(store, b"contents")
+    proxy.harm = lambda request: Fault(status=status, code=code)
+    proxy.requests.clear()
+    with pytest.raises(StoreError, match=words) as caught:
+        create(store, b"contents")
+    assert code in str(caught.value)
+    assert through == "obstore" or len(proxy.requests) == 3
+    for use in ASKED["read"], ASKED["list"]:
+        proxy.requests.clear()
+        with pytest.raises(StoreError, match=words):
+            use(store)
+        assert len(proxy.requests) <= 10
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (411, "MissingContentLength", "MissingContentLength"),
+        (413, "EntityTooLarge", "takes nothing of this size"),
+        (507, "InsufficientStorage", "the store is full"),
+    ],
+)
+def test_a_never_is_no_later(
+    proxy: Proxy, location: str, through: str, status: int, code: str, words: str
+) -> None:
+    proxy.harm = lambda request: Fault(status=status, code=code)
+    started = time.monotonic()
+    with pytest.raises(StoreError, match=words):
+        create(open_through(proxy, location), b"contents")
+    assert time.monotonic() - started < 8
+    assert len(proxy.requests) <= 12
+
+
+def test_an_answer_that_is_cut_is_asked_for_again(
+    proxy: Proxy, raw: S3Raw, location: str, as_if_forked: None
+) -> None:
+    raw.put("file", large(100_000).tobytes())
+    store, cuts = open_through(proxy, location), [2]
+
+    def harm(request: Request) -> Fault:
+        if request.range == "bytes=0-0" or not cuts[0]:
+            return Fault()
+        cuts[0] -= 1
+        return Fault(cut=1000)
+
+    proxy.harm = harm
+    assert read(store, "file", 0, 100_000) == (100_000, [large(100_000).tobytes()])
+    assert cuts == [0]
 
 
 # Checksums
@@ -366,6 +577,12 @@ CODES = {
     "AccessDenied: with an explicit deny in a policy": "policy",
     "AccessDenied: must use aws:kms": "encryption",
     "SignatureDoesNotMatch": "Check the store's keys",
+    "QuotaExceeded": r"quota is used up.*QuotaExceeded",
+    "AccountProblem": "AccountProblem",
+    "UserSuspended": "UserSuspended",
+    "InvalidPayer": "InvalidPayer",
+    "RequestHeaderSectionTooLarge": "RequestHeaderSectionTooLarge",
+    "SomethingNew: the moon is full": "SomethingNew: the moon is full",
 }
 
 

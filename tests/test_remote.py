@@ -15,7 +15,7 @@ from benchmarks._measure import peak_memory
 from obstore import exceptions
 
 from dj_npy import ArrayCorruptError, ArrayMissingError, NpyRef, StoreError
-from dj_npy._stores import Store, clients, failures, opening, remote, threads
+from dj_npy._stores import Store, amazon, clients, failures, opening, remote, threads
 from dj_npy._stores.base import PROBE
 from tests.conformance import PLAIN, beginning, create, large, names, read
 from tests.conftest import run
@@ -43,6 +43,7 @@ def raw(moto: str, location: str) -> S3Raw:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits of seconds, where there are minutes."""
     monkeypatch.setattr(clients, "MAX_RETRIES", 3)
+    monkeypatch.setattr(amazon, "ATTEMPTS", 3)
     monkeypatch.setattr(remote, "RETRY_S", 5)
     monkeypatch.setattr(remote, "SILENCE_S", 1)
     monkeypatch.setattr(remote, "REQUEST_S", 8)

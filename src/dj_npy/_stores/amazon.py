@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, partial
 from hashlib import md5
 from http.client import HTTPException
 from io import BytesIO
@@ -17,18 +17,18 @@ from urllib.error import HTTPError
 from urllib.parse import urljoin, urlsplit
 from urllib.request import (
     HTTPRedirectHandler,
-    HTTPSHandler,
-    ProxyHandler,
     Request,
-    build_opener,
 )
 
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
 from dj_npy._stores.base import Listed
-from dj_npy._stores.deadline import opened
-from dj_npy._stores.environment import ca_bundle, encryption, proxy_for, tls
+from dj_npy._stores.deadline import Timed, opened
+from dj_npy._stores.environment import ca_bundle, encryption, proxy_for
+from dj_npy._stores.threads import each_in_time, in_time
 
+ATTEMPTS = 5
+"""How often botocore asks, with pauses that grow up to 8 s: some 15 s in all, at most."""
 _REGION = r"[a-z]{2}(?:-[a-z]+)+-\d"
 _AMAZON = re.compile(rf"s3(?:[.-]{_REGION})?\.amazonaws\.com(?:\.cn)?")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
@@ -74,7 +74,7 @@ def bucket_region(url: str) -> str | None:
             headers = answer.headers
     except HTTPError as error:
         headers = error.headers
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise StoreError(
             f"could not ask {urlsplit(url).netloc} for the region of a bucket "
             f"({type(error).__name__}). Is there a network? Otherwise set AWS_REGION"
@@ -97,12 +97,10 @@ def check_that_it_stays(name: str, spec: dict[str, Any]) -> None:
     """
     if is_amazon(urlsplit(spec["endpoint"]).netloc):
         return
-    handlers: list[Any] = [_NoRedirect, HTTPSHandler(context=tls())]
-    if proxy := spec.get("proxy_server"):
-        handlers.append(ProxyHandler({"http": proxy, "https": proxy}))
-    url = f"{spec['endpoint']}/{spec['bucket']}"
+    url, until = f"{spec['endpoint']}/{spec['bucket']}", time.monotonic() + remote.SILENCE_S
+    request, proxy = Request(url, method="HEAD"), spec.get("proxy_server")
     try:
-        build_opener(*handlers).open(Request(url, method="HEAD"), timeout=remote.CONNECT_TIMEOUT_S)
+        opened(request, remote.CONNECT_TIMEOUT_S, until, proxy, _NoRedirect).close()
     except HTTPError as error:
         there = urlsplit(urljoin(url, error.headers.get("Location") or ""))
         if error.code // 100 == 3 and there.netloc.lower() != urlsplit(url).netloc.lower():
@@ -110,7 +108,7 @@ def check_that_it_stays(name: str, spec: dict[str, Any]) -> None:
                 f"store {name!r}: {spec['endpoint']} sends whoever asks to {there.netloc}, and "
                 f"credentials are not taken along. If that is right, it is the `endpoint` to set"
             ) from None
-    except OSError:  # the first request will tell
+    except (OSError, HTTPException):  # the first request will tell
         pass
 
 
@@ -148,6 +146,7 @@ def s3_filesystem(spec: dict[str, Any]) -> Any:
         config_kwargs=_config(spec),
         skip_instance_cache=True,
     )
+    filesystem.retries = 1  # of its own, each of which were `ATTEMPTS` of botocore's
     # Buckets with Object Lock want a checksum, and this one every server knows.
     events = filesystem.s3.meta.events
     for operation in ("PutObject", "UploadPart"):
@@ -192,9 +191,10 @@ def s3_remove(spec: dict[str, Any]) -> Callable[[str], None]:
     def remove(full_path: str) -> None:
         nonlocal client
         if client is None:
-            client = _client(spec)
+            client = _client(spec, 1)
         bucket, _, key = full_path.partition("/")
-        client.delete_object(Bucket=bucket, Key=key)
+        with _botocore_errors():
+            client.delete_object(Bucket=bucket, Key=key)
 
     return remove
 
@@ -225,7 +225,7 @@ def s3_look(spec: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
     def look(full_path: str) -> dict[str, Any]:
         nonlocal client
         if client is None:
-            client = _client(spec, 5)
+            client = _client(spec)
         bucket, _, key = full_path.partition("/")
         with _botocore_errors():
             try:
@@ -236,6 +236,27 @@ def s3_look(spec: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
                 return get(bucket, key)
 
     return look
+
+
+def s3_find(spec: dict[str, Any]) -> Callable[[str], Iterator[tuple[str, dict[str, Any]]]]:
+    """
+    Return what yields path, size, version and time of each object that begins ``bucket/prefix``.
+
+    Of s3fs's own listing, only the whole could be waited for, and not a page.
+    """
+
+    def find(prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        bucket, _, prefix = prefix.partition("/")
+        pages = _client(spec).get_paginator("list_objects_v2")
+        with _botocore_errors():
+            for page in each_in_time(
+                pages.paginate(Bucket=bucket, Prefix=prefix), remote.REQUEST_S
+            ):
+                for each in page.get("Contents", ()):
+                    if not each["Key"].endswith("/"):  # a folder, to some
+                        yield f"{bucket}/{each['Key']}", {**each, "size": each["Size"]}
+
+    return find
 
 
 class UnendedUploads:
@@ -259,7 +280,8 @@ class UnendedUploads:
         # That there is none is an error to rclone.
         with suppress(client.exceptions.NoSuchUpload), _botocore_errors():
             pages = client.get_paginator("list_multipart_uploads")
-            for page in pages.paginate(Bucket=self._spec["bucket"], Prefix=prefix):
+            asked = pages.paginate(Bucket=self._spec["bucket"], Prefix=prefix)
+            for page in each_in_time(asked, remote.REQUEST_S):
                 for upload in page.get("Uploads", []):
                     path = upload["Key"].removeprefix(self._location)
                     yield Listed(path, 0, upload["Initiated"], upload["UploadId"])
@@ -268,11 +290,13 @@ class UnendedUploads:
         """Throw away what has been uploaded of one; one that is gone is none the less aborted."""
         client = _client(self._spec)
         with suppress(client.exceptions.NoSuchUpload), _botocore_errors():
-            client.abort_multipart_upload(
+            abort = partial(
+                client.abort_multipart_upload,
                 Bucket=self._spec["bucket"],
                 Key=self._location + upload.path,
                 UploadId=upload.version,
             )
+            in_time(abort, remote.REQUEST_S)  # there is no other of that id
 
 
 @contextmanager
@@ -289,32 +313,60 @@ def _botocore_errors() -> Iterator[None]:
         kind = kinds.get(status, OSError)
         if code == "NoSuchUpload":
             raise
-        raise kind(f"{code}: {error.response.get('Error', {}).get('Message', '')}") from None
+        raise kind(f"{code}: {error.response.get('Error', {}).get('Message', '')}") from error
     except BotoCoreError as error:
         raise OSError(str(error)) from None
 
 
-def _client(spec: dict[str, Any], attempts: int = 1) -> Any:
-    """Return a client of botocore that, unless told, asks for nothing twice."""
+def _client(spec: dict[str, Any], attempts: int | None = None) -> Any:
+    """Return a client of botocore, each of whose requests ends in time, head included."""
+    from botocore import awsrequest
     from botocore.config import Config
     from botocore.session import get_session
 
-    return get_session().create_client(
+    class Plain(_Prompt, awsrequest.AWSHTTPConnection):
+        pass
+
+    class Secure(_Prompt, awsrequest.AWSHTTPSConnection):
+        pass
+
+    class Plains(awsrequest.AWSHTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class Secures(awsrequest.AWSHTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    client = get_session().create_client(
         "s3",
         endpoint_url=spec["endpoint"],
         region_name=spec["region"],
         verify=ca_bundle(),
         aws_access_key_id=spec.get("access_key") or None,
         aws_secret_access_key=spec.get("secret_key") or None,
-        config=Config(**_config(spec), retries={"total_max_attempts": attempts}),
+        config=Config(**_config(spec, attempts)),
     )
+    client._endpoint.http_session._pool_classes_by_scheme.update(http=Plains, https=Secures)
+    return client
 
 
-def _config(spec: dict[str, Any]) -> dict[str, Any]:
+class _Prompt(Timed):
+    """A connection of botocore's whose answers come within `remote.REQUEST_S`."""
+
+    def connect(self) -> None:
+        self.until = time.monotonic() + remote.REQUEST_S  # a proxy is asked first
+        super().connect()
+
+    def request(self, *args: Any, **options: Any) -> None:
+        self.until = time.monotonic() + remote.REQUEST_S
+        super().request(*args, **options)
+
+
+def _config(spec: dict[str, Any], attempts: int | None = None) -> dict[str, Any]:
     proxy = proxy_for(spec["endpoint"], spec.get("proxy_server"))
     return {
         "connect_timeout": remote.CONNECT_TIMEOUT_S,
         "read_timeout": remote.SILENCE_S,
+        "retries": {"mode": "legacy", "total_max_attempts": attempts or ATTEMPTS},
         # Some servers send the checksum of the object with a part of it.
         "response_checksum_validation": "when_required",
         "request_checksum_calculation": "when_required",

@@ -1,6 +1,5 @@
 """Objects in S3, GCS and Azure, through obstore."""
 
-import random
 import secrets
 import sys
 import time
@@ -8,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from io import FileIO
-from itertools import chain, count, islice
+from itertools import chain, islice
 from typing import Any, Protocol
 from urllib.parse import SplitResult, urlsplit
 
@@ -30,6 +29,7 @@ from dj_npy._stores.failures import (
     UNCLEAR,
     in_short,
     is_bad,
+    is_conflict,
     is_never,
     is_unmeasured,
     told,
@@ -41,6 +41,7 @@ from dj_npy._stores.remote import (
     Answer,
     RemoteStore,
     part_size,
+    pauses,
 )
 from dj_npy._stores.secret import Hidden
 from dj_npy._stores.threads import in_crowd, passed_on
@@ -68,10 +69,6 @@ CHANGED = "djnpychanged"
 """Metadata of an object that was replaced: the checksum of what it was replaced by."""
 _NO_ETAG = '"00000000000000000000000000000000"'
 _ATTEMPTS = 4
-_TRIES = 9
-"""Of a request that obstore does not try again by itself."""
-_BACK_OFF_S = 0.1
-_MAX_BACK_OFF_S = 10
 _SIGNED_FOR = timedelta(minutes=5)
 _MOST_URLS = 1000
 _MIN_DIRECT_PART = 1 << 20
@@ -151,8 +148,8 @@ class CloudStore(RemoteStore):
     ) -> Version | None:
         """Write an object if a condition holds, and return its version; None if it does not."""
         mark = mark or secrets.token_hex(16)
-        deadline = time.monotonic() + remote.RETRY_S
-        for attempt in count(1):
+        waits = pauses()
+        while True:
             try:
                 result = obstore.put(
                     self._remover,
@@ -162,24 +159,21 @@ class CloudStore(RemoteStore):
                     mode=condition,
                     use_multipart=False,
                 )
-            except refusals:
-                # Or is it the first try of this very request, whose answer was lost?
-                return self._marked(path, mark)
-            except UNCLEAR as error:
-                if is_never(error):
+            except FAILURES as error:
+                if isinstance(error, refusals) and not is_conflict(error):
+                    # Or is it the first try of this very request, whose answer was lost?
+                    return self._marked(path, mark)
+                if is_never(error) or not (isinstance(error, UNCLEAR) or is_conflict(error)):
                     self._refuse(error, path, "write")
                 with suppress(NpyError):
                     if version := self._marked(path, mark, self._remover):
                         return version
-                pause = min(_BACK_OFF_S * 2**attempt, _MAX_BACK_OFF_S) * random.random()
-                if attempt == _TRIES or time.monotonic() + pause > deadline or is_bad(error):
+                pause = None if is_bad(error) else next(waits, None)
+                if pause is None:
                     self._refuse(error, path, "write")
                 time.sleep(pause)
-            except FAILURES as error:
-                self._refuse(error, path, "write")
             else:
                 return _version(result)
-        raise AssertionError("not reached")
 
     def _marked(self, path: str, mark: str, client: Client | None = None) -> Version | None:
         """Return the version of an object if it has our mark, as far as that may be read."""

@@ -26,15 +26,15 @@ class _Timed(socket.SocketIO):
         return super().readinto(buffer)
 
 
-class Connection(HTTPConnection):
+class Timed(HTTPConnection):
     """A connection whose answers, head included, have come `until` then, or raise an error."""
 
-    def __init__(self, *args: Any, until: float = 0, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.until = until
-        self.response_class = self._timed  # type: ignore[assignment]
+    until = 0.0
 
-    def _timed(self, sock: socket.socket, *args: Any, **options: Any) -> HTTPResponse:
+    def response_class(  # type: ignore[override]
+        self, sock: socket.socket, *args: Any, **options: Any
+    ) -> HTTPResponse:
+        """Return an answer that is read in time."""
         response = HTTPResponse(sock, *args, **options)
         response.fp.close()
         sock._io_refs += 1  # type: ignore[attr-defined]  # as `makefile` does
@@ -42,11 +42,21 @@ class Connection(HTTPConnection):
         return response
 
 
+class Connection(Timed):
+    """The same, told when at once."""
+
+    def __init__(self, *args: Any, until: float = 0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.until = until
+
+
 class SecureConnection(Connection, HTTPSConnection):
     """The same over TLS."""
 
 
-def opened(request: Request, silence_s: float, until: float, proxy: str | None = None) -> Any:
+def opened(
+    request: Request, silence_s: float, until: float, proxy: str | None = None, *handlers: Any
+) -> Any:
     """As `urllib.request.urlopen`: the answer, and those to redirections, come `until` then."""
 
     class Plain(HTTPHandler):
@@ -59,4 +69,5 @@ def opened(request: Request, silence_s: float, until: float, proxy: str | None =
             return self.do_open(made, request)
 
     proxies = [ProxyHandler({"http": proxy, "https": proxy})] if proxy else []
-    return build_opener(Plain, Secure(context=tls()), *proxies).open(request, timeout=silence_s)
+    opener = build_opener(Plain, Secure(context=tls()), *proxies, *handlers)
+    return opener.open(request, timeout=silence_s)

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from dj_npy._errors import StoreError
+from dj_npy._regularfile import open_regular
 
 _BUNDLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 UNKNOWN_CERTIFICATE = (
@@ -34,12 +35,14 @@ def ca_bundle() -> str | None:
         if path := os.environ.get(variable):
             if os.path.isdir(path):  # requests takes one; nobody else does
                 continue
-            if not os.access(path, os.R_OK):
+            try:
+                with open(path, "rb", opener=open_regular):
+                    return path
+            except OSError as error:
                 raise StoreError(
                     f"the environment variable {variable} names {path!r}, a file of certificates "
-                    f"that cannot be read"
-                )
-            return path
+                    f"that cannot be read: {error.strerror}"
+                ) from None
     return None
 
 
@@ -48,7 +51,7 @@ def trusted() -> bytes | None:
     path = ca_bundle()
     if path is None:
         return None
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=open_regular) as file:
         return file.read()
 
 

@@ -5,7 +5,7 @@ import re
 from obstore import exceptions
 
 from dj_npy._stores.environment import UNKNOWN_CERTIFICATE
-from dj_npy._stores.reasons import CHECK_THE_KEYS, code_of, reason_of
+from dj_npy._stores.reasons import CHECK_THE_KEYS, STALLS, code_of, is_under_way, reason_of
 from dj_npy._stores.secret import Hidden
 
 # Not every error that obstore documents as its own is one: NotFoundError arrives as
@@ -18,6 +18,8 @@ UNCLEAR = (exceptions.GenericError, exceptions.JoinError, OSError)
 """After these, a request may have been carried out or not."""
 FAILURES = (exceptions.BaseError, OSError, ValueError)
 
+_LATER = (408, 409, 425, 429)
+"""What is about this moment, of the answers that are about the request."""
 _ADVICE = (
     (DENIED, CHECK_THE_KEYS),
     (TAKEN, "there is such an object already"),
@@ -31,28 +33,34 @@ _ADVICE = (
 _HINTS = (
     (r"redirect|AuthorizationHeaderMalformed|IllegalLocation|30[17] ",
      "the bucket seems to be in another region: set AWS_REGION, or the endpoint of that region"),
-    (r"SlowDown|status code: 503|status code: 429", "the server is overloaded; try again later"),
     (r"UnknownIssuer|CaUsedAsEndEntity", UNKNOWN_CERTIFICATE),
     (r"InvalidCertificate", "the server's certificate is not valid, or not for this host"),
     (r"Connection refused", "is the server running, and are `endpoint` and `secure` right?"),
     (r"dns error|failed to lookup", "no such host: is `endpoint` right?"),
-    (r"TimedOut|timed out|kind: Timeout", "time-out: the server or the network stalls"),
+    (r"TimedOut|timed out|kind: Timeout|has not answered|Read timeout", STALLS),
     (r"kind: Connect\b|InvalidContentType",
      "no secure connection: are `endpoint` and `secure` right?"),
 )  # fmt: skip
 
 
 def is_never(error: Exception) -> bool:
-    """Whether a server has said that it does not know such a request, and never will."""
-    said = re.search(r"status code: (\d+)", str(error))
-    return said is not None and (
-        said[1] in ("405", "501") or code_of(str(error)) == "NotImplemented"
-    )
+    """Whether a server has said that it does not take such a request, and never will."""
+    status = _status(str(error))
+    is_ours = status // 100 == 4 and status not in (400, *_LATER)
+    return is_ours or status in (501, 505, 507) or code_of(str(error)) == "NotImplemented"
 
 
 def is_bad(error: Exception) -> bool:
-    """Whether a server did not like a request, for whatever reason."""
-    return is_never(error) or "status code: 400" in str(error)
+    """Whether a server did not like the form of a request: a header, for one."""
+    text = str(error)
+    if code_of(text) in ("RequestTimeout", "Throttling"):
+        return False
+    return _status(text) in (400, 405, 501) or code_of(text) == "NotImplemented"
+
+
+def is_conflict(error: Exception) -> bool:
+    """Whether a request met another that is under way; a name that is taken is none."""
+    return is_under_way(code_of(str(error)))
 
 
 def is_unmeasured(error: Exception) -> bool:
@@ -60,10 +68,16 @@ def is_unmeasured(error: Exception) -> bool:
     return bool(re.search("(?i)content.?(length|range)", str(error).split("\n")[0]))
 
 
+def _status(text: str) -> int:
+    """The status of an answer; 0 if there was none."""
+    said = re.search(r"status code: (\d+)", text)
+    return int(said[1]) if said else 0
+
+
 def told(error: Exception, hidden: Hidden, verb: str = "") -> str:
     """Return what a message says of an error: a reason, and what to do, without secrets."""
     text = hidden.redacted(str(error))
-    reason = reason_of(code_of(text), _code(text), verb)
+    reason = reason_of(code_of(text), _code(text), verb, _status(text))
     if reason is None:
         reason = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), None)
     if reason is None:

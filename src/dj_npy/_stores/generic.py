@@ -1,9 +1,11 @@
 """Files on any fsspec file system: plugins, forked processes, rare credentials."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 from fsspec import AbstractFileSystem
@@ -12,13 +14,31 @@ from dj_npy._errors import NpyError
 from dj_npy._stores import remote
 from dj_npy._stores.base import MARKER, UNTIMED, Listed, Stat
 from dj_npy._stores.environment import UNKNOWN_CERTIFICATE
-from dj_npy._stores.reasons import is_expired, no_bucket, reason_of
-from dj_npy._stores.remote import Answer, RemoteStore, part_size
+from dj_npy._stores.reasons import (
+    CHECK_THE_KEYS,
+    STALLS,
+    is_expired,
+    is_under_way,
+    no_bucket,
+    reason_of,
+)
+from dj_npy._stores.remote import Answer, RemoteStore, part_size, pauses
 from dj_npy._stores.secret import Hidden
-from dj_npy._stores.threads import in_time
+from dj_npy._stores.threads import each_in_time, in_time
 
 _VERSION = ("ETag", "etag", "e_tag", "generation", "version_id", "mtime", "LastModified", "created")
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
+
+_WORDS = ("Code", "Message")
+_CUT = {
+    "ClientPayloadError",
+    "IncompleteRead",
+    "IncompleteReadError",
+    "ResponseStreamingError",
+    "AioReadTimeoutError",
+}
+"""Errors of an answer that has begun to come, which botocore does not ask for again."""
+_CUTS = 3
 
 
 class GenericStore(RemoteStore):
@@ -44,6 +64,8 @@ class GenericStore(RemoteStore):
         would take the next object of that name. Default is the file system's own.
     look : callable, optional
         Tells what `info` of the file system does of a file. Default is that itself.
+    find : callable, optional
+        Yields path and that of each file that begins so. Default is what the file system lists.
     hidden : Hidden
         The credentials: no message has them.
     """
@@ -58,13 +80,14 @@ class GenericStore(RemoteStore):
         service: bool = False,
         remove: Callable[[str], None] | None = None,
         look: Callable[[str], dict[str, Any]] | None = None,
+        find: Callable[[str], Iterator[tuple[str, dict[str, Any]]]] | None = None,
         hidden: Hidden | None = None,
     ) -> None:
         super().__init__(name, identity, hidden)
         self._filesystem, self._full_path = filesystem, full_path
         self._service = service
         self._remove_file = remove or filesystem.rm_file
-        self._look = look or filesystem.info
+        self._look, self._find = look or filesystem.info, find
         self._code_is_told = look is not None
         if not service:
             self._exclusive = False
@@ -76,16 +99,22 @@ class GenericStore(RemoteStore):
         return False
 
     def _put_new(self, path: str, contents: Sequence[memoryview]) -> bool:
-        pipe_file = self._filesystem.pipe_file
+        pipe_file, waits = self._filesystem.pipe_file, pauses()
         with self._translated(path, "write", but=FileExistsError), suppress(FileExistsError):
-            try:
-                _asked(pipe_file, self._full_path(path), b"".join(contents), mode="create")
-            except OSError as error:
-                # s3fs knows this answer by the words of Amazon alone.
-                if _answer_of(error).get("Code") == "PreconditionFailed":
-                    return False
-                raise
-            return True
+            while True:
+                try:
+                    _asked(pipe_file, self._full_path(path), b"".join(contents), mode="create")
+                except OSError as error:
+                    # s3fs knows this answer by the words of Amazon alone.
+                    code = str(_answer_of(error).get("Code"))
+                    if code == "PreconditionFailed":
+                        return False
+                    pause = next(waits, None) if is_under_way(code) else None
+                    if pause is None:
+                        raise
+                    time.sleep(pause)
+                else:
+                    return True
         return False
 
     def _put(self, path: str, contents: Sequence[memoryview]) -> None:
@@ -110,10 +139,10 @@ class GenericStore(RemoteStore):
             # Closing would make an object of what there is. A file that can be thrown away
             # is told so, and that it is closed; any other is removed.
             with suppress(Exception):
-                file.discard()
+                _asked(file.discard)
                 file.closed = True
             with suppress(Exception):
-                file.close()
+                _asked(file.close)
             with suppress(NpyError):
                 self._remove(path)
             raise
@@ -122,7 +151,7 @@ class GenericStore(RemoteStore):
         if self._service:  # where it would make a bucket
             return
         with suppress(OSError, NotImplementedError):  # the file will tell what is wrong
-            self._filesystem.makedirs(full.rpartition("/")[0], exist_ok=True)
+            _asked(self._filesystem.makedirs, full.rpartition("/")[0], exist_ok=True)
 
     def _copy(self, source: str, path: str) -> None:
         with self._translated(source, "copy"):
@@ -141,7 +170,7 @@ class GenericStore(RemoteStore):
         if start >= stop:
             return Answer(b"", size, version)
         with self._translated(path, "read"):
-            data = _asked(self._filesystem.cat_file, self._full_path(path), start=start, end=stop)
+            data = self._cat(self._full_path(path), start, stop)
         if len(data) == size > stop - start:  # the server has ignored the range
             data = data[start:stop]
         if len(data) != stop - start:
@@ -149,6 +178,16 @@ class GenericStore(RemoteStore):
         # The bytes do not say of which version they are; what was the same before and after is.
         self._check_version(path, Answer(data, *self._stat(path)), before)
         return Answer(data, size, version)
+
+    def _cat(self, full: str, start: int, stop: int) -> bytes:
+        for pause in chain(islice(pauses(), _CUTS), [None]):
+            try:
+                return bytes(_asked(self._filesystem.cat_file, full, start=start, end=stop))
+            except Exception as error:
+                if pause is None or type(error).__name__ not in _CUT:
+                    raise
+                time.sleep(pause)
+        raise AssertionError("not reached")
 
     def _stat(self, path: str) -> Stat:
         return _stat_of(self._info(path))
@@ -165,13 +204,26 @@ class GenericStore(RemoteStore):
     def _files(self, folder: str) -> Iterator[Listed]:
         root = self._full_path("x").removesuffix("x")
         top = f"{root}{folder}".rstrip("/")
+        if self._find is not None:
+            with self._translated(folder, "list"):
+                for full, info in self._find(f"{root}{folder}/" if folder else root):
+                    yield _listed_as(full.removeprefix(root), info)
+            return
         with self._translated(folder, "list", but=FileNotFoundError), suppress(FileNotFoundError):
             self._filesystem.invalidate_cache()
             prefix = str(self._filesystem._strip_protocol(root)).rstrip("/") + "/"
-            for full, info in self._filesystem.find(top, detail=True).items():
+            for full, info in self._found(top):
                 path = full.removeprefix(prefix)
                 if path.startswith(f"{folder}/" if folder else ""):
                     yield _listed_as(path, info)
+
+    def _found(self, top: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        if self._service:  # whose pages only the file system knows
+            yield from self._filesystem.find(top, detail=True).items()
+            return
+        folders = self._filesystem.walk(top, detail=True, on_error=_unless_gone)
+        for _, _, files in each_in_time(folders, remote.REQUEST_S):
+            yield from ((info["name"], info) for info in files.values())
 
     def _listed(self, path: str) -> Listed:
         return _listed_as(path, self._info(path))
@@ -190,14 +242,17 @@ class GenericStore(RemoteStore):
             if verb in ("read", "copy") and (is_new or there):
                 return self._missing(path)
             reason = "no such bucket, container or folder"
-        elif advice := reason_of(code, f"{said.get('Message')} {text}", verb):
-            reason = advice
+        elif advice := reason_of(code, f"{said.get('Message')} {text}", verb, _status_of(error)):
+            words = self._hidden.redacted(": ".join(filter(None, map(said.get, _WORDS))))[:200]
+            reason = f"{advice} ({words})" if words else advice
         elif isinstance(error, PermissionError):
-            reason = "access denied. Check the store's keys and what they may do"
+            reason = CHECK_THE_KEYS
         else:
             reason = f"{type(error).__name__}: {' '.join(text.split())[:200]}"
             if "CERTIFICATE_VERIFY_FAILED" in text:
                 reason = f"{UNKNOWN_CERTIFICATE} ({reason})"
+            elif isinstance(error, TimeoutError) or "timeout on endpoint" in text:
+                reason = f"{STALLS} ({reason})"
         is_denied = isinstance(error, PermissionError) or is_expired(code)
         return self._refusal(f"{what}: {reason}{self._and_the_proxy(error)}", is_denied)
 
@@ -205,7 +260,7 @@ class GenericStore(RemoteStore):
         """Whether the bucket is there, if the file system has such."""
         bucket = self._full_path(path).lstrip("/").split("/")[0]
         try:
-            return bool(self._filesystem.exists(bucket))
+            return bool(_asked(self._filesystem.exists, bucket))
         except PermissionError:
             return True
         except Exception:
@@ -226,6 +281,20 @@ def _answer_of(error: Exception) -> dict[str, Any]:
     response = getattr(error.__cause__, "response", None)
     said = response.get("Error") if isinstance(response, dict) else None
     return said if isinstance(said, dict) else {}
+
+
+def _status_of(error: Exception) -> int:
+    """The status of a server's answer; 0 if that is not known."""
+    response = getattr(error.__cause__, "response", None)
+    if isinstance(response, dict):
+        return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
+    said = (getattr(error, name, None) for name in ("status_code", "status", "code"))
+    return next((each for each in said if isinstance(each, int)), 0)
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _stat_of(info: dict[str, Any]) -> Stat:

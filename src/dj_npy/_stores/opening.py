@@ -17,6 +17,7 @@ from dj_npy._stores.amazon import (
     endpoint_of,
     region_of,
     s3_filesystem,
+    s3_find,
     s3_look,
     s3_remove,
     server_time,
@@ -221,6 +222,7 @@ def _generic_store(name: str, spec: dict[str, Any], identity: str) -> GenericSto
         service=spec["protocol"] in _SERVICES,
         remove=s3_remove(spec) if on_s3 else None,
         look=s3_look(spec) if on_s3 else None,
+        find=s3_find(spec) if on_s3 else None,
         hidden=hidden,
     )
 

@@ -8,15 +8,39 @@ _RIGHTS = "access denied: these credentials may not do this. Check what they are
 _NO_LONGER = "ExpiredToken|TokenRefreshRequired|InvalidToken"
 _EXPIRED = "the credentials have expired: renew them"
 _KMS = "the key that encrypts the bucket cannot be used: these credentials need rights on it (KMS)"
+_KEYS = (
+    "InvalidAccessKeyId|SignatureDoesNotMatch|AuthFailure|AuthenticationFailed|InvalidSecurity|"
+    "InvalidClientTokenId|UnrecognizedClient|MissingAuthenticationToken|AuthenticationRequired|"
+    "NoAuthenticationInformation|InvalidAuthenticationInfo|^Forbidden$|^Unauthorized$"
+)
+_UNDER_WAY = "ConditionalRequestConflict|OperationAborted"
+_FULL = "the store is full, or a quota is used up"
+_TOO_LARGE = "the server takes nothing of this size"
+_OVERLOADED = "the server is overloaded; try again later"
+STALLS = "time-out: the server or the network stalls"
+_FAILED = "the server has failed; try again later"
 # What a server calls its reason, and what to say; the first that fits.
 _CODES = (
     ("InvalidObjectState|BlobArchived", "the object is in an archive (Glacier): have it restored"),
     ("RequestTimeTooSkewed|RequestExpired", "the clock of this machine is wrong: set it"),
     (_NO_LONGER, _EXPIRED),
     ("KMS", _KMS),
-    ("InvalidAccessKeyId|SignatureDoesNotMatch|AuthFailure|AuthenticationFailed", CHECK_THE_KEYS),
+    (_KEYS, CHECK_THE_KEYS),
     ("InvalidRequest.*ObjectLock|Content-MD5", "the bucket wants a checksum with what it keeps"),
+    (_UNDER_WAY, "another change is under way there; try again later"),
+    ("Quota|InsufficientStorage|StorageFull", _FULL),
+    ("EntityTooLarge", _TOO_LARGE),
+    ("SlowDown|ServiceUnavailable|TooManyRequests|Throttl|ServerBusy", _OVERLOADED),
 )
+_STATUS = {
+    413: _TOO_LARGE,
+    429: _OVERLOADED,
+    500: _FAILED,
+    502: _FAILED,
+    503: _OVERLOADED,
+    504: _FAILED,
+    507: _FULL,
+}
 # The reason that an answer of "AccessDenied" may give.
 _DENIALS = (
     ("(?i)kms|encrypt",
@@ -35,13 +59,20 @@ def no_bucket(code: str) -> bool:
     return code in _NO_BUCKET
 
 
-def reason_of(code: str, message: str, verb: str = "") -> str | None:
+def is_under_way(code: str) -> bool:
+    """Whether a server's code says that another request must end first."""
+    return bool(re.fullmatch(_UNDER_WAY, code))
+
+
+def reason_of(code: str, message: str, verb: str = "", status: int = 0) -> str | None:
     """Return what to say of a server's code and message; None if nothing better is known."""
     for codes, reason in _CODES:
         if re.search(codes, code):
             return reason
     if code not in ("AccessDenied", "AllAccessDisabled", "AuthorizationPermissionMismatch"):
-        return None
+        # Whatever it is that has a name of its own, it is not the keys.
+        is_named = status in (401, 403) and code not in ("", str(status))
+        return f"the server refuses this: {code}" if is_named else _STATUS.get(status)
     found = next((reason for words, reason in _DENIALS if re.search(words, message)), _RIGHTS)
     if verb in ("read", "copy", "map"):
         found += "; or there is no such object, which credentials that may not list are not told"

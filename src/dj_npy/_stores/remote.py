@@ -1,6 +1,7 @@
 """What all stores behind a network share: how objects are created, and read side by side."""
 
 import errno
+import random
 import secrets
 import threading
 import time
@@ -41,6 +42,11 @@ REQUEST_S = 300
 """How long one request may take: 64 MiB want 1.8 Mbit/s."""
 RETRY_S = 120
 """How long a request that failed is tried again."""
+_TRIES = 9
+_BACK_OFF_S = 0.1
+_MAX_BACK_OFF_S = 10
+_NAMES = 4
+"""Names that are tried, all but the first of which nobody else can have."""
 MAX_PARTS = 10_000  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MAX_COPY = 5 << 30  # the same: what one CopyObject takes
 MAX_PUT = 5 << 30  # and one PutObject
@@ -121,7 +127,12 @@ class RemoteStore(Store):
         return self._creates_exclusively(wanted)
 
     def _first_free(self, paths: Iterator[str], contents: list[memoryview]) -> str:
-        return next(path for path in paths if self._put_new(path, contents))
+        for path in islice(paths, _NAMES):
+            if self._put_new(path, contents):
+                return path
+        self._exclusive = False  # whatever it is asked, it says that the name is taken
+        path = next(paths)
+        return self._written(path, lambda: self._put(path, contents))
 
     def _written(self, path: str, write: Callable[[], None]) -> str:
         """Write under a name that is ours, or leave nothing there."""
@@ -343,6 +354,16 @@ class RemoteStore(Store):
 
 def _of_nobody_else(paths: Iterator[str]) -> str:
     return next(islice(paths, 1, None))
+
+
+def pauses() -> Iterator[float]:
+    """Yield how long to wait before each further try of a request: some 20 s in all."""
+    until = time.monotonic() + RETRY_S
+    for attempt in range(1, _TRIES):
+        pause = min(_BACK_OFF_S * 2**attempt, _MAX_BACK_OFF_S) * random.random()
+        if time.monotonic() + pause > until:
+            return
+        yield pause
 
 
 def part_size(nbytes: int) -> int:

@@ -74,6 +74,13 @@ def in_time(call: Callable[[], T], seconds: float) -> T:
         raise TimeoutError(f"the server has not answered within {seconds:g} s") from None
 
 
+def each_in_time(items: Iterable[T], seconds: float) -> Iterator[T]:
+    """Yield `items`, none of which is None, or raise TimeoutError where one takes longer."""
+    waiting = iter(items)
+    while (item := in_time(lambda: next(waiting, None), seconds)) is not None:
+        yield item
+
+
 def side_by_side(work: Callable[[Any], T], items: Iterable[Any], at_once: int) -> Iterator[T]:
     """
     Yield ``work(item)`` in order, `at_once` of them in threads at a time; a single one in none.

@@ -61,7 +61,8 @@ class Unmeasured:
                 with opened(request, remote.SILENCE_S, until, self._proxy) as answer:
                     return use(answer)
             except (OSError, HTTPException) as error:
-                if isinstance(getattr(error, "code", None), int) or attempt + 1 == _ATTEMPTS:
+                is_final = isinstance(getattr(error, "code", None), int)
+                if is_final or attempt + 1 == _ATTEMPTS or time.monotonic() > until:
                     return None
                 time.sleep(_BACK_OFF_S * 2**attempt)
         return None
