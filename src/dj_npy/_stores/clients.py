@@ -32,6 +32,8 @@ _BACK_OFF = {
     "base": 2,
 }
 _CREDENTIALS_LAST = timedelta(minutes=5)
+_NO_PROXY = {"proxy_url": "http://none.invalid", "proxy_excludes": "*,0.0.0.0/0,::/0"}
+"""A proxy for no host: without any, obstore would look for one in the environment."""
 
 
 class Inexpressible(Exception):  # noqa: N818
@@ -105,7 +107,8 @@ def _client_options(spec: Spec, url: str, more: Spec) -> Any:
     }
     if certificates := trusted():
         options["root_certificate"] = certificates
-    return {**options, "proxy_url": spec["proxy_server"]} if spec.get("proxy_server") else options
+    proxy = proxy_for(url, spec.get("proxy_server"))
+    return {**options, **({"proxy_url": proxy} if proxy else _NO_PROXY)}
 
 
 def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
@@ -115,11 +118,15 @@ def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
         virtual = "." not in spec["bucket"]
         host = f"s3.{spec['region']}.amazonaws.com{'.cn' if url.endswith('.cn') else ''}"
         url = f"https://{spec['bucket']}.{host}" if virtual else f"https://{host}"
-    # The second endpoint, which the environment may set as well, would win.
+    # All that the environment may set as well, which nobody but obstore would read there.
     options: Spec = {
         "endpoint": url,
-        "aws_endpoint_url_s3": url,
+        "aws_endpoint_url_s3": url,  # it would win
         "virtual_hosted_style_request": virtual,
+        "conditional_put": "etag",
+        "skip_signature": False,
+        "unsigned_payload": False,
+        "s3_express": False,
     }
     access, secret = spec.get("access_key"), spec.get("secret_key")
     if bool(access) != bool(secret):

@@ -6,9 +6,9 @@ import time
 from functools import partial
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from typing import Any
-from urllib.request import HTTPHandler, HTTPSHandler, ProxyHandler, Request, build_opener
+from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
-from dj_npy._stores.environment import tls
+from dj_npy._stores.environment import Proxies, tls
 
 
 class _Timed(socket.SocketIO):
@@ -58,5 +58,5 @@ def opened(request: Request, silence_s: float, until: float, proxy: str | None =
             made = partial(SecureConnection, until=until, context=self._context)  # type: ignore[attr-defined]
             return self.do_open(made, request)
 
-    proxies = [ProxyHandler({"http": proxy, "https": proxy})] if proxy else []
-    return build_opener(Plain, Secure(context=tls()), *proxies).open(request, timeout=silence_s)
+    opener = build_opener(Plain, Secure(context=tls()), Proxies(proxy))
+    return opener.open(request, timeout=silence_s)
