@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from datajoint.errors import DataJointError
-from datajoint.storage import StorageBackend
 
 from dj_npy._errors import StoreError
 from dj_npy._stores.amazon import (
@@ -130,11 +129,11 @@ def _new_store(name: str, spec: dict[str, Any]) -> Store:
             return LocalStore(name, _folder(name, os.fspath(spec["location"])))
         if protocol in _SERVICES:
             return _service_store(name, spec)
-        where = StorageBackend(spec).get_url("").rstrip("/")
+        where = _backend(spec).get_url("").rstrip("/")
         return _generic_store(name, spec, shown(where))
     except DataJointError:
         raise
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         package = f"dj-npy[{protocol}]" if protocol in _SERVICES else error.name
         raise StoreError(
             f"store {name!r} has protocol {protocol!r}, for which {error.name or error} is not "
@@ -205,9 +204,15 @@ def _identity(spec: dict[str, Any]) -> str:
     return f"{spec['protocol']}://{'/'.join(filter(None, (where, bucket, spec['location'])))}"
 
 
+def _backend(spec: dict[str, Any]) -> Any:
+    from datajoint.storage import StorageBackend  # what is not needed may go
+
+    return StorageBackend(spec)
+
+
 def _generic_store(name: str, spec: dict[str, Any], identity: str) -> GenericStore:
     # What is asked of DataJoint's backend makes no request.
-    backend = StorageBackend(spec)
+    backend = _backend(spec)
     on_s3, hidden = spec["protocol"] == "s3", Hidden(spec)
     if on_s3 and not spec.get("access_key"):
         hidden.ask = ambient_secrets()
