@@ -36,6 +36,9 @@ _NO_PROXY = {"proxy_url": "http://none.invalid", "proxy_excludes": "*,0.0.0.0/0,
 """A proxy for no host: without any, obstore would look for one in the environment."""
 
 
+_NOT_OF_AZURES_ENVIRONMENT = {"use_emulator": False, "skip_signature": False}
+
+
 class Inexpressible(Exception):  # noqa: N818
     """Obstore has no words for these settings; fsspec may."""
 
@@ -202,7 +205,7 @@ def _gcs(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
             prefix=spec["location"] or None,
             client_options=_client_options(spec, url, more),
             retry_config=_retry_config(retries),
-            **credentials,
+            **{"skip_signature": False, **credentials},
         )
 
     return client
@@ -261,9 +264,8 @@ def _azure(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
         if not url and "endpointsuffix" in said:
             scheme = said.get("defaultendpointsprotocol", "https")
             url = f"{scheme}://{account}.blob.{said['endpointsuffix']}"
-        if url:
-            options["endpoint"] = url
-        options["account_name"] = account
+        url = url or f"https://{account}.blob.core.windows.net"
+        options = {"endpoint": url, "account_name": account, **_NOT_OF_AZURES_ENVIRONMENT}
         options |= _azure_credentials(
             name,
             said.get("accountkey") or spec.get("account_key"),

@@ -22,7 +22,7 @@ from dj_npy._stores.amazon import (
 )
 from dj_npy._stores.base import Store
 from dj_npy._stores.described import StoreConfig
-from dj_npy._stores.environment import proxy_for
+from dj_npy._stores.environment import proxy_for, tls
 from dj_npy._stores.generic import GenericStore
 from dj_npy._stores.local import LocalStore
 from dj_npy._stores.remote import RemoteStore
@@ -207,7 +207,32 @@ def _identity(spec: dict[str, Any]) -> str:
 def _backend(spec: dict[str, Any]) -> Any:
     from datajoint.storage import StorageBackend  # what is not needed may go
 
+    if spec.get("account_key") and not spec.get("connection_string"):
+        # adlfs would rather take one of the environment, and that account.
+        account = f"AccountName={spec.get('account_name')};AccountKey={spec['account_key']}"
+        spec = {**spec, "connection_string": f"{account};EndpointSuffix=core.windows.net"}
     return StorageBackend(spec)
+
+
+def _filesystem(spec: dict[str, Any]) -> Any:
+    """Return one that is told which proxy and which certificates to use."""
+    if spec["protocol"] == "s3":
+        return s3_filesystem(spec)
+    import aiohttp
+    import gcsfs
+    from fsspec.asyn import get_loop, sync
+
+    async def connector() -> Any:
+        return aiohttp.TCPConnector(ssl=tls())
+
+    url = os.environ.get("STORAGE_EMULATOR_HOST") or _SOME_SERVICE
+    proxy = proxy_for(url if "://" in url else f"http://{url}", spec.get("proxy_server"))
+    return gcsfs.GCSFileSystem(
+        project=spec.get("project"),
+        token=spec.get("token"),
+        session_kwargs={"proxy": proxy, "connector": sync(get_loop(), connector)},
+        skip_instance_cache=True,
+    )
 
 
 def _generic_store(name: str, spec: dict[str, Any], identity: str) -> GenericStore:
@@ -220,7 +245,7 @@ def _generic_store(name: str, spec: dict[str, Any], identity: str) -> GenericSto
             check_that_it_stays(name, spec)
     return GenericStore(
         name,
-        s3_filesystem(spec) if on_s3 else backend.fs,
+        _filesystem(spec) if on_s3 or spec["protocol"] == "gcs" else backend.fs,
         backend._full_path,
         identity,
         service=spec["protocol"] in _SERVICES,
