@@ -471,6 +471,21 @@ def test_info_on_s3_with_the_credentials_of_the_environment(moto: str, file: Pat
     assert "shape (1000, 32)" in result.stdout
 
 
+@pytest.mark.parametrize("way", ["store", "environment"])
+def test_info_on_s3_in_thread_safe_mode(moto: str, file: Path, way: str) -> None:
+    servers.S3Raw(moto, "plain").put("waveform.npy", file.read_bytes())
+    env = environment(DJ_THREAD_SAFE="true", AWS_REGION="us-east-1")
+    env.pop("DJ_IGNORE_CONFIG_FILE", None)
+    if way == "store":
+        env["DJ_STORES"] = json.dumps({"far": servers.s3_settings(moto)})
+    else:
+        env["AWS_ENDPOINT_URL"], env["AWS_ACCESS_KEY_ID"] = moto, servers.ACCESS_KEY
+        env["AWS_SECRET_ACCESS_KEY"] = servers.SECRET_KEY
+    result = command("info", f"s3://{servers.BUCKET}/plain/waveform.npy", env=env)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "shape (1000, 32)" in result.stdout
+
+
 def test_info_of_a_row_on_s3_says_where_it_is(
     moto: str, schema: Any, table: Any, stores: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

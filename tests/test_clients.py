@@ -3,12 +3,14 @@
 import json
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
+import obstore
 import pytest
 
 from dj_npy import StoreError
@@ -307,6 +309,9 @@ def test_azure_settings(
     store_of(azure(**said))
     for key in ("prefix", "client_options", "retry_config"):
         del made[0][key]
+    if "use_emulator" not in options:  # nor does the environment say so
+        options = {"endpoint": "https://me.blob.core.windows.net", **options}
+        options |= {"use_emulator": False, "skip_signature": False}
     if provide := made[0].pop("credential_provider", None):
         assert provide().pop("expires_at", None) is None
         made[0] |= {key: value for key, value in provide().items() if key != "expires_at"}
@@ -368,7 +373,7 @@ def test_gcs_reads_what_an_emulator_answers(fake_gcs: str, location: str, tmp_pa
 
 @pytest.mark.parametrize("token", ["browser", "cloud", {"type": "authorized_user"}])
 def test_gcs_tokens_that_only_gcsfs_knows(token: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datajoint.storage.StorageBackend.fs", fsspec.filesystem("memory"))
+    monkeypatch.setattr("gcsfs.GCSFileSystem", lambda **_: fsspec.filesystem("memory"))
     store = store_of(gcs(token=token))
     assert isinstance(store, GenericStore)
 
@@ -445,7 +450,7 @@ def test_a_token_of_google_stays_out_of_messages(monkeypatch: pytest.MonkeyPatch
     def unreachable(*_: Any, **__: Any) -> None:
         raise requests.ConnectionError("no route: /tokeninfo?access_token=ya29.SEKRIT-TOKEN now")
 
-    monkeypatch.setattr("datajoint.storage.StorageBackend.fs", property(unreachable))
+    monkeypatch.setattr("gcsfs.GCSFileSystem", unreachable)
     with pytest.raises(StoreError, match="cannot be opened") as caught:
         store_of(gcs(token="ya29.SEKRIT-TOKEN"))
     assert "SEKRIT" not in str(caught.value)
@@ -471,6 +476,42 @@ def test_a_token_of_the_environment_does_not_replace_an_azure_key(
     connection = f"AccountName=me;AccountKey={AZURITE_KEY};BlobEndpoint={url}/me"
     headers = sent(listener, azure(connection_string=connection))[2]
     assert headers["authorization"].startswith("SharedKey me:")
+
+
+def test_the_environment_does_not_lead_an_azure_key_elsewhere(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"http://{listener.address}"
+    for name in ("AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT"):
+        monkeypatch.setenv(name, url)
+    for name in ("AZURE_SKIP_SIGNATURE", "AZURE_STORAGE_USE_EMULATOR", "AZURE_USE_EMULATOR"):
+        monkeypatch.setenv(name, "true")
+    monkeypatch.setenv(
+        "AZURE_STORAGE_CONNECTION_STRING",
+        f"AccountName=you;AccountKey={AZURITE_KEY};BlobEndpoint={url}/you",
+    )
+    settings = azure(account_name="me", account_key=AZURITE_KEY)
+    reader: Any = store_of(settings)
+    signed = obstore.sign(reader._reader, "GET", "a.npy", timedelta(minutes=1))
+    assert signed.startswith(f"https://me.blob.core.windows.net/{BUCKET}/x/a.npy?")
+    monkeypatch.setattr(opening, "_forked", True)
+    forked: Any = store_of(settings)
+    assert forked._filesystem.service_client.url == "https://me.blob.core.windows.net/"
+
+
+@pytest.mark.parametrize("how", ["HTTP_PROXY", "proxy_server"])
+def test_google_through_fsspec_goes_through_the_proxy(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://nowhere.invalid")
+    settings = gcs(token="anon", project="test")
+    if how == "proxy_server":
+        settings[how] = f"http://{listener.address}"
+    else:
+        monkeypatch.setenv(how, f"http://{listener.address}")
+    with pytest.raises(StoreError, match="Forbidden"):
+        store_of(settings).read_beginning("lab/a.npy", 10)
+    assert listener.asked[0][1].startswith("http://nowhere.invalid/")
 
 
 def test_every_secret_is_known_to_be_one() -> None:

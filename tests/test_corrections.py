@@ -1,5 +1,6 @@
 """Each correction: the fault without it, and what holds with it."""
 
+import ast
 import contextlib
 import os
 import warnings
@@ -596,6 +597,10 @@ print(first)
 PLACES = [place for each in dj_npy._corrections.CORRECTIONS for place in each.places]
 
 
+# Where this one has gone, what it overrides is corrected.
+PLACES.remove("datajoint.builtin_codecs.npy:NpyCodec.validate")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("place", [place for place in PLACES if "." in place.partition(":")[2]])
 def test_a_name_that_has_gone_is_told_once_and_the_import_succeeds(place: str) -> None:
@@ -603,6 +608,130 @@ def test_a_name_that_has_gone_is_told_once_and_the_import_succeeds(place: str) -
     assert done.returncode == 0, done.stderr
     [lost] = [each.lost for each in dj_npy._corrections.CORRECTIONS if place in each.places]
     assert f"has no {place.replace(':', '.')}, which dj-npy corrects: {lost}." in done.stdout
+
+
+def names_from_datajoint() -> list[str]:
+    """Return ``module:name`` of all that this package imports from DataJoint's modules."""
+    found = set()
+    for file in Path(dj_npy.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("datajoint"):
+                found |= {f"{node.module}:{alias.name}" for alias in node.names}
+    return sorted(found)
+
+
+WITHOUT = """
+import importlib, sys, warnings
+warnings.simplefilter("ignore")
+import datajoint
+module, name = sys.argv[1].split(":")
+module = importlib.import_module(module)
+if hasattr(module, name):                   # not one of them is a module
+    delattr(module, name)
+    import dj_npy
+    print("imported")
+"""
+NEEDED = {"datajoint.errors:DataJointError", "datajoint.codecs:unregister_codec"}
+"""Without its errors, and the way to put a codec in place of another, there is nothing to do."""
+GONE = {
+    *names_from_datajoint(),
+    *("datajoint.storage:StorageBackend", "datajoint.errors:ThreadSafetyError"),
+    *("datajoint.errors:MissingExternalFile", "datajoint.errors:LostConnectionError"),
+    *("datajoint.codecs:lookup_codec", "datajoint.codecs:resolve_dtype"),
+    "datajoint.codecs:is_codec_registered",
+    *("datajoint.builtin_codecs.npy:NpyCodec", "datajoint.connection:translate_query_error"),
+    *("datajoint.expression:QueryExpression", "datajoint.utils:to_camel_case"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(GONE - NEEDED))
+def test_a_name_that_has_gone_does_not_fail_the_import(name: str) -> None:
+    done = run("-c", WITHOUT, name, env=dict(os.environ))
+    assert (done.returncode, done.stdout) == (0, "imported\n"), done.stderr
+
+
+NEWER = """
+import datajoint as dj
+from datajoint.codecs import resolve_dtype
+from datajoint.connection import Connection
+from datajoint.gc import GarbageCollector
+from datajoint.heading import Heading
+from datajoint.settings import Config
+from datajoint.table import Table
+
+told = []
+
+def newer(owner, name, answer):
+    def method(*args, tomorrow=None, **kwargs):
+        told.append((name, args[1:], tomorrow))
+        return answer
+    setattr(owner, name, method)
+
+for name in ("start_transaction", "commit_transaction", "cancel_transaction"):
+    newer(Connection, name, name)
+newer(Table, "update1", "updated")
+newer(Config, "get_store_spec", "a spec")
+newer(GarbageCollector, "list_schema_paths", {})
+newer(Heading, "__getitem__", "an attribute")
+newer(dj.codecs, "resolve_dtype", ("json", [], None))
+import dj_npy
+from dj_npy import _corrections
+
+class Schema:
+    database, connection = "lab", None
+
+class Tables(Table):
+    definition = "id : int32"
+    primary_key = []
+
+def blank(kind):
+    return object.__new__(kind)
+
+connection = blank(Connection)
+connection._conn = None
+for name in ("start_transaction", "commit_transaction", "cancel_transaction"):
+    assert getattr(connection, name)(1, tomorrow=2) == name
+collector = blank(GarbageCollector)
+collector.schemas = [Schema]
+assert collector.list_schema_paths("lab", 1, tomorrow=2) == {}
+assert blank(Config).get_store_spec("a", 1, tomorrow=2) == "a spec"
+assert Heading.__getitem__(object(), "a", 1, tomorrow=2) == "an attribute"
+assert dj.codecs.resolve_dtype("json", 1, tomorrow=2)[0] == "json"
+assert [each[2] for each in told] == [2] * 7, told
+assert [each[1] for each in told[:3]] == [(1,)] * 3, told
+"""
+
+
+def test_replacements_pass_on_what_a_newer_original_takes() -> None:
+    done = run("-c", NEWER, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_update_passes_on_what_a_newer_original_takes(
+    two_rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def update1(self: Any, row: Any, *, strict: bool = True) -> None:
+        given.append((row, strict))
+
+    monkeypatch.setattr(Table, "update1", dj_npy._corrections.key_of_an_update(update1))
+    two_rows.update1({"id": 1}, strict=False)
+    assert given == [({"id": 1}, False)]
+
+
+def test_what_is_asked_for_again_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dj_npy._corrections, "_told", set())
+    monkeypatch.delattr(DeepHash, "_hash")
+    monkeypatch.setattr(AutoPopulate, "_populate1", lambda *_: None)
+    populate = dj_npy._corrections.hash_of_a_three_part_make(AutoPopulate._populate1)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for _ in range(5):
+            with warnings.catch_warnings():  # as many a `make` does; Python then forgets
+                pass
+            populate(None)
+    assert len([each for each in said if "dj-npy" in str(each.message)]) == 1
 
 
 def test_of_methods_that_belong_together_all_are_corrected_or_none(
@@ -621,4 +750,8 @@ def test_of_methods_that_belong_together_all_are_corrected_or_none(
     correction = dj_npy._corrections.Correction(dict.fromkeys(places, correct), "all is lost")
     with pytest.warns(UserWarning, match=r"has no datajoint.codecs.owner_of_a_test.two, .*: all"):
         dj_npy._corrections._correct(correction)
+    assert Owner().one() == 1
+    needing = correction._replace(places={places[0]: correct}, needs=(places[1],), lost="some")
+    with pytest.warns(UserWarning, match=r"has no datajoint.codecs.owner_of_a_test.two, .*: some"):
+        dj_npy._corrections._correct(needing)
     assert Owner().one() == 1

@@ -3,18 +3,25 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.store import S3Store
 
 import dj_npy
+from dj_npy._stores import amazon, clients, opening
+from dj_npy._stores.environment import proxy_for
+from tests.conformance import PLAIN, beginning, create
 from tests.conftest import run
+from tests.faults import proxy_of
 from tests.servers import (
     ACCESS_KEY,
     BUCKET,
@@ -33,6 +40,16 @@ VARIABLES = (
     *("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
 )
+DEAD = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave what this machine's environment says of the network out of it."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
 
 # Small and large, so that one is read through obstore or fsspec, the other directly.
 USE = """
@@ -153,6 +170,18 @@ def test_an_authority_that_cannot_be_read_is_named(location: str) -> None:
     assert "AWS_CA_BUNDLE names '/no/such/file.pem'" in said
 
 
+@pytest.mark.parametrize("contents", ["no certificate", "", "-----BEGIN CERTIFICATE-----\nAAAA"])
+@pytest.mark.parametrize("through", ["obstore", "fsspec"])
+def test_a_file_without_an_authority_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, through: str, contents: str
+) -> None:
+    monkeypatch.setattr(opening, "_forked", through == "fsspec")
+    (tmp_path / "ca.pem").write_text(contents)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    with pytest.raises(dj_npy.StoreError, match=r"variable AWS_CA_BUNDLE names '.*/ca.pem'.* none"):
+        store_of(s3_settings("https://127.0.0.1:9"))
+
+
 # --- proxies -------------------------------------------------------------------------------------
 
 
@@ -206,6 +235,132 @@ def test_all_go_through_the_proxy(moto: str, location: str, proxy: Proxy, how: s
     assert through >= 12  # 2 who write and read 2 arrays, the second time in part
 
 
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"HTTP_PROXY": DEAD, "NO_PROXY": "127.0.0.0/8"},
+        {"HTTP_PROXY": DEAD, "NO_PROXY": "10.1.2.3, 127.0.0.1:{port}"},
+        {"HTTP_PROXY": DEAD, "NO_PROXY": "*"},
+        {"ALL_PROXY": DEAD, "NO_PROXY": "elsewhere.org,*"},
+        {"HTTP_PROXY": DEAD, "NO_PROXY": "elsewhere.org", "no_proxy": "127.0.0.1"},
+        {"HTTP_PROXY": DEAD, "http_proxy": ""},
+        {"HTTP_PROXY": DEAD, "REQUEST_METHOD": "GET"},  # CGI, where a client can set it
+    ],
+    ids=str,
+)
+def test_exceptions_are_the_same_for_all(
+    moto: str, location: str, environment: dict[str, str]
+) -> None:
+    port = moto.rpartition(":")[2]
+    environment = {name: value.format(port=port) for name, value in environment.items()}
+    assert use(s3_settings(moto, location=location), **environment) == "both"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"http_proxy": "{proxy}", "HTTP_PROXY": DEAD},
+        {"HTTP_PROXY": "{proxy}", "ALL_PROXY": DEAD},
+        {"HTTP_PROXY": "{proxy}", "NO_PROXY": "127.0.0.1", "no_proxy": "elsewhere.org"},
+        {"HTTP_PROXY": "{proxy}", "NO_PROXY": "127.0.0.1:1,127.0.1.0/24,7.0.0.1"},
+    ],
+    ids=str,
+)
+def test_all_choose_the_same_proxy(
+    moto: str, location: str, proxy: Proxy, environment: dict[str, str]
+) -> None:
+    before = proxy.passed
+    environment = {name: value.format(proxy=proxy.url) for name, value in environment.items()}
+    assert use(s3_settings(moto, location=location), **environment) == "both"
+    assert proxy.passed - before >= 12
+
+
+@pytest.mark.parametrize(
+    ("url", "exceptions", "directly"),
+    [
+        ("https://s3.lab.org", "lab.org", True),
+        ("https://s3.lab.org", ".LAB.org", True),
+        ("https://s3.lab.org", "s3.lab.org:443", True),
+        ("https://s3.lab.org:9000", "s3.lab.org:443", False),
+        ("https://s3.mylab.org", "lab.org", False),
+        ("https://10.1.2.3", "10.1.0.0/16", True),
+        ("https://10.2.2.3", "10.1.0.0/16", False),
+        ("https://[fd00::1]:9000", "fd00::/8", True),
+        ("https://[fd00::1]:9000", "fd00::1", True),
+        ("https://s3.lab.org", "nonsense/99, ,", False),
+    ],
+)
+def test_hosts_without_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, url: str, exceptions: str, directly: bool
+) -> None:
+    monkeypatch.setenv("https_proxy", DEAD)
+    monkeypatch.setenv("no_proxy", exceptions)
+    assert (proxy_for(url) is None) == directly
+
+
+@pytest.mark.parametrize("through", ["obstore", "fsspec"])
+def test_a_proxy_that_not_every_client_knows_is_refused(
+    monkeypatch: pytest.MonkeyPatch, through: str
+) -> None:
+    monkeypatch.setattr(opening, "_forked", through == "fsspec")
+    monkeypatch.setenv("ALL_PROXY", "socks5h://me:SECRET@127.0.0.1:9")
+    with pytest.raises(dj_npy.StoreError, match="begins with socks5h://, and must") as caught:
+        store_of(s3_settings("http://127.0.0.1:9"))
+    assert "SECRET" not in str(caught.value)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    store_of(s3_settings("http://127.0.0.1:9"))
+
+
+@pytest.mark.parametrize("how", ["HTTPS_PROXY", "ALL_PROXY", "proxy_server"])
+def test_the_region_is_asked_through_the_proxy(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    settings, asked = s3_settings("https://s3.amazonaws.com"), []
+
+    def refuse(listener: socket.socket) -> None:
+        with listener.accept()[0] as connection:
+            asked.append(connection.recv(4096).decode())
+            connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+        proxy = f"http://me:secret@127.0.0.1:{listener.getsockname()[1]}"
+        if how == "proxy_server":
+            settings[how] = proxy
+        else:
+            monkeypatch.setenv(how, proxy)
+        thread = threading.Thread(target=refuse, args=(listener,))
+        thread.start()
+        with pytest.raises(dj_npy.StoreError, match=r"could not ask s3\.amazonaws\.com"):
+            store_of(settings)
+        thread.join()
+    assert asked[0].startswith("CONNECT s3.amazonaws.com:443 ")
+    assert "Proxy-Authorization: Basic bWU6c2VjcmV0" in asked[0]
+
+
+@pytest.mark.parametrize("how", ["HTTP_PROXY", "ALL_PROXY", "proxy_server"])
+@pytest.mark.parametrize("exceptions", ["", "127.0.0.1"])
+def test_what_urllib_asks_goes_through_the_proxy(
+    monkeypatch: pytest.MonkeyPatch, moto: str, proxy: Proxy, how: str, exceptions: str
+) -> None:
+    spec: dict[str, Any] = {"endpoint": moto, "bucket": BUCKET}
+    monkeypatch.setenv("NO_PROXY", exceptions)
+    if how == "proxy_server":
+        spec[how] = proxy.url
+    else:
+        monkeypatch.setenv(how, proxy.url)
+    url, through = f"{moto}/{BUCKET}/", how == "proxy_server" or not exceptions
+    for ask in (
+        lambda: amazon.server_time(url, spec.get("proxy_server")),
+        lambda: amazon.bucket_region(url, spec.get("proxy_server")),
+        lambda: amazon.check_that_it_stays("main", {**spec, "bucket": f"{BUCKET}/"}),
+    ):
+        before = proxy.passed
+        ask()
+        time.sleep(0.2)  # nginx writes its log after it has answered
+        assert (proxy.passed > before) == through
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["HTTP_PROXY", "proxy_server"])
 @pytest.mark.parametrize("through", ["obstore", "fsspec"])
@@ -244,6 +399,94 @@ def test_what_the_bucket_wants_encrypted_is_sent_so(moto: str, location: str) ->
         head = client.head_object(Bucket=BUCKET, Key=key)
         assert head["ServerSideEncryption"] == "aws:kms", key
         assert head["SSEKMSKeyId"].endswith("key/of-the-lab")
+
+
+@pytest.mark.parametrize("through", ["obstore", "fsspec"])
+def test_who_pays_is_said(
+    moto: str, location: str, monkeypatch: pytest.MonkeyPatch, through: str
+) -> None:
+    monkeypatch.setattr(opening, "_forked", through == "fsspec")
+    monkeypatch.setenv("AWS_REQUEST_PAYER", "requester")
+    with proxy_of(moto) as proxy:
+        store = store_of(s3_settings(proxy.endpoint, location=location))
+        path = create(store, b"contents")
+        assert beginning(store, path, 8) == (b"contents", 8)
+        store.remove(path)
+        assert len(proxy.requests) >= 4
+        for each in proxy.requests:
+            assert each.headers.get("x-amz-request-payer") == "requester", each
+
+
+# --- what one client alone would read ------------------------------------------------------------
+
+CONFIGS = {
+    "virtual": "[default]\ns3 =\n  addressing_style = virtual\n",
+    "accelerated": "[default]\ns3 =\n  use_accelerate_endpoint = true\n",
+    "authority": "[default]\nca_bundle = /no/such/bundle.pem\n",
+    "broken": "this is = no [ini\n",
+}
+
+
+@pytest.fixture
+def by_name(moto: str) -> str:
+    """Moto by a host that has a name, before which a bucket's could be put."""
+    return moto.replace("127.0.0.1", "localhost")
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_files_of_amazon_s_tools_do_not_change_a_store_with_keys(
+    by_name: str, location: str, tmp_path: Path, config: str
+) -> None:
+    (tmp_path / "config").write_text(CONFIGS[config])
+    settings = s3_settings(by_name, location=location)
+    assert use(settings, AWS_CONFIG_FILE=str(tmp_path / "config")) == "both"
+
+
+def test_files_of_amazon_s_tools_have_credentials_and_no_more(
+    by_name: str, location: str, tmp_path: Path
+) -> None:
+    keys = f"aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
+    (tmp_path / "config").write_text(f"[profile lab]\n{keys}{CONFIGS['virtual'].partition(']')[2]}")
+    settings = s3_settings(by_name, location=location)
+    del settings["access_key"], settings["secret_key"]
+    said = use(settings, AWS_CONFIG_FILE=str(tmp_path / "config"), AWS_PROFILE="lab")
+    assert said == "both"
+    assert "lab-of-others" in use(settings, AWS_PROFILE="lab-of-others")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"AWS_PROFILE": "lab-of-others"},
+        {"AWS_CONDITIONAL_PUT": "disabled"},
+        {"AWS_SKIP_SIGNATURE": "true"},
+        {"AWS_UNSIGNED_PAYLOAD": "true"},
+        {"AWS_S3_EXPRESS": "true"},
+        {"AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "true"},
+        {"AWS_ENDPOINT": DEAD, "AWS_ENDPOINT_URL": DEAD, "AWS_ENDPOINT_URL_S3": DEAD},
+        {"AWS_USE_FIPS_ENDPOINT": "true", "AWS_USE_DUALSTACK_ENDPOINT": "true"},
+        {"AWS_RETRY_MODE": "nonsense", "AWS_MAX_ATTEMPTS": "nonsense"},
+        {"AWS_PROXY_URL": DEAD},
+    ],
+    ids=str,
+)
+def test_variables_that_one_client_alone_would_read_do_not_count(
+    by_name: str, location: str, environment: dict[str, str]
+) -> None:
+    assert use(s3_settings(by_name, location=location), **environment) == "both"
+
+
+def test_conditions_that_obstore_has_no_way_to_send_are_as_if_they_were_ignored(
+    moto: str, location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = S3Store
+    monkeypatch.setattr(
+        clients, "S3Store", lambda *a, **said: made(*a, **{**said, "conditional_put": "disabled"})
+    )
+    store = store_of(s3_settings(moto, location=location))
+    path = create(store, b"contents")
+    assert path != PLAIN
+    assert beginning(store, path, 8) == (b"contents", 8)
 
 
 # --- redirects -----------------------------------------------------------------------------------

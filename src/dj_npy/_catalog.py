@@ -9,10 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import datajoint as dj
-from datajoint.codecs import lookup_codec, resolve_dtype
-from datajoint.connection import translate_query_error
 from datajoint.errors import DataJointError
-from datajoint.expression import QueryExpression
 
 from dj_npy._codec import NpyCodec
 from dj_npy._errors import ArrayInvalidError, StoreError
@@ -147,7 +144,7 @@ class Column(NamedTuple):
 def is_npy(codec: Any, store: str | None) -> bool:
     """Whether what a codec leaves in the database is the JSON of an ``<npy@>`` value."""
     try:
-        _, chain, _ = resolve_dtype(f"<{codec.name}>", store_name=store)
+        _, chain, _ = dj.codecs.resolve_dtype(f"<{codec.name}>", store_name=store)
     except DataJointError:  # it is not registered here
         return False
     return any(isinstance(each, NpyCodec) for each in chain)
@@ -199,7 +196,7 @@ class Snapshot:
             if special is None:
                 continue
             try:
-                codec, store = lookup_codec(special[1])
+                codec, store = dj.codecs.lookup_codec(special[1])
             except DataJointError:
                 continue
             if is_npy(codec, store):
@@ -279,7 +276,7 @@ class Snapshot:
             except GeneratorExit:
                 raise
             except Exception as error:
-                raise translate_query_error(error, query, self.adapter) from error
+                raise dj.connection.translate_query_error(error, query, self.adapter) from error
 
     def open_for_s(self) -> float | None:
         """
@@ -426,7 +423,7 @@ def schema_name(given: Any) -> str | None:
     """Return the name of a schema, if `given` is one or a name."""
     if isinstance(given, str):
         return given
-    is_table = isinstance(given, (type, QueryExpression))
+    is_table = isinstance(given, (type, dj.expression.QueryExpression))
     return None if is_table else getattr(given, "database", None)
 
 

@@ -1,14 +1,14 @@
 """The ``<npy@>`` column type: from a row's value to a file and a JSON, and back."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from itertools import chain, repeat
 from typing import Any, Protocol
 
 import datajoint as dj
 import xxhash
-from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
-from datajoint.codecs import is_codec_registered, unregister_codec
+from datajoint.codecs import unregister_codec
 
 from dj_npy import _fileformat as fileformat
 from dj_npy import _identity as identity
@@ -54,7 +54,7 @@ current: ContextVar[Encoding | None] = ContextVar("current", default=None)
 """The statement whose rows are being encoded in this thread."""
 
 # A reload of this module, too, finds the name taken.
-if is_codec_registered("npy"):
+with suppress(dj.DataJointError):
     unregister_codec("npy")
 
 
@@ -206,11 +206,6 @@ class NpyCodec(dj.SchemaCodec):
             The connection's ``config``.
         """
         return NpyRef(stored, context["config"] if context else dj.config)
-
-
-# A heading loaded before this module holds an instance of the built-in codec and validates
-# with that, then looks the codec up by name and encodes with ours.
-BuiltinNpyCodec.validate = NpyCodec.validate
 
 
 def _copied(ref: NpyRef, store: Store, names: Iterator[str]) -> tuple[Header, str, str]:

@@ -19,7 +19,6 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import datajoint as dj
-from datajoint import codecs
 from datajoint.errors import DataJointError
 
 from dj_npy import _identity as identity
@@ -44,6 +43,8 @@ class Correction(NamedTuple):
     """Methods, ``module:Class.name``, and what makes the replacement of each: all or none."""
     lost: str
     """What goes wrong where one of them is not there."""
+    needs: tuple[str, ...] = ()
+    """What else must be there."""
 
 
 def default_store(original: Method) -> Method:
@@ -54,13 +55,13 @@ def default_store(original: Method) -> Method:
     the configured ones and finds none.
     """
 
-    def get_store_spec(self: Any, store: str | None = None, **options: Any) -> Any:
+    def get_store_spec(self: Any, store: str | None = None, *args: Any, **kwargs: Any) -> Any:
         try:
-            return original(self, store, **options)
+            return original(self, store, *args, **kwargs)
         except DataJointError:
             if store != "":
                 raise
-        return original(self, None, **options)
+        return original(self, None, *args, **kwargs)
 
     return get_store_spec
 
@@ -100,7 +101,7 @@ def decode_without_loading(original: Method) -> Method:
 
 def _is_ours(codec: Any) -> bool:
     """Whether a column's values are decoded by our codec and by no other."""
-    return codec.name == "npy" and type(codecs._codec_registry.get("npy")) is NpyCodec
+    return codec.name == "npy" and type(dj.codecs._codec_registry.get("npy")) is NpyCodec
 
 
 def key_of_an_update(original: Method) -> Method:
@@ -110,12 +111,13 @@ def key_of_an_update(original: Method) -> Method:
     And as a refused insert, a refused update leaves its file.
     """
 
-    def update1(self: Any, row: Any) -> Any:
+    def update1(self: Any, row: Any, *args: Any, **kwargs: Any) -> Any:
         # What is not a mapping is the original's to complain about.
         names = self.primary_key if isinstance(row, Mapping) else ()
         key = {name: row[name] for name in names if name in row}
         known: dict[ContextVar[Any], Any] = {row_key: key, identity.witness: RowsOf(self)}
-        return Update(self).run(lambda: call_with(known, lambda: original(self, row)))
+        send = functools.partial(original, self, row, *args, **kwargs)
+        return Update(self).run(lambda: call_with(known, send))
 
     return update1
 
@@ -174,29 +176,31 @@ def files_of_rolled_back_transactions(original: Method) -> Method:
     They are removed once the server has answered to the rollback: see `Transaction`.
     """
 
-    def cancel_transaction(self: Any) -> None:
+    def cancel_transaction(self: Any, *args: Any, **kwargs: Any) -> Any:
         transaction = transactions.end(self)
         if transaction is not None:
             transaction.rolls_back(self)
-        original(self)
+        result = original(self, *args, **kwargs)
         if transaction is not None:
             transaction.rolled_back(self)
+        return result
 
     return cancel_transaction
 
 
 def _begun(original: Method) -> Method:
-    def start_transaction(self: Any) -> None:
-        original(self)
+    def start_transaction(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
         transactions.begin(self)
+        return result
 
     return start_transaction
 
 
 def _committed(original: Method) -> Method:
-    def commit_transaction(self: Any) -> None:
+    def commit_transaction(self: Any, *args: Any, **kwargs: Any) -> Any:
         transactions.end(self)  # whatever comes of it
-        original(self)
+        return original(self, *args, **kwargs)
 
     return commit_transaction
 
@@ -228,10 +232,10 @@ def cost_of_a_heading(original: Method) -> Method:
     where it is. With `cost_of_a_chain`, a fetch takes an eighth less time.
     """
 
-    def __getitem__(self: Any, name: str) -> Any:  # noqa: N807
-        attribute = (self._attributes or {}).get(name)
-        if attribute is None or attribute.is_hidden:
-            return original(self, name)
+    def __getitem__(self: Any, name: str, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+        attribute = (getattr(self, "_attributes", None) or {}).get(name)
+        if attribute is None or getattr(attribute, "is_hidden", True):
+            return original(self, name, *args, **kwargs)
         return attribute
 
     return __getitem__
@@ -245,14 +249,15 @@ def cost_of_a_chain(original: Method) -> Method:
     """
     known: dict[tuple[str, str | None], Any] = {}
 
-    def resolve_dtype(dtype: str, seen: Any = None, store_name: str | None = None) -> Any:
-        if seen is not None:  # within a chain
-            return original(dtype, seen, store_name)
-        resolved = known.get((dtype, store_name))
+    def resolve_dtype(dtype: str, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs.keys() - {"store_name"}:  # such as within a chain
+            return original(dtype, *args, **kwargs)
+        asked = dtype, kwargs.get("store_name")
+        resolved = known.get(asked)
         if resolved is None or any(
-            codecs._codec_registry.get(codec.name) is not codec for codec in resolved[1]
+            dj.codecs._codec_registry.get(codec.name) is not codec for codec in resolved[1]
         ):
-            resolved = known[dtype, store_name] = original(dtype, None, store_name)
+            resolved = known[asked] = original(dtype, **kwargs)
         return resolved
 
     return resolve_dtype
@@ -267,8 +272,8 @@ def garbage_collection(original: Method) -> Method:
     nor any array to which a row of any schema refers once the store has been listed.
     """
 
-    def list_schema_paths(self: Any, schema_name: str) -> dict[str, int]:
-        listed: dict[str, int] = original(self, schema_name)
+    def list_schema_paths(self: Any, schema_name: str, *args: Any, **kwargs: Any) -> dict[str, int]:
+        listed: dict[str, int] = original(self, schema_name, *args, **kwargs)
         [connection, *_] = [s.connection for s in self.schemas if s.database == schema_name]
         if not listed:
             return listed
@@ -292,10 +297,23 @@ def tables_of_references(original: Method) -> Method:
     What decides that, `is_sequence`, is asked by nothing else there; later ones have none.
     """
 
-    def is_sequence(thing: Any) -> bool:
-        return not isinstance(thing, ArrayLike) and original(thing)
+    def is_sequence(thing: Any, *args: Any, **kwargs: Any) -> Any:
+        return not isinstance(thing, ArrayLike) and original(thing, *args, **kwargs)
 
     return is_sequence
+
+
+def codec_of_an_older_heading(original: Method) -> Method:  # noqa: ARG001
+    """
+    A heading that was loaded before this package holds an instance of the built-in codec.
+
+    It validates with that, then looks the codec up by name and encodes with ours.
+    """
+
+    def validate(self: Any, value: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG001
+        return NpyCodec.validate(self, value)
+
+    return validate
 
 
 CORRECTIONS = (
@@ -306,6 +324,7 @@ CORRECTIONS = (
     Correction(
         {"datajoint.expression:decode_attribute": decode_without_loading},
         "a fetch of many rows is slower",
+        needs=("datajoint.codecs:_codec_registry",),
     ),
     Correction(
         {"datajoint.expression:QueryExpression.to_arrays": fetch_without_loading},
@@ -345,10 +364,15 @@ CORRECTIONS = (
     Correction(
         {"datajoint.codecs:resolve_dtype": cost_of_a_chain},
         "a fetch of many rows is slower",
+        needs=("datajoint.codecs:_codec_registry",),
     ),
     Correction(
         {"datajoint.gc:GarbageCollector.list_schema_paths": garbage_collection},
         "DataJoint's own garbage collection may remove files of rows: use `dj_npy.collect`",
+    ),
+    Correction(
+        {"datajoint.builtin_codecs.npy:NpyCodec.validate": codec_of_an_older_heading},
+        "import it before tables are used: what was declared before may refuse other arrays",
     ),
 )
 _HASH = Correction(
@@ -356,6 +380,8 @@ _HASH = Correction(
     "a `make` in three parts loads the arrays that it has fetched, twice",
 )
 _PRINTING = "pandas.io.formats.printing:is_sequence"
+_told: set[tuple[str, str]] = set()
+"""What was said to be lost, and why: warning filters forget that, and `populate` asks again."""
 
 
 def apply() -> None:
@@ -369,7 +395,13 @@ def apply() -> None:
 def _correct(correction: Correction) -> None:
     try:
         found = [(*_found(place), correct) for place, correct in correction.places.items()]
+        for place in correction.needs:
+            _found(place)
     except LookupError as missing:
+        absent = missing.args[0], correction.lost
+        if absent in _told:
+            return
+        _told.add(absent)
         warnings.warn(
             f"DataJoint {dj.__version__} has no {missing.args[0]}, which dj-npy corrects: "
             f"{correction.lost}. See whether there is a newer dj-npy",

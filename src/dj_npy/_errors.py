@@ -1,6 +1,11 @@
 """What can go wrong, cut by what a caller would do about it."""
 
-from datajoint.errors import DataJointError, MissingExternalFile
+from typing import Any
+
+import datajoint as dj
+from datajoint.errors import DataJointError
+
+_MissingFile: Any = getattr(dj.errors, "MissingExternalFile", DataJointError)
 
 
 class NpyError(DataJointError):
@@ -11,7 +16,7 @@ class ArrayInvalidError(NpyError, ValueError):
     """The value or argument cannot be taken: change it and try again. Nothing was written."""
 
 
-class ArrayMissingError(NpyError, MissingExternalFile, FileNotFoundError):
+class ArrayMissingError(NpyError, _MissingFile, FileNotFoundError):
     """The row is there, its file is not: restore the file, or delete the row."""
 
 

@@ -11,8 +11,8 @@ from contextvars import ContextVar
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import datajoint as dj
 import numpy as np
-from datajoint.codecs import resolve_dtype
 
 from dj_npy import _identity as identity
 from dj_npy import _transactions as transactions
@@ -319,7 +319,7 @@ def _is_told(attribute: Any) -> bool:
     """Whether a row has the path of an attribute's file at the top of a JSON."""
     if attribute is None or attribute.codec is None:
         return False  # of another codec, which has ours write
-    _, chain, _ = resolve_dtype(f"<{attribute.codec.name}>", store_name=attribute.store)
+    _, chain, _ = dj.codecs.resolve_dtype(f"<{attribute.codec.name}>", store_name=attribute.store)
     return type(chain[-1]) is NpyCodec
 
 
@@ -328,7 +328,9 @@ def _codecs(table: Any) -> dict[str, tuple[NpyCodec, str | None]]:
     found = {}
     for name, attribute in table.heading.attributes.items():
         if attribute.codec is not None and attribute.codec.name == NpyCodec.name:
-            _, chain, store = resolve_dtype(f"<{NpyCodec.name}>", store_name=attribute.store)
+            _, chain, store = dj.codecs.resolve_dtype(
+                f"<{NpyCodec.name}>", store_name=attribute.store
+            )
             if len(chain) == 1 and type(chain[0]) is NpyCodec:
                 found[name] = chain[0], store
     return found

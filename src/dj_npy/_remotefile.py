@@ -11,12 +11,11 @@ from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from urllib.request import Request
 
-import datajoint as dj
-
 from dj_npy._command import UsageError
 from dj_npy._errors import ArrayMissingError, StoreError
 from dj_npy._stores import open_store, remote
 from dj_npy._stores.deadline import opened
+from dj_npy._stores.described import own_config
 
 Beginning = Callable[[int], tuple[bytes, int]]
 """Reads so many bytes of a file, or all there are; returns them and the file's size."""
@@ -105,7 +104,7 @@ def _settings(bucket: str, key: str) -> dict[str, Any]:
     """Return those of the configured store that has the key, or the bucket; or the machine's."""
     configured = [
         settings
-        for settings in dj.config.stores.values()
+        for settings in own_config().stores.values()
         if isinstance(settings, dict)
         and str(settings.get("protocol")).lower() == "s3"
         and settings.get("bucket") == bucket

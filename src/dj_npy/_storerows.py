@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from datajoint.errors import LostConnectionError
+import datajoint as dj
 
 from dj_npy import _identity as identity
 from dj_npy._catalog import Column, Snapshot, is_npy, snapshot
@@ -14,6 +14,7 @@ from dj_npy._errors import ArrayCorruptError, StoreError
 from dj_npy._row import Row
 from dj_npy._stores import Store
 
+_LostConnection: Any = getattr(dj.errors, "LostConnectionError", ())
 _NEWEST, _AMONG = 20, 200
 """Values that are looked at, and the rows among which they are sought: many may have none."""
 _PATIENCE_S = 2
@@ -46,7 +47,7 @@ class RowsOf:
         default = self._connection._config.stores.get("default")
         try:
             yield list(_of(store, default, self._of_table()))
-        except LostConnectionError:
+        except _LostConnection:
             raise
         except Exception:  # of DataJoint or a driver, such as for an account that may only insert
             yield None
@@ -83,7 +84,7 @@ class RowsOf:
                     table, key = self._table.full_table_name, self._table.primary_key
                     sql = _newest(connection.adapter, table, name, key)
                     found += connection.query(sql.replace("%", "%%")).fetchall()
-        except LostConnectionError:  # and so is the transaction, as the caller is to know
+        except _LostConnection:  # and so is the transaction, as the caller is to know
             raise
         except Exception:
             if guarded:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import datajoint as dj
 from datajoint.errors import DataJointError
-from datajoint.utils import to_camel_case
 
 from dj_npy._codec import NpyCodec
 from dj_npy._command import UsageError
@@ -90,7 +89,7 @@ def _table(connection: Any, typed: str) -> tuple[Any, str]:
 
 def _in_python(name: str) -> str:
     """Return what a table's class is called: ``session__trial`` is ``Session.Trial``."""
-    return ".".join(map(to_camel_case, name.lstrip("#_").split("__")))
+    return ".".join(map(dj.utils.to_camel_case, name.lstrip("#_").split("__")))
 
 
 def _condition(typed: str, heading: Any, table: str) -> tuple[str, Any]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+import datajoint as dj
 from datajoint.errors import DataJointError
-from datajoint.expression import QueryExpression
 
 from dj_npy import _fileformat as fileformat
 from dj_npy._ahead import Ahead, Step, Task
@@ -219,7 +219,7 @@ def _selected(
 
 def _checked(given: Any) -> Any:
     kind = given if isinstance(given, type) else type(given)
-    if issubclass(kind, QueryExpression) or schema_name(given) is not None:
+    if issubclass(kind, dj.expression.QueryExpression) or schema_name(given) is not None:
         return given
     raise ArrayInvalidError(
         f"expected a schema, its name, a table or a query, not {type(given).__name__}"

@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from datajoint.expression import QueryExpression
+import datajoint as dj
 
 from dj_npy._dask import to_dask
 from dj_npy._errors import ArrayInvalidError, StoreError
@@ -66,7 +66,7 @@ def to_xarray(
     """
     xarray = _xarray()
     query = query() if isinstance(query, type) else query
-    if not isinstance(query, QueryExpression):
+    if not isinstance(query, dj.expression.QueryExpression):
         raise ArrayInvalidError(
             f"expected a table or a restriction of one, whose key is known, not "
             f"{type(query).__name__}"

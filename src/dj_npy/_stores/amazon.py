@@ -24,7 +24,7 @@ from dj_npy._errors import StoreError
 from dj_npy._stores import remote
 from dj_npy._stores.base import Listed
 from dj_npy._stores.deadline import Timed, opened
-from dj_npy._stores.environment import ca_bundle, encryption, proxy_for
+from dj_npy._stores.environment import ca_bundle, encryption, payer, proxy_for
 from dj_npy._stores.threads import each_in_time, in_time
 
 ATTEMPTS = 5
@@ -62,15 +62,15 @@ def region_of(spec: dict[str, Any]) -> str:
         return said[1]
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not region and is_amazon(host):
-        region = bucket_region(f"{spec['endpoint']}/{spec['bucket']}")
+        region = bucket_region(f"{spec['endpoint']}/{spec['bucket']}", spec.get("proxy_server"))
     return region or "us-east-1"
 
 
-def bucket_region(url: str) -> str | None:
+def bucket_region(url: str, proxy: str | None = None) -> str | None:
     """Ask S3 in which region a bucket is; it tells that to anybody."""
     try:
         until = time.monotonic() + remote.SILENCE_S
-        with opened(Request(url, method="HEAD"), remote.CONNECT_TIMEOUT_S, until) as answer:
+        with opened(Request(url, method="HEAD"), remote.CONNECT_TIMEOUT_S, until, proxy) as answer:
             headers = answer.headers
     except HTTPError as error:
         headers = error.headers
@@ -133,6 +133,7 @@ def server_time(url: str, proxy: str | None) -> datetime | None:
 def s3_filesystem(spec: dict[str, Any]) -> Any:
     """Return an s3fs file system."""
     import s3fs
+    from aiobotocore.session import AioSession
 
     filesystem = s3fs.S3FileSystem(
         key=spec.get("access_key") or None,
@@ -144,6 +145,7 @@ def s3_filesystem(spec: dict[str, Any]) -> Any:
         },
         s3_additional_kwargs=encryption(),
         config_kwargs=_config(spec),
+        session=_session(AioSession, spec),
         skip_instance_cache=True,
     )
     filesystem.retries = 1  # of its own, each of which were `ATTEMPTS` of botocore's
@@ -322,7 +324,7 @@ def _client(spec: dict[str, Any], attempts: int | None = None) -> Any:
     """Return a client of botocore, each of whose requests ends in time, head included."""
     from botocore import awsrequest
     from botocore.config import Config
-    from botocore.session import get_session
+    from botocore.session import Session
 
     class Plain(_Prompt, awsrequest.AWSHTTPConnection):
         pass
@@ -336,7 +338,7 @@ def _client(spec: dict[str, Any], attempts: int | None = None) -> Any:
     class Secures(awsrequest.AWSHTTPSConnectionPool):
         ConnectionCls = Secure
 
-    client = get_session().create_client(
+    client = _session(Session, spec).create_client(
         "s3",
         endpoint_url=spec["endpoint"],
         region_name=spec["region"],
@@ -370,5 +372,22 @@ def _config(spec: dict[str, Any], attempts: int | None = None) -> dict[str, Any]
         # Some servers send the checksum of the object with a part of it.
         "response_checksum_validation": "when_required",
         "request_checksum_calculation": "when_required",
-        **({"proxies": {"http": proxy, "https": proxy}} if proxy else {}),
+        # Without any, botocore would look for some.
+        "proxies": {"http": proxy, "https": proxy} if proxy else {},
     }
+
+
+def _session(kind: Any, spec: dict[str, Any]) -> Any:
+    """Return a session that takes credentials from the environment and files, and nothing else."""
+    bare = {
+        name: (None, None, default, convert)
+        for name, (_, _, default, convert) in kind.SESSION_VARIABLES.items()
+    }
+    no_file = (None, None, os.devnull, None)
+    session = kind(session_vars={**bare, "config_file": no_file, "credentials_file": no_file})
+    if not spec.get("access_key"):
+        found = kind().get_component("credential_provider")
+        session.register_component("credential_provider", found)
+    headers = payer()
+    session.register("before-call.s3", lambda params, **_: params["headers"].update(headers))
+    return session

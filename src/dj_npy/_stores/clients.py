@@ -32,6 +32,11 @@ _BACK_OFF = {
     "base": 2,
 }
 _CREDENTIALS_LAST = timedelta(minutes=5)
+_NO_PROXY = {"proxy_url": "http://none.invalid", "proxy_excludes": "*,0.0.0.0/0,::/0"}
+"""A proxy for no host: without any, obstore would look for one in the environment."""
+
+
+_NOT_OF_AZURES_ENVIRONMENT = {"use_emulator": False, "skip_signature": False}
 
 
 class Inexpressible(Exception):  # noqa: N818
@@ -105,7 +110,8 @@ def _client_options(spec: Spec, url: str, more: Spec) -> Any:
     }
     if certificates := trusted():
         options["root_certificate"] = certificates
-    return {**options, "proxy_url": spec["proxy_server"]} if spec.get("proxy_server") else options
+    proxy = proxy_for(url, spec.get("proxy_server"))
+    return {**options, **({"proxy_url": proxy} if proxy else _NO_PROXY)}
 
 
 def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
@@ -115,11 +121,15 @@ def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
         virtual = "." not in spec["bucket"]
         host = f"s3.{spec['region']}.amazonaws.com{'.cn' if url.endswith('.cn') else ''}"
         url = f"https://{spec['bucket']}.{host}" if virtual else f"https://{host}"
-    # The second endpoint, which the environment may set as well, would win.
+    # All that the environment may set as well, which nobody but obstore would read there.
     options: Spec = {
         "endpoint": url,
-        "aws_endpoint_url_s3": url,
+        "aws_endpoint_url_s3": url,  # it would win
         "virtual_hosted_style_request": virtual,
+        "conditional_put": "etag",
+        "skip_signature": False,
+        "unsigned_payload": False,
+        "s3_express": False,
     }
     access, secret = spec.get("access_key"), spec.get("secret_key")
     if bool(access) != bool(secret):
@@ -195,7 +205,7 @@ def _gcs(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
             prefix=spec["location"] or None,
             client_options=_client_options(spec, url, more),
             retry_config=_retry_config(retries),
-            **credentials,
+            **{"skip_signature": False, **credentials},
         )
 
     return client
@@ -254,9 +264,8 @@ def _azure(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
         if not url and "endpointsuffix" in said:
             scheme = said.get("defaultendpointsprotocol", "https")
             url = f"{scheme}://{account}.blob.{said['endpointsuffix']}"
-        if url:
-            options["endpoint"] = url
-        options["account_name"] = account
+        url = url or f"https://{account}.blob.core.windows.net"
+        options = {"endpoint": url, "account_name": account, **_NOT_OF_AZURES_ENVIRONMENT}
         options |= _azure_credentials(
             name,
             said.get("accountkey") or spec.get("account_key"),

@@ -6,9 +6,9 @@ import time
 from functools import partial
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from typing import Any
-from urllib.request import HTTPHandler, HTTPSHandler, ProxyHandler, Request, build_opener
+from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
-from dj_npy._stores.environment import tls
+from dj_npy._stores.environment import Proxies, tls
 
 
 class _Timed(socket.SocketIO):
@@ -68,6 +68,5 @@ def opened(
             made = partial(SecureConnection, until=until, context=self._context)  # type: ignore[attr-defined]
             return self.do_open(made, request)
 
-    proxies = [ProxyHandler({"http": proxy, "https": proxy})] if proxy else []
-    opener = build_opener(Plain, Secure(context=tls()), *proxies, *handlers)
+    opener = build_opener(Plain, Secure(context=tls()), Proxies(proxy), *handlers)
     return opener.open(request, timeout=silence_s)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import datajoint as dj
-from datajoint.errors import ThreadSafetyError
+from datajoint.errors import DataJointError
 
 from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._stores import secret
@@ -65,7 +65,8 @@ def use_config(config: StoreConfig | None) -> None:
     _chosen = config
 
 
-def _own_config() -> StoreConfig:
+def own_config() -> StoreConfig:
+    """Return the configuration of this process: what was chosen, or DataJoint's."""
     if _chosen is not None:
         return _chosen
     # `dj.config` refuses in thread-safe mode. What is behind it was read from files and the
@@ -112,7 +113,7 @@ class DescribedStore:
         """Return the settings of the store, the only one there is."""
         name = store or self._name
         if name == self._name and self._own() is not None:
-            return _own_config().get_store_spec(name)
+            return own_config().get_store_spec(name)
         spec = dict(self._public) if name == self._name else {}
         if "protocol" not in spec:
             raise StoreError(
@@ -136,7 +137,7 @@ class DescribedStore:
 
     def _own(self) -> dict[str, Any] | None:
         """Return what this process's own configuration says of it, which must be the same store."""
-        own = _own_config().stores.get(self._name) if self._name else None
+        own = own_config().stores.get(self._name) if self._name else None
         if not isinstance(own, dict):
             return None
         if own != self._agreed:
@@ -182,7 +183,7 @@ def described(
 def _remedy(name: str) -> str:
     try:
         dj.config.get("stores")
-    except ThreadSafetyError:
+    except DataJointError:  # in thread-safe mode
         last = "hand the config of an Instance that has it to dj_npy.use_config"
     else:
         last = f"by dj.config.stores[{name!r}] = {{...}}"

@@ -1,10 +1,13 @@
 """What the environment says of the network, alike for every client: certificates, proxies, keys."""
 
+import base64
 import os
 import ssl
+from contextlib import suppress
+from ipaddress import ip_address, ip_network
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import ProxyHandler, Request, getproxies, proxy_bypass
 
 from dj_npy._errors import StoreError
 from dj_npy._regularfile import open_regular
@@ -20,6 +23,7 @@ _ENCRYPTION = {
     "AWS_SSE_BUCKET_KEY_ENABLED": "BucketKeyEnabled",
 }
 """As obstore reads them, and what botocore calls them."""
+_YES = ("true", "1", "yes", "on")
 
 
 def ca_bundle() -> str | None:
@@ -29,30 +33,34 @@ def ca_bundle() -> str | None:
     Raises
     ------
     StoreError
-        If it cannot be read.
+        If it cannot be read, or has none in it.
     """
     for variable in _BUNDLES:
-        if path := os.environ.get(variable):
-            if os.path.isdir(path):  # requests takes one; nobody else does
-                continue
-            try:
-                with open(path, "rb", opener=open_regular):
-                    return path
-            except OSError as error:
-                raise StoreError(
-                    f"the environment variable {variable} names {path!r}, a file of certificates "
-                    f"that cannot be read: {error.strerror}"
-                ) from None
+        path = os.environ.get(variable)
+        if not path or os.path.isdir(path):  # requests takes a folder; nobody else does
+            continue
+        what = f"the environment variable {variable} names {path!r}, a file of certificates"
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(
+                cadata=_contents(path).decode("ascii", "ignore")
+            )
+        except (ssl.SSLError, ValueError):
+            raise StoreError(f"{what} that has none, as PEM has them, or a broken one") from None
+        except OSError as error:
+            raise StoreError(f"{what} that cannot be read: {error.strerror}") from None
+        return path
     return None
+
+
+def _contents(path: str) -> bytes:
+    with open(path, "rb", opener=open_regular) as file:
+        return file.read()
 
 
 def trusted() -> bytes | None:
     """Return the certificates of :func:`ca_bundle`."""
     path = ca_bundle()
-    if path is None:
-        return None
-    with open(path, "rb", opener=open_regular) as file:
-        return file.read()
+    return None if path is None else _contents(path)
 
 
 def tls() -> ssl.SSLContext:
@@ -64,15 +72,69 @@ def tls() -> ssl.SSLContext:
 
 
 def proxy_for(url: str, said: Any = None) -> str | None:
-    """Return the proxy of requests to `url`: of the store's settings, or the environment's."""
+    """
+    Return the proxy of requests to `url`: of the store's settings, or the environment's.
+
+    The one place where that is decided: every client is told, and asks nobody else.
+
+    Raises
+    ------
+    StoreError
+        If it is of a kind that not every client knows.
+    """
     if said:
         return str(said)
-    parts = urlsplit(url)
-    proxies = getproxies()
+    parts, proxies = urlsplit(url), getproxies()
     found = proxies.get(parts.scheme) or proxies.get("all")
-    if not found or proxy_bypass(parts.netloc.rpartition("@")[2]):
+    if not found or _goes_directly(parts, proxies.get("no", "")):
         return None
-    return found if "://" in found else f"http://{found}"
+    found = found if "://" in found else f"http://{found}"
+    if not found.lower().startswith(("http://", "https://")):
+        raise StoreError(
+            f"the environment names a proxy that begins with {found.partition('://')[0]}://, and "
+            f"must begin with http:// or https://. For a host without a proxy, set NO_PROXY"
+        )
+    return found
+
+
+def _goes_directly(parts: SplitResult, exceptions: str) -> bool:
+    """Whether `NO_PROXY` has a host: its name, domain, port, network, or ``*``."""
+    host = parts.hostname or ""
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    if proxy_bypass(f"{host}:{port}"):
+        return True
+    for exception in exceptions.split(","):
+        if exception.strip() == "*":
+            return True
+        with suppress(ValueError):  # either is no number
+            if ip_address(host) in ip_network(exception.strip(), strict=False):
+                return True
+    return False
+
+
+class Proxies(ProxyHandler):
+    """The proxy that :func:`proxy_for` says, for `urllib`, which has exceptions of its own."""
+
+    def __init__(self, said: Any = None) -> None:
+        super().__init__({})
+        self._said = said
+
+    def http_open(self, request: Request) -> Any:
+        """Have a request sent through the proxy."""
+        proxy = urlsplit(proxy_for(request.full_url, self._said) or "")
+        if not proxy.netloc or request.has_proxy():
+            return None
+        if proxy.username is not None:
+            login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
+            value = f"Basic {base64.b64encode(login).decode()}"
+            request.add_unredirected_header("Proxy-Authorization", value)
+        wanted = request.type
+        request.set_proxy(proxy.netloc.rpartition("@")[2], proxy.scheme)
+        if wanted in ("https", proxy.scheme):
+            return None  # goes on to what opens connections
+        return self.parent.open(request, timeout=request.timeout)
+
+    https_open = http_open
 
 
 def encryption() -> dict[str, Any]:
@@ -83,5 +145,11 @@ def encryption() -> dict[str, Any]:
         if os.environ.get(variable)
     }
     if "BucketKeyEnabled" in found:
-        found["BucketKeyEnabled"] = found["BucketKeyEnabled"].lower() in ("true", "1", "yes", "on")
+        found["BucketKeyEnabled"] = found["BucketKeyEnabled"].lower() in _YES
     return found
+
+
+def payer() -> dict[str, str]:
+    """Return the header by which one pays for requests to the bucket of somebody else."""
+    said = os.environ.get("AWS_REQUEST_PAYER", "").lower()
+    return {"x-amz-request-payer": "requester"} if said in (*_YES, "requester") else {}

@@ -14,9 +14,10 @@ MISSING = (exceptions.NotFoundError, FileNotFoundError)
 DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
 TAKEN = (exceptions.AlreadyExistsError, FileExistsError)
 CONDITION_FAILED = (exceptions.PreconditionError, exceptions.NotModifiedError)
+NOT_SUPPORTED = (exceptions.NotSupportedError, NotImplementedError)
 UNCLEAR = (exceptions.GenericError, exceptions.JoinError, OSError)
 """After these, a request may have been carried out or not."""
-FAILURES = (exceptions.BaseError, OSError, ValueError)
+FAILURES = (exceptions.BaseError, OSError, ValueError, NotImplementedError)
 
 _LATER = (408, 409, 425, 429)
 """What is about this moment, of the answers that are about the request."""
@@ -25,7 +26,10 @@ _ADVICE = (
     (TAKEN, "there is such an object already"),
     (CONDITION_FAILED, "the object has changed meanwhile"),
     (exceptions.InvalidPathError, "the service cannot have an object of this name"),
-    (exceptions.NotSupportedError, "the service does not support this request"),
+    (
+        (exceptions.NotSupportedError, NotImplementedError),
+        "the service does not support this request",
+    ),
     (exceptions.UnknownConfigurationKeyError, "obstore does not know one of the store's settings"),
     (exceptions.JoinError, "obstore's thread was stopped"),
 )

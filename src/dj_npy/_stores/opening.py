@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from datajoint.errors import DataJointError
-from datajoint.storage import StorageBackend
 
 from dj_npy._errors import StoreError
 from dj_npy._stores.amazon import (
@@ -24,7 +23,7 @@ from dj_npy._stores.amazon import (
 )
 from dj_npy._stores.base import Store
 from dj_npy._stores.described import StoreConfig
-from dj_npy._stores.environment import proxy_for
+from dj_npy._stores.environment import proxy_for, tls
 from dj_npy._stores.generic import GenericStore
 from dj_npy._stores.local import LocalStore
 from dj_npy._stores.remote import RemoteStore
@@ -131,11 +130,11 @@ def _new_store(name: str, spec: dict[str, Any]) -> Store:
             return LocalStore(name, _folder(name, os.fspath(spec["location"])))
         if protocol in _SERVICES:
             return _service_store(name, spec)
-        where = StorageBackend(spec).get_url("").rstrip("/")
+        where = _backend(spec).get_url("").rstrip("/")
         return _generic_store(name, spec, shown(where))
     except DataJointError:
         raise
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         package = f"dj-npy[{protocol}]" if protocol in _SERVICES else error.name
         raise StoreError(
             f"store {name!r} has protocol {protocol!r}, for which {error.name or error} is not "
@@ -206,9 +205,40 @@ def _identity(spec: dict[str, Any]) -> str:
     return f"{spec['protocol']}://{'/'.join(filter(None, (where, bucket, spec['location'])))}"
 
 
+def _backend(spec: dict[str, Any]) -> Any:
+    from datajoint.storage import StorageBackend  # what is not needed may go
+
+    if spec.get("account_key") and not spec.get("connection_string"):
+        # adlfs would rather take one of the environment, and that account.
+        account = f"AccountName={spec.get('account_name')};AccountKey={spec['account_key']}"
+        spec = {**spec, "connection_string": f"{account};EndpointSuffix=core.windows.net"}
+    return StorageBackend(spec)
+
+
+def _filesystem(spec: dict[str, Any]) -> Any:
+    """Return one that is told which proxy and which certificates to use."""
+    if spec["protocol"] == "s3":
+        return s3_filesystem(spec)
+    import aiohttp
+    import gcsfs
+    from fsspec.asyn import get_loop, sync
+
+    async def connector() -> Any:
+        return aiohttp.TCPConnector(ssl=tls())
+
+    url = os.environ.get("STORAGE_EMULATOR_HOST") or _SOME_SERVICE
+    proxy = proxy_for(url if "://" in url else f"http://{url}", spec.get("proxy_server"))
+    return gcsfs.GCSFileSystem(
+        project=spec.get("project"),
+        token=spec.get("token"),
+        session_kwargs={"proxy": proxy, "connector": sync(get_loop(), connector)},
+        skip_instance_cache=True,
+    )
+
+
 def _generic_store(name: str, spec: dict[str, Any], identity: str) -> GenericStore:
     # What is asked of DataJoint's backend makes no request.
-    backend = StorageBackend(spec)
+    backend = _backend(spec)
     on_s3, hidden = spec["protocol"] == "s3", Hidden(spec)
     if on_s3 and not spec.get("access_key"):
         hidden.ask = ambient_secrets()
@@ -216,7 +246,7 @@ def _generic_store(name: str, spec: dict[str, Any], identity: str) -> GenericSto
             check_that_it_stays(name, spec)
     return GenericStore(
         name,
-        s3_filesystem(spec) if on_s3 else backend.fs,
+        _filesystem(spec) if on_s3 or spec["protocol"] == "gcs" else backend.fs,
         backend._full_path,
         identity,
         service=spec["protocol"] in _SERVICES,
