@@ -8,26 +8,21 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, partial
 from hashlib import md5
 from http.client import HTTPException
 from io import BytesIO
+from types import SimpleNamespace
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urljoin, urlsplit
-from urllib.request import (
-    HTTPRedirectHandler,
-    HTTPSHandler,
-    ProxyHandler,
-    Request,
-    build_opener,
-)
+from urllib.parse import urlsplit
+from urllib.request import Request
 
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
 from dj_npy._stores.base import Listed
 from dj_npy._stores.deadline import opened
-from dj_npy._stores.environment import ca_bundle, encryption, proxy_for, tls
+from dj_npy._stores.environment import ca_bundle, encryption, proxy_for
 
 _REGION = r"[a-z]{2}(?:-[a-z]+)+-\d"
 _AMAZON = re.compile(rf"s3(?:[.-]{_REGION})?\.amazonaws\.com(?:\.cn)?")
@@ -42,7 +37,7 @@ def is_amazon(host: str) -> bool:
 def endpoint_of(name: str, spec: dict[str, Any]) -> str:
     """Return the endpoint as a URL without a path."""
     said = str(spec["endpoint"]).rstrip("/")
-    if not said.startswith(("http://", "https://")):
+    if not re.match("(?i)https?://", said):
         # DataJoint's default; the description in a pickle has none.
         said = f"{'https' if spec.get('secure', True) else 'http'}://{said}"
     parts = urlsplit(said)
@@ -52,7 +47,7 @@ def endpoint_of(name: str, spec: dict[str, Any]) -> str:
             f"store {name!r}: `endpoint` must be a host, or http:// or https:// and a host, with "
             f"its port if need be, and nothing else"
         )
-    return said.replace(parts.netloc, parts.netloc.lower())
+    return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
 def region_of(spec: dict[str, Any]) -> str:
@@ -81,37 +76,6 @@ def bucket_region(url: str) -> str | None:
         ) from None
     region = headers.get("x-amz-bucket-region")
     return str(region) if region else None
-
-
-class _NoRedirect(HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        """Have the answer raised."""
-
-
-def check_that_it_stays(name: str, spec: dict[str, Any]) -> None:
-    """
-    Raise if a server sends those who ask for a bucket to another one.
-
-    Obstore would go there, and take along ``x-amz-security-token``, which is all but the key.
-    And so would s3fs. What is asked here has no credentials; direct reads do not follow.
-    """
-    if is_amazon(urlsplit(spec["endpoint"]).netloc):
-        return
-    handlers: list[Any] = [_NoRedirect, HTTPSHandler(context=tls())]
-    if proxy := spec.get("proxy_server"):
-        handlers.append(ProxyHandler({"http": proxy, "https": proxy}))
-    url = f"{spec['endpoint']}/{spec['bucket']}"
-    try:
-        build_opener(*handlers).open(Request(url, method="HEAD"), timeout=remote.CONNECT_TIMEOUT_S)
-    except HTTPError as error:
-        there = urlsplit(urljoin(url, error.headers.get("Location") or ""))
-        if error.code // 100 == 3 and there.netloc.lower() != urlsplit(url).netloc.lower():
-            raise StoreError(
-                f"store {name!r}: {spec['endpoint']} sends whoever asks to {there.netloc}, and "
-                f"credentials are not taken along. If that is right, it is the `endpoint` to set"
-            ) from None
-    except OSError:  # the first request will tell
-        pass
 
 
 def server_time(url: str, proxy: str | None) -> datetime | None:
@@ -145,14 +109,39 @@ def s3_filesystem(spec: dict[str, Any]) -> Any:
             "verify": ca_bundle(),
         },
         s3_additional_kwargs=encryption(),
-        config_kwargs=_config(spec),
+        config_kwargs={**_config(spec), "http_session_cls": _staying()},
         skip_instance_cache=True,
     )
     # Buckets with Object Lock want a checksum, and this one every server knows.
     events = filesystem.s3.meta.events
     for operation in ("PutObject", "UploadPart"):
         events.register(f"before-call.s3.{operation}", _add_checksum)
+    _have_it_stay(events, spec)
     return filesystem
+
+
+def _have_it_stay(events: Any, spec: dict[str, Any]) -> None:
+    """Have botocore take no redirect for one to another region, but at Amazon; it never ends."""
+
+    def stay(context: dict[str, Any], **_: Any) -> None:
+        context.setdefault("s3_redirect", {})["redirected"] = True
+
+    if not is_amazon(urlsplit(spec["endpoint"]).netloc):
+        events.register("before-call.s3", stay)
+
+
+def _staying() -> type:
+    """Return the HTTP session of s3fs, but one that follows no redirect; nor does botocore's."""
+    from aiobotocore.httpsession import AIOHTTPSession
+
+    get_session = AIOHTTPSession._get_session
+
+    class Staying(AIOHTTPSession):
+        async def _get_session(self, proxy_url: str | None) -> Any:
+            session = await get_session(self, proxy_url)
+            return SimpleNamespace(request=partial(session.request, allow_redirects=False))
+
+    return Staying
 
 
 def _add_checksum(params: dict[str, Any], **_: Any) -> None:
@@ -299,7 +288,7 @@ def _client(spec: dict[str, Any], attempts: int = 1) -> Any:
     from botocore.config import Config
     from botocore.session import get_session
 
-    return get_session().create_client(
+    client = get_session().create_client(
         "s3",
         endpoint_url=spec["endpoint"],
         region_name=spec["region"],
@@ -308,6 +297,8 @@ def _client(spec: dict[str, Any], attempts: int = 1) -> Any:
         aws_secret_access_key=spec.get("secret_key") or None,
         config=Config(**_config(spec), retries={"total_max_attempts": attempts}),
     )
+    _have_it_stay(client.meta.events, spec)
+    return client
 
 
 def _config(spec: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,14 @@ import time
 from functools import partial
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from typing import Any
-from urllib.request import HTTPHandler, HTTPSHandler, ProxyHandler, Request, build_opener
+from urllib.request import (
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    ProxyHandler,
+    Request,
+    build_opener,
+)
 
 from dj_npy._stores.environment import tls
 
@@ -46,6 +53,15 @@ class SecureConnection(Connection, HTTPSConnection):
     """The same over TLS."""
 
 
+class _Redirected(HTTPRedirectHandler):
+    def redirect_request(self, *args: Any) -> Request | None:
+        """Leave the proxy's login behind: if the next host is behind it too, it is added anew."""
+        request = super().redirect_request(*args)
+        if request is not None:
+            request.remove_header("Proxy-authorization")
+        return request
+
+
 def opened(request: Request, silence_s: float, until: float, proxy: str | None = None) -> Any:
     """As `urllib.request.urlopen`: the answer, and those to redirections, come `until` then."""
 
@@ -59,4 +75,6 @@ def opened(request: Request, silence_s: float, until: float, proxy: str | None =
             return self.do_open(made, request)
 
     proxies = [ProxyHandler({"http": proxy, "https": proxy})] if proxy else []
-    return build_opener(Plain, Secure(context=tls()), *proxies).open(request, timeout=silence_s)
+    return build_opener(Plain, Secure(context=tls()), _Redirected, *proxies).open(
+        request, timeout=silence_s
+    )

@@ -12,7 +12,7 @@ from dj_npy._errors import NpyError
 from dj_npy._stores import remote
 from dj_npy._stores.base import MARKER, UNTIMED, Listed, Stat
 from dj_npy._stores.environment import UNKNOWN_CERTIFICATE
-from dj_npy._stores.reasons import is_expired, no_bucket, reason_of
+from dj_npy._stores.reasons import REFUSED, denial_of, is_expired, no_bucket, reason_of
 from dj_npy._stores.remote import Answer, RemoteStore, part_size
 from dj_npy._stores.secret import Hidden
 from dj_npy._stores.threads import in_time
@@ -183,6 +183,8 @@ class GenericStore(RemoteStore):
         said = _answer_of(error)
         text = self._hidden.redacted(str(error))
         code = str(said.get("Code") or text.partition(":")[0])
+        in_short = " ".join(text.split())[:200]
+        is_denied = _is_denied(error)
         if isinstance(error, FileNotFoundError):
             # A plugin's folders are made with the first file, so there need be none yet.
             is_new = path == MARKER and not self._service
@@ -192,13 +194,16 @@ class GenericStore(RemoteStore):
             reason = "no such bucket, container or folder"
         elif advice := reason_of(code, f"{said.get('Message')} {text}", verb):
             reason = advice
-        elif isinstance(error, PermissionError):
-            reason = "access denied. Check the store's keys and what they may do"
+        elif is_denied:
+            reason = denial_of(code)
+            if reason == REFUSED:
+                words = map(str, filter(None, (said.get("Code"), said.get("Message"))))
+                reason += f" ({self._hidden.redacted(': '.join(words)) or in_short})"
         else:
-            reason = f"{type(error).__name__}: {' '.join(text.split())[:200]}"
+            reason = f"{type(error).__name__}: {in_short}"
             if "CERTIFICATE_VERIFY_FAILED" in text:
                 reason = f"{UNKNOWN_CERTIFICATE} ({reason})"
-        is_denied = isinstance(error, PermissionError) or is_expired(code)
+        is_denied = is_denied or is_expired(code)
         return self._refusal(f"{what}: {reason}{self._and_the_proxy(error)}", is_denied)
 
     def _answers(self, path: str) -> bool:
@@ -223,9 +228,19 @@ def _asked(method: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
 def _answer_of(error: Exception) -> dict[str, Any]:
     """What the server has said, if botocore has told it."""
-    response = getattr(error.__cause__, "response", None)
-    said = response.get("Error") if isinstance(response, dict) else None
-    return said if isinstance(said, dict) else {}
+    for each in (error, error.__cause__):
+        response = getattr(each, "response", None)
+        said = response.get("Error") if isinstance(response, dict) else None
+        if isinstance(said, dict):
+            return said
+    return {}
+
+
+def _is_denied(error: Exception) -> bool:
+    """Whether credentials were refused, which every file system tells in its own way."""
+    told = [getattr(error, name, None) for name in ("code", "status", "status_code")]
+    is_forbidden = type(error) is OSError and str(error).startswith("Forbidden: ")  # gcsfs
+    return isinstance(error, PermissionError) or is_forbidden or 401 in told or 403 in told
 
 
 def _stat_of(info: dict[str, Any]) -> Stat:

@@ -1,6 +1,7 @@
 """From DataJoint's configuration to a store."""
 
 import json
+import logging
 import os
 import re
 import sys
@@ -13,7 +14,6 @@ from datajoint.storage import StorageBackend
 from dj_npy._errors import StoreError
 from dj_npy._stores.amazon import (
     ambient_secrets,
-    check_that_it_stays,
     endpoint_of,
     region_of,
     s3_filesystem,
@@ -26,8 +26,9 @@ from dj_npy._stores.described import StoreConfig
 from dj_npy._stores.environment import proxy_for
 from dj_npy._stores.generic import GenericStore
 from dj_npy._stores.local import LocalStore
+from dj_npy._stores.microsoft import azure_filesystem
 from dj_npy._stores.remote import RemoteStore
-from dj_npy._stores.secret import Hidden, cut, shown
+from dj_npy._stores.secret import TOKENS_UNTOLD, Hidden, cut, shown
 
 _SOME_SERVICE = "https://storage.googleapis.com"
 _SERVICES = ("s3", "gcs", "azure")
@@ -167,6 +168,9 @@ def _service_store(name: str, spec: dict[str, Any]) -> Store:
     bucket = spec.get("bucket") or spec.get("container")
     if not isinstance(bucket, str) or not re.fullmatch(r"[$\w.-]+", bucket, re.ASCII):
         raise StoreError(f"store {name!r}: {bucket!r} is no name of a bucket or container")
+    account = str(spec.get("account_name") or "")
+    if spec["protocol"] == "azure" and not re.fullmatch(r"[A-Za-z0-9-]*", account):
+        raise StoreError(f"store {name!r}: `account_name` is no name of an account")
     proxy = spec.get("proxy_server")
     if proxy and not re.match(r"https?://[^/\s]+", str(proxy)):
         raise StoreError(f"store {name!r}: `proxy_server` must begin with http:// or https://")
@@ -209,13 +213,20 @@ def _generic_store(name: str, spec: dict[str, Any], identity: str) -> GenericSto
     # What is asked of DataJoint's backend makes no request.
     backend = StorageBackend(spec)
     on_s3, hidden = spec["protocol"] == "s3", Hidden(spec)
-    if on_s3 and not spec.get("access_key"):
-        hidden.ask = ambient_secrets()
-        if [*hidden.ask()][2:3] != [None]:  # a session token, or one that may come
-            check_that_it_stays(name, spec)
+    if on_s3:
+        filesystem = s3_filesystem(spec)
+        if not spec.get("access_key"):
+            hidden.ask = ambient_secrets()
+    elif spec["protocol"] == "azure":
+        filesystem = azure_filesystem(spec)
+    else:
+        filesystem = backend.fs
+        if spec["protocol"] == "gcs":
+            hidden.ask = lambda: [filesystem.credentials.credentials.token]
+    logging.getLogger(type(filesystem).__module__.partition(".")[0]).addFilter(TOKENS_UNTOLD)
     return GenericStore(
         name,
-        s3_filesystem(spec) if on_s3 else backend.fs,
+        filesystem,
         backend._full_path,
         identity,
         service=spec["protocol"] in _SERVICES,
