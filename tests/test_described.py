@@ -210,6 +210,20 @@ def test_what_has_the_form_of_a_secret_stays(settings: dict[str, Any]) -> None:
     assert tokenize(ref) == tokenize(pickle.loads(data))
 
 
+@pytest.mark.parametrize("location", ["user:{}@host/folder", "smb:user:{}@host", "folder?a={}"])
+def test_an_error_that_names_a_place_has_no_login(stores: dict[str, Any], location: str) -> None:
+    place = location.format(HIDDEN)
+    stores["lab"] = {"protocol": "memory", "location": place, "bucket": "one"}
+    ref = pickle.loads(pickled({"protocol": "memory", "location": place, "bucket": "other"}))
+    with pytest.raises(StoreError, match="where this reference was pickled, and memory at") as said:
+        ref.load()
+    assert HIDDEN not in str(said.value)
+    stores["lab"] = s3_settings("http://127.0.0.1:9", bucket=f"b?sig={HIDDEN}")
+    with pytest.raises(StoreError, match="no name of a bucket") as said:
+        pickle.loads(pickled(stores["lab"])).load()
+    assert HIDDEN not in str(said.value)
+
+
 PUBLIC: list[dict[str, Any]] = [
     {"protocol": "file", "location": "/data/2024-01-01T10:30@rig/what?x=1&sig=2"},
     {"protocol": "file", "location": "/l", "stage": "C:\\data\\10:30@rig\\me@lab"},

@@ -167,7 +167,8 @@ def _service_store(name: str, spec: dict[str, Any]) -> Store:
             raise StoreError(f"store {name!r}: `{key}` has a line break or control character in it")
     bucket = spec.get("bucket") or spec.get("container")
     if not isinstance(bucket, str) or not re.fullmatch(r"[$\w.-]+", bucket, re.ASCII):
-        raise StoreError(f"store {name!r}: {bucket!r} is no name of a bucket or container")
+        said = Hidden(spec).redacted(repr(bucket))
+        raise StoreError(f"store {name!r}: {said} is no name of a bucket or container")
     account = str(spec.get("account_name") or "")
     if spec["protocol"] == "azure" and not re.fullmatch(r"[A-Za-z0-9-]*", account):
         raise StoreError(f"store {name!r}: `account_name` is no name of an account")

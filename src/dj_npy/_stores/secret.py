@@ -208,8 +208,10 @@ def _spelled(char: str) -> str:
 
 def shown(address: str) -> str:
     """Return an address without the password, the query and the fragment it may have."""
+    if "://" not in address:
+        return re.sub(r"(?s)\?.*=.*", "", re.sub(r"(?s):.*@", "@", address))
     named = _LOGIN.sub(lambda login: login[1].partition(":")[0] + "@", address)
-    return _QUERY.sub("", named) if "://" in named else named
+    return _QUERY.sub("", named)
 
 
 @contextmanager
