@@ -231,14 +231,16 @@ def _answer_of(error: Exception) -> dict[str, Any]:
     for each in (error, error.__cause__):
         response = getattr(each, "response", None)
         said = response.get("Error") if isinstance(response, dict) else None
-        if isinstance(said, dict):
-            return said
+        if isinstance(response, dict) and isinstance(said, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return {"status": status, **said}
     return {}
 
 
 def _is_denied(error: Exception) -> bool:
     """Whether credentials were refused, which every file system tells in its own way."""
     told = [getattr(error, name, None) for name in ("code", "status", "status_code")]
+    told.append(_answer_of(error).get("status"))
     is_forbidden = type(error) is OSError and str(error).startswith("Forbidden: ")  # gcsfs
     return isinstance(error, PermissionError) or is_forbidden or 401 in told or 403 in told
 
