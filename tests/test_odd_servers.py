@@ -365,11 +365,6 @@ CODES = {
     "AccessDenied: with an explicit deny in a policy": "policy",
     "AccessDenied: must use aws:kms": "encryption",
     "SignatureDoesNotMatch": "Check the store's keys",
-    "QuotaExceeded": "a quota is used up",
-    "AccountProblem: There is a problem": "AccountProblem: There is a problem",
-    "UserSuspended": "a reason of the server's .UserSuspended",
-    "RequestHeaderSectionTooLarge": "RequestHeaderSectionTooLarge",
-    "InvalidPayer": "InvalidPayer",
 }
 
 

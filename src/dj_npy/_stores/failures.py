@@ -5,7 +5,7 @@ import re
 from obstore import exceptions
 
 from dj_npy._stores.environment import UNKNOWN_CERTIFICATE
-from dj_npy._stores.reasons import CHECK_THE_KEYS, code_of, denial_of, reason_of
+from dj_npy._stores.reasons import CHECK_THE_KEYS, code_of, reason_of
 from dj_npy._stores.secret import Hidden
 
 # Not every error that obstore documents as its own is one: NotFoundError arrives as
@@ -64,8 +64,6 @@ def told(error: Exception, hidden: Hidden, verb: str = "") -> str:
     """Return what a message says of an error: a reason, and what to do, without secrets."""
     text = hidden.redacted(str(error))
     reason = reason_of(code_of(text), _code(text), verb)
-    if reason is None and isinstance(error, exceptions.PermissionDeniedError):
-        reason = denial_of(code_of(text))
     if reason is None:
         reason = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), None)
     if reason is None:

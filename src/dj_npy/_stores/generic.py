@@ -12,7 +12,7 @@ from dj_npy._errors import NpyError
 from dj_npy._stores import remote
 from dj_npy._stores.base import MARKER, UNTIMED, Listed, Stat
 from dj_npy._stores.environment import UNKNOWN_CERTIFICATE
-from dj_npy._stores.reasons import REFUSED, denial_of, is_expired, no_bucket, reason_of
+from dj_npy._stores.reasons import is_expired, no_bucket, reason_of
 from dj_npy._stores.remote import Answer, RemoteStore, part_size
 from dj_npy._stores.secret import Hidden
 from dj_npy._stores.threads import in_time
@@ -183,7 +183,6 @@ class GenericStore(RemoteStore):
         said = _answer_of(error)
         text = self._hidden.redacted(str(error))
         code = str(said.get("Code") or text.partition(":")[0])
-        in_short = " ".join(text.split())[:200]
         is_denied = _is_denied(error)
         if isinstance(error, FileNotFoundError):
             # A plugin's folders are made with the first file, so there need be none yet.
@@ -195,12 +194,9 @@ class GenericStore(RemoteStore):
         elif advice := reason_of(code, f"{said.get('Message')} {text}", verb):
             reason = advice
         elif is_denied:
-            reason = denial_of(code)
-            if reason == REFUSED:
-                words = map(str, filter(None, (said.get("Code"), said.get("Message"))))
-                reason += f" ({self._hidden.redacted(': '.join(words)) or in_short})"
+            reason = "access denied. Check the store's keys and what they may do"
         else:
-            reason = f"{type(error).__name__}: {in_short}"
+            reason = f"{type(error).__name__}: {' '.join(text.split())[:200]}"
             if "CERTIFICATE_VERIFY_FAILED" in text:
                 reason = f"{UNKNOWN_CERTIFICATE} ({reason})"
         is_denied = is_denied or is_expired(code)
@@ -231,16 +227,14 @@ def _answer_of(error: Exception) -> dict[str, Any]:
     for each in (error, error.__cause__):
         response = getattr(each, "response", None)
         said = response.get("Error") if isinstance(response, dict) else None
-        if isinstance(response, dict) and isinstance(said, dict):
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            return {"status": status, **said}
+        if isinstance(said, dict):
+            return said
     return {}
 
 
 def _is_denied(error: Exception) -> bool:
     """Whether credentials were refused, which every file system tells in its own way."""
     told = [getattr(error, name, None) for name in ("code", "status", "status_code")]
-    told.append(_answer_of(error).get("status"))
     is_forbidden = type(error) is OSError and str(error).startswith("Forbidden: ")  # gcsfs
     return isinstance(error, PermissionError) or is_forbidden or 401 in told or 403 in told
 

@@ -4,7 +4,6 @@ import re
 
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted", "ContainerDisabled"}
 CHECK_THE_KEYS = "access denied. Check the store's keys, or the credentials that stand in for them"
-REFUSED = "access denied, for a reason of the server's"
 ELSEWHERE = (
     "the server sends whoever asks to another one, and credentials are not taken along: is that "
     "the right endpoint, or the bucket in another region (AWS_REGION)?"
@@ -19,7 +18,6 @@ _CODES = (
     ("RequestTimeTooSkewed|RequestExpired", "the clock of this machine is wrong: set it"),
     (_NO_LONGER, _EXPIRED),
     ("KMS", _KMS),
-    ("QuotaExceeded", "the bucket or its owner may have no more data: a quota is used up"),
     (r"^30[1278]$|Redirect|Moved Permanently|status 'Found'", ELSEWHERE),
     ("InvalidAccessKeyId|SignatureDoesNotMatch|AuthFailure|AuthenticationFailed", CHECK_THE_KEYS),
     ("InvalidRequest.*ObjectLock|Content-MD5", "the bucket wants a checksum with what it keeps"),
@@ -53,14 +51,6 @@ def reason_of(code: str, message: str, verb: str = "") -> str | None:
     if verb in ("read", "copy", "map"):
         found += "; or there is no such object, which credentials that may not list are not told"
     return found
-
-
-def denial_of(code: str) -> str:
-    """Return what to say of a denial whose code has no advice, by what the code is about."""
-    about_keys = (
-        "(?i)key|sign|auth|access|credential|security|token|login|forbidden|permission|40[13]"
-    )
-    return CHECK_THE_KEYS if not code or re.search(about_keys, code) else REFUSED
 
 
 def code_of(text: str) -> str:
