@@ -15,6 +15,7 @@ from dask.tokenize import tokenize
 
 import dj_npy
 from dj_npy import NpyRef, StoreError
+from dj_npy._stores import secret
 from tests.servers import ACCESS_KEY, BUCKET, SECRET_KEY, s3_settings
 from tests.test_clients import Listener, listener
 from tests.test_conformance import location
@@ -145,6 +146,105 @@ def test_ambient_credentials_go_to_amazon(endpoint: str, allowed: bool) -> None:
 def test_a_plugin_s_place_is_not_taken_from_a_pickle() -> None:
     with pytest.raises(StoreError, match="are not sent where only a pickle says so"):
         pickle.loads(pickled({"protocol": "memory", "location": "x"})).load()
+
+
+@pytest.mark.parametrize("account", ["{}/", "{}/?", "x@{}/", "{}#"])
+def test_an_account_of_a_pickle_is_no_host(listener: Listener, account: str) -> None:
+    """Of ``https://ACCOUNT.blob.core.windows.net``, it would be all that counts."""
+    said = account.format(listener.address)
+    theirs = {"protocol": "azure", "container": "cont", "location": "", "account_name": said}
+    ref = pickle.loads(pickled(theirs))
+    with pytest.raises(StoreError, match=r"no name of an account|do not travel"):
+        ref.load()
+    assert listener.asked == []
+    assert secret.public({**theirs, "account_name": "mylab"})["account_name"] == "mylab"
+
+
+@pytest.mark.parametrize("more", [{"secure": None}, {"secure": False}])
+@pytest.mark.parametrize("scheme", ["", "HTTP://"])
+def test_one_configuration_on_both_sides_is_one_store(
+    moto: str, location: str, stores: dict[str, Any], more: dict[str, Any], scheme: str
+) -> None:
+    settings = s3_settings(scheme + moto.removeprefix("http://"), location=location, **more)
+    data = pickle.dumps(stored(settings))
+    stores["lab"] = settings
+    assert (pickle.loads(data).load() == A).all()
+
+
+HIDDEN = "SuperSecret12"
+UNC = "\\\\"
+NOT_PUBLIC: list[dict[str, Any]] = [
+    {"location": f"user:{HIDDEN}@host/folder"},
+    {"location": f"user:with/slash{HIDDEN}@host/folder"},
+    {"location": f"//user:{HIDDEN}@host/folder"},
+    {"location": f"ftp:/user:{HIDDEN}@host"},
+    {"location": f"smb:user:{HIDDEN}@host"},
+    {"location": f"folder?sig={HIDDEN}"},
+    {"location": f"folder?unheard-of={HIDDEN}"},
+    {"location": [f"ftp://user:{HIDDEN}@host"]},
+    {"location": f"a;AccountKey={HIDDEN}"},
+    {"location": "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJhIn0." + HIDDEN},
+    {"bucket": f"b?sig={HIDDEN}"},
+    {"account_name": f"acc?sv=1&sig={HIDDEN}"},
+    {"project": f"DefaultEndpointsProtocol=https;AccountKey={HIDDEN}"},
+    {"region": f"us;SharedAccessSignature=sig={HIDDEN}"},
+    {"hash_prefix": f"Bearer {HIDDEN}"},
+    {"stage": f"{UNC}user:{HIDDEN}@host{UNC[0]}share"},
+    {"stage": f"//user:{HIDDEN}@host/share"},
+    {"stage": f"/x/{HIDDEN}", "password": HIDDEN},
+    {"stage": "/x/hunter22", "password": "hunter22"},
+    {"location": "x/a%2Fb%2Bcdef", "password": "a/b+cdef"},
+]
+
+
+@pytest.mark.parametrize("settings", NOT_PUBLIC)
+def test_what_has_the_form_of_a_secret_stays(settings: dict[str, Any]) -> None:
+    full = {"protocol": "test-ftp", "location": "l", "subfolding": [2], **settings}
+    data = pickled(full)
+    ref = pickle.loads(data)
+    assert ("subfolding", (2,)) in ref._config.identity
+    assert HIDDEN in str(settings) or "password" in settings
+    for text in (HIDDEN, "hunter22", "a%2Fb%2Bcdef", "a/b+cdef"):
+        assert text.encode() not in data
+        assert text not in str(ref._config.identity)
+    assert tokenize(ref) == tokenize(pickle.loads(data))
+
+
+@pytest.mark.parametrize("location", ["user:{}@host/folder", "smb:user:{}@host", "folder?a={}"])
+def test_an_error_that_names_a_place_has_no_login(stores: dict[str, Any], location: str) -> None:
+    place = location.format(HIDDEN)
+    stores["lab"] = {"protocol": "memory", "location": place, "bucket": "one"}
+    ref = pickle.loads(pickled({"protocol": "memory", "location": place, "bucket": "other"}))
+    with pytest.raises(StoreError, match="where this reference was pickled, and memory at") as said:
+        ref.load()
+    assert HIDDEN not in str(said.value)
+    stores["lab"] = s3_settings("http://127.0.0.1:9", bucket=f"b?sig={HIDDEN}")
+    with pytest.raises(StoreError, match="no name of a bucket") as said:
+        pickle.loads(pickled(stores["lab"])).load()
+    assert HIDDEN not in str(said.value)
+
+
+PUBLIC: list[dict[str, Any]] = [
+    {"protocol": "file", "location": "/data/2024-01-01T10:30@rig/what?x=1&sig=2"},
+    {"protocol": "file", "location": "/l", "stage": "C:\\data\\10:30@rig\\me@lab"},
+    {"protocol": "file", "location": "/l", "stage": "/scratch/10:30@rig?x=1"},
+    {"protocol": "file", "location": f"{UNC}server{UNC[0]}me@lab#1"},
+    {"protocol": "file", "location": "/l", "partition_pattern": "{a}:{b}@{c}?d=e"},
+    {"protocol": "gcs", "bucket": "my.lab-1", "location": "lab/token=1/me@lab/run#3/10:30/what?"},
+    {"protocol": "s3", "endpoint": "https://s3.amazonaws.com", "bucket": "b", "location": "me@lab"},
+    {"protocol": "file", "location": "/data/mouse", "mode": "mouse"},
+    {"protocol": "memory", "location": "l", "kind": "memory"},
+]
+
+
+@pytest.mark.parametrize("settings", PUBLIC)
+def test_what_only_looks_like_a_secret_travels(settings: dict[str, Any]) -> None:
+    ref = pickle.loads(pickled(settings))
+    travelled = dict(ref._config.identity[1:])
+    if settings["protocol"] == "file":  # made absolute, which is another thing on this system
+        travelled["location"] = settings["location"]
+    assert {**settings, **travelled} == settings
+    assert settings.keys() - travelled.keys() <= {"mode", "kind"}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,10 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,14 @@ from obstore.store import S3Store
 import dj_npy
 from dj_npy._stores import amazon, clients, opening
 from dj_npy._stores.environment import proxy_for
+from dj_npy._stores.generic import GenericStore
 from tests.conformance import PLAIN, beginning, create
 from tests.conftest import run
 from tests.faults import proxy_of
 from tests.servers import (
     ACCESS_KEY,
+    AZURITE_ACCOUNT,
+    AZURITE_KEY,
     BUCKET,
     SECRET_KEY,
     free_port,
@@ -353,7 +359,6 @@ def test_what_urllib_asks_goes_through_the_proxy(
     for ask in (
         lambda: amazon.server_time(url, spec.get("proxy_server")),
         lambda: amazon.bucket_region(url, spec.get("proxy_server")),
-        lambda: amazon.check_that_it_stays("main", {**spec, "bucket": f"{BUCKET}/"}),
     ):
         before = proxy.passed
         ask()
@@ -496,12 +501,16 @@ class Elsewhere:
     """A server that sends everybody to another one, which notes what comes along."""
 
     def __init__(self) -> None:
-        self.came: list[dict[str, str]] = []
+        self.came: list[tuple[str, dict[str, str]]] = []
+        self.sent = 0
+        self.but_buckets = False
         outer = self
 
         class Noting(BaseHTTPRequestHandler):
             def do_any(self) -> None:
-                outer.came.append({name.lower(): value for name, value in self.headers.items()})
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                outer.came.append((self.path, headers))
                 self.send_response(403)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -513,8 +522,17 @@ class Elsewhere:
 
         class Sending(Noting):
             def do_any(self) -> None:
-                self.send_response(307)
-                self.send_header("Location", f"http://localhost:{outer.there}{self.path}")
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if (
+                    outer.but_buckets
+                    and self.command == "HEAD"
+                    and self.path.strip("/").count("/") == 0
+                ):
+                    self.send_response(200)
+                else:
+                    outer.sent += 1
+                    self.send_response(307)
+                    self.send_header("Location", f"http://localhost:{outer.there}/elsewhere")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
@@ -539,35 +557,123 @@ def elsewhere() -> Iterator[Elsewhere]:
         thread.join()
 
 
+TOKEN, SIGNATURE = "a-session-token", "the-signature-of-azure"
+
+
+def azure_settings(url: str, how: str) -> dict[str, Any]:
+    connection = f"BlobEndpoint={url}/acc;AccountName=acc;{how}"
+    return {"protocol": "azure", "container": BUCKET, "location": "x",
+            "connection_string": connection}  # fmt: skip
+
+
 @pytest.mark.parametrize("through", ["obstore", "fsspec"])
-@pytest.mark.parametrize("keys", ["ambient", "configured"])
+@pytest.mark.parametrize("but_buckets", [True, False])
+@pytest.mark.parametrize("keys", ["ambient", "configured", "signature", "account key"])
 def test_no_secret_goes_where_a_redirect_leads(
-    elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch, keys: str, through: str
+    elsewhere: Elsewhere,
+    monkeypatch: pytest.MonkeyPatch,
+    keys: str,
+    through: str,
+    but_buckets: bool,
 ) -> None:
     from dj_npy._stores import opening, remote
 
     monkeypatch.setattr(opening, "_forked", through == "fsspec")
     monkeypatch.setattr(remote, "RETRY_S", 1)
+    elsewhere.but_buckets = but_buckets
     settings = s3_settings(elsewhere.url)
     if keys == "ambient":
         del settings["access_key"], settings["secret_key"]
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-        monkeypatch.setenv("AWS_SESSION_TOKEN", "a-session-token")
+        monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
+    elif keys == "signature":
+        signature = f"SharedAccessSignature=sv=2021-12-02&sp=r&sr=c&sig={SIGNATURE}"
+        settings = azure_settings(elsewhere.url, signature)
+    elif keys == "account key":
+        settings = azure_settings(elsewhere.url, f"AccountKey={AZURITE_KEY}")
     for work in (
         lambda store: store.read_beginning("lab/a.npy", 10),
         lambda store: store.read_into("lab/a.npy", 0, [memoryview(bytearray(20 << 20))]),
-        lambda store: list(store.files()),
+        lambda store: create(store, b"contents"),
+        lambda store: store._copy("lab/a.npy", "lab/b.npy"),
         lambda store: store.remove("lab/a.npy"),
+        lambda store: list(store.files()),
     ):
-        with pytest.raises(dj_npy.StoreError):
+        elsewhere.sent = 0
+        with pytest.raises(dj_npy.StoreError) as refused:
             work(store_of(settings))
-    for headers in elsewhere.came:
+        assert elsewhere.sent > 0
+        if keys in ("ambient", "signature"):
+            assert "credentials are not taken along" in str(refused.value)
+    for path, headers in elsewhere.came:
         assert "authorization" not in headers
         assert "x-amz-security-token" not in headers
-    if keys == "ambient":
-        with pytest.raises(dj_npy.StoreError, match="credentials are not taken along"):
-            store_of(settings)
+        for secret in (TOKEN, SIGNATURE, SECRET_KEY, AZURITE_KEY):
+            assert secret not in f"{path} {headers}"
+    # Who has something that would be taken along goes nowhere.
+    if keys in ("ambient", "signature"):
+        assert elsewhere.came == []
+
+
+@pytest.mark.parametrize("what", ["s3", "azure"])
+def test_what_is_not_trusted_to_obstore_is_written_and_read(
+    moto: str, azurite: str, location: str, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    from azure.storage.blob import generate_container_sas
+
+    settings = s3_settings(moto, location=location)
+    if what == "s3":
+        del settings["access_key"], settings["secret_key"]
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
+    else:
+        signature = generate_container_sas(
+            AZURITE_ACCOUNT,
+            BUCKET,
+            AZURITE_KEY,
+            permission="racwdl",
+            expiry=datetime.now(UTC) + timedelta(hours=1),
+        )
+        endpoint = azurite.split("BlobEndpoint=")[1].strip(";")
+        connection = f"BlobEndpoint={endpoint};SharedAccessSignature={signature}"
+        settings = {"protocol": "azure", "container": BUCKET, "location": location,
+                    "account_name": AZURITE_ACCOUNT, "connection_string": connection}  # fmt: skip
+    store = store_of(settings)
+    assert isinstance(store, GenericStore)
+    path = create(store, b"contents")
+    assert store.read_beginning(path, 20)[0] == b"contents"
+    assert [each.path for each in store.files() if not each.path.startswith(".")] == [path]
+    store.remove(path)
+    with pytest.raises(dj_npy.ArrayMissingError):
+        store.read_beginning(path, 20)
+
+
+@pytest.mark.parametrize("who", ["info", "obstore", "fsspec"])
+def test_the_login_of_a_proxy_stays_with_it(
+    elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    from dj_npy._remotefile import beginning_of_url
+    from dj_npy._stores import opening, remote
+
+    monkeypatch.setenv("HTTP_PROXY", f"http://user:the-password@{elsewhere.url[7:]}")
+    monkeypatch.setenv("NO_PROXY", "localhost")
+    monkeypatch.setattr(remote, "RETRY_S", 1)
+    monkeypatch.setattr(opening, "_forked", who == "fsspec")
+    read: Any
+    if who == "info":
+        _, read = beginning_of_url("http://data.example/a.npy?X-Amz-Signature=the-password")
+    else:
+        read = partial(store_of(s3_settings("http://data.example")).read_beginning, "lab/a.npy")
+    with pytest.raises(dj_npy.StoreError):
+        read(10)
+    assert elsewhere.sent > 0
+    assert elsewhere.came or who == "fsspec"
+    basic = b64encode(b"user:the-password").decode()
+    for path, headers in elsewhere.came:
+        assert "proxy-authorization" not in headers
+        assert not any(text in f"{path} {headers}" for text in (basic, "the-password"))
 
 
 def test_a_basic_login_of_an_address_stays_where_it_is_sent(elsewhere: Elsewhere) -> None:
@@ -577,4 +683,4 @@ def test_a_basic_login_of_an_address_stays_where_it_is_sent(elsewhere: Elsewhere
     with pytest.raises(dj_npy.StoreError, match="403"):
         beginning(10)
     assert elsewhere.came
-    assert all("authorization" not in headers for headers in elsewhere.came)
+    assert all("authorization" not in headers for _, headers in elsewhere.came)

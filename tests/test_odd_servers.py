@@ -261,21 +261,6 @@ def test_unfinished_uploads_whose_list_does_not_end(
             in_time(use, 8)
 
 
-@BOTH
-@pytest.mark.parametrize("kind", ENDLESS)
-def test_opening_with_a_session_token(
-    proxy: Proxy, location: str, through: str, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(remote, "SILENCE_S", 1)
-    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN"):
-        monkeypatch.setenv(f"AWS_{name}", "x")
-    proxy.harm = lambda request: ENDLESS[kind]
-    settings = s3_settings(proxy.endpoint, location=location)
-    del settings["access_key"], settings["secret_key"]
-    in_time(lambda: store_of(settings), 8)
-    assert proxy.asked("HEAD")
-
-
 class Slow(MemoryFileSystem):
     """A plugin each of whose folders takes a while to list."""
 

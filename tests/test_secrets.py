@@ -5,11 +5,15 @@ import copy
 import json
 import logging
 import pickle
+import subprocess
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
+from html import escape
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
 import cloudpickle
 import datajoint as dj
@@ -19,6 +23,7 @@ from tblib import pickling_support
 import dj_npy
 from dj_npy import NpyError
 from dj_npy._stores import Store, opening
+from dj_npy._stores.secret import Hidden
 from tests.conformance import create
 from tests.faults import Fault, proxy_of
 from tests.servers import ACCESS_KEY, AZURITE_KEY, BUCKET, SECRET_KEY, s3_settings
@@ -266,3 +271,205 @@ class TestMessages:
             "connection_string": azurite,
         }
         assert refusals(settings, [AZURITE_KEY], caplog) >= fewest()
+
+
+# --- servers that quote what they were sent ------------------------------------------------------
+
+RENEWED = "ya29.RENEWED-ACCESS-TOKEN"
+
+
+class Quoting:
+    """A server that says in its answers what it was sent."""
+
+    def __init__(self) -> None:
+        self.status, self.sent = 400, list[str]()
+        self.words: Callable[[str, str], str] = lambda path, header: f"Invalid token: {header}"
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_any(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                status, kind = outer.status, "application/xml"
+                words = outer.words(self.path, self.headers.get("Authorization") or "nothing")
+                if self.path == "/token":
+                    status, kind = 200, "application/json"
+                    body = {"access_token": RENEWED, "expires_in": 3600, "token_type": "Bearer"}
+                    answer = json.dumps(body)
+                elif "storage/v1" in self.path:
+                    kind = "application/json"
+                    answer = json.dumps({"error": {"code": status, "message": words}})
+                else:
+                    answer = f"<?xml version='1.0'?><Error><Code>BadAuth</Code><Message>{words}"
+                    answer += "</Message></Error>"
+                if self.path != "/token":
+                    outer.sent.append(words)
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(answer.encode())
+
+            do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = do_any
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def quoting() -> Iterator[Quoting]:
+    found = Quoting()
+    thread = threading.Thread(target=found.server.serve_forever, args=(0.05,))
+    thread.start()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def private_key() -> str:
+    command = ["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("through", ["obstore", "fsspec"])
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_a_token_of_google_that_was_renewed(
+    quoting: Quoting,
+    private_key: str,
+    status: int,
+    through: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: Any,
+) -> None:
+    """It is in no setting: what is known of it is its form, and whom to ask."""
+    monkeypatch.setattr(opening, "_forked", through == "fsspec")
+    if through == "fsspec":
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", quoting.url)
+    quoting.status = status
+    token = {
+        "type": "service_account",
+        "project_id": "p",
+        "private_key_id": "kid",
+        "private_key": private_key,
+        "client_email": "a@p.iam",
+        "client_id": "1",
+        "token_uri": f"{quoting.url}/token",
+        "gcs_base_url": quoting.url,
+    }
+    settings = {
+        "protocol": "gcs",
+        "bucket": BUCKET,
+        "location": "l",
+        "project": "p",
+        "token": token,
+    }
+    with pytest.raises(NpyError) as refused:
+        store_of(settings).read_beginning("lab/a.npy", 10)
+    assert quoting.sent, refused.value
+    handed_out = quoting.sent[0].partition("Bearer ")[2]
+    assert len(handed_out) > 20
+    said = told(refused.value) + caplog.text
+    for part in (handed_out[:40], handed_out[-15:], RENEWED):
+        assert part not in said
+    assert "could not read" in said
+    if status != 400:
+        assert "access denied. Check the store's keys" in str(refused.value)
+    else:
+        assert "Invalid token: Bearer ***" in str(refused.value)
+    if through == "fsspec" and status != 403:
+        assert "Invalid token: Bearer ***" in caplog.text
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("through", ["obstore", "fsspec"])
+@pytest.mark.parametrize("how", ["as it is", "decoded", "for HTML", "decoded, for HTML", "twice"])
+def test_a_signature_that_is_quoted_in_another_form(
+    quoting: Quoting, how: str, through: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(opening, "_forked", through == "fsspec")
+    said: dict[str, Callable[[str], str]] = {
+        "as it is": escape,
+        "decoded": lambda path: escape(unquote(path), quote=False),
+        "for HTML": lambda path: escape(escape(path)),
+        "decoded, for HTML": lambda path: escape(unquote(path)),
+        "twice": lambda path: escape(quote(path)),
+    }
+    quoting.words = lambda path, _: said[how](path)
+    signature = quote(f"{SECRET}'1", "")
+    connection = (
+        f"BlobEndpoint={quoting.url}/acc;AccountName=acc;"
+        f"SharedAccessSignature=sv=2021-12-02&sp=r&sr=c&sig={signature}"
+    )
+    settings = {"protocol": "azure", "container": BUCKET, "location": "x"}
+    with pytest.raises(NpyError) as refused:
+        store_of({**settings, "connection_string": connection}).read_beginning("lab/a.npy", 10)
+    assert any("sig" in words for words in quoting.sent)
+    said_of_it = told(refused.value) + caplog.text
+    assert "could not read" in said_of_it
+    for part in (*disguises(SECRET), signature, SECRET[:8], SECRET[-6:]):
+        assert part not in said_of_it
+
+
+SIGNED = quote(f"{SECRET}'1", "")
+SPELLED = {
+    "plainly": f"{SECRET}'1",
+    "in an address": SIGNED,
+    "in lower case": SIGNED.replace("%2F", "%2f"),
+    "twice": quote(SIGNED),
+    "by numbers": "".join(c if c.isalnum() else f"&#{ord(c)};" for c in f"{SECRET}'1"),
+    "in HTML": escape(f"{SECRET}'1").replace("+", "&plus;"),
+    "in JSON": json.dumps(f"{SECRET}'1").replace("/", "\\/"),
+    "in JSON, by numbers": f"{SECRET}'1".replace("+", "\\u002b").replace("=", "\\u003D"),
+    "in a header": base64.b64encode(f"{SECRET}'1".encode()).decode(),
+}
+
+
+@pytest.mark.parametrize("how", SPELLED)
+@pytest.mark.parametrize("setting", ["decoded", "encoded"])
+def test_every_common_encoding_is_known(how: str, setting: str) -> None:
+    value = SIGNED if setting == "encoded" else f"{SECRET}'1"
+    said = Hidden({"password": value}).redacted(f"it was {SPELLED[how]} that was sent")
+    assert said.startswith("it was ")
+    assert said.endswith(" that was sent")
+    for part in (SECRET[:8], SECRET[-6:], SPELLED[how]):
+        assert part not in said
+
+
+TOKENS = [
+    "https://host/a?sig=SUPER&x=1",
+    "a?x=1&amp;token=SUPER",
+    "a%26sig%3DSUPER",
+    "AccountKey=SUPER;EndpointSuffix=x",
+    "Authorization: Bearer SUPER-0123",
+    "authorization: basic U1VQRVI6U1VQRVI=SUPER",
+    "SharedKey account:SUPER01234",
+    "eyJhbGciOiJSUzI1NiJ9.SUPER.SUPER",
+    "ftp://user:SUPER@host",
+    '{"access_token": "SUPER", "x": 1}',
+    "X-Amz-Credential=SUPER&X-Amz-Security-Token=SUPER",
+]
+NO_TOKENS = [
+    "could not read 'lab/recording/token=5/session_key=3/sig=1/a.npy'",
+    "Invalid token: it has expired. Basic auth is not supported",
+    "https://host:9000/bucket/me@lab/10:30/x",
+]
+
+
+@pytest.mark.parametrize("text", TOKENS)
+def test_what_has_the_form_of_a_secret_is_not_told(text: str) -> None:
+    said = Hidden({}).redacted(f"before {text} after")
+    assert "SUPER" in text
+    assert "SUPER" not in said
+    assert said.startswith("before ")
+    assert said.endswith(" after")
+
+
+@pytest.mark.parametrize("text", NO_TOKENS)
+def test_what_has_none_is_told(text: str) -> None:
+    assert Hidden({}).redacted(text) == text

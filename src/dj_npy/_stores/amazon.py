@@ -12,13 +12,11 @@ from functools import cache, partial
 from hashlib import md5
 from http.client import HTTPException
 from io import BytesIO
+from types import SimpleNamespace
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urljoin, urlsplit
-from urllib.request import (
-    HTTPRedirectHandler,
-    Request,
-)
+from urllib.parse import urlsplit
+from urllib.request import Request
 
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
@@ -42,7 +40,7 @@ def is_amazon(host: str) -> bool:
 def endpoint_of(name: str, spec: dict[str, Any]) -> str:
     """Return the endpoint as a URL without a path."""
     said = str(spec["endpoint"]).rstrip("/")
-    if not said.startswith(("http://", "https://")):
+    if not re.match("(?i)https?://", said):
         # DataJoint's default; the description in a pickle has none.
         said = f"{'https' if spec.get('secure', True) else 'http'}://{said}"
     parts = urlsplit(said)
@@ -52,7 +50,7 @@ def endpoint_of(name: str, spec: dict[str, Any]) -> str:
             f"store {name!r}: `endpoint` must be a host, or http:// or https:// and a host, with "
             f"its port if need be, and nothing else"
         )
-    return said.replace(parts.netloc, parts.netloc.lower())
+    return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
 def region_of(spec: dict[str, Any]) -> str:
@@ -81,35 +79,6 @@ def bucket_region(url: str, proxy: str | None = None) -> str | None:
         ) from None
     region = headers.get("x-amz-bucket-region")
     return str(region) if region else None
-
-
-class _NoRedirect(HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        """Have the answer raised."""
-
-
-def check_that_it_stays(name: str, spec: dict[str, Any]) -> None:
-    """
-    Raise if a server sends those who ask for a bucket to another one.
-
-    Obstore would go there, and take along ``x-amz-security-token``, which is all but the key.
-    And so would s3fs. What is asked here has no credentials; direct reads do not follow.
-    """
-    if is_amazon(urlsplit(spec["endpoint"]).netloc):
-        return
-    url, until = f"{spec['endpoint']}/{spec['bucket']}", time.monotonic() + remote.SILENCE_S
-    request, proxy = Request(url, method="HEAD"), spec.get("proxy_server")
-    try:
-        opened(request, remote.CONNECT_TIMEOUT_S, until, proxy, _NoRedirect).close()
-    except HTTPError as error:
-        there = urlsplit(urljoin(url, error.headers.get("Location") or ""))
-        if error.code // 100 == 3 and there.netloc.lower() != urlsplit(url).netloc.lower():
-            raise StoreError(
-                f"store {name!r}: {spec['endpoint']} sends whoever asks to {there.netloc}, and "
-                f"credentials are not taken along. If that is right, it is the `endpoint` to set"
-            ) from None
-    except (OSError, HTTPException):  # the first request will tell
-        pass
 
 
 def server_time(url: str, proxy: str | None) -> datetime | None:
@@ -144,7 +113,7 @@ def s3_filesystem(spec: dict[str, Any]) -> Any:
             "verify": ca_bundle(),
         },
         s3_additional_kwargs=encryption(),
-        config_kwargs=_config(spec),
+        config_kwargs={**_config(spec), "http_session_cls": _staying()},
         session=_session(AioSession, spec),
         skip_instance_cache=True,
     )
@@ -153,7 +122,32 @@ def s3_filesystem(spec: dict[str, Any]) -> Any:
     events = filesystem.s3.meta.events
     for operation in ("PutObject", "UploadPart"):
         events.register(f"before-call.s3.{operation}", _add_checksum)
+    _have_it_stay(events, spec)
     return filesystem
+
+
+def _have_it_stay(events: Any, spec: dict[str, Any]) -> None:
+    """Have botocore take no redirect for one to another region, but at Amazon; it never ends."""
+
+    def stay(context: dict[str, Any], **_: Any) -> None:
+        context.setdefault("s3_redirect", {})["redirected"] = True
+
+    if not is_amazon(urlsplit(spec["endpoint"]).netloc):
+        events.register("before-call.s3", stay)
+
+
+def _staying() -> type:
+    """Return the HTTP session of s3fs, but one that follows no redirect; nor does botocore's."""
+    from aiobotocore.httpsession import AIOHTTPSession
+
+    get_session = AIOHTTPSession._get_session
+
+    class Staying(AIOHTTPSession):
+        async def _get_session(self, proxy_url: str | None) -> Any:
+            session = await get_session(self, proxy_url)
+            return SimpleNamespace(request=partial(session.request, allow_redirects=False))
+
+    return Staying
 
 
 def _add_checksum(params: dict[str, Any], **_: Any) -> None:
@@ -348,6 +342,7 @@ def _client(spec: dict[str, Any], attempts: int | None = None) -> Any:
         config=Config(**_config(spec, attempts)),
     )
     client._endpoint.http_session._pool_classes_by_scheme.update(http=Plains, https=Secures)
+    _have_it_stay(client.meta.events, spec)
     return client
 
 

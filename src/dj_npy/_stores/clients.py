@@ -15,10 +15,11 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from dj_npy._errors import StoreError
 from dj_npy._regularfile import open_regular
 from dj_npy._stores import remote
-from dj_npy._stores.amazon import UnendedUploads, check_that_it_stays, is_amazon
+from dj_npy._stores.amazon import UnendedUploads, is_amazon
 from dj_npy._stores.cloud import Client, CloudStore
 from dj_npy._stores.environment import proxy_for, trusted
 from dj_npy._stores.failures import in_short
+from dj_npy._stores.microsoft import is_microsoft
 from dj_npy._stores.secret import Hidden
 
 Spec = dict[str, Any]
@@ -40,7 +41,10 @@ _NOT_OF_AZURES_ENVIRONMENT = {"use_emulator": False, "skip_signature": False}
 
 
 class Inexpressible(Exception):  # noqa: N818
-    """Obstore has no words for these settings; fsspec may."""
+    """Obstore has no words for these settings, or is not to be trusted with them; fsspec may."""
+
+
+_FOLLOWS = "obstore would take the secret along to wherever the server redirects it"
 
 
 def cloud_store(name: str, spec: Spec, identity: str, hidden: Hidden) -> CloudStore:
@@ -160,10 +164,13 @@ def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
 
 def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
     """Credentials as botocore finds them: environment, profile, single sign-on, machine."""
+    is_at_home = is_amazon(urlsplit(spec["endpoint"]).netloc)
     try:
         from botocore.credentials import Credentials
         from botocore.session import get_session
     except ImportError:  # obstore knows some of these places too
+        if not is_at_home:
+            raise Inexpressible(_FOLLOWS) from None
         return {}
     credentials = get_session().get_credentials()
     if credentials is None:
@@ -173,8 +180,8 @@ def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
             f"AWS_SECRET_ACCESS_KEY, or run `aws configure`"
         )
 
-    if credentials.get_frozen_credentials().token:
-        check_that_it_stays(name, spec)
+    if not is_at_home and credentials.get_frozen_credentials().token:
+        raise Inexpressible(_FOLLOWS)
 
     def provide() -> Spec:
         nonlocal credentials
@@ -182,6 +189,8 @@ def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
             credentials = get_session().get_credentials() or credentials
         frozen = credentials.get_frozen_credentials()  # renewed by botocore when they expire
         hidden.learn(*frozen)
+        if not is_at_home and frozen.token:
+            raise PermissionError("the credentials have a session token by now: try again")
         return {
             "access_key_id": frozen.access_key,
             "secret_access_key": frozen.secret_key,
@@ -264,8 +273,11 @@ def _azure(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
         if not url and "endpointsuffix" in said:
             scheme = said.get("defaultendpointsprotocol", "https")
             url = f"{scheme}://{account}.blob.{said['endpointsuffix']}"
+        # Always said, as the environment may have another.
         url = url or f"https://{account}.blob.core.windows.net"
         options = {"endpoint": url, "account_name": account, **_NOT_OF_AZURES_ENVIRONMENT}
+        if said.get("sharedaccesssignature") and not is_microsoft(url):
+            raise Inexpressible(_FOLLOWS)
         options |= _azure_credentials(
             name,
             said.get("accountkey") or spec.get("account_key"),

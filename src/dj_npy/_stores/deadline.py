@@ -54,9 +54,7 @@ class SecureConnection(Connection, HTTPSConnection):
     """The same over TLS."""
 
 
-def opened(
-    request: Request, silence_s: float, until: float, proxy: str | None = None, *handlers: Any
-) -> Any:
+def opened(request: Request, silence_s: float, until: float, proxy: str | None = None) -> Any:
     """As `urllib.request.urlopen`: the answer, and those to redirections, come `until` then."""
 
     class Plain(HTTPHandler):
@@ -68,5 +66,5 @@ def opened(
             made = partial(SecureConnection, until=until, context=self._context)  # type: ignore[attr-defined]
             return self.do_open(made, request)
 
-    opener = build_opener(Plain, Secure(context=tls()), Proxies(proxy), *handlers)
+    opener = build_opener(Plain, Secure(context=tls()), Proxies(proxy))
     return opener.open(request, timeout=silence_s)

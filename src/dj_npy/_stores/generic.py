@@ -235,6 +235,7 @@ class GenericStore(RemoteStore):
         said = _answer_of(error)
         text = self._hidden.redacted(str(error))
         code = str(said.get("Code") or text.partition(":")[0])
+        is_denied = _is_denied(error)
         if isinstance(error, FileNotFoundError):
             # A plugin's folders are made with the first file, so there need be none yet.
             is_new = path == MARKER and not self._service
@@ -245,7 +246,7 @@ class GenericStore(RemoteStore):
         elif advice := reason_of(code, f"{said.get('Message')} {text}", verb, _status_of(error)):
             words = self._hidden.redacted(": ".join(filter(None, map(said.get, _WORDS))))[:200]
             reason = f"{advice} ({words})" if words else advice
-        elif isinstance(error, PermissionError):
+        elif is_denied:
             reason = CHECK_THE_KEYS
         else:
             reason = f"{type(error).__name__}: {' '.join(text.split())[:200]}"
@@ -253,7 +254,7 @@ class GenericStore(RemoteStore):
                 reason = f"{UNKNOWN_CERTIFICATE} ({reason})"
             elif isinstance(error, TimeoutError) or "timeout on endpoint" in text:
                 reason = f"{STALLS} ({reason})"
-        is_denied = isinstance(error, PermissionError) or is_expired(code)
+        is_denied = is_denied or is_expired(code)
         return self._refusal(f"{what}: {reason}{self._and_the_proxy(error)}", is_denied)
 
     def _answers(self, path: str) -> bool:
@@ -278,9 +279,19 @@ def _asked(method: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
 def _answer_of(error: Exception) -> dict[str, Any]:
     """What the server has said, if botocore has told it."""
-    response = getattr(error.__cause__, "response", None)
-    said = response.get("Error") if isinstance(response, dict) else None
-    return said if isinstance(said, dict) else {}
+    for each in (error, error.__cause__):
+        response = getattr(each, "response", None)
+        said = response.get("Error") if isinstance(response, dict) else None
+        if isinstance(said, dict):
+            return said
+    return {}
+
+
+def _is_denied(error: Exception) -> bool:
+    """Whether credentials were refused, which every file system tells in its own way."""
+    told = [getattr(error, name, None) for name in ("code", "status", "status_code")]
+    is_forbidden = type(error) is OSError and str(error).startswith("Forbidden: ")  # gcsfs
+    return isinstance(error, PermissionError) or is_forbidden or 401 in told or 403 in told
 
 
 def _status_of(error: Exception) -> int:

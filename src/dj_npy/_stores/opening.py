@@ -1,6 +1,7 @@
 """From DataJoint's configuration to a store."""
 
 import json
+import logging
 import os
 import re
 import sys
@@ -12,7 +13,6 @@ from datajoint.errors import DataJointError
 from dj_npy._errors import StoreError
 from dj_npy._stores.amazon import (
     ambient_secrets,
-    check_that_it_stays,
     endpoint_of,
     region_of,
     s3_filesystem,
@@ -26,8 +26,9 @@ from dj_npy._stores.described import StoreConfig
 from dj_npy._stores.environment import proxy_for, tls
 from dj_npy._stores.generic import GenericStore
 from dj_npy._stores.local import LocalStore
+from dj_npy._stores.microsoft import azure_filesystem
 from dj_npy._stores.remote import RemoteStore
-from dj_npy._stores.secret import Hidden, cut, shown
+from dj_npy._stores.secret import TOKENS_UNTOLD, Hidden, cut, shown
 
 _SOME_SERVICE = "https://storage.googleapis.com"
 _SERVICES = ("s3", "gcs", "azure")
@@ -130,7 +131,9 @@ def _new_store(name: str, spec: dict[str, Any]) -> Store:
             return LocalStore(name, _folder(name, os.fspath(spec["location"])))
         if protocol in _SERVICES:
             return _service_store(name, spec)
-        where = _backend(spec).get_url("").rstrip("/")
+        from datajoint.storage import StorageBackend  # what is not needed may go
+
+        where = StorageBackend(spec).get_url("").rstrip("/")
         return _generic_store(name, spec, shown(where))
     except DataJointError:
         raise
@@ -166,7 +169,11 @@ def _service_store(name: str, spec: dict[str, Any]) -> Store:
             raise StoreError(f"store {name!r}: `{key}` has a line break or control character in it")
     bucket = spec.get("bucket") or spec.get("container")
     if not isinstance(bucket, str) or not re.fullmatch(r"[$\w.-]+", bucket, re.ASCII):
-        raise StoreError(f"store {name!r}: {bucket!r} is no name of a bucket or container")
+        said = Hidden(spec).redacted(repr(bucket))
+        raise StoreError(f"store {name!r}: {said} is no name of a bucket or container")
+    account = str(spec.get("account_name") or "")
+    if spec["protocol"] == "azure" and not re.fullmatch(r"[A-Za-z0-9-]*", account):
+        raise StoreError(f"store {name!r}: `account_name` is no name of an account")
     proxy = spec.get("proxy_server")
     if proxy and not re.match(r"https?://[^/\s]+", str(proxy)):
         raise StoreError(f"store {name!r}: `proxy_server` must begin with http:// or https://")
@@ -205,20 +212,8 @@ def _identity(spec: dict[str, Any]) -> str:
     return f"{spec['protocol']}://{'/'.join(filter(None, (where, bucket, spec['location'])))}"
 
 
-def _backend(spec: dict[str, Any]) -> Any:
-    from datajoint.storage import StorageBackend  # what is not needed may go
-
-    if spec.get("account_key") and not spec.get("connection_string"):
-        # adlfs would rather take one of the environment, and that account.
-        account = f"AccountName={spec.get('account_name')};AccountKey={spec['account_key']}"
-        spec = {**spec, "connection_string": f"{account};EndpointSuffix=core.windows.net"}
-    return StorageBackend(spec)
-
-
-def _filesystem(spec: dict[str, Any]) -> Any:
+def _google_filesystem(spec: dict[str, Any]) -> Any:
     """Return one that is told which proxy and which certificates to use."""
-    if spec["protocol"] == "s3":
-        return s3_filesystem(spec)
     import aiohttp
     import gcsfs
     from fsspec.asyn import get_loop, sync
@@ -237,16 +232,26 @@ def _filesystem(spec: dict[str, Any]) -> Any:
 
 
 def _generic_store(name: str, spec: dict[str, Any], identity: str) -> GenericStore:
+    from datajoint.storage import StorageBackend  # what is not needed may go
+
     # What is asked of DataJoint's backend makes no request.
-    backend = _backend(spec)
+    backend = StorageBackend(spec)
     on_s3, hidden = spec["protocol"] == "s3", Hidden(spec)
-    if on_s3 and not spec.get("access_key"):
-        hidden.ask = ambient_secrets()
-        if [*hidden.ask()][2:3] != [None]:  # a session token, or one that may come
-            check_that_it_stays(name, spec)
+    if on_s3:
+        filesystem = s3_filesystem(spec)
+        if not spec.get("access_key"):
+            hidden.ask = ambient_secrets()
+    elif spec["protocol"] == "azure":
+        filesystem = azure_filesystem(spec)
+    elif spec["protocol"] == "gcs":
+        filesystem = _google_filesystem(spec)
+        hidden.ask = lambda: [filesystem.credentials.credentials.token]
+    else:
+        filesystem = backend.fs
+    logging.getLogger(type(filesystem).__module__.partition(".")[0]).addFilter(TOKENS_UNTOLD)
     return GenericStore(
         name,
-        _filesystem(spec) if on_s3 or spec["protocol"] == "gcs" else backend.fs,
+        filesystem,
         backend._full_path,
         identity,
         service=spec["protocol"] in _SERVICES,

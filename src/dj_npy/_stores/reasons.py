@@ -4,6 +4,10 @@ import re
 
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted", "ContainerDisabled"}
 CHECK_THE_KEYS = "access denied. Check the store's keys, or the credentials that stand in for them"
+ELSEWHERE = (
+    "the server sends whoever asks to another one, and credentials are not taken along: is that "
+    "the right endpoint, or the bucket in another region (AWS_REGION)?"
+)
 _RIGHTS = "access denied: these credentials may not do this. Check what they are allowed"
 _NO_LONGER = "ExpiredToken|TokenRefreshRequired|InvalidToken"
 _EXPIRED = "the credentials have expired: renew them"
@@ -25,6 +29,7 @@ _CODES = (
     ("RequestTimeTooSkewed|RequestExpired", "the clock of this machine is wrong: set it"),
     (_NO_LONGER, _EXPIRED),
     ("KMS", _KMS),
+    (r"^30[1278]$|Redirect|Moved Permanently|status 'Found'", ELSEWHERE),
     (_KEYS, CHECK_THE_KEYS),
     ("InvalidRequest.*ObjectLock|Content-MD5", "the bucket wants a checksum with what it keeps"),
     (_UNDER_WAY, "another change is under way there; try again later"),

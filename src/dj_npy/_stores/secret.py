@@ -1,12 +1,16 @@
 """What is secret: all settings of a store that are not known to be public, and what is in them."""
 
+import json
+import logging
 import os
 import re
-from base64 import b64encode
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from html.entities import html5
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import unquote, unquote_plus
 
 from dj_npy._errors import NpyError
 
@@ -30,10 +34,34 @@ _PUBLIC = {
 }
 _SHORTEST = 4
 """Characters of a secret: what is shorter would be found in any text."""
+_SHORTEST_WITHIN = 6
+"""The same for what is looked for in other settings, where short names are common."""
 _LOGIN = re.compile(r"(?<=://)(.*)@", re.DOTALL)
 """Up to the last ``@``: a password need not be quoted as it should be."""
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 _OF_A_CONNECTION = re.compile(r"(?i)(?:AccountKey|SharedAccessSignature)=([^;]+)")
+_NAMES = (
+    r"sig|AccountKey|SharedAccess(?:Signature|Key)|(?:X-(?:Amz|Goog)-)?(?:Signature|Credential)"
+    r"|(?:X-Amz-)?Security-Token|(?:access_|refresh_|id_|session_|sas_)?token|AWSAccessKeyId"
+    r"|(?:client_)?secret(?:_?(?:access_?)?key)?|access_?key|private_?key|api_?key"
+    r"|password|passwd|pwd"
+)
+_FORMS = (
+    # A parameter of a query or of a connection string, or a field of JSON. A folder is none.
+    re.compile(
+        rf"""((?:(?<![\w/-])|(?<=%26)|(?<=u0026))(?:{_NAMES})(?:=|%3D|\\u003d|"\s*:\s*"))"""
+        r"""([^&;,\s<>"'\\]+)""",
+        re.IGNORECASE,
+    ),
+    # The header of a request that was let in.
+    re.compile(
+        r"""(\b(?:Bearer|Basic|SharedKey\w*)(?:\s|%20)+)([^\s,;<>"'\\]{8,})""", re.IGNORECASE
+    ),
+    re.compile(r"((?<=//))([^/\s:@]+:[^/\s@]+)(?=@)"),
+    re.compile(r"()\b(eyJ[\w-]{8,}(?:\.[\w-]*)*)"),  # a JSON web token
+    re.compile(r"()\b(ya29\.[\w.-]+|(?:AKIA|ASIA)[A-Z0-9]{16}\b)"),  # Google's, Amazon's
+)
+"""What is a secret by its form, whoever's it is: what stays, and the secret."""
 
 
 def public(settings: dict[str, Any]) -> dict[str, Any]:
@@ -45,21 +73,30 @@ def public(settings: dict[str, Any]) -> dict[str, Any]:
     """
     found = {name: plain(value) for name, value in settings.items() if name in _PUBLIC}
     others = _texts([value for name, value in settings.items() if name not in _PUBLIC])
-    secrets = [text for text in others if len(text) > 2 * _SHORTEST]
-    return {
-        name: value
-        for name, value in sorted(found.items())
-        if value is not None and not _has_secret(name, str(value), secrets)
-    }
+    secrets = [text for text in others if len(text) >= _SHORTEST_WITHIN]
+    folders = {"stage", "partition_pattern"}
+    if str(settings.get("protocol")).lower() == "file":
+        folders.add("location")
+
+    def travels(name: str, value: Any) -> bool:
+        if value is None:
+            return settings[name] is None
+        text = str(value)
+        return name == "protocol" or not (
+            any(secret in said for secret in secrets for said in (text, unquote(text)))
+            or _has_secret(text, name == "endpoint", name in folders)
+        )
+
+    return {name: value for name, value in sorted(found.items()) if travels(name, value)}
 
 
-def _has_secret(name: str, text: str, secrets: Iterable[str]) -> bool:
-    if name == "endpoint" and re.search("[@?#]", text):  # https://user:password@host
+def _has_secret(text: str, is_address: bool, is_folder: bool) -> bool:
+    """Whether a text has a login, a query or a token in it; a folder's name has ``:@?`` as well."""
+    if (is_address or "://" in text) and re.search("[@?#]", text):
         return True
-    address = "://" in text
-    return (address and bool(_LOGIN.search(text) or _QUERY.search(text))) or any(
-        secret in text for secret in secrets
-    )
+    if is_folder and not text.startswith(("//", "\\\\")):
+        return False
+    return bool(re.search(r"(?s):.*@|\?.*=", text)) or any(form.search(text) for form in _FORMS)
 
 
 def plain(value: Any) -> Any:
@@ -84,7 +121,7 @@ class Hidden:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._secrets = _secrets(settings)
-        self._words = disguised(self._secrets)
+        self._spellings: list[re.Pattern[str]] | None = None
         self.ask: Callable[[], Iterable[str | None]] = tuple
         """Returns what was handed out elsewhere; asked when something is to be told."""
 
@@ -93,15 +130,38 @@ class Hidden:
         new = set(filter(None, secrets))
         if not new <= self._secrets:
             self._secrets = self._secrets | new
-            self._words = disguised(self._secrets)
+            self._spellings = None
 
     def redacted(self, text: str) -> str:
         """Return what a message may say of `text`; to be called before anything is cut from it."""
         with suppress(Exception):  # what is to be told is more than that
             self.learn(*self.ask())
-        for word in self._words:
-            text = text.replace(word, "***")
-        return text
+        patterns = self._spellings
+        if patterns is None:
+            patterns = self._spellings = spellings(self._secrets)
+        for pattern in patterns:
+            text = pattern.sub("***", text)
+        return without_tokens(text)
+
+
+def without_tokens(text: str) -> str:
+    """Return a text without what is a secret by its form."""
+    for form in _FORMS:
+        text = form.sub(r"\1***", text)
+    return text
+
+
+class _TokensUntold(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Have a log of somebody else's say no secret."""
+        record.msg, record.args = without_tokens(record.getMessage()), ()
+        if record.exc_info:
+            said = logging.Formatter().formatException(record.exc_info)
+            record.exc_text, record.exc_info = without_tokens(said), None
+        return True
+
+
+TOKENS_UNTOLD = _TokensUntold()
 
 
 def _secrets(settings: dict[str, Any]) -> set[str]:
@@ -109,28 +169,49 @@ def _secrets(settings: dict[str, Any]) -> set[str]:
     found = set(_texts([value for name, value in settings.items() if name not in shown]))
     for text in list(found):
         found.update(_OF_A_CONNECTION.findall(text))
+        for form in _FORMS:
+            found.update(secret for _, secret in form.findall(text))
         for login in _LOGIN.findall(text if "://" in text else f"://{text}"):
-            found.update([login, login.partition(":")[2]])
+            found.update([login, login.partition(":")[2], login.rpartition(":")[2]])
         for query in _QUERY.findall(text):
             found.update([query[1:], *re.findall(r"=([^&#]+)", query)])
     # The protocol and the like may be nested in what is secret as a whole.
     return found - {str(value) for value in shown.values()}
 
 
-def disguised(secrets: Iterable[str]) -> list[str]:
-    """Return secrets and how they look in addresses and in headers, the longest first."""
+def spellings(secrets: Iterable[str]) -> list[re.Pattern[str]]:
+    """Return what finds secrets as they look in addresses, headers, JSON, HTML; longest first."""
     found: set[str] = set()
     for text in secrets:
-        if len(text) >= _SHORTEST:
-            basic = b64encode(text.encode(errors="replace")).decode()
-            found.update([text, quote(text), quote(text, ""), quote_plus(text), basic])
-    return sorted(found, key=len, reverse=True)
+        for said in (text, unquote(text), unquote_plus(text)):
+            if len(said) >= _SHORTEST:
+                data = said.encode(errors="replace")
+                found.update([said, b64encode(data).decode(), urlsafe_b64encode(data).decode()])
+    longest_first = sorted(found, key=len, reverse=True)
+    return [re.compile("".join(map(_spelled, text))) for text in longest_first]
+
+
+@cache
+def _spelled(char: str) -> str:
+    """Return a pattern of a character: itself, or escaped for an address, JSON or HTML."""
+    if char.isascii() and char.isalnum():
+        return char
+    code = ord(char)
+    quoted = "".join(f"%(?:25)?{byte:02x}" for byte in char.encode(errors="replace"))
+    entities = [re.escape(f"&{name}") for name, chars in html5.items() if chars == char]
+    coded = [quoted, rf"\\u{code:04x}", rf"\\x{code:02x}", f"&#0*{code};", f"&#x0*{code:x};"]
+    plainly = [rf"\\?{re.escape(char)}", re.escape(json.dumps(char)[1:-1]), *entities]
+    if char == " ":
+        plainly.append(r"\+")
+    return f"(?:{'|'.join(plainly)}|(?i:{'|'.join(coded)}))"
 
 
 def shown(address: str) -> str:
     """Return an address without the password, the query and the fragment it may have."""
+    if "://" not in address:
+        return re.sub(r"(?s)\?.*=.*", "", re.sub(r"(?s):.*@", "@", address))
     named = _LOGIN.sub(lambda login: login[1].partition(":")[0] + "@", address)
-    return _QUERY.sub("", named) if "://" in named else named
+    return _QUERY.sub("", named)
 
 
 @contextmanager
