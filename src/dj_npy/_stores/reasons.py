@@ -75,8 +75,10 @@ def reason_of(code: str, message: str, verb: str = "", status: int = 0) -> str |
         if re.search(codes, code):
             return reason
     if code not in ("AccessDenied", "AllAccessDisabled", "AuthorizationPermissionMismatch"):
+        if status == 401:
+            return CHECK_THE_KEYS
         # Whatever it is that has a name of its own, it is not the keys.
-        is_named = status in (401, 403) and code not in ("", str(status))
+        is_named = status == 403 and code not in ("", "403")
         return f"the server refuses this: {code}" if is_named else _STATUS.get(status)
     found = next((reason for words, reason in _DENIALS if re.search(words, message)), _RIGHTS)
     if verb in ("read", "copy", "map"):
