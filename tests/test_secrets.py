@@ -381,7 +381,7 @@ def test_a_token_of_google_that_was_renewed(
     if status == 401:
         assert "access denied. Check the store's keys" in str(refused.value)
     elif status == 403:
-        assert "the server refuses this" in str(refused.value)
+        assert re.search("the server refuses this|access denied", str(refused.value))
     else:
         assert "Invalid token: Bearer ***" in str(refused.value)
     if through == "fsspec" and status != 403:
