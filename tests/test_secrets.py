@@ -5,6 +5,7 @@ import copy
 import json
 import logging
 import pickle
+import re
 import subprocess
 import threading
 import traceback
