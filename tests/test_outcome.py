@@ -1022,6 +1022,9 @@ def test_a_signal_handler_whose_own_query_is_refused(
     assert assert_no_row_without_its_file(log) == 1
 
 
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
 def test_a_signal_handler_that_inserts(numbered: Any, table: MakeTable) -> None:
     """As a heartbeat does, at random moments, and is refused."""
     log = table("id : int32", "Log")()
