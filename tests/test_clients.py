@@ -286,8 +286,8 @@ def test_azure_shared_access_signature(listener: Listener) -> None:
         ),
         (
             {"connection_string": "DefaultEndpointsProtocol=https;AccountName=me;"
-             "AccountKey=a2V5==;EndpointSuffix=core.chinacloudapi.cn"},
-            {"account_name": "me", "access_key": "a2V5==",
+             "AccountKey=a2V5MQ==;EndpointSuffix=core.chinacloudapi.cn"},
+            {"account_name": "me", "access_key": "a2V5MQ==",
              "endpoint": "https://me.blob.core.chinacloudapi.cn"},
         ),
         ({"connection_string": "UseDevelopmentStorage=true"}, {"use_emulator": True}),

@@ -1029,6 +1029,7 @@ def test_a_signal_handler_that_inserts(numbered: Any, table: MakeTable) -> None:
     """As a heartbeat does, at random moments, and is refused."""
     log = table("id : int32", "Log")()
     log.insert1({"id": 1})
+    numbered.insert1(row(-1))
     started = time.monotonic()
     numbered.insert1(row(0))
     usual_s = time.monotonic() - started
@@ -1041,6 +1042,7 @@ def test_a_signal_handler_that_inserts(numbered: Any, table: MakeTable) -> None:
             try:
                 signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.2, 1) * usual_s)
                 numbered.insert1(row(number))
+                signal.setitimer(signal.ITIMER_REAL, 0)
             except Exception:
                 raised += 1
     finally:

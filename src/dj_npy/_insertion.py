@@ -68,7 +68,7 @@ class Statement:
         self._ready = True  # to be sent
         self._session: Session | None = None  # in which it is sent, once it may have been
         self._query: str | None = None  # that was sent
-        self._sent_again = self._sent_more = False
+        self._sent_more = False
         self._written: list[Written] = []
         self._told: dict[str, bool] = {}
         self._given_up = False
@@ -103,8 +103,9 @@ class Statement:
             self._outer.sends(connection, query, of_another=True)
         if connection is not self._connection:
             return
-        if self._query is not None:  # by a signal handler, or who tries again
-            self._sent_again = self._sent_again or query is self._query
+        if self._query is not None:
+            # By a signal handler, which may have come between the statement and its answer and
+            # have taken that for its own; or by who tries again.
             self._sent_more = True
             return
         if of_another or not self._ready or _READS.match(query):
@@ -127,8 +128,8 @@ class Statement:
         with self._mutex:
             written = list(self._written)
         if self._session is not None and written:
-            query = None if self._sent_again else self._query
-            if not self._session.took_none(written, error, query, may_ask=not self._sent_more):
+            query = None if self._sent_more else self._query
+            if not self._session.took_none(written, error, query):
                 return
         with self._mutex:
             self._given_up = True

@@ -106,13 +106,7 @@ class Session:
         # `Connection.in_transaction` would ask the server, and believe in one that is lost.
         self.in_transaction: bool = in_transaction
 
-    def took_none(
-        self,
-        files: Sequence[Written],
-        error: BaseException,
-        query: str | None,
-        may_ask: bool = True,
-    ) -> bool:
+    def took_none(self, files: Sequence[Written], error: BaseException, query: str | None) -> bool:
         """
         Return whether certainly no row has come of a statement.
 
@@ -123,9 +117,7 @@ class Session:
         error : BaseException
             What was raised.
         query : str, optional
-            The very object that was sent, if it was, once.
-        may_ask : bool
-            Whether what a transaction says is about this statement: nothing was sent since.
+            The very object that was sent, if it was, and nothing since.
         """
         if self._connection._conn is not self.raw:
             # Connected again: the statement may have been sent again, without the transaction.
@@ -133,7 +125,7 @@ class Session:
             return (
                 self.in_transaction
                 and self._leaves_nothing(files)
-                and (again._has_written_nothing() or again.took_none(files, error, query, may_ask))
+                and (again._has_written_nothing() or again.took_none(files, error, query))
             )
         if self._is_lost():
             # Its transaction was not committed, and so is rolled back.
@@ -152,8 +144,8 @@ class Session:
                 return self.in_transaction and self._leaves_nothing(files)
             if refused and errors > 0:
                 return self.is_whole(files[0].table)
-        asks = may_ask and self.in_transaction
-        return asks and self.referenced(files) == set() and self.goes_on()
+        may_ask = query is not None and self.in_transaction
+        return may_ask and self.referenced(files) == set() and self.goes_on()
 
     def goes_on(self) -> bool:
         """Whether, as an answer of just now says, no one has ended the transaction meanwhile."""
