@@ -1,6 +1,7 @@
 """Exceptions that are not the database's, at any moment: no row loses its file."""
 
 import ctypes
+import itertools
 import os
 import random
 import signal
@@ -1025,23 +1026,28 @@ def test_a_signal_handler_whose_own_query_is_refused(
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
 )
-def test_a_signal_handler_that_inserts(numbered: Any, table: MakeTable) -> None:
-    """As a heartbeat does, at random moments, and is refused."""
-    log = table("id : int32", "Log")()
-    log.insert1({"id": 1})
+@pytest.mark.parametrize("refused", ["handler", "statement"])
+def test_a_signal_handler_that_inserts(numbered: Any, table: MakeTable, refused: str) -> None:
+    """As a heartbeat does, at random moments: either may get the answer to the other."""
+    log = table(numbered.definition, "Log")()
+    log.insert1(row(0))
     numbered.insert1(row(-1))
     started = time.monotonic()
     numbered.insert1(row(0))
     usual_s = time.monotonic() - started
-    chance = random.Random(0)
-    before = signal.signal(signal.SIGALRM, lambda *_: log.insert1({"id": 1}))
+    chance, beats = random.Random(0), itertools.count(1)
+
+    def beat(*_: object) -> None:
+        log.insert1(row(0 if refused == "handler" else next(beats)))
+
+    before = signal.signal(signal.SIGALRM, beat)
     raised = number = 0
     try:
         while time.monotonic() - started < SECONDS:
             number += 1
             try:
                 signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.2, 1) * usual_s)
-                numbered.insert1(row(number))
+                numbered.insert1(row(number if refused == "handler" else 0))
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except Exception:
                 raised += 1
@@ -1050,6 +1056,7 @@ def test_a_signal_handler_that_inserts(numbered: Any, table: MakeTable) -> None:
         signal.signal(signal.SIGALRM, before)
     assert raised
     assert assert_no_row_without_its_file(numbered) > 1
+    assert assert_no_row_without_its_file(log) > (refused == "statement")
 
 
 @pytest.mark.parametrize("by", ["DataJoint", "driver"])

@@ -45,8 +45,8 @@ class Encoding(Protocol):
         """Take note of an array that was not begun before."""
         ...
 
-    def sends(self, connection: Any, query: str, of_another: bool = False) -> None:
-        """Take note of a query that is about to be sent, by this statement or one within it."""
+    def sends(self, connection: Any, query: str, sent: Any) -> None:
+        """Take note of a query that is about to be sent."""
         ...
 
 

@@ -208,17 +208,21 @@ def _committed(original: Method) -> Method:
 def _sent(original: Method) -> Method:
     def query(self: Any, query: str, *args: Any, **options: Any) -> Any:
         statement, transaction = current.get(), transactions.of(self)
+        sent = transactions.Sent(self)
         if statement is not None:
-            statement.sends(self, query)
-        if transaction is None:
-            return original(self, query, *args, **options)
-        transaction.sends(query, None if statement is None else statement.table_name)
+            statement.sends(self, query, sent)
+        if transaction is not None:
+            transaction.sends(query, None if statement is None else statement.table_name)
         try:
             result = original(self, query, *args, **options)
         except BaseException as error:
-            transaction.failed(error)
+            if transaction is not None:
+                transaction.failed(error)
             raise
-        transaction.answered = True
+        finally:
+            sent.ended = True
+        if transaction is not None:
+            transaction.answered = True
         return result
 
     return query

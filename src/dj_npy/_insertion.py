@@ -2,7 +2,6 @@
 
 import copy
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,7 +34,6 @@ A larger one is written before that; its own parts go side by side.
 """
 _QUIET_S = 1
 """How long the database is not spoken to before it is asked whether it is still there."""
-_READS = re.compile(r"\s*(?:SELECT|SHOW|START TRANSACTION|BEGIN|ROLLBACK)\b", re.IGNORECASE)
 
 
 class Bulk(NamedTuple):
@@ -64,11 +62,10 @@ class Statement:
         self._table = table
         self._connection = table.connection
         self._process = os.getpid()
-        self._outer = current.get()  # that this one interrupts, or helps to make
         self._ready = True  # to be sent
         self._session: Session | None = None  # in which it is sent, once it may have been
-        self._query: str | None = None  # that was sent
-        self._sent_more = False
+        self._query: str | None = None
+        self._sent: transactions.Sent | None = None
         self._written: list[Written] = []
         self._told: dict[str, bool] = {}
         self._given_up = False
@@ -97,24 +94,21 @@ class Statement:
     def wrote(self, nbytes: int) -> None:
         """Tell that an array has been written."""
 
-    def sends(self, connection: Any, query: str, of_another: bool = False) -> None:
+    def sends(self, connection: Any, query: str, sent: transactions.Sent) -> None:
         """Take note of a query that is about to be sent while this statement is."""
-        if self._outer is not None:
-            self._outer.sends(connection, query, of_another=True)
-        if connection is not self._connection:
+        if connection is not self._connection or self._sent is not None or not self._ready:
             return
-        if self._query is not None:
-            # By a signal handler, which may have come between the statement and its answer and
-            # have taken that for its own; or by who tries again.
-            self._sent_more = True
-            return
-        if of_another or not self._ready or _READS.match(query):
+        if transactions.WRITES_NOTHING.match(query):
             return
         if self.table_name in query:
-            self._query = query
+            self._query, self._sent = query, sent
         transaction = transactions.of(self._connection)
         answered = transaction is not None and transaction.answered
         self._session = Session(self._connection, answered)
+
+    @property
+    def _was_alone(self) -> bool:
+        return self._sent is not None and self._sent.is_alone
 
     def _succeeded(self) -> None:
         transaction = transactions.of(self._connection)
@@ -128,7 +122,7 @@ class Statement:
         with self._mutex:
             written = list(self._written)
         if self._session is not None and written:
-            query = None if self._sent_more else self._query
+            query = self._query if self._was_alone else None
             if not self._session.took_none(written, error, query):
                 return
         with self._mutex:
@@ -253,7 +247,7 @@ class Insertion(Statement):
 
         Once rows are committed another session may move them, and so they would not be found.
         """
-        if not self._looks_for_skipped or self._sent_more or self._session is None:
+        if not self._looks_for_skipped or not self._was_alone or self._session is None:
             return []
         referenced = self._session.referenced(self._written)
         if referenced is None or not self._session.goes_on():

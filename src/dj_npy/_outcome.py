@@ -117,7 +117,7 @@ class Session:
         error : BaseException
             What was raised.
         query : str, optional
-            The very object that was sent, if it was, and nothing since.
+            The very object that was sent, if nothing else was meanwhile or since.
         """
         if self._connection._conn is not self.raw:
             # Connected again: the statement may have been sent again, without the transaction.
@@ -133,7 +133,7 @@ class Session:
         refused = query is not None and self._refused(files, error, query)
         if self._is_postgresql:
             if self.raw.info.transaction_status == _IN_FAILED_TRANSACTION:
-                return self.in_transaction
+                return query is not None and self.in_transaction
             if refused:
                 return True
         else:

@@ -14,6 +14,8 @@ from dj_npy._outcome import Session, Written, take_back
 
 _KEPT_AS = "_transaction_of_dj_npy"
 """The attribute of a connection that holds its transaction."""
+_LAST_AS = "_last_query_of_dj_npy"
+"""The attribute of a connection that holds what was sent by it last."""
 _LEAVES_IT_OPEN = re.compile(
     r"\s*(?:SELECT|INSERT|UPDATE|DELETE|REPLACE|SHOW|WITH)\b[^;]*\Z", re.IGNORECASE
 )
@@ -22,8 +24,7 @@ Statements that neither end a transaction nor set a savepoint.
 
 MySQL ends one at any statement that defines something, and several may come in one text.
 """
-_READS = re.compile(r"\s*(?:SELECT|SHOW)\b", re.IGNORECASE)
-
+WRITES_NOTHING = re.compile(r"\s*(?:SELECT|SHOW|START TRANSACTION|BEGIN|ROLLBACK)\b", re.IGNORECASE)
 _ROLLED_BACK = {1205, 1213, 1613, 1614, 3101}
 """
 Errors with which MySQL may have rolled back the whole transaction.
@@ -32,14 +33,41 @@ A lock that was waited for too long (if the server is set so), deadlocks, anothe
 """
 
 
+class Sent:
+    """
+    One query of a connection, from before it is sent.
+
+    Parameters
+    ----------
+    connection : datajoint.Connection
+        By which it is sent, by a signal handler while another is, it may be.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self.ended = False
+        self._connection, self._raw = connection, connection._conn
+        before: Sent | None = getattr(connection, _LAST_AS, None)
+        self._began_alone = before is None or before.ended or before._raw is not self._raw
+        setattr(connection, _LAST_AS, self)
+
+    @property
+    def is_alone(self) -> bool:
+        """
+        Whether nothing was sent in the session while this was, or since.
+
+        Else answers may have been exchanged: PyMySQL takes the next for that to the last query.
+        """
+        last: Sent = getattr(self._connection, _LAST_AS)
+        return self._began_alone and (last is self or last._raw is not self._raw)
+
+
 class Transaction:
     """A transaction of a connection, from its beginning to its commit or rollback."""
 
     def __init__(self, connection: Any) -> None:
         self._raw, self._process = connection._conn, os.getpid()
         self._files: list[Written] = []
-        self._tables: set[str] = set()
-        self._wrote_elsewhere = False
+        self._wrote_to: set[str | None] = set()
         self._ended = False
         self.answered = True
         """Whether the last statement was answered, and not by an error."""
@@ -49,10 +77,8 @@ class Transaction:
         self.answered = False
         if not _LEAVES_IT_OPEN.match(statement):
             self._files.clear()
-        if table is not None and table in statement:
-            self._tables.add(table)
-        elif not _READS.match(statement):
-            self._wrote_elsewhere = True
+        if not WRITES_NOTHING.match(statement):
+            self._wrote_to.add(table if table and table in statement else None)
 
     def keep(self, session: Session, files: Iterable[Written]) -> None:
         """Take note of files whose rows were inserted or updated in a session."""
@@ -80,10 +106,8 @@ class Transaction:
         session = Session(connection)
         if not session.rolled_back_as_a_whole():
             return
-        if self._ended and (
-            # The server has rolled back by itself, in a deadlock, and its warnings are gone.
-            self._wrote_elsewhere or not all(map(session.is_whole, self._tables))
-        ):
+        # Where the server has rolled back by itself, in a deadlock, its warnings are gone.
+        if self._ended and not all(table and session.is_whole(table) for table in self._wrote_to):
             return
         referenced = session.referenced(self._files)
         if referenced is not None:
