@@ -16,7 +16,8 @@ from dj_npy._errors import StoreError
 from dj_npy._regularfile import open_regular
 from dj_npy._stores import remote
 from dj_npy._stores.amazon import UnendedUploads, is_amazon
-from dj_npy._stores.cloud import Client, CloudStore
+from dj_npy._stores.cloud import CloudStore
+from dj_npy._stores.cloudreader import Client
 from dj_npy._stores.environment import proxy_for, trusted
 from dj_npy._stores.failures import in_short
 from dj_npy._stores.microsoft import is_microsoft
@@ -35,16 +36,11 @@ _BACK_OFF = {
 _CREDENTIALS_LAST = timedelta(minutes=5)
 _NO_PROXY = {"proxy_url": "http://none.invalid", "proxy_excludes": "*,0.0.0.0/0,::/0"}
 """A proxy for no host: without any, obstore would look for one in the environment."""
-
-
-_NOT_OF_AZURES_ENVIRONMENT = {"use_emulator": False, "skip_signature": False}
+_FOLLOWS = "obstore would take the secret along to wherever the server redirects it"
 
 
 class Inexpressible(Exception):  # noqa: N818
     """Obstore has no words for these settings, or is not to be trusted with them; fsspec may."""
-
-
-_FOLLOWS = "obstore would take the secret along to wherever the server redirects it"
 
 
 def cloud_store(name: str, spec: Spec, identity: str, hidden: Hidden) -> CloudStore:
@@ -275,7 +271,12 @@ def _azure(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
             url = f"{scheme}://{account}.blob.{said['endpointsuffix']}"
         # Always said, as the environment may have another.
         url = url or f"https://{account}.blob.core.windows.net"
-        options = {"endpoint": url, "account_name": account, **_NOT_OF_AZURES_ENVIRONMENT}
+        options = {
+            "endpoint": url,
+            "account_name": account,
+            "use_emulator": False,
+            "skip_signature": False,
+        }
         if said.get("sharedaccesssignature") and not is_microsoft(url):
             raise Inexpressible(_FOLLOWS)
         options |= _azure_credentials(

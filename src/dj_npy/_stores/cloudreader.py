@@ -1,0 +1,267 @@
+"""Reading objects in S3, GCS and Azure: by ranges, from the beginning, or past obstore."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from itertools import chain, islice
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+import obstore
+from obstore import exceptions
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from dj_npy._errors import ArrayCorruptError, NpyError
+from dj_npy._stores.base import Buffer, Part, Stat
+from dj_npy._stores.direct import Direct
+from dj_npy._stores.failures import FAILURES, is_unmeasured
+from dj_npy._stores.remote import PART, SIDE_BY_SIDE, Answer, RemoteStore
+from dj_npy._stores.secret import Hidden
+from dj_npy._stores.threads import in_crowd
+from dj_npy._stores.unmeasured import Unmeasured, chunks_of
+
+Client = S3Store | GCSStore | AzureStore
+
+_ATTEMPTS = 4
+_SIGNED_FOR = timedelta(minutes=5)
+_MOST_URLS = 1000
+_MIN_DIRECT_PART = 1 << 20
+_MAX_DIRECT_PART = 32 << 20
+_FORGET_S = 600
+"""Seconds until a server that ignored a range is asked again."""
+
+
+class CloudReader(RemoteStore):
+    """
+    The half of `CloudStore` that reads.
+
+    Parameters
+    ----------
+    name, reader, identity, hidden, direct, proxy
+        As for `CloudStore`.
+    """
+
+    _failures = FAILURES
+
+    def __init__(
+        self,
+        name: str,
+        reader: Client,
+        identity: str,
+        *,
+        hidden: Hidden | None,
+        direct: bool,
+        proxy: str | None,
+    ) -> None:
+        super().__init__(name, identity, hidden)
+        self._reader = reader
+        self._ranges: bool | None = None  # whether the server honours them; not known yet
+        self._ask_again = 0.0
+        self._direct = Direct(self._signed) if direct else None
+        self._unmeasured = Unmeasured(self._signed, proxy)
+        self._is_unmeasured = False  # a server that does not tell obstore what it wants to know
+        self._urls: dict[str, tuple[SplitResult, float]] = {}
+
+    def _signed(self, path: str) -> SplitResult:
+        url, until = self._urls.get(path) or (None, 0.0)
+        if url is None or time.monotonic() > until:
+            with self._translated(path, "read"):
+                url = urlsplit(str(obstore.sign(self._reader, "GET", path, _SIGNED_FOR)))
+            if len(self._urls) >= _MOST_URLS:
+                self._urls.clear()
+            self._urls[path] = url, time.monotonic() + _SIGNED_FOR.seconds / 2
+        return url
+
+    def _get(self, path: str, start: int, stop: int) -> Answer:
+        try:
+            if self._ranges is not False or time.monotonic() > self._ask_again:
+                return self._get_part(path, start, stop)
+        except NpyError:
+            raise
+        except exceptions.GenericError as error:
+            return self._get_anyhow(path, start, stop, error)
+        except FAILURES as error:
+            self._refuse(error, path, "read")
+        with self._translated(path, "read"):
+            return self._get_through(path, start, stop)
+
+    def _get_anyhow(self, path: str, start: int, stop: int, error: Exception) -> Answer:
+        """The range begins past the end, or the server answers with the whole."""
+        with self._translated(path, "read"):
+            if is_unmeasured(error) and (found := self._unmeasured.part(path, start, stop)):
+                self._is_unmeasured = self._ranges = True
+                return Answer(*found)
+            answer = self._get_through(path, start, stop)
+            if start < answer.size:
+                with suppress(exceptions.GenericError):
+                    return self._get_range(path, start, stop)
+                self._ranges = False
+                self._ask_again = time.monotonic() + _FORGET_S
+            return answer
+
+    def _get_part(self, path: str, start: int, stop: int) -> Answer:
+        if self._is_unmeasured and (found := self._unmeasured.part(path, start, stop)):
+            return Answer(*found)
+        return self._get_range(path, start, stop)
+
+    def _get_range(self, path: str, start: int, stop: int) -> Answer:
+        result = obstore.get(self._reader, path, options={"range": (start, stop)})
+        # Each look at `meta` makes it anew, a tenth of the cost of a small request.
+        data, meta = result.bytes(), result.meta
+        size = meta["size"]
+        self._ranges = True
+        if len(data) != min(stop, size) - start:
+            raise self._cut_short(path, min(stop, size) - start, len(data))
+        return Answer(data, size, meta["e_tag"] or "")
+
+    def _get_through(self, path: str, start: int, stop: int) -> Answer:
+        """Read the object from its beginning up to the range and through it."""
+        size, version, chunks = self._stream(path, start, stop)
+        return Answer(b"".join(chunk for _, chunk in chunks), size, version)
+
+    def _stream(
+        self, path: str, start: int, stop: int
+    ) -> tuple[int, str, Iterator[tuple[int, memoryview]]]:
+        """Return size, version, and the range in chunks, each with where it begins."""
+        try:
+            result = obstore.get(self._reader, path)
+        except exceptions.GenericError as error:
+            found = self._unmeasured.whole(path) if is_unmeasured(error) else None
+            if found is None:
+                raise
+            return found.size, found.version, chunks_of(found.data, start, min(stop, found.size))
+        size, version = result.meta["size"], result.meta["e_tag"] or ""
+        wanted = range(start, min(stop, size))
+
+        def chunks() -> Iterator[tuple[int, memoryview]]:
+            nonlocal result
+            done, position, failed = wanted.start, 0, 0
+            while done < wanted.stop:
+                try:
+                    for chunk in result.stream(min_chunk_size=PART):
+                        part = memoryview(chunk)[max(0, done - position) : wanted.stop - position]
+                        position += len(chunk)
+                        if part:
+                            yield done, part
+                            done += len(part)
+                        if done == wanted.stop:
+                            return
+                    raise self._cut_short(path, len(wanted), done - wanted.start)
+                except exceptions.GenericError:  # obstore goes on only by ranges
+                    failed += 1
+                    if failed == _ATTEMPTS:
+                        raise
+                result, position = obstore.get(self._reader, path), 0
+                if (result.meta["size"], result.meta["e_tag"] or "") != (size, version):
+                    raise ArrayCorruptError(f"{self.where(path)} changed while it was read")
+
+        return size, version, chunks()
+
+    def _parts(
+        self,
+        path: str,
+        start: int,
+        stop: int,
+        use: Any,
+        at_once: int = SIDE_BY_SIDE,
+    ) -> Iterator[Any]:
+        if start < stop and self._honours_ranges(path, start):
+            yield from super()._parts(path, start, stop, use, at_once)
+            return
+        with self._translated(path, "read"):
+            size, version, chunks = self._stream(path, start, stop)
+        if size < stop:
+            yield use(start, Answer(b"", size, version))
+            return
+        while True:
+            with self._translated(path, "read"):  # and not what becomes of the chunk
+                first, chunk = next(chunks, (None, b""))
+            if first is None:
+                return
+            yield use(first, Answer(chunk, size, version))
+
+    def _honours_ranges(self, path: str, start: int) -> bool:
+        if not self._ranges and time.monotonic() > self._ask_again:
+            self._get(path, start, start + 1)
+        return bool(self._ranges)
+
+    def _part_of(self, nbytes: int) -> int:
+        part = super()._part_of(nbytes)
+        if self._direct is None or part == nbytes:
+            return part
+        # Each of the threads has one, unless that were too much to ask again.
+        return min(max(part, -(-nbytes // SIDE_BY_SIDE)), _MAX_DIRECT_PART)
+
+    def _read_parts(self, path: str, parts: Iterable[Part]) -> Stat | None:
+        waiting = iter(parts)
+        few = list(islice(waiting, 2))
+        if len(few) > 1 and not self._honours_ranges(path, few[0].start):
+            return self._read_through(path, few[0].start, chain(few, waiting))
+        if len(few) == 1 and (in_crowd.get() is None or few[0].nbytes >= _MIN_DIRECT_PART):
+            stat = self._read_directly(path, few[0])
+            if stat is not None:
+                return stat
+        return super()._read_parts(path, chain(few, waiting))
+
+    @property
+    def small(self) -> int:  # type: ignore[override]
+        """As in `Store`: one request alone is quicker through the socket, many are not."""
+        return 0 if in_crowd.get() is None else _MIN_DIRECT_PART
+
+    def _read_files(self, files: Iterable[tuple[str, Sequence[Buffer], int]]) -> list[bool]:
+        return [self._read_file(*file) for file in files]
+
+    def _read_file(self, path: str, buffers: Sequence[Buffer], nbytes: int) -> bool:
+        try:
+            # That not one byte more comes tells the size, without a look at the answer's head.
+            data = memoryview(obstore.get_range(self._reader, path, start=0, end=nbytes + 1))
+        except FAILURES:
+            return False
+        if len(data) != nbytes:
+            return False
+        for buffer in buffers:
+            buffer[:] = data[: len(buffer)]
+            data = data[len(buffer) :]
+        return True
+
+    def _read_part(self, path: str, part: Part) -> Stat:
+        # Of many small ones, obstore reads more at a time: it needs the interpreter less.
+        stat = self._read_directly(path, part) if part.nbytes >= _MIN_DIRECT_PART else None
+        return stat or super()._read_part(path, part)
+
+    def _read_directly(self, path: str, part: Part) -> Stat | None:
+        """Read a part past obstore; None if that was not to be."""
+        if self._direct is None or not self._direct.works:
+            return None
+        data = memoryview(bytearray(part.nbytes if part.take else 0))
+        found = self._direct.fill(path, part.start, part.targets if part.take is None else (data,))
+        if found is not None and part.take is not None:
+            part.take(data)
+        return None if found is None else Stat(*found)
+
+    def _read_through(self, path: str, start: int, parts: Iterable[Part]) -> Stat | None:
+        """Read parts, the first of which begins at `start`, from one stream of the object."""
+        with self._translated(path, "read"):
+            size, version, chunks = self._stream(path, start, sys.maxsize)
+        first, chunk = start, memoryview(b"")
+        for part in parts:
+            position, stop = part.start, part.start + part.nbytes
+            if stop > size:
+                return None
+            found = []
+            while position < stop:
+                if position >= first + len(chunk):
+                    with self._translated(path, "read"):
+                        first, chunk = next(chunks)
+                    continue
+                found.append(chunk[position - first : stop - first])
+                position += len(found[-1])
+            part.put(memoryview(b"".join(found)))
+        return Stat(size, version)
+
+    def _stat(self, path: str) -> Stat:
+        # Not by a HEAD, whose answer has no code: is the object missing, or the bucket?
+        answer = self._get(path, 0, 1)
+        return Stat(answer.size, answer.version)
