@@ -182,15 +182,12 @@ def s3_remove(spec: dict[str, Any]) -> Callable[[str], None]:
     s3fs sends one again, and below it aiohttp does when a connection ends; botocore itself
     can be told not to.
     """
-    client: Any = None
+    client = cache(partial(_client, spec, 1))
 
     def remove(full_path: str) -> None:
-        nonlocal client
-        if client is None:
-            client = _client(spec, 1)
         bucket, _, key = full_path.partition("/")
         with _botocore_errors():
-            client.delete_object(Bucket=bucket, Key=key)
+            client().delete_object(Bucket=bucket, Key=key)
 
     return remove
 
@@ -202,10 +199,10 @@ def s3_look(spec: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
     s3fs asks by a HEAD, whose answer has no code, then lists, which needs another right; and it
     wants to be told a length.
     """
-    client: Any = None
+    client = cache(partial(_client, spec))
 
     def get(bucket: str, key: str, **more: str) -> dict[str, Any]:
-        answer = client.get_object(Bucket=bucket, Key=key, **more)
+        answer = client().get_object(Bucket=bucket, Key=key, **more)
         with closing(answer["Body"]) as body:
             said = re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.get("ContentRange") or "")
             size = int(said[1]) if said else None
@@ -219,14 +216,11 @@ def s3_look(spec: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
         return {**found, "LastModified": answer.get("LastModified"), "type": "file"}
 
     def look(full_path: str) -> dict[str, Any]:
-        nonlocal client
-        if client is None:
-            client = _client(spec)
         bucket, _, key = full_path.partition("/")
         with _botocore_errors():
             try:
                 return get(bucket, key, Range="bytes=0-0")
-            except client.exceptions.ClientError as error:
+            except client().exceptions.ClientError as error:
                 if error.response.get("Error", {}).get("Code") != "InvalidRange":
                     raise
                 return get(bucket, key)
@@ -240,10 +234,11 @@ def s3_find(spec: dict[str, Any]) -> Callable[[str], Iterator[tuple[str, dict[st
 
     Of s3fs's own listing, only the whole could be waited for, and not a page.
     """
+    client = cache(partial(_client, spec))
 
     def find(prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
         bucket, _, prefix = prefix.partition("/")
-        pages = _client(spec).get_paginator("list_objects_v2")
+        pages = client().get_paginator("list_objects_v2")
         with _botocore_errors():
             for page in each_in_time(
                 pages.paginate(Bucket=bucket, Prefix=prefix), remote.REQUEST_S
@@ -266,13 +261,13 @@ class UnendedUploads:
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
-        self._spec = spec
+        self._spec, self._client = spec, cache(partial(_client, spec))
         self._location = f"{spec['location']}/" if spec["location"] else ""
 
     def listed(self, folder: str) -> Iterator[Listed]:
         """Yield those in `folder` of the store and below; their size is not known."""
         prefix = self._location + (f"{folder}/" if folder else "")
-        client = _client(self._spec)
+        client = self._client()
         # That there is none is an error to rclone.
         with suppress(client.exceptions.NoSuchUpload), _botocore_errors():
             pages = client.get_paginator("list_multipart_uploads")
@@ -284,7 +279,7 @@ class UnendedUploads:
 
     def abort(self, upload: Listed) -> None:
         """Throw away what has been uploaded of one; one that is gone is none the less aborted."""
-        client = _client(self._spec)
+        client = self._client()
         with suppress(client.exceptions.NoSuchUpload), _botocore_errors():
             abort = partial(
                 client.abort_multipart_upload,
@@ -316,9 +311,27 @@ def _botocore_errors() -> Iterator[None]:
 
 def _client(spec: dict[str, Any], attempts: int | None = None) -> Any:
     """Return a client of botocore, each of whose requests ends in time, head included."""
-    from botocore import awsrequest
     from botocore.config import Config
     from botocore.session import Session
+
+    client = _session(Session, spec).create_client(
+        "s3",
+        endpoint_url=spec["endpoint"],
+        region_name=spec["region"],
+        verify=ca_bundle(),
+        aws_access_key_id=spec.get("access_key") or None,
+        aws_secret_access_key=spec.get("secret_key") or None,
+        config=Config(**_config(spec, attempts)),
+    )
+    client._endpoint.http_session._pool_classes_by_scheme.update(_pools())
+    _have_it_stay(client.meta.events, spec)
+    return client
+
+
+@cache
+def _pools() -> dict[str, type]:
+    """Return, by scheme, what keeps botocore's connections, but such as end in time."""
+    from botocore import awsrequest
 
     class Plain(_Prompt, awsrequest.AWSHTTPConnection):
         pass
@@ -332,18 +345,7 @@ def _client(spec: dict[str, Any], attempts: int | None = None) -> Any:
     class Secures(awsrequest.AWSHTTPSConnectionPool):
         ConnectionCls = Secure
 
-    client = _session(Session, spec).create_client(
-        "s3",
-        endpoint_url=spec["endpoint"],
-        region_name=spec["region"],
-        verify=ca_bundle(),
-        aws_access_key_id=spec.get("access_key") or None,
-        aws_secret_access_key=spec.get("secret_key") or None,
-        config=Config(**_config(spec, attempts)),
-    )
-    client._endpoint.http_session._pool_classes_by_scheme.update(http=Plains, https=Secures)
-    _have_it_stay(client.meta.events, spec)
-    return client
+    return {"http": Plains, "https": Secures}
 
 
 class _Prompt(Timed):

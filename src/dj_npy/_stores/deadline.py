@@ -63,8 +63,8 @@ def opened(request: Request, silence_s: float, until: float, proxy: str | None =
 
     class Secure(HTTPSHandler):
         def https_open(self, request: Request) -> HTTPResponse:
-            made = partial(SecureConnection, until=until, context=self._context)  # type: ignore[attr-defined]
+            made = partial(SecureConnection, until=until, context=tls())
             return self.do_open(made, request)
 
-    opener = build_opener(Plain, Secure(context=tls()), Proxies(proxy))
+    opener = build_opener(Plain, Secure, Proxies(proxy))
     return opener.open(request, timeout=silence_s)

@@ -26,10 +26,7 @@ _ADVICE = (
     (TAKEN, "there is such an object already"),
     (CONDITION_FAILED, "the object has changed meanwhile"),
     (exceptions.InvalidPathError, "the service cannot have an object of this name"),
-    (
-        (exceptions.NotSupportedError, NotImplementedError),
-        "the service does not support this request",
-    ),
+    (NOT_SUPPORTED, "the service does not support this request"),
     (exceptions.UnknownConfigurationKeyError, "obstore does not know one of the store's settings"),
     (exceptions.JoinError, "obstore's thread was stopped"),
 )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 from fsspec import AbstractFileSystem
@@ -29,7 +29,6 @@ from dj_npy._stores.threads import each_in_time, in_time
 _VERSION = ("ETag", "etag", "e_tag", "generation", "version_id", "mtime", "LastModified", "created")
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
 
-_WORDS = ("Code", "Message")
 _CUT = {
     "ClientPayloadError",
     "IncompleteRead",
@@ -99,22 +98,17 @@ class GenericStore(RemoteStore):
         return False
 
     def _put_new(self, path: str, contents: Sequence[memoryview]) -> bool:
-        pipe_file, waits = self._filesystem.pipe_file, pauses()
+        full, data = self._full_path(path), b"".join(contents)
+        put = partial(_asked, self._filesystem.pipe_file, full, data, mode="create")
         with self._translated(path, "write", but=FileExistsError), suppress(FileExistsError):
-            while True:
-                try:
-                    _asked(pipe_file, self._full_path(path), b"".join(contents), mode="create")
-                except OSError as error:
-                    # s3fs knows this answer by the words of Amazon alone.
-                    code = str(_answer_of(error).get("Code"))
-                    if code == "PreconditionFailed":
-                        return False
-                    pause = next(waits, None) if is_under_way(code) else None
-                    if pause is None:
-                        raise
-                    time.sleep(pause)
-                else:
-                    return True
+            try:
+                _again(put, lambda error: is_under_way(_code_of(error)), pauses())
+            except OSError as error:
+                # s3fs knows this answer by the words of Amazon alone.
+                if _code_of(error) == "PreconditionFailed":
+                    return False
+                raise
+            return True
         return False
 
     def _put(self, path: str, contents: Sequence[memoryview]) -> None:
@@ -170,7 +164,8 @@ class GenericStore(RemoteStore):
         if start >= stop:
             return Answer(b"", size, version)
         with self._translated(path, "read"):
-            data = self._cat(self._full_path(path), start, stop)
+            cat = partial(_asked, self._filesystem.cat_file, self._full_path(path))
+            data = _again(partial(cat, start=start, end=stop), _is_cut, islice(pauses(), _CUTS))
         if len(data) == size > stop - start:  # the server has ignored the range
             data = data[start:stop]
         if len(data) != stop - start:
@@ -178,16 +173,6 @@ class GenericStore(RemoteStore):
         # The bytes do not say of which version they are; what was the same before and after is.
         self._check_version(path, Answer(data, *self._stat(path)), before)
         return Answer(data, size, version)
-
-    def _cat(self, full: str, start: int, stop: int) -> bytes:
-        for pause in chain(islice(pauses(), _CUTS), [None]):
-            try:
-                return bytes(_asked(self._filesystem.cat_file, full, start=start, end=stop))
-            except Exception as error:
-                if pause is None or type(error).__name__ not in _CUT:
-                    raise
-                time.sleep(pause)
-        raise AssertionError("not reached")
 
     def _stat(self, path: str) -> Stat:
         return _stat_of(self._info(path))
@@ -235,7 +220,7 @@ class GenericStore(RemoteStore):
         said = _answer_of(error)
         text = self._hidden.redacted(str(error))
         code = str(said.get("Code") or text.partition(":")[0])
-        is_denied = _is_denied(error)
+        is_denied = _is_denied(error) or is_expired(code)
         if isinstance(error, FileNotFoundError):
             # A plugin's folders are made with the first file, so there need be none yet.
             is_new = path == MARKER and not self._service
@@ -244,7 +229,9 @@ class GenericStore(RemoteStore):
                 return self._missing(path)
             reason = "no such bucket, container or folder"
         elif advice := reason_of(code, f"{said.get('Message')} {text}", verb, _status_of(error)):
-            words = self._hidden.redacted(": ".join(filter(None, map(said.get, _WORDS))))[:200]
+            words = self._hidden.redacted(
+                ": ".join(filter(None, map(said.get, ("Code", "Message"))))
+            )[:200]
             reason = f"{advice} ({words})" if words else advice
         elif is_denied:
             reason = CHECK_THE_KEYS
@@ -254,7 +241,6 @@ class GenericStore(RemoteStore):
                 reason = f"{UNKNOWN_CERTIFICATE} ({reason})"
             elif isinstance(error, TimeoutError) or "timeout on endpoint" in text:
                 reason = f"{STALLS} ({reason})"
-        is_denied = is_denied or is_expired(code)
         return self._refusal(f"{what}: {reason}{self._and_the_proxy(error)}", is_denied)
 
     def _answers(self, path: str) -> bool:
@@ -277,30 +263,52 @@ def _asked(method: Callable[..., Any], *args: Any, **options: Any) -> Any:
     return in_time(partial(method, *args, **options), remote.REQUEST_S)
 
 
+def _again(
+    call: Callable[[], Any], is_later: Callable[[Exception], bool], waits: Iterator[float]
+) -> Any:
+    """Return what a call returns, trying again what is only of this moment."""
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            pause = next(waits, None) if is_later(error) else None
+            if pause is None:
+                raise
+        time.sleep(pause)
+
+
+def _is_cut(error: Exception) -> bool:
+    return type(error).__name__ in _CUT
+
+
+def _response_of(error: Exception) -> dict[str, Any]:
+    """What botocore has told of an answer, if it was it that asked."""
+    responses = (getattr(each, "response", None) for each in (error, error.__cause__))
+    return next((each for each in responses if isinstance(each, dict)), {})
+
+
 def _answer_of(error: Exception) -> dict[str, Any]:
     """What the server has said, if botocore has told it."""
-    for each in (error, error.__cause__):
-        response = getattr(each, "response", None)
-        said = response.get("Error") if isinstance(response, dict) else None
-        if isinstance(said, dict):
-            return said
-    return {}
+    said = _response_of(error).get("Error")
+    return said if isinstance(said, dict) else {}
 
 
-def _is_denied(error: Exception) -> bool:
-    """Whether credentials were refused, which every file system tells in its own way."""
-    told = [getattr(error, name, None) for name in ("code", "status", "status_code")]
-    is_forbidden = type(error) is OSError and str(error).startswith("Forbidden: ")  # gcsfs
-    return isinstance(error, PermissionError) or is_forbidden or 401 in told or 403 in told
+def _code_of(error: Exception) -> str:
+    return str(_answer_of(error).get("Code"))
 
 
 def _status_of(error: Exception) -> int:
     """The status of a server's answer; 0 if that is not known."""
-    response = getattr(error.__cause__, "response", None)
-    if isinstance(response, dict):
+    if response := _response_of(error):
         return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
     said = (getattr(error, name, None) for name in ("status_code", "status", "code"))
     return next((each for each in said if isinstance(each, int)), 0)
+
+
+def _is_denied(error: Exception) -> bool:
+    """Whether credentials were refused, which every file system tells in its own way."""
+    is_forbidden = type(error) is OSError and str(error).startswith("Forbidden: ")  # gcsfs
+    return isinstance(error, PermissionError) or is_forbidden or _status_of(error) in (401, 403)
 
 
 def _unless_gone(error: OSError) -> None:

@@ -131,10 +131,7 @@ def _new_store(name: str, spec: dict[str, Any]) -> Store:
             return LocalStore(name, _folder(name, os.fspath(spec["location"])))
         if protocol in _SERVICES:
             return _service_store(name, spec)
-        from datajoint.storage import StorageBackend  # what is not needed may go
-
-        where = StorageBackend(spec).get_url("").rstrip("/")
-        return _generic_store(name, spec, shown(where))
+        return _generic_store(name, spec)
     except DataJointError:
         raise
     except ModuleNotFoundError as error:
@@ -231,7 +228,7 @@ def _google_filesystem(spec: dict[str, Any]) -> Any:
     )
 
 
-def _generic_store(name: str, spec: dict[str, Any], identity: str) -> GenericStore:
+def _generic_store(name: str, spec: dict[str, Any], identity: str | None = None) -> GenericStore:
     from datajoint.storage import StorageBackend  # what is not needed may go
 
     # What is asked of DataJoint's backend makes no request.
@@ -253,7 +250,7 @@ def _generic_store(name: str, spec: dict[str, Any], identity: str) -> GenericSto
         name,
         filesystem,
         backend._full_path,
-        identity,
+        identity or shown(backend.get_url("").rstrip("/")),
         service=spec["protocol"] in _SERVICES,
         remove=s3_remove(spec) if on_s3 else None,
         look=s3_look(spec) if on_s3 else None,

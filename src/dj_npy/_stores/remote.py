@@ -357,7 +357,7 @@ def _of_nobody_else(paths: Iterator[str]) -> str:
 
 
 def pauses() -> Iterator[float]:
-    """Yield how long to wait before each further try of a request: some 20 s in all."""
+    """Yield the seconds to wait before each further try of a request: 33 in all, at most."""
     until = time.monotonic() + RETRY_S
     for attempt in range(1, _TRIES):
         pause = min(_BACK_OFF_S * 2**attempt, _MAX_BACK_OFF_S) * random.random()
