@@ -8,32 +8,16 @@ prints, in JSON, what a worker says of `archive`.
 import json
 import os
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import ray
 import ray.experimental
 
 import dj_npy
-from tests.references import reference
+from tests.references import reference, used
 
 r: Any = ray  # what it returns has no types
-
-
-class Used(NamedTuple):
-    """What a worker has found of a row."""
-
-    process: int
-    is_loaded: bool
-    part: list[float]
-    total: float
-    ref: dj_npy.NpyRef
-
-
-def used(row: dict[str, Any]) -> Used:
-    ref = row["waveform"]
-    is_loaded = ref.is_loaded
-    return Used(os.getpid(), is_loaded, ref[3:5, 1].tolist(), float(ref.load().sum()), ref)
 
 
 def total(ref: dj_npy.NpyRef) -> float:

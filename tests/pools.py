@@ -14,33 +14,17 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, NamedTuple
+from typing import Any
 
 import datajoint as dj
 import joblib
 import numpy as np
 
 import dj_npy
-from tests.references import reference
+from tests.references import reference, used
 
 Call = Callable[[Any], Any]
 Pool = Callable[[list[tuple[Call, Any]]], Iterable[Any]]
-
-
-class Used(NamedTuple):
-    """What a worker has found of a row."""
-
-    process: int
-    is_loaded: bool
-    part: list[float]
-    total: float
-    ref: dj_npy.NpyRef
-
-
-def used(row: dict[str, Any]) -> Used:
-    ref = row["waveform"]
-    is_loaded = ref.is_loaded
-    return Used(os.getpid(), is_loaded, ref[3:5, 1].tolist(), float(ref.load().sum()), ref)
 
 
 def refused(ref: dj_npy.NpyRef) -> tuple[int, str]:

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import dj_npy
 from tests.pages import ROOT
@@ -32,3 +32,19 @@ def configured(way: str, settings: dict[str, Any], folder: Path) -> dict[str, st
     for name in settings.keys() - public.keys():
         (folder / ".secrets" / f"stores.main.{name}").write_text(settings[name])
     return environment
+
+
+class Used(NamedTuple):
+    """What a worker has found of a row."""
+
+    process: int
+    is_loaded: bool
+    part: list[float]
+    total: float
+    ref: dj_npy.NpyRef
+
+
+def used(row: dict[str, Any]) -> Used:
+    ref = row["waveform"]
+    is_loaded = ref.is_loaded
+    return Used(os.getpid(), is_loaded, ref[3:5, 1].tolist(), float(ref.load().sum()), ref)

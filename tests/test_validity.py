@@ -198,6 +198,7 @@ def test_every_dtype_comes_back_equal_or_is_refused(
             dj_npy.NpyCodec().validate(array)
         return
     event("stored")
+    assert not dtype.hasobject
     comes_back(array, ref, store)
 
 
