@@ -18,7 +18,7 @@ import dj_npy
 from benchmarks._measure import RUN, rounded, side_by_side
 from benchmarks.many import ARRAY, ON_S3, BareCodec, as_datajoint_ships
 from benchmarks.remote import Codec, nginx, s3
-from dj_npy._fileformat import header_bytes
+from dj_npy._format.npyfile import header_bytes
 
 MEGABYTES = (1, 4, 16, 64, 256, 1024, 6144)
 BUILTIN_UP_TO_MB = {"local store": 1024, "S3 (nginx)": 256}  # in a quick run, 64

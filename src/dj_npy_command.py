@@ -19,7 +19,7 @@ def main() -> int:
         warnings.showwarning = _show  # type: ignore[assignment]
     try:
         try:
-            from dj_npy._cli import main as run
+            from dj_npy._cli.main import main as run
         except ValueError as error:  # a variable of DataJoint's, or of ours
             print(f"dj-npy: the configuration is not valid: {_in_short(error)}", file=sys.stderr)
             return WRONG

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dj_npy import ArrayInvalidError, ArrayMissingError, StoreError
-from dj_npy._addressing import with_token
+from dj_npy._format.path import with_token
 from dj_npy._stores import Store
 from dj_npy._stores.base import PROBE
 from tests.servers import Raw

@@ -23,7 +23,7 @@ import datajoint as dj
 import numpy as np
 
 from dj_npy import ArrayCorruptError, NpyError, NpyRef
-from dj_npy import _fileformat as fileformat
+from dj_npy._format import npyfile as fileformat
 
 SHAPES: list[tuple[int, ...]] = [(), (0,), (3,), (2, 3), (4, 0, 2), (1,) * 20]
 DTYPES = [

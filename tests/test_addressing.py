@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dj_npy._addressing import array_path, is_with_token, with_token
+from dj_npy._format.path import array_path, is_with_token, with_token
 
 # What a key attribute may hold, one strategy a database type: a column has one type.
 KEY_TYPES: list[st.SearchStrategy[Any]] = [

@@ -259,7 +259,9 @@ def test_rows_made_in_the_same_memory_are_each_as_they_were(
             yield row
 
     dj_npy.insert(recording, rows())
-    monkeypatch.setattr("dj_npy._insertion._COPIED", 10)  # now they are too large to be copied
+    monkeypatch.setattr(
+        "dj_npy._datajoint.insertion._COPIED", 10
+    )  # now they are too large to be copied
     dj_npy.insert(recording, ({**r, "recording_id": 100 + r["recording_id"]} for r in rows()))
     for each in recording.to_dicts():
         np.testing.assert_array_equal(each["waveform"].load(), float(each["recording_id"] % 100))

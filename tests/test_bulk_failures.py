@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import dj_npy
-from dj_npy._ahead import Ahead, Step, Task
+from dj_npy._concurrency.ahead import Ahead, Step, Task
 from tests.conftest import run
 from tests.servers import (
     ACCESS_KEY,
@@ -234,7 +234,7 @@ def test_loads_one_after_the_other_and_streams_stay_within_their_budgets(
 
 WRITTEN = """
 from benchmarks._measure import peak_memory
-from dj_npy import _insertion
+from dj_npy._datajoint import insertion as _insertion
 _insertion._IN_FLIGHT = 32 << 20
 schema = connect()
 

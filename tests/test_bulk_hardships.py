@@ -249,7 +249,7 @@ def test_small_local_files_take_no_thread_each(
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", recorded)
-    monkeypatch.setattr("dj_npy._ahead._SLOW_S", 60)
+    monkeypatch.setattr("dj_npy._concurrency.ahead._SLOW_S", 60)
     refs = [stored(WAVEFORM, n) for n in range(200)]
     dj_npy.load(refs)
     assert started == []
@@ -492,7 +492,7 @@ def mend(database: Any) -> None:
 def test_a_connection_lost_while_arrays_are_written(
     database: Any, recording: Any, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dj_npy._insertion._QUIET_S", 0)
+    monkeypatch.setattr("dj_npy._datajoint.insertion._QUIET_S", 0)
     postgresql = database.connection.adapter.backend == "postgresql"
     for first, insert in ((0, dj_npy.insert), (20, plainly)):
         rows = and_then(rows_of(20, first), lambda: end_session(database))
@@ -520,7 +520,7 @@ def test_a_connection_lost_at_the_insert_leaves_every_row_its_file(
 def test_a_transaction_that_is_lost_leaves_nothing(
     database: Any, recording: Any, store: Path, monkeypatch: pytest.MonkeyPatch, quiet_s: int
 ) -> None:
-    monkeypatch.setattr("dj_npy._insertion._QUIET_S", quiet_s)
+    monkeypatch.setattr("dj_npy._datajoint.insertion._QUIET_S", quiet_s)
     for insert in (dj_npy.insert, plainly):
         with pytest.raises(Exception), database.connection.transaction:  # noqa: B017, PT011
             insert(recording, and_then(rows_of(20), lambda: end_session(database)))

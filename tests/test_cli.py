@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 
 import dj_npy
-from dj_npy import _cli
-from dj_npy._command import Paint
-from dj_npy._quickstart import QUICK_START
+from dj_npy._cli.command import Paint
+from dj_npy._cli.main import main as _cli
+from dj_npy._cli.quickstart import QUICK_START
 from tests import servers, warm
 from tests.conftest import run
 from tests.processes import DATABASES
@@ -216,7 +216,7 @@ def test_json_of_any_file(array: Any, tmp_path: Path, capsys: pytest.CaptureFixt
     found = json.loads(line)
     assert found["problem"] is None
     assert tuple(found["header"]["shape"]) == array.shape
-    assert dj_npy._fileformat.dtype_from_json(found["header"]["dtype"]) == array.dtype
+    assert dj_npy._format.npyfile.dtype_from_json(found["header"]["dtype"]) == array.dtype
     assert found["header"]["fortran_order"] is (array.flags.fnc and array.ndim > 1)
     assert found["file_nbytes"] == (tmp_path / "a.npy").stat().st_size
 

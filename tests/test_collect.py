@@ -242,7 +242,7 @@ def test_a_row_that_moves_while_the_references_are_read_is_seen(
     early = table("recording_id : int32\n---\nwaveform : <npy@>", "Early")
     expected = paths(rows)
     readings = 0
-    original = dj_npy._catalog.Snapshot.references
+    original = dj_npy._datajoint.catalog.Snapshot.references
 
     def move(source: Any, target: Any) -> None:
         target.insert(source.proj("waveform") & "recording_id > 3")
@@ -259,8 +259,8 @@ def test_a_row_that_moves_while_the_references_are_read_is_seen(
             yield path
 
     early.insert1({"recording_id": -1, "waveform": WAVEFORM})
-    monkeypatch.setattr(dj_npy._catalog, "_AT_ONCE", 1)
-    monkeypatch.setattr(dj_npy._catalog.Snapshot, "references", references)
+    monkeypatch.setattr(dj_npy._datajoint.catalog, "_AT_ONCE", 1)
+    monkeypatch.setattr(dj_npy._datajoint.catalog.Snapshot, "references", references)
     found = dj_npy.collect(schema, older_than=NOW, dry_run=False)
     assert readings == 2
     assert found.removed == 0
@@ -271,7 +271,7 @@ def test_a_row_that_moves_while_the_references_are_read_is_seen(
 def test_a_row_that_comes_while_the_store_is_listed_is_seen(
     rows: Any, schema: Any, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = dj_npy._inventory.Inventory.list
+    original = dj_npy._upkeep.inventory.Inventory.list
 
     def list_(self: Any, *args: Any) -> None:
         original(self, *args)  # the file was there before it was listed, its row came after
@@ -285,7 +285,7 @@ def test_a_row_that_comes_while_the_store_is_listed_is_seen(
     [(value,)] = query(f"SELECT waveform FROM {saved}").fetchall()
     query(f"DROP TABLE {saved}")
     (rows & "recording_id=77").delete(prompt=False)
-    monkeypatch.setattr(dj_npy._inventory.Inventory, "list", list_)
+    monkeypatch.setattr(dj_npy._upkeep.inventory.Inventory, "list", list_)
     assert dj_npy.collect(schema, older_than=NOW, dry_run=False).removed == 0
     assert (rows & "recording_id=77").fetch1("waveform").verify() == "as inserted"
     assert len(files(store)) == 7
@@ -303,7 +303,7 @@ def test_a_transaction_that_is_open_for_longer_than_the_age_is_an_error(
     rows: Any, orphans: set[str], schema: Any, database: Any, store: Path
 ) -> None:
     """Its rows cannot be seen, and their files are old."""
-    with dj_npy._catalog.snapshot(database.connection):
+    with dj_npy._datajoint.catalog.snapshot(database.connection):
         time.sleep(0.05)
         with pytest.raises(dj_npy.StoreError, match="is open for"):
             dj_npy.collect(schema, older_than=NOW, dry_run=False)
@@ -353,7 +353,7 @@ def test_rows_that_an_open_transaction_has_copied_are_seen(
 def test_a_transaction_that_has_copied_rows_and_does_not_end_is_an_error(
     copying: Any, schema: Any, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dj_npy._collect, "_WAIT_FOR_COPIES_S", 0.5)
+    monkeypatch.setattr(dj_npy._upkeep.collect, "_WAIT_FOR_COPIES_S", 0.5)
     before = files(store)
     with pytest.raises(dj_npy.StoreError, match="that has changed something is open for"):
         dj_npy.collect(schema, dry_run=False)
@@ -367,7 +367,7 @@ def test_a_transaction_that_has_read_only_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Such as one of `populate` that is still at work."""
-    monkeypatch.setattr(dj_npy._collect, "_WAIT_FOR_COPIES_S", 0.5)
+    monkeypatch.setattr(dj_npy._upkeep.collect, "_WAIT_FOR_COPIES_S", 0.5)
     instance = processes.lab(
         database, database.config.stores["main"], tmp_path / "cache"
     ).connected()
@@ -381,7 +381,7 @@ def test_a_transaction_that_has_read_only_is_not_waited_for(
 def test_one_collection_at_a_time(
     rows: Any, orphans: set[str], schema: Any, database: Any, store: Path
 ) -> None:
-    with dj_npy._catalog.snapshot(database.connection) as other:
+    with dj_npy._datajoint.catalog.snapshot(database.connection) as other:
         assert other.is_alone()
         other.end()
         with pytest.raises(dj_npy.StoreError, match="another collection"):
@@ -440,17 +440,17 @@ def test_a_value_that_is_longer_than_the_server_hands_out_is_an_error(
 def test_transactions_are_timed_by_one_clock(rows: Any, database: Any, server_wide: Any) -> None:
     for zone in ("-10:00", "+10:00"):
         server_wide("time_zone", f"'{zone}'")
-        with dj_npy._catalog.snapshot(database.connection) as other:
+        with dj_npy._datajoint.catalog.snapshot(database.connection) as other:
             list(other.select(f"SELECT * FROM {rows.full_table_name}"))
             time.sleep(1.1)
-            with dj_npy._catalog.snapshot(database.connection) as now:
+            with dj_npy._datajoint.catalog.snapshot(database.connection) as now:
                 assert 1 <= (now.open_for_s() or 0) < 60
 
 
 def test_a_file_that_was_replaced_after_it_was_listed_stays(
     rows: Any, orphans: set[str], schema: Any, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = dj_npy._inventory.Inventory.remove
+    original = dj_npy._upkeep.inventory.Inventory.remove
     [one, *_] = sorted(orphans)
 
     def remove(self: Any, *args: Any) -> None:
@@ -458,7 +458,7 @@ def test_a_file_that_was_replaced_after_it_was_listed_stays(
         rows.insert1({"recording_id": 0, "waveform": WAVEFORM})
         original(self, *args)
 
-    monkeypatch.setattr(dj_npy._inventory.Inventory, "remove", remove)
+    monkeypatch.setattr(dj_npy._upkeep.inventory.Inventory, "remove", remove)
     found = dj_npy.collect(schema, older_than=NOW, dry_run=False)
     assert found.removed == 2
     assert (rows & "recording_id=0").fetch1("waveform").path == one

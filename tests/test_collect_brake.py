@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import dj_npy
-from dj_npy._collection import Collection
+from dj_npy._upkeep.collection import Collection
 from tests.servers import S3Raw, s3_settings
 from tests.test_cli import command, environment
 from tests.test_collect import files, paths

@@ -15,8 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import dj_npy
-from dj_npy._addressing import array_path, with_token
-from dj_npy._dropped import Dropped
+from dj_npy._format.path import array_path, with_token
+from dj_npy._upkeep.dropped import Dropped
 from tests.servers import S3Raw, s3_settings
 from tests.test_cli import command, environment
 from tests.test_collect import files, folders, paths
@@ -138,8 +138,10 @@ def test_an_account_that_is_blind_takes_no_schema_for_gone(
     rows: Any, old: Any, schema: Any, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old.drop(prompt=False)
-    blind = dj_npy._grants.Sight(["rows of other schemas"], schemas=False, transactions=True)
-    monkeypatch.setattr(dj_npy._collect, "sight", lambda select, backend: blind)
+    blind = dj_npy._datajoint.grants.Sight(
+        ["rows of other schemas"], schemas=False, transactions=True
+    )
+    monkeypatch.setattr(dj_npy._upkeep.collect, "sight", lambda select, backend: blind)
     with pytest.raises(dj_npy.StoreError, match="cannot tell which are gone"):
         dj_npy.collect(schema, older_than=NOW, dry_run=False, dropped=True, blind=True, at_most=99)
     assert len(files(store)) == 10

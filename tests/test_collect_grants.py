@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import dj_npy
-from dj_npy._grants import sight
+from dj_npy._datajoint.grants import sight
 from tests.test_collect import files, paths
 
 WAVEFORM = np.arange(12.0).reshape(3, 4)
@@ -121,7 +121,7 @@ def test_what_an_account_sees_is_in_its_grants(
 ) -> None:
     grants, schemas, transactions = SEEING[case]
     mine = theirs(schema, account(*grants, on(schema)))
-    with dj_npy._catalog.snapshot(mine.connection) as now:
+    with dj_npy._datajoint.catalog.snapshot(mine.connection) as now:
         seen = sight(now.select, "mysql")
     assert (seen.schemas, seen.transactions) == (schemas, transactions)
     recording.insert1({"recording_id": 1, "waveform": WAVEFORM})
@@ -147,7 +147,7 @@ def test_what_a_role_sees_counts_if_it_is_in_force(
     default = f"SET DEFAULT ROLE {outer} {'FOR' if 'mariadb' in version.lower() else 'TO'} USER"
     grants = [f"GRANT {outer} TO USER", on(schema), *([default] if in_force else [])]
     connection = account(*grants, drop=f"DROP ROLE {inner}, {outer}")
-    with dj_npy._catalog.snapshot(connection) as now:
+    with dj_npy._datajoint.catalog.snapshot(connection) as now:
         seen = sight(now.select, "mysql")
     assert (seen.schemas, seen.transactions) == (in_force, in_force)
 
@@ -164,7 +164,7 @@ def test_a_partial_revoke_hides_a_schema(
         "REVOKE SELECT ON `mysql`.* FROM USER",
         drop="SET GLOBAL partial_revokes = OFF",
     )
-    with dj_npy._catalog.snapshot(connection) as now:
+    with dj_npy._datajoint.catalog.snapshot(connection) as now:
         seen = sight(now.select, "mysql")
     assert (seen.schemas, seen.transactions) == (False, True)
     assert seen.unseen == [f"rows of schemas whose SELECT was revoked: {other}"]
@@ -237,7 +237,7 @@ def test_what_postgresql_does_not_tell_is_told(
 
 @POSTGRESQL
 def test_the_other_databases_of_the_server_are_told(recording: Any, schema: Any) -> None:
-    with dj_npy._catalog.snapshot(recording.connection) as now:
+    with dj_npy._datajoint.catalog.snapshot(recording.connection) as now:
         databases = [name for (name,) in now.select("SELECT datname FROM pg_database "
                      "WHERE NOT datistemplate AND datname <> current_database()")]  # fmt: skip
     unseen = "\n".join(dj_npy.collect(schema).unseen)

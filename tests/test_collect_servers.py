@@ -15,10 +15,10 @@ import pymysql
 import pytest
 
 import dj_npy
-from dj_npy._catalog import EVER_S, Snapshot, snapshot
-from dj_npy._collect import _settled
-from dj_npy._outcome import Session, Written
+from dj_npy._datajoint.catalog import EVER_S, Snapshot, snapshot
+from dj_npy._datajoint.outcome import Session, Written
 from dj_npy._stores import open_store
+from dj_npy._upkeep.collect import _settled
 from tests.conftest import is_mariadb
 from tests.test_collect import WAVEFORM, files, paths
 
@@ -131,7 +131,7 @@ def test_a_list_of_transactions_that_is_out_of_date_is_not_believed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """The server does not read it anew while it is asked for again and again."""
-    monkeypatch.setattr(dj_npy._catalog, "_LISTED_WITHIN_S", 0.5)
+    monkeypatch.setattr(dj_npy._datajoint.catalog, "_LISTED_WITHIN_S", 0.5)
     before, done = files(store), threading.Event()
 
     def watch() -> None:
@@ -178,7 +178,7 @@ def test_a_transaction_that_was_prepared_may_be_of_any_age(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """After a restart the server takes it for one that has begun then."""
-    monkeypatch.setattr(dj_npy._collect, "_WAIT_FOR_COPIES_S", 0.5)
+    monkeypatch.setattr(dj_npy._upkeep.collect, "_WAIT_FOR_COPIES_S", 0.5)
     before, name = files(store), f"x{time.time_ns()}"
     with mysql_session(database) as cursor:
         cursor.execute(f"XA START '{name}'")
@@ -187,11 +187,13 @@ def test_a_transaction_that_was_prepared_may_be_of_any_age(
         cursor.execute(f"XA PREPARE '{name}'")
     try:
         with snapshot(database.connection) as now:
-            assert now.open_for_s() == dj_npy._catalog.EVER_S
+            assert now.open_for_s() == dj_npy._datajoint.catalog.EVER_S
         with pytest.raises(dj_npy.StoreError, match="is open for"):
             dj_npy.collect(schema, dry_run=False)
         with pytest.raises(dj_npy.StoreError, match="was prepared"):
-            dj_npy._collect._wait_for_old_transactions(database.connection, timedelta(days=1))
+            dj_npy._upkeep.collect._wait_for_old_transactions(
+                database.connection, timedelta(days=1)
+            )
     finally:
         database.connection.query(f"XA ROLLBACK '{name}'")
     assert files(store) == before

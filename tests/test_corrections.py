@@ -23,7 +23,7 @@ from deepdiff import DeepHash
 
 import dj_npy
 from dj_npy import NpyRef
-from dj_npy._arraylike import as_scalar
+from dj_npy._array.arraylike import as_scalar
 from dj_npy._stores.local import LocalStore
 from tests.conftest import MakeTable, connected_instance, is_mariadb
 from tests.test_codec import WAVEFORM, built_in_codec, files
@@ -594,7 +594,7 @@ with warnings.catch_warnings(record=True) as said:
 [first] = [str(each.message) for each in said if "dj-npy" in str(each.message)]
 print(first)
 """
-PLACES = [place for each in dj_npy._corrections.CORRECTIONS for place in each.places]
+PLACES = [place for each in dj_npy._datajoint.patches.CORRECTIONS for place in each.places]
 
 
 # Where this one has gone, what it overrides is corrected.
@@ -606,7 +606,7 @@ PLACES.remove("datajoint.builtin_codecs.npy:NpyCodec.validate")
 def test_a_name_that_has_gone_is_told_once_and_the_import_succeeds(place: str) -> None:
     done = run("-c", RENAMED, place, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
-    [lost] = [each.lost for each in dj_npy._corrections.CORRECTIONS if place in each.places]
+    [lost] = [each.lost for each in dj_npy._datajoint.patches.CORRECTIONS if place in each.places]
     assert f"has no {place.replace(':', '.')}, which dj-npy corrects: {lost}." in done.stdout
 
 
@@ -675,7 +675,7 @@ newer(GarbageCollector, "list_schema_paths", {})
 newer(Heading, "__getitem__", "an attribute")
 newer(dj.codecs, "resolve_dtype", ("json", [], None))
 import dj_npy
-from dj_npy import _corrections
+from dj_npy._datajoint import patches as _corrections
 
 class Schema:
     database, connection = "lab", None
@@ -715,16 +715,16 @@ def test_an_update_passes_on_what_a_newer_original_takes(
     def update1(self: Any, row: Any, *, strict: bool = True) -> None:
         given.append((row, strict))
 
-    monkeypatch.setattr(Table, "update1", dj_npy._corrections.key_of_an_update(update1))
+    monkeypatch.setattr(Table, "update1", dj_npy._datajoint.patches.key_of_an_update(update1))
     two_rows.update1({"id": 1}, strict=False)
     assert given == [({"id": 1}, False)]
 
 
 def test_what_is_asked_for_again_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dj_npy._corrections, "_told", set())
+    monkeypatch.setattr(dj_npy._datajoint.patches, "_told", set())
     monkeypatch.delattr(DeepHash, "_hash")
     monkeypatch.setattr(AutoPopulate, "_populate1", lambda *_: None)
-    populate = dj_npy._corrections.hash_of_a_three_part_make(AutoPopulate._populate1)
+    populate = dj_npy._datajoint.patches.hash_of_a_three_part_make(AutoPopulate._populate1)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("default")
         for _ in range(5):
@@ -747,11 +747,11 @@ def test_of_methods_that_belong_together_all_are_corrected_or_none(
         return None
 
     places = [f"datajoint.codecs:owner_of_a_test.{name}" for name in ("one", "two")]
-    correction = dj_npy._corrections.Correction(dict.fromkeys(places, correct), "all is lost")
+    correction = dj_npy._datajoint.patches.Correction(dict.fromkeys(places, correct), "all is lost")
     with pytest.warns(UserWarning, match=r"has no datajoint.codecs.owner_of_a_test.two, .*: all"):
-        dj_npy._corrections._correct(correction)
+        dj_npy._datajoint.patches._correct(correction)
     assert Owner().one() == 1
     needing = correction._replace(places={places[0]: correct}, needs=(places[1],), lost="some")
     with pytest.warns(UserWarning, match=r"has no datajoint.codecs.owner_of_a_test.two, .*: some"):
-        dj_npy._corrections._correct(needing)
+        dj_npy._datajoint.patches._correct(needing)
     assert Owner().one() == 1

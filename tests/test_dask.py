@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 import dj_npy
 from dj_npy import ArrayInvalidError, NpyRef
-from dj_npy import _fileformat as fileformat
+from dj_npy._format import npyfile as fileformat
 from tests.arrays import arrays, same
 from tests.conftest import run
 from tests.faults import Proxy, proxy_of

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import dj_npy
-from dj_npy._cli import main
+from dj_npy._cli.main import main
 from tests.conftest import run
 from tests.pages import (
     NEW_PROCESS,

@@ -654,7 +654,7 @@ def test_what_is_not_trusted_to_obstore_is_written_and_read(
 def test_the_login_of_a_proxy_stays_with_it(
     elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
-    from dj_npy._remotefile import beginning_of_url
+    from dj_npy._cli.remotefile import beginning_of_url
     from dj_npy._stores import opening, remote
 
     monkeypatch.setenv("HTTP_PROXY", f"http://user:the-password@{elsewhere.url[7:]}")
@@ -677,7 +677,7 @@ def test_the_login_of_a_proxy_stays_with_it(
 
 
 def test_a_basic_login_of_an_address_stays_where_it_is_sent(elsewhere: Elsewhere) -> None:
-    from dj_npy._remotefile import beginning_of_url
+    from dj_npy._cli.remotefile import beginning_of_url
 
     _, beginning = beginning_of_url(f"http://me:secret@{elsewhere.url[7:]}/a.npy")
     with pytest.raises(dj_npy.StoreError, match="403"):

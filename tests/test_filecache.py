@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dj_npy import ArrayCorruptError, StoreError, _filecache, settings
+from dj_npy import ArrayCorruptError, StoreError, settings
+from dj_npy._stores import filecache as _filecache
 from tests.conftest import run
 from tests.faults import Fault, Proxy, proxy_of
 from tests.servers import S3Raw, s3_settings

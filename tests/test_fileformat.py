@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from dj_npy import ArrayCorruptError
-from dj_npy import _fileformat as fileformat
+from dj_npy._format import npyfile as fileformat
 from tests.arrays import DTYPES, SIMPLE, arrays, same
 
 WIDE = np.dtype([(f"field_{n:05}", "<i4") for n in range(4000)])

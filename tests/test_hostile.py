@@ -20,16 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dj_npy
-from dj_npy import (
-    ArrayCorruptError,
-    ArrayMissingError,
-    NpyError,
-    NpyRef,
-    StoreError,
-    _filecache,
-    _validity,
-)
-from dj_npy import _fileformat as fileformat
+from dj_npy import ArrayCorruptError, ArrayMissingError, NpyError, NpyRef, StoreError
+from dj_npy._format import accepted as _validity
+from dj_npy._format import npyfile as fileformat
+from dj_npy._stores import filecache as _filecache
 from dj_npy._stores import naming
 from dj_npy._stores.local import LocalStore
 from tests.conftest import run
@@ -492,8 +486,8 @@ def test_a_folder_that_a_group_may_enter_is_refused(mode: int, name: str, tmp_pa
 AS_NOBODY = """
 import os, sys
 import dj_npy
-from dj_npy import _filecache
-from dj_npy._filecache import write_at
+from dj_npy._stores import filecache as _filecache
+from dj_npy._stores.filecache import write_at
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 dj_npy.settings.cache_dir = sys.argv[1]
 try:

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import dj_npy
-from dj_npy import StoreError, _storerows
-from dj_npy import _identity as identity
-from dj_npy._cli import main
-from dj_npy._stores import base, open_store, opening
+from dj_npy import StoreError
+from dj_npy._cli.main import main
+from dj_npy._datajoint import storerows as _storerows
+from dj_npy._stores import base, identity, open_store, opening
 from dj_npy._stores.local import LocalStore
 from tests import processes
 from tests.conftest import MakeTable

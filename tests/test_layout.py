@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dj_npy._addressing import array_path, with_token
-from dj_npy._catalog import Column
-from dj_npy._layout import Layout
+from dj_npy._format.layout import Column, Layout
+from dj_npy._format.path import array_path, with_token
 
 COLUMN = Column("lab_ephys", "recording", "waveform", ("subject", "recording_id"), None)
 PLAIN = "lab_ephys/recording/subject=a/recording_id=1/waveform.npy"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dj_npy import ArrayMissingError, StoreError, settings
-from dj_npy._addressing import with_token
+from dj_npy._format.path import with_token
 from dj_npy._stores import local, localfile, naming
 from dj_npy._stores.local import LocalStore
 from tests.conformance import beginning

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dj_npy._addressing import array_path, with_token
-from dj_npy._mentions import mentions
+from dj_npy._format.mentions import mentions
+from dj_npy._format.path import array_path, with_token
 
 PATH = "lab/scan/subject=a%2Fb/n=1/x.npy"
 ROW = {"path": PATH, "store": "main", "dtype": "float64", "shape": [3, 4]}

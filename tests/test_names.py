@@ -20,15 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dj_npy
-from dj_npy import _filecache
-from dj_npy._addressing import array_path, with_token
-from dj_npy._catalog import Column, Snapshot
-from dj_npy._collection import Collection
-from dj_npy._dropped import Dropped
-from dj_npy._inventory import Inventory, Place
-from dj_npy._layout import Layout
-from dj_npy._names import Listing, folded
+from dj_npy._datajoint.catalog import Snapshot
+from dj_npy._format.layout import Column, Layout
+from dj_npy._format.names import Listing, folded
+from dj_npy._format.path import array_path, with_token
 from dj_npy._stores import Listed
+from dj_npy._stores import filecache as _filecache
+from dj_npy._upkeep.collection import Collection
+from dj_npy._upkeep.dropped import Dropped
+from dj_npy._upkeep.inventory import Inventory, Place
 from tests.conftest import connected_instance, run
 from tests.servers import free_port, s3_settings
 from tests.test_codec import built_in_codec

@@ -14,13 +14,13 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from dj_npy import ArrayMissingError, StoreError
-from dj_npy._remotefile import beginning_of_url
+from dj_npy._cli.remotefile import beginning_of_url
+from dj_npy._concurrency.threads import in_time
 from dj_npy._stores import Store, amazon, open_store, opening, remote
 from dj_npy._stores.base import PROBE, Listed
 from dj_npy._stores.cloud import CloudStore
 from dj_npy._stores.environment import ca_bundle, tls, trusted
 from dj_npy._stores.generic import GenericStore
-from dj_npy._stores.threads import in_time
 from tests.conformance import PLAIN, beginning, create, large, read
 from tests.faults import Fault, Proxy, Request, proxy_of
 from tests.servers import ACCESS_KEY, SECRET_KEY, S3Raw, s3_client, s3_settings

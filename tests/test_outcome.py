@@ -23,12 +23,12 @@ import pytest
 from datajoint.errors import DataJointError, DuplicateError
 
 import dj_npy
-from dj_npy import _identity as identity
-from dj_npy._arraylike import as_scalar
-from dj_npy._catalog import another_session
-from dj_npy._codec import current, row_key
-from dj_npy._grants import sees_triggers
-from dj_npy._insertion import bulk
+from dj_npy._array.arraylike import as_scalar
+from dj_npy._datajoint.catalog import another_session
+from dj_npy._datajoint.codec import current, row_key
+from dj_npy._datajoint.grants import sees_triggers
+from dj_npy._datajoint.insertion import bulk
+from dj_npy._stores import identity
 from tests.conftest import instance_of
 from tests.processes import reconnect, reconnect_if_lost
 from tests.test_bulk import WAVEFORM, files
@@ -226,7 +226,9 @@ def test_a_refusal_asks_no_walk_over_the_table(
 ) -> None:
     numbered.insert1(row(1))
     asked = []
-    monkeypatch.setattr("dj_npy._outcome.Session.referenced", lambda _, files: asked.append(files))
+    monkeypatch.setattr(
+        "dj_npy._datajoint.outcome.Session.referenced", lambda _, files: asked.append(files)
+    )
     with pytest.raises(DuplicateError):
         numbered.insert1(row(1))
     assert not asked

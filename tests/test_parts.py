@@ -22,15 +22,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import dj_npy
-from dj_npy import (
-    ArrayCorruptError,
-    ArrayInvalidError,
-    ArrayMissingError,
-    NpyRef,
-    _keptopen,
-    settings,
-)
-from dj_npy import _fileformat as fileformat
+from dj_npy import ArrayCorruptError, ArrayInvalidError, ArrayMissingError, NpyRef, settings
+from dj_npy._array import openfiles as _keptopen
+from dj_npy._format import npyfile as fileformat
 from dj_npy._stores.remote import RemoteStore
 from tests.arrays import same
 from tests.conftest import run

@@ -18,7 +18,7 @@ from datajoint.errors import DataJointError
 
 import dj_npy
 from dj_npy import ArrayCorruptError, ArrayInvalidError, ArrayMissingError, NpyRef, StoreError
-from dj_npy import _fileformat as fileformat
+from dj_npy._format import npyfile as fileformat
 from tests.arrays import same
 
 Stored = Callable[..., NpyRef]

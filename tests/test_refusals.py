@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import dj_npy
-from dj_npy._cli import main
+from dj_npy._cli.main import main
 
 WAVEFORM = np.arange(600.0).reshape(200, 3)
 one_database = pytest.mark.parametrize("database", ["postgresql"], indirect=True)

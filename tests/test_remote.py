@@ -15,7 +15,8 @@ from benchmarks._measure import peak_memory
 from obstore import exceptions
 
 from dj_npy import ArrayCorruptError, ArrayMissingError, NpyRef, StoreError
-from dj_npy._stores import Store, amazon, clients, failures, opening, remote, threads
+from dj_npy._concurrency import threads
+from dj_npy._stores import Store, amazon, clients, failures, opening, remote
 from dj_npy._stores.base import PROBE
 from tests.conformance import PLAIN, beginning, create, large, names, read
 from tests.conftest import run

@@ -10,7 +10,7 @@ import pytest
 
 import dj_npy
 from dj_npy import NpyRef, settings
-from dj_npy._residency import residency
+from dj_npy._array.cache import residency
 
 Stored = Callable[..., NpyRef]
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dj_npy._fileformat import Header, bytes_view
-from dj_npy._plan import Plan
-from dj_npy._selection import Selection, select
-from dj_npy._stores import Limits, Part
+from dj_npy._format.npyfile import Header, bytes_view
+from dj_npy._selection.index import Selection, select
+from dj_npy._selection.parts import Limits, Part
+from dj_npy._selection.plan import Plan
 from tests.indexes import as_numpy, outcome, pairs
 
 OFFSET = 128

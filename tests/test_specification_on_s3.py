@@ -18,7 +18,7 @@ from datajoint.errors import DuplicateError
 from datajoint.storage_adapter import StorageAdapter
 
 import dj_npy
-from dj_npy._identity import _LATELY_S
+from dj_npy._stores.identity import _LATELY_S
 from tests.conftest import MakeTable, run
 from tests.faults import proxy_of
 from tests.servers import S3Raw, s3_settings

@@ -190,14 +190,14 @@ def test_what_stays_as_the_store_contradicts_itself_is_told(
 def test_an_object_that_was_replaced_meanwhile_stays_and_is_told(
     far: Any, schema: Any, raw: S3Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = dj_npy._inventory.Inventory.remove
+    original = dj_npy._upkeep.inventory.Inventory.remove
     [one, *_] = sorted(raw.keys() - live(far))
 
     def remove(self: Any, *args: Any) -> None:
         raw.put(one, b"another")
         original(self, *args)
 
-    monkeypatch.setattr(dj_npy._inventory.Inventory, "remove", remove)
+    monkeypatch.setattr(dj_npy._upkeep.inventory.Inventory, "remove", remove)
     found = dj_npy.collect(schema, older_than=NOW, dry_run=False)
     assert (found.removed, found.changed, found.ok) == (2, 1, True)
     assert "1 had gone or were other files by then" in str(found)

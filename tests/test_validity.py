@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 import dj_npy
 from dj_npy import ArrayCorruptError, ArrayInvalidError, Blocks, NpyRef
-from dj_npy import _fileformat as fileformat
-from dj_npy._insertion import _lasting
-from dj_npy._validity import check_dtype
+from dj_npy._datajoint.insertion import _lasting
+from dj_npy._format import npyfile as fileformat
+from dj_npy._format.accepted import check_dtype
 from tests.arrays import SIMPLE, same_data
 
 Stored = Callable[..., NpyRef]

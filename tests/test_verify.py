@@ -121,7 +121,7 @@ def test_a_report_is_a_text_and_a_json(rows: Any, store: Path) -> None:
 def test_a_report_holds_so_many_findings_and_counts_all(
     rows: Any, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dj_npy._verify._KEPT", 3)
+    monkeypatch.setattr("dj_npy._upkeep.verify._KEPT", 3)
     damage(rows, store)
     report = dj_npy.verify(rows, checksums=True)
     assert len(report.findings) == 3

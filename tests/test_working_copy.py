@@ -580,7 +580,7 @@ def test_what_another_thread_changes_during_a_flush_is_not_lost(stored: Stored, 
 INTERRUPTED = """
 import os, signal, threading
 from dj_npy import StoreError
-from dj_npy._workingcopy import WorkingCopy
+from dj_npy._array.workingcopy import WorkingCopy
 def slow(self):
     time.sleep(1.5)
     raise StoreError("the server is gone")

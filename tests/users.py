@@ -20,8 +20,9 @@ from io import FileIO
 from itertools import chain, repeat
 import dj_npy
 import dj_npy._stores.opening
-from dj_npy import StoreError, _filecache
-from dj_npy._addressing import with_token
+from dj_npy import StoreError
+from dj_npy._stores import filecache as _filecache
+from dj_npy._format.path import with_token
 from dj_npy._stores import naming
 from dj_npy._stores.local import LocalStore
 user, group, umask, arguments = json.loads(sys.argv[1])

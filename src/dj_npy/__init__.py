@@ -5,13 +5,12 @@ Importing this package puts its codec in place of DataJoint's own for every ``<n
 of every table, declared before or after.
 """
 
-from dj_npy import _corrections, embedded
-from dj_npy._adopt import adopt
-from dj_npy._blocks import Blocks
-from dj_npy._bulk import insert, load, stream
-from dj_npy._codec import NpyCodec
-from dj_npy._collect import collect
-from dj_npy._dask import to_dask
+from dj_npy import embedded
+from dj_npy._array.many import load, stream
+from dj_npy._array.ref import NpyRef
+from dj_npy._datajoint import patches as _corrections
+from dj_npy._datajoint.codec import NpyCodec
+from dj_npy._datajoint.insertmany import insert
 from dj_npy._errors import (
     ArrayCorruptError,
     ArrayInvalidError,
@@ -19,11 +18,14 @@ from dj_npy._errors import (
     NpyError,
     StoreError,
 )
-from dj_npy._ref import NpyRef
+from dj_npy._format.blocks import Blocks
+from dj_npy._lazy.dask import to_dask
+from dj_npy._lazy.xarray import to_xarray
 from dj_npy._settings import settings
 from dj_npy._stores.described import use_config
-from dj_npy._verify import verify
-from dj_npy._xarray import to_xarray
+from dj_npy._upkeep.adopt import adopt
+from dj_npy._upkeep.collect import collect
+from dj_npy._upkeep.verify import verify
 
 __version__ = "0.1.0"
 

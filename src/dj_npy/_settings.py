@@ -6,6 +6,7 @@ from platformdirs import user_cache_path
 from pydantic import ByteSize, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from dj_npy._errors import ArrayInvalidError
 from dj_npy._memory import usable_memory
 
 
@@ -64,3 +65,12 @@ class Settings(BaseSettings):
 
 
 settings = Settings()
+
+
+def thread_count(given: int | None) -> int:
+    """Return how many threads are to be used: as many as given, or as the settings say."""
+    if given is None:
+        return settings.max_workers
+    if not isinstance(given, int) or given < 1:
+        raise ArrayInvalidError(f"max_workers must be a number of threads, not {given!r}")
+    return given

@@ -18,12 +18,12 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request
 
+from dj_npy._concurrency.threads import each_in_time, in_time
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
 from dj_npy._stores.base import Listed
 from dj_npy._stores.deadline import Timed, opened
 from dj_npy._stores.environment import ca_bundle, encryption, payer, proxy_for
-from dj_npy._stores.threads import each_in_time, in_time
 
 ATTEMPTS = 5
 """How often botocore asks, with pauses that grow up to 8 s: some 15 s in all, at most."""

@@ -13,7 +13,6 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from dj_npy._errors import StoreError
-from dj_npy._regularfile import open_regular
 from dj_npy._stores import remote
 from dj_npy._stores.amazon import UnendedUploads, is_amazon
 from dj_npy._stores.cloud import CloudStore
@@ -21,6 +20,7 @@ from dj_npy._stores.cloudreader import Client
 from dj_npy._stores.environment import proxy_for, trusted
 from dj_npy._stores.failures import in_short
 from dj_npy._stores.microsoft import is_microsoft
+from dj_npy._stores.regularfile import open_regular
 from dj_npy._stores.secret import Hidden
 
 Spec = dict[str, Any]

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import obstore
 from obstore import exceptions
 
-from dj_npy import _filecache as filecache
+from dj_npy._concurrency.threads import passed_on
 from dj_npy._errors import NpyError, StoreError
-from dj_npy._stores import remote
+from dj_npy._stores import filecache, remote
 from dj_npy._stores.base import PROBE, Listed, Replace, Stat
 from dj_npy._stores.cloudreader import Client, CloudReader
 from dj_npy._stores.failures import (
@@ -35,7 +35,6 @@ from dj_npy._stores.remote import (
     pauses,
 )
 from dj_npy._stores.secret import Hidden
-from dj_npy._stores.threads import passed_on
 
 Version = dict[str, str | None]
 

@@ -152,9 +152,7 @@ class DescribedStore:
         return own
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from dj_npy import pickles  # the one place whose names are in pickles
-
-        return pickles.store, (self._name, self._public, self._withheld)
+        return store, (self._name, self._public, self._withheld)
 
 
 def describe(config: StoreConfig, name: str | None) -> DescribedStore:
@@ -170,6 +168,27 @@ def describe(config: StoreConfig, name: str | None) -> DescribedStore:
         public["location"] = os.path.abspath(public["location"])  # elsewhere there, perhaps
     withheld = tuple(sorted(key for key in settings if settings[key] and key not in public))
     return described(name, tuple(public.items()), withheld)
+
+
+def store(
+    name: str, public: tuple[tuple[str, Any], ...], withheld: tuple[str, ...]
+) -> DescribedStore:
+    """
+    Return the configuration of a store, as a pickled reference brings it.
+
+    Parameters
+    ----------
+    name : str
+        What the configuration calls it.
+    public : tuple of (str, value)
+        The settings that travel.
+    withheld : tuple of str
+        The names of those that do not.
+    """
+    return described(name, public, withheld)
+
+
+store.__module__ = "dj_npy.pickles"  # where a pickle looks for it, in every version
 
 
 @lru_cache(maxsize=256)

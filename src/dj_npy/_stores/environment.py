@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import ProxyHandler, Request, getproxies, proxy_bypass
 
 from dj_npy._errors import StoreError
-from dj_npy._regularfile import open_regular
+from dj_npy._stores.regularfile import open_regular
 
 _BUNDLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 UNKNOWN_CERTIFICATE = (

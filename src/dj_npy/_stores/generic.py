@@ -10,6 +10,7 @@ from typing import Any
 
 from fsspec import AbstractFileSystem
 
+from dj_npy._concurrency.threads import each_in_time, in_time
 from dj_npy._errors import NpyError
 from dj_npy._stores import remote
 from dj_npy._stores.base import MARKER, UNTIMED, Listed, Stat
@@ -24,7 +25,6 @@ from dj_npy._stores.reasons import (
 )
 from dj_npy._stores.remote import Answer, RemoteStore, part_size, pauses
 from dj_npy._stores.secret import Hidden
-from dj_npy._stores.threads import each_in_time, in_time
 
 _VERSION = ("ETag", "etag", "e_tag", "generation", "version_id", "mtime", "LastModified", "created")
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")

@@ -12,10 +12,12 @@ from itertools import chain, count, islice
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import Any
 
+from dj_npy._concurrency.threads import side_by_side
 from dj_npy._errors import ArrayMissingError, NpyError, StoreError
-from dj_npy._regularfile import NONBLOCK, open_regular, open_to_read
+from dj_npy._format.names import TEMPORARY_SUFFIX
+from dj_npy._selection.parts import Limits, Part
 from dj_npy._settings import settings
-from dj_npy._stores.base import MARKER, UNTIMED, Buffer, Limits, Listed, Part, Stat, Store
+from dj_npy._stores.base import MARKER, UNTIMED, Buffer, Listed, Stat, Store
 from dj_npy._stores.localfile import Scratch, read_part, write
 from dj_npy._stores.naming import (
     Names,
@@ -25,10 +27,8 @@ from dj_npy._stores.naming import (
     sync_folder,
 )
 from dj_npy._stores.owners import whose
-from dj_npy._stores.threads import side_by_side
+from dj_npy._stores.regularfile import NONBLOCK, open_regular, open_to_read
 
-TEMPORARY_SUFFIX = ".dj-npy-tmp"
-"""Ends the name of a file that is still being written."""
 _CHANGED = "user.dj_npy.changed"
 """Extended attribute of a file that was opened to be changed."""
 _ATTEMPTS = 100

@@ -7,10 +7,10 @@ from io import FileIO
 
 import numpy as np
 
-from dj_npy._regularfile import open_to_read
+from dj_npy._selection.parts import Part
 from dj_npy._settings import settings
-from dj_npy._stores.base import Part
 from dj_npy._stores.naming import UNKNOWN, of_libc
+from dj_npy._stores.regularfile import open_to_read
 
 _WRITE_BACK = 16 << 20
 """Bytes after which the disk is set to work: 256 MB are synced in two thirds of the time."""

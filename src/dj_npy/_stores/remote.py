@@ -13,12 +13,13 @@ from io import FileIO
 from itertools import chain, islice
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from dj_npy import _filecache as filecache
+from dj_npy._concurrency.threads import all_in_threads, side_by_side
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
+from dj_npy._selection.parts import Limits, Part
 from dj_npy._settings import settings
-from dj_npy._stores.base import CLOCK, MARKER, PROBE, Limits, Part, Replace, Stat, Store
+from dj_npy._stores import filecache
+from dj_npy._stores.base import CLOCK, MARKER, PROBE, Replace, Stat, Store
 from dj_npy._stores.secret import Hidden, cut
-from dj_npy._stores.threads import all_in_threads, side_by_side
 
 T = TypeVar("T")
 

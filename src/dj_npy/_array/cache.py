@@ -1,0 +1,171 @@
+"""Which loaded arrays stay in memory when nobody but their reference holds them."""
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from pickle import PickleBuffer
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from dj_npy._format.npyfile import AnyArray, bytes_view
+from dj_npy._settings import settings
+
+
+class Loadable(Protocol):
+    """
+    What keeps an array: two slots, and their owner leaves them to :class:`Residency`.
+
+    `_loaded` is the array itself while within the budget, a weak reference to it after, None
+    before. `_shown` refers to the view of it that others hold.
+    """
+
+    _loaded: AnyArray | weakref.ref[AnyArray] | None
+    _shown: weakref.ref[AnyArray] | None
+
+
+def loaded_array(ref: Loadable) -> AnyArray | None:
+    """Return the array of `ref` if it is in memory. No I/O. Others get a view: see `_shown`."""
+    loaded = ref._loaded
+    return loaded() if isinstance(loaded, weakref.ref) else loaded
+
+
+class Residency:
+    """
+    The most recently used arrays, up to ``settings.memory`` bytes together.
+
+    An array that drops out, or is larger than that alone and drives out nothing, lives on for as
+    long as somebody holds it or a view of it, and its reference still gives the same one. What
+    is given is read-only, as it is given to all.
+    Thread-safe, and safe to fork.
+    """
+
+    def __init__(self) -> None:
+        self._recent: OrderedDict[int, tuple[weakref.ref[Loadable], int]] = OrderedDict()
+        self._reset_locks()
+        if hasattr(os, "register_at_fork"):
+            # The child has none of the parent's threads: nobody would release their locks.
+            os.register_at_fork(after_in_child=self._reset_locks)
+
+    def _reset_locks(self) -> None:
+        # Reentrant: collecting a reference may run `_forget` while this thread is in here.
+        self._mutex = threading.RLock()
+        self._loading: dict[int, threading.Lock] = {}
+        self._nbytes = sum(nbytes for _, nbytes in list(self._recent.values()))
+
+    def get(self, ref: Loadable, read: Callable[[], AnyArray]) -> AnyArray:
+        """Return the array of `ref`, by `read` if need be; threads that ask together read once."""
+        with self._mutex:
+            array = self._found(ref)
+            if array is not None:
+                return array
+        identity, mine = id(ref), threading.Lock()
+        mine.acquire()
+        # An interrupt may come anywhere, and nobody shall wait for a thread that it has stopped.
+        try:
+            while True:
+                with self._mutex:
+                    array = self._found(ref)
+                    if array is not None:
+                        return array
+                    other = self._loading.setdefault(identity, mine)
+                if other is mine:
+                    return self.give(ref, read())
+                with other:  # until that thread has read, or failed to
+                    self._done(identity, other)
+        finally:
+            mine.release()
+            self._done(identity, mine)
+
+    def _found(self, ref: Loadable) -> AnyArray | None:
+        array = loaded_array(ref)
+        if array is None:
+            return None
+        self._keep(ref, array)
+        return _shown(ref, array)
+
+    def _done(self, identity: int, lock: threading.Lock) -> None:
+        with self._mutex:
+            if self._loading.get(identity) is lock:
+                del self._loading[identity]
+
+    def give(self, ref: Loadable, array: AnyArray) -> AnyArray:
+        """Take `array`, which nobody else has, for that of `ref`, unless there is one already."""
+        with self._mutex:
+            loaded = loaded_array(ref)
+            if loaded is None:
+                loaded = _locked(array)
+            self._keep(ref, loaded)
+            return _shown(ref, loaded)
+
+    def drop(self, ref: Loadable) -> None:
+        """Forget the array of `ref`."""
+        with self._mutex:
+            ref._loaded = None
+            self._forget(id(ref))
+
+    def _keep(self, ref: Loadable, array: AnyArray) -> None:
+        identity = id(ref)
+        if identity in self._recent:
+            self._recent.move_to_end(identity)
+            return
+        if array.nbytes > settings.memory:
+            ref._loaded = weakref.ref(array)
+            return
+        ref._loaded = array
+        gone = weakref.ref(ref, lambda _: self._forget(identity))
+        self._recent[identity] = gone, array.nbytes
+        self._nbytes += array.nbytes
+        while self._nbytes > settings.memory and self._recent:
+            oldest, (oldest_ref, nbytes) = self._recent.popitem(last=False)
+            self._nbytes -= nbytes
+            holder = oldest_ref()
+            if holder is not None and id(holder) == oldest:
+                kept = loaded_array(holder)
+                holder._loaded = None if kept is None else weakref.ref(kept)
+
+    def _forget(self, identity: int) -> None:
+        with self._mutex:
+            entry = self._recent.pop(identity, None)
+            if entry is not None:
+                self._nbytes -= entry[1]
+
+
+def _locked(array: AnyArray) -> AnyArray:
+    """Return it read-only, so that no view of it can be made writable."""
+    flags = array.flags
+    if not flags.writeable:
+        return array
+    if flags.owndata:
+        array.setflags(write=False)
+        return array
+    order: Literal["C", "F"] = "C" if flags.c_contiguous else "F"
+    buffer = read_only_buffer(bytes_view(array))
+    return np.ndarray(array.shape, array.dtype, buffer, 0, None, order)
+
+
+def read_only_buffer(memory: memoryview) -> Any:
+    """Return what makes an array over `memory` read-only for good."""
+    # NumPy looks through a memoryview for what is below, which is writable; not through this.
+    return PickleBuffer(memory.toreadonly())
+
+
+def _shown(ref: Loadable, array: AnyArray) -> AnyArray:
+    """Return the view of `array` that is handed out: the same one as long as somebody has it."""
+    shown = None if ref._shown is None else ref._shown()
+    # Its data are read-only, its shape is not: `x = ref.load(); x.shape = -1`.
+    if (
+        shown is None
+        or shown.base is not array
+        or shown.shape != array.shape
+        or shown.strides != array.strides
+        or shown.dtype is not array.dtype
+    ):
+        shown = array.view()
+        ref._shown = weakref.ref(shown)
+    return shown
+
+
+residency = Residency()

@@ -1,0 +1,392 @@
+"""An array's file in its store: all of it, parts of it, a map of it, and what it must be."""
+
+import mmap
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial, wraps
+from io import FileIO
+from itertools import chain
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import numpy as np
+import xxhash
+
+from dj_npy._array.cache import read_only_buffer
+from dj_npy._array.openfiles import KeptOpen, suits
+from dj_npy._array.workingcopy import working_map
+from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
+from dj_npy._format import npyfile as fileformat
+from dj_npy._format.metadata import Row
+from dj_npy._format.npyfile import CHECKSUM, AnyArray, Header
+from dj_npy._selection.index import Selection
+from dj_npy._selection.parts import Part
+from dj_npy._selection.plan import Plan
+from dj_npy._stores import Replace, Stat, Store, identity
+
+P = ParamSpec("P")
+T = TypeVar("T")
+MapMode = Literal["r", "r+", "c"]
+Verified = Literal["as inserted", "changed since insert", "no checksum"]
+_SLAB = 16 << 20
+_PIECE = 512 << 10
+"""Bytes of a slab, and most that a single array gets of it."""
+_ALIGNED = 64
+"""Bytes at a multiple of which an array begins."""
+_Beginning = Callable[[int], tuple[bytes, int]]
+
+
+class Slab:
+    """
+    Memory for many small arrays, freed with the last of them.
+
+    To get memory from the operating system page by page takes twice as long as to read a small
+    file into it. For a slab, Linux has huge pages. A large array has memory of its own, from the
+    system and not from `malloc`: that keeps what many threads have freed, each for itself.
+    """
+
+    def __init__(self) -> None:
+        self._taking = threading.Lock()
+        self._left = memoryview(bytearray())
+
+    def take(self, nbytes: int) -> memoryview:
+        """Return so much of it, of any contents."""
+        if not hasattr(mmap, "MADV_HUGEPAGE"):
+            return memoryview(np.empty(nbytes, np.uint8))  # type: ignore[arg-type]
+        until = _aligned(nbytes)
+        if until > _SLAB:
+            return _from_system(nbytes)
+        with self._taking:
+            if len(self._left) < until:
+                self._left = _from_system(_SLAB)
+            memory, self._left = self._left[:nbytes], self._left[until:]
+        return memory
+
+    def take_alone(self, nbytes: int) -> memoryview:
+        """Return so much memory, of any contents, that is freed with its array."""
+        return _from_system(nbytes) if hasattr(mmap, "MADV_HUGEPAGE") else self.take(nbytes)
+
+
+def _from_system(nbytes: int) -> memoryview:
+    try:
+        memory = mmap.mmap(-1, nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError):
+        raise MemoryError(f"no memory for an array of {nbytes} bytes") from None
+    with suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
+
+
+def read_together(store: Store, rows: Sequence[Row], slab: Slab) -> list[AnyArray | None]:
+    """
+    Read small files of one store of this machine, into memory of a slab: read-only arrays.
+
+    Returns None for one that :meth:`ArrayFile.read` has to look at.
+    """
+    promised = [_promised(row) for row in rows]
+    memory = slab.take(sum(_aligned(each[1].nbytes) for each in promised if each is not None))
+    shared = read_only_buffer(memory)
+    arrays: list[AnyArray | None] = []
+    files = []
+    position = 0
+    for each in promised:
+        if each is None:
+            arrays.append(None)
+            continue
+        path, header, prefix = each
+        nbytes = header.nbytes
+        data = memory[position : position + nbytes]
+        arrays.append(np.ndarray(header.shape, header.dtype, shared, position, None, header.order))
+        files.append((path, (bytearray(len(prefix)), data), header.offset + nbytes))
+        position += _aligned(nbytes)
+    read = iter(zip(files, store.read_files(files), strict=True))
+    for number, each in enumerate(promised):
+        if each is not None:
+            (_, (found, _), _), whole = next(read)
+            if not whole or found != each[2]:
+                arrays[number] = None
+    return arrays
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNED) * _ALIGNED
+
+
+def _allocated(header: Header, slab: Slab | None) -> tuple[AnyArray, memoryview]:
+    """Return a new array and its memory."""
+    if slab is None:
+        array = fileformat.empty(header.shape, header.dtype, header.order)
+        return array, fileformat.bytes_view(array)
+    alone = header.nbytes > _PIECE
+    data = slab.take_alone(header.nbytes) if alone else slab.take(header.nbytes)
+    return np.ndarray(header.shape, header.dtype, data, 0, None, header.order), data
+
+
+def _promised(row: Row) -> tuple[str, Header, bytes] | None:
+    try:
+        path, promised = row.path, row.promised()
+    except NpyError:
+        return None
+    return promised and (path, *promised)
+
+
+def _in_its_store(method: Callable[P, T]) -> Callable[P, T]:
+    """Have a method say so if a file is not as expected because the store is another one."""
+
+    @wraps(method)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(*args, **kwargs)
+        except (ArrayMissingError, ArrayCorruptError) as error:
+            file: Any = args[0]
+            reason = identity.misplaced(file.store, file.row)
+            if reason is None:
+                raise
+            raise StoreError(f"could not read {file.store.where(file.path)}: {reason}") from error
+
+    return checked
+
+
+class ArrayFile:
+    """
+    The ``.npy`` file that a row describes.
+
+    Its methods raise :class:`ArrayMissingError`, :class:`ArrayCorruptError` and
+    :class:`StoreError`, if it is gone, is not what the row says, or cannot be read.
+
+    Parameters
+    ----------
+    store : Store
+        Where it is.
+    row : Row
+        What describes it.
+    known : tuple of Header and bytes, optional
+        Its header and the bytes of that, if they have been read before.
+    """
+
+    def __init__(self, store: Store, row: Row, known: tuple[Header, bytes] | None = None) -> None:
+        self.store, self.row, self.path = store, row, row.path
+        self.known = known
+
+    @_in_its_store
+    def header(self) -> Header:
+        """Read the header and check it against the row."""
+        return self._checked(self._read_beginning)[0]
+
+    @_in_its_store
+    def read(self, slab: Slab | None = None) -> AnyArray:
+        """
+        Read it into a new array: one pass, if the file is what it should be.
+
+        A small one may have its memory from a slab.
+        """
+        expected = self.known or self.row.promised()
+        if expected is not None and expected[0].file_size <= self.store.small:
+            header, prefix = expected
+            found = bytearray(len(prefix))
+            array, data = _allocated(header, slab)
+            file = (self.path, (found, data), header.offset + len(data))
+            if self.store.read_files((file,))[0] and found == prefix:
+                return array
+        if expected is not None:
+            header, prefix = expected
+            array, data = self._allocated(header, slab)
+            found = bytearray(prefix)
+            buffers = (memoryview(found), data)
+            if self.store.read_into(self.path, 0, buffers) == header.file_size and found == prefix:
+                return array
+        header = self.header()  # says what is wrong, if anything is
+        array, data = self._allocated(header, slab)
+        if self.store.read_into(self.path, header.offset, (data,)) != header.file_size:
+            raise self._changed_meanwhile()
+        return array
+
+    @_in_its_store
+    def read_part(self, selection: Selection, out: AnyArray | None, most: float) -> AnyArray | None:
+        """
+        Read what is selected into `out`, which fits, or into a new array.
+
+        Returns None, with nothing read, if more than `most` bytes would be.
+        """
+        if not selection.nbytes:
+            return fileformat.empty(selection.shape, selection.dtype) if out is None else out
+        for _ in range(2):
+            read = _Read()
+            if self.known is None:
+                self.known = self.row.promised() or self._checked(
+                    self._first(selection, most, read)
+                )
+            header, prefix = self.known
+            plan = Plan(selection, header, self.store.limits)
+            if plan.asked > most:
+                return None
+            array = out
+            if array is None:
+                make = partial(fileformat.empty, selection.shape, selection.dtype, header.order)
+                array = self._room(make)
+            if self._filled(array, plan, header, prefix, read):
+                return array
+            # It is not the expected file. This says why, unless it is as good a one.
+            self.known = self._checked(self._read_beginning)
+        raise self._changed_meanwhile()
+
+    def keep_open(self) -> KeptOpen | None:
+        """Open it for slices of rows, after a part has been read; None where that is no gain."""
+        assert self.known is not None
+        header, prefix = self.known
+        if not self.store.near or not suits(header):
+            return None
+        with suppress(OSError), self.store.open_to_map(self.path) as file:
+            kept = KeptOpen(os.fspath(file.name), header)
+            return kept if kept.is_of(header, prefix) else None
+        return None
+
+    @_in_its_store
+    def map(self, mode: MapMode) -> AnyArray:
+        """Map it into memory."""
+        store, replace = self.store, None
+        if mode == "r+":
+            file, replace = store.open_to_change(self.path)
+        else:
+            file = store.open_to_map(self.path)
+        try:
+            with file:
+                return self._mapped(file, mode, replace)
+        except BaseException:
+            if replace is not None:  # a copy that nobody has changed
+                with suppress(OSError):
+                    os.unlink(file.name)
+            raise
+
+    @_in_its_store
+    def verify(self) -> Verified:
+        """Read all of it and check it against the row, to the byte where the row can tell."""
+        store, where = self.store, self.store.where(self.path)
+        self.header()
+        expected = self.row.checksum
+        if expected is None:
+            return "no checksum"
+        hasher = xxhash.xxh3_128()
+        for piece in store.pieces(self.path):
+            hasher.update(piece)
+        found = CHECKSUM + hasher.hexdigest()
+        if found == expected:
+            return "as inserted"
+        changed_to = store.changed(self.path)
+        if changed_to in ("", found):
+            return "changed since insert"
+        said = "" if changed_to is None else f", or since it was last changed {changed_to}"
+        raise ArrayCorruptError(
+            f"{where} has other bytes than were inserted: expected {expected}{said}, found "
+            f"{found}. Unless it was changed on purpose, restore it from a copy"
+        )
+
+    def _mapped(self, file: FileIO, mode: MapMode, replace: Replace | None) -> AnyArray:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            # Read from the very file that is mapped: another may have its name by now.
+            header, _ = self._checked(lambda length: (_beginning(file, length), size))
+            if replace is not None:
+                return working_map(file, header, replace, self.store.where(self.path))
+            return np.memmap(file, header.dtype, mode, header.offset, header.shape, header.order)
+        except NpyError:
+            raise
+        except OSError as error:  # no address space left, or the disk fails
+            raise self.store.refused(error, self.path, "map") from error
+
+    def _first(self, selection: Selection, most: float, read: "_Read") -> _Beginning:
+        """
+        Read what is not known of the header of a row of DataJoint's own codec.
+
+        If its file is as such files are, what is selected may begin so near that it comes with
+        the header.
+        """
+        row, limits = self.row, self.store.limits
+        length = len(fileformat.header_bytes(row.dtype, row.shape, False))
+        plan = Plan(selection, Header(row.dtype, row.shape, False, length), limits)
+        start, stop = plan.first
+        near = stop if start <= limits.gap and plan.asked <= most else 0
+
+        def beginning(length: int) -> tuple[bytes, int]:
+            data, read.stat = self.store.read_beginning(self.path, max(length, near))
+            read.data = memoryview(data)
+            return data, read.stat.nbytes
+
+        return beginning
+
+    def _filled(
+        self, array: AnyArray, plan: Plan, header: Header, prefix: bytes, read: "_Read"
+    ) -> bool:
+        """Fill `array` and return whether the file was the expected one, as far as that shows."""
+        found = bytearray(prefix)
+        parts = _unread(plan.parts(array), read.data)
+        if self.store.near:
+            parts = chain([Part(0, len(found), (memoryview(found),))], parts)
+        first = next(parts, None)
+        if first is None:
+            return True
+        stat = self.store.read_parts(self.path, chain([first], parts))
+        if stat is None or stat.nbytes != header.file_size or found != prefix:
+            return False
+        return read.stat in (None, stat)  # or the parts are not all of one file
+
+    def _allocated(self, header: Header, slab: Slab | None) -> tuple[AnyArray, memoryview]:
+        return self._room(lambda: _allocated(header, slab))
+
+    def _room(self, make: Callable[[], T]) -> T:
+        try:
+            return make()
+        except (MemoryError, ValueError):  # ValueError: more than an address can count
+            self.header()  # a row that promises too much is told from a machine too small
+            raise
+
+    def _read_beginning(self, length: int) -> tuple[bytes, int]:
+        data, stat = self.store.read_beginning(self.path, length)
+        return data, stat.nbytes
+
+    def _checked(self, beginning: _Beginning) -> tuple[Header, bytes]:
+        """Return the header, if the row is of it, and its bytes."""
+        where = self.store.where(self.path)
+        prefix, size = beginning(fileformat.FIRST_READ)
+        promised = self.row.promised()
+        if promised and size == promised[0].file_size and prefix.startswith(promised[1]):
+            return promised
+        length = fileformat.header_length(prefix, where)
+        if length > len(prefix):
+            prefix, size = beginning(length)
+        header = fileformat.parse_header(prefix, size, where)
+        if not self.row.is_of(header):
+            said = Header(self.row.dtype, self.row.shape, False, 0)
+            raise ArrayCorruptError(
+                f"{where} is another array than the row says: expected {said}, found {header}. "
+                f"Restore the file from a copy"
+            )
+        return header, prefix[: header.offset]
+
+    def _changed_meanwhile(self) -> ArrayCorruptError:
+        return ArrayCorruptError(f"{self.store.where(self.path)} changed while it was read")
+
+
+@dataclass
+class _Read:
+    """What of a file was read beside its header, and of which version it is."""
+
+    data: memoryview = field(default_factory=lambda: memoryview(b""))
+    stat: Stat | None = None
+
+
+def _unread(parts: Iterator[Part], read: memoryview) -> Iterator[Part]:
+    """Take from what has been read already, and yield the other parts."""
+    for part in parts:
+        stop = part.start + part.nbytes
+        if stop <= len(read) and not part.runs:
+            part.put(read[part.start : stop])
+        else:
+            yield part
+
+
+def _beginning(file: FileIO, length: int) -> bytes:
+    file.seek(0)
+    return file.read(length) or b""

@@ -1,0 +1,91 @@
+"""What a notebook shows of a reference: what the row says, and a picture once it is loaded."""
+
+from collections.abc import Callable
+from html import escape
+from typing import Any
+
+from dj_npy._array.picture import picture
+from dj_npy._errors import NpyError
+from dj_npy._format.metadata import Row
+from dj_npy._format.npyfile import AnyArray
+from dj_npy._text import in_units, printable
+
+_LONGEST = 300
+"""Characters that are shown of a text, which may be anything that a row holds."""
+
+# Only colours that the page has: text and lines in its own, and its theme's accent. What
+# `prefers-color-scheme` knows is the machine's preference, and a page may be otherwise. All that
+# would be the same in another reference's style, and the names are in nobody else's.
+_STYLE = (
+    ".dj-npy{display:flex;flex-wrap:wrap;gap:.8em 2em;align-items:flex-start;color:inherit;"
+    "font-size:13px;line-height:1.45;margin:.3em 0;"
+    "--dj-npy-accent:var(--jp-brand-color1,var(--vscode-charts-blue,#3b82c4))}"
+    ".dj-npy-row{display:flex;gap:.8em}"
+    ".dj-npy-name{flex:none;width:3.6em;opacity:.7}"
+    ".dj-npy-value{font-family:var(--jp-code-font-family,ui-monospace,Menlo,Consolas,monospace);"
+    "overflow-wrap:anywhere;unicode-bidi:isolate;max-width:44em}"
+    ".dj-npy-state{border:1px solid;border-radius:1em;padding:0 .6em;margin-left:.4em;"
+    "font-size:85%;opacity:.8}"
+    ".dj-npy-figure{width:260px}"
+    ".dj-npy-figure svg{display:block;"
+    "outline:1px solid color-mix(in srgb,currentColor 25%,transparent)}"
+    ".dj-npy-caption{font-size:85%;opacity:.7;margin-top:.3em}"
+)
+
+
+def of_reference(row: Row, array: AnyArray | None) -> str:
+    """
+    Return HTML of a reference. No I/O.
+
+    Parameters
+    ----------
+    row : Row
+        What describes it; where that makes no sense, the JSON is shown as it is.
+    array : ndarray or None
+        Its data, if they are in memory.
+    """
+    what: dict[str, Callable[[], Any]] = {
+        "shape": lambda: row.shape,
+        "dtype": lambda: row.dtype,
+        "size": lambda: in_units(row.nbytes),
+        "store": lambda: row.store or "the default store",
+        "path": lambda: row.path,
+    }
+    rows, valid = [], True
+    for name, value in what.items():
+        try:
+            said = str(value())
+        except NpyError:
+            said, valid = "not valid", False
+        rows.append(_row(name, said))
+    if not valid:
+        rows.append(_row("row", repr(row.json)))
+    state = "invalid row" if not valid else "not loaded" if array is None else "loaded"
+    title = f'<div><b>NpyRef</b> <span class="dj-npy-state">{state}</span></div>'
+    return (
+        f'<div class="dj-npy"><style>{_STYLE}</style><div>{title}{"".join(rows)}</div>'
+        f"{'' if array is None else _figure(array)}</div>"
+    )
+
+
+def shown(text: str) -> str:
+    """Return a text for HTML: cut, and without what would break out of its line."""
+    if len(text) > _LONGEST:
+        text = text[: _LONGEST - 3] + "..."
+    return escape(printable(text))
+
+
+def _row(name: str, value: str) -> str:
+    return (
+        f'<div class="dj-npy-row"><span class="dj-npy-name">{name}</span> '
+        f'<span class="dj-npy-value">{shown(value)}</span></div>'
+    )
+
+
+def _figure(array: AnyArray) -> str:
+    svg, caption = picture(array)
+    if not svg and not caption:
+        return ""
+    return (
+        f'<div class="dj-npy-figure">{svg}<div class="dj-npy-caption">{shown(caption)}</div></div>'
+    )

@@ -1,0 +1,296 @@
+"""Many arrays at once: load them, or walk through them."""
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import chain
+from typing import Annotated, Any
+
+from pydantic import ByteSize, Field, TypeAdapter, ValidationError
+
+from dj_npy._array.file import Slab
+from dj_npy._array.ref import NpyRef, loaded_alone, loaded_together, read_alone
+from dj_npy._concurrency.ahead import Ahead, Step, Task
+from dj_npy._concurrency.progress import Progress
+from dj_npy._errors import ArrayInvalidError, NpyError
+from dj_npy._settings import thread_count
+from dj_npy._stores import Store
+from dj_npy._stores.remote import PART, SIDE_BY_SIDE
+
+_SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
+_PROCESSORS = os.cpu_count() or 1
+_BUFFERS = PART * SIDE_BY_SIDE
+"""Bytes that may be on their way beside an array that comes through a network."""
+_TOGETHER_NEAR, _TOGETHER_FAR, _TOGETHER_BYTES = 64, 4, 4 << 20
+"""How many small arrays one step reads at most: each step is handed to a thread and back."""
+
+
+def load(
+    refs: Iterable[Any], *attributes: str, max_workers: int | None = None, progress: bool = False
+) -> list[Any]:
+    """
+    Load many arrays side by side.
+
+    Parameters
+    ----------
+    refs : iterable
+        References, of any stores; or rows (dicts) with references in them. One may come several
+        times, be loaded already, or be None.
+    attributes : str
+        The attributes of rows that are to be loaded. Default: all that are references.
+    max_workers : int, optional
+        Threads. Default ``dj_npy.settings.max_workers``.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    list
+        What :meth:`NpyRef.load` returns of each, read-only, in the order of `refs`; None for
+        None; of a row, a dict with arrays for references.
+
+    Raises
+    ------
+    ArrayMissingError, ArrayCorruptError, StoreError
+        Of the first that cannot be loaded. Nothing more is begun then.
+    ArrayInvalidError
+        For what is no reference, None or row, or no number of threads.
+
+    Examples
+    --------
+    >>> arrays = dj_npy.load(Recording.to_arrays("waveform"))
+    >>> rows = dj_npy.load(Recording.to_dicts())
+    """
+    refs, workers = list(refs), thread_count(max_workers)
+    far = max(1, min(_TOGETHER_FAR, len(refs) // (4 * workers)))
+    steps = _steps(refs, attributes, keep=True, near=_TOGETHER_NEAR, far=far)
+    ahead = Ahead(steps, workers, math.inf, patient=True)
+    found: list[Any] = []
+    with Progress("load", _total(refs, attributes) if progress else None) as bar:
+        try:
+            for step in ahead:
+                found += _arrays(step, attributes, bar)
+        finally:
+            ahead.close()
+    return found
+
+
+class Stream(Iterator[Any]):
+    """
+    What :func:`stream` returns.
+
+    Parameters
+    ----------
+    ahead : Ahead
+        What reads.
+    attributes : sequence of str
+        Those of rows that are loaded.
+    bar : Progress
+        What shows how far it has come.
+    """
+
+    def __init__(self, ahead: Ahead, attributes: Sequence[str], bar: Progress) -> None:
+        self._ahead, self._attributes, self._bar = ahead, attributes, bar
+
+    def __next__(self) -> Any:
+        try:
+            return _arrays(next(self._ahead), self._attributes, self._bar)[0]
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._ahead.close()
+        self._bar.close()
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def stream(
+    refs: Iterable[Any],
+    *attributes: str,
+    max_bytes: int | str = "1 GiB",
+    max_workers: int | None = None,
+    progress: bool = False,
+) -> Stream:
+    """
+    Walk through many arrays, those that come next being read while the caller is busy.
+
+    The arrays are the caller's own, to be changed at will, and none is kept. To leave early,
+    leave the loop; to be sure that nothing is read any more, call ``close()``, or use it as a
+    context manager.
+
+    Parameters
+    ----------
+    refs : iterable
+        References, or rows (dicts) with references in them, as for :func:`load`. It is asked for
+        the next one in the caller's thread.
+    attributes : str
+        The attributes of rows that are to be loaded. Default: all that are references.
+    max_bytes : int or str
+        Memory for what is read ahead, with or without a unit, what it takes to read them
+        included. A single array may be larger.
+    max_workers : int, optional
+        Threads. Default ``dj_npy.settings.max_workers``.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    iterator
+        Of the arrays, in order; None for None; of a row, a dict with arrays for references.
+
+    Raises
+    ------
+    ArrayMissingError, ArrayCorruptError, StoreError
+        When it is the turn of an array that cannot be loaded.
+    ArrayInvalidError
+        For what is no reference, None or row, no size, or no number of threads.
+
+    Examples
+    --------
+    >>> for row in dj_npy.stream(Recording.to_dicts(), "waveform"):
+    ...     _ = row["recording_id"], row["waveform"].mean()
+    """
+    try:
+        most = _SIZE.validate_python(max_bytes)
+    except ValidationError:
+        raise ArrayInvalidError(
+            f"max_bytes must be a size such as 1000000 or '1 GiB', not {max_bytes!r}"
+        ) from None
+    workers = thread_count(max_workers)
+    # Only of what can be walked twice is it known how much it is.
+    total = _total(refs, attributes) if progress and isinstance(refs, (list, tuple)) else (0, 0)
+    steps = _steps(refs, attributes, keep=False, near=1, far=1)
+    bar = Progress("read", total if progress else None)
+    return Stream(Ahead(steps, workers, most), attributes, bar)
+
+
+def _steps(
+    items: Iterable[Any], attributes: Sequence[str], *, keep: bool, near: int, far: int
+) -> Iterator[Step]:
+    """
+    Yield what is to be read, and is kept in memory or is the caller's own.
+
+    In a step are so many items at most whose files are small, and of one `near` store, or `far`.
+    """
+    slab, group = Slab(), _Group(near, far)
+    for item in items:
+        refs = _refs(item, attributes)
+        if not group.takes(item, refs):
+            yield group.step(slab, keep)
+            group = _Group(near, far)
+            group.takes(item, refs)
+        if group.full:
+            yield group.step(slab, keep)
+            group = _Group(near, far)
+    if group.items:
+        yield group.step(slab, keep)
+
+
+class _Group:
+    """Items that are read in one step."""
+
+    def __init__(self, near: int, far: int) -> None:
+        self.items: list[Any] = []
+        self._most_near, self._most_far = near, far
+        self._refs: list[NpyRef] = []
+        self._store: Store | None = None
+        self._mixed = False  # they are of several stores
+        self._nbytes = 0
+
+    @property
+    def _near(self) -> Store | None:
+        """The store of this machine that all are of."""
+        store = self._store
+        return store if store is not None and store.near and not self._mixed else None
+
+    @property
+    def full(self) -> bool:
+        """Whether it takes no other item."""
+        return len(self.items) >= (self._most_near if self._near else self._most_far)
+
+    def takes(self, item: Any, refs: Sequence[NpyRef]) -> bool:
+        """Add an item, if it fits."""
+        nbytes, first, mixed = self._nbytes, self._store, self._mixed
+        for number, ref in enumerate(refs, len(self._refs)):
+            store, size = ref._place()
+            first = first if number else store
+            mixed = mixed or store is not first
+            nbytes += size
+        if self.items and (mixed or nbytes > _TOGETHER_BYTES):
+            return False
+        self.items.append(item)
+        self._refs.extend(refs)
+        self._nbytes, self._store, self._mixed = nbytes, first, mixed
+        return True
+
+    def step(self, slab: Slab, keep: bool) -> Step:
+        """Return what is to be done."""
+        near, several = self._near, len(self.items) > 1
+        if near is not None and several:
+            tasks = [Task(partial(loaded_together, self._refs, near, slab))]
+            return Step(self.items, tasks, self._nbytes, threads=0)
+        some = [self._refs] if several else [[ref] for ref in self._refs]
+        alone = loaded_alone if keep else read_alone
+        tasks = [Task(partial(alone, refs, slab)) for refs in some]
+        if near is not None:
+            return Step(self.items, tasks, self._nbytes, threads=_PROCESSORS)
+        on_the_way = min(self._nbytes, _BUFFERS * len(self._refs))
+        return Step(self.items, tasks, self._nbytes + on_the_way)
+
+
+def _refs(item: Any, attributes: Sequence[str]) -> Sequence[NpyRef]:
+    """Return the references of an item that are to be loaded."""
+    if isinstance(item, NpyRef):
+        return (item,)
+    if item is None:
+        return ()
+    if not isinstance(item, Mapping):
+        raise ArrayInvalidError(
+            f"expected an NpyRef, None, or a row as a dict, not {type(item).__name__}"
+        )
+    for name in attributes:
+        if not isinstance(item[name], NpyRef | None):
+            raise ArrayInvalidError(
+                f"the attribute {name!r} of a row is no NpyRef, but {type(item[name]).__name__}"
+            )
+    values = [item[name] for name in attributes] if attributes else list(item.values())
+    return [value for value in values if isinstance(value, NpyRef)]
+
+
+def _arrays(step: Step, attributes: Sequence[str], bar: Progress) -> list[Any]:
+    """Return the items of a step with arrays in the place of references."""
+    arrays = list(chain.from_iterable(task.result() for task in step.tasks))
+    for array in arrays:
+        bar.add(array.nbytes)
+    if all(type(item) is NpyRef for item in step.item):
+        return arrays
+    following = iter(arrays)
+
+    def filled(item: Any) -> Any:
+        if not isinstance(item, Mapping):
+            return item if item is None else next(following)
+        names = attributes or item
+        found = {name: next(following) for name in names if isinstance(item[name], NpyRef)}
+        return {**item, **found}
+
+    return [filled(item) for item in step.item]
+
+
+def _total(items: Iterable[Any], attributes: Sequence[str]) -> tuple[int, int]:
+    """Count the files, and their arrays' bytes."""
+    files = nbytes = 0
+    for item in items:
+        for ref in _refs(item, attributes):
+            files += 1
+            with suppress(NpyError):
+                nbytes += ref.nbytes
+    return files, nbytes

@@ -1,0 +1,132 @@
+"""Local files that stay open, because parts of them are asked for again and again."""
+
+import os
+import time
+import weakref
+from collections import deque
+from contextlib import suppress
+
+import numpy as np
+
+from dj_npy._format.npyfile import AnyArray, Header
+from dj_npy._stores.filecache import QuietFile
+from dj_npy._stores.regularfile import open_regular
+
+with suppress(ImportError):  # Windows has neither this nor `os.preadv`
+    from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
+
+_MOST_FILES = 64
+_MOST_BYTES = 1 << 20
+"""Above this, a slice takes so long that opening its file does not count."""
+_LOOK_S = 0.1
+"""How often a path is looked at, which costs a tenth of a slice."""
+
+
+class KeptOpen:
+    """
+    A file of rows that is read without a look at the store: 6 us a slice instead of 50.
+
+    Few are open at a time: the one that was opened first is closed for the next.
+
+    Parameters
+    ----------
+    path : str
+        Where it is.
+    header : Header
+        Its header; see :func:`suits`.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_descriptor",
+        "_dtype",
+        "_expected",
+        "_file",
+        "_length",
+        "_look_again",
+        "_most",
+        "_offset",
+        "_path",
+        "_row",
+        "_row_nbytes",
+    )
+
+    def __init__(self, path: str, header: Header) -> None:
+        self._dtype, (self._length, *row) = header.dtype, header.shape
+        self._row = tuple(row)
+        self._offset = header.offset
+        self._path, self._look_again = path, 0.0
+        self._row_nbytes = (header.file_size - header.offset) // self._length
+        self._most = min(_MOST_BYTES // self._row_nbytes, self._length // 4)
+        self._file: QuietFile | None = QuietFile(path, opener=open_regular)
+        self._descriptor = self._file.fileno()
+        self._expected = _state(os.fstat(self._descriptor))
+        _make_room()
+        _open.append(weakref.ref(self))
+
+    def close(self) -> None:
+        """Let go of the file, which is closed when nobody is reading it any more."""
+        self._file = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether it will not be read any more."""
+        return self._file is None
+
+    def is_of(self, header: Header, prefix: bytes) -> bool:
+        """Whether it is the expected file, as far as header and size show."""
+        file = self._file
+        return (
+            file is not None
+            and self._expected[0] == header.file_size
+            and os.pread(self._descriptor, len(prefix), 0) == prefix
+        )
+
+    def rows(self, index: slice) -> AnyArray | None:
+        """Return consecutive rows; None if that is not what is asked for, or not to be had."""
+        start, stop, step = index.indices(self._length)
+        count = stop - start
+        file = self._file  # held until the end: the descriptor is its own until then
+        if step != 1 or not 0 < count <= self._most or file is None:
+            return None
+        try:
+            if _state(os.fstat(self._descriptor)) == self._expected and self._has_its_name():
+                rows: AnyArray = np.empty((count, *self._row), self._dtype)
+                position = self._offset + start * self._row_nbytes
+                read = os.preadv(self._descriptor, (rows.data,), position)
+                return rows if read == count * self._row_nbytes else None
+        except OSError:
+            pass
+        self._file = None  # it has changed, or another has its name
+        return None
+
+    def _has_its_name(self) -> bool:
+        """Whether its path still leads to it, once in a while: a folder may have been moved."""
+        if (now := time.monotonic()) < self._look_again:
+            return True
+        self._look_again = now + _LOOK_S
+        return os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
+
+
+def _state(status: os.stat_result) -> tuple[int, int, int]:
+    # The time changes with every link, name and byte of a file; a look at its path costs more.
+    return status.st_size, status.st_nlink, status.st_ctime_ns
+
+
+_open: deque[weakref.ref[KeptOpen]] = deque()
+
+
+def _make_room() -> None:
+    limit = getrlimit(RLIMIT_NOFILE)[0]
+    most = _MOST_FILES if limit == RLIM_INFINITY else min(_MOST_FILES, limit // 4)
+    with suppress(IndexError):  # another thread was faster
+        while len(_open) >= most:
+            oldest = _open.popleft()()
+            if oldest is not None:
+                oldest.close()
+
+
+def suits(header: Header) -> bool:
+    """Whether rows are consecutive bytes, and of a type that the system's calls fill."""
+    in_order = header.shape and (not header.fortran_order or len(header.shape) == 1)
+    return bool(in_order) and header.dtype.kind in "biufc" and hasattr(os, "preadv")

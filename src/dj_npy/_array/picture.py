@@ -1,0 +1,242 @@
+"""A small picture of an array: lines or a heat map, of a few values of it, as SVG."""
+
+import base64
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+
+from dj_npy._format.npyfile import AnyArray
+
+_WIDTH, _HEIGHT = 1000, 400
+_FULL_PX, _HEIGHT_PX = 260, 104
+_LONG = 3
+"""Times that one axis is as long as the other, from where on they are no image."""
+_MOST_LINES = 4
+"""Up to so many rows or columns are lines; if they are longer than `_SHORTEST_LINE`."""
+_SHORTEST_LINE = 8
+_POINTS = 240
+_BINS = 160
+"""Points, or lowest and highest values, of all lines together: some 3 kB."""
+_SAMPLES = 32
+"""Values of which a lowest and a highest one are looked for."""
+_ROWS, _COLUMNS = 48, 72
+_COLOURS = ("var(--dj-npy-accent,#3b82c4)", "#c9762a", "#3d9970", "#b05cc6")
+"""Of lines: each is told from black and from white."""
+_LONGEST_VALUE = 60
+_NUMBERS = "biufcmM"
+
+# Dark for low to light for high; 63 colours, and before them a transparent one for no number.
+_STOPS = np.array([(38, 30, 92), (32, 99, 141), (36, 155, 132), (140, 201, 84), (250, 228, 92)])
+_LEVELS = 63
+_SCALE = np.linspace(0, len(_STOPS) - 1, _LEVELS)
+_PALETTE = np.stack(
+    [np.interp(_SCALE, np.arange(len(_STOPS)), _STOPS[:, channel]) for channel in range(3)], axis=1
+).astype(np.uint8)
+
+
+def picture(array: AnyArray) -> tuple[str, str]:
+    """
+    Return an SVG of an array, or ``""``, and a line of text about it, or ``""``.
+
+    A few thousand values are looked at, however many there are.
+    """
+    array = np.asarray(array)
+    notes: list[str] = []
+    if array.size <= 1:
+        return "", _text(array) if array.size else "no elements"
+    if array.dtype.names is not None:
+        fields = array.dtype.names
+        name = next((name for name in fields if array.dtype[name].base.kind in _NUMBERS), None)
+        if name is None:
+            return "", ""
+        array = array[name]
+        notes.append(f"field {name!r}")
+    if array.size <= 1 or array.dtype.kind not in _NUMBERS:
+        return "", ""
+    array = _of_two_axes(array, notes)
+    with np.errstate(all="ignore"):
+        if array.ndim == 1:
+            return _lines(array[:, np.newaxis], notes)
+        if min(array.shape) <= _MOST_LINES and max(array.shape) >= _SHORTEST_LINE:
+            return _lines(array if array.shape[0] > array.shape[1] else array.T, notes)
+        return _heat_map(array, notes)
+
+
+def _text(one: AnyArray) -> str:
+    """Return the only element of an array, as text."""
+    try:
+        text = str(one.reshape(-1)[0])[:_LONGEST_VALUE]
+        return text.encode(errors="backslashreplace").decode()
+    except (SystemError, ValueError):
+        return "?"  # numbers that are no characters; a time without a unit
+
+
+def _of_two_axes(array: AnyArray, notes: list[str]) -> AnyArray:
+    """Return one plane of an array: of a movie the middle image, of a colour image one colour."""
+    index: list[Any] = [0 if length == 1 else slice(None) for length in array.shape]
+    axes = [axis for axis, length in enumerate(array.shape) if length > 1]
+    if len(axes) > 2 and array.shape[axes[-1]] <= _MOST_LINES:
+        index[axes.pop()] = 0
+    for axis in axes[:-2]:
+        index[axis] = array.shape[axis] // 2
+    if array.ndim > 2:
+        notes.insert(0, f"[{', '.join(':' if i == slice(None) else str(i) for i in index)}]")
+    plane: AnyArray = array[tuple(index)]
+    return plane
+
+
+def _lines(array: AnyArray, notes: list[str]) -> tuple[str, str]:
+    """Draw each column: all its values, or what the lowest and highest are along it."""
+    length, count = array.shape
+    points, bins = _POINTS // count, _BINS // count
+    chosen = _spread(length, length if length <= points else bins * _SAMPLES)
+    some = array[chosen]
+    values, caption = _told(some, some.size < array.size, notes)
+    if values is None:
+        return "", caption
+    heights = np.rint((1 - values) * _HEIGHT)
+    if length <= points:
+        x = np.rint(np.linspace(0, _WIDTH, length))
+        paths = [_path(x, column) for column in heights.T]
+        fill = "none"
+    else:
+        starts = np.arange(bins) * len(chosen) // bins
+        x = np.rint(np.linspace(0, _WIDTH, bins))
+        paths = [
+            _band(x, np.fmin.reduceat(column, starts), np.fmax.reduceat(column, starts))
+            for column in heights.T
+        ]
+        fill = "currentColor"
+    drawn = "".join(
+        f'<path d="{path}" style="color:{colour}" stroke="currentColor" '
+        f'fill="{fill}" stroke-width="1.3" stroke-linejoin="round" stroke-linecap="round" '
+        f'vector-effect="non-scaling-stroke"/>'
+        for path, colour in zip(paths, _COLOURS, strict=False)
+    )
+    return _svg(drawn, f"-20 -20 {_WIDTH + 40} {_HEIGHT + 40}", _FULL_PX), caption
+
+
+def _heat_map(array: AnyArray, notes: list[str]) -> tuple[str, str]:
+    rows, columns = (
+        _spread(length, most) for length, most in zip(array.shape, (_ROWS, _COLUMNS), strict=True)
+    )
+    some = array[np.ix_(rows, columns)]
+    values, caption = _told(some, some.size < array.size, notes)
+    if values is None:
+        return "", caption
+    levels = np.where(np.isnan(values), 0, 1 + np.rint(np.nan_to_num(values) * (_LEVELS - 1)))
+    image = base64.b64encode(_png(levels.astype(np.uint8))).decode()
+    drawn = (
+        f'<image href="data:image/png;base64,{image}" width="{_WIDTH}" height="{_HEIGHT}" '
+        f'preserveAspectRatio="none" style="image-rendering:pixelated"/>'
+    )
+    # An image keeps its proportions; what is long and narrow is none.
+    proportion = array.shape[1] / array.shape[0]
+    is_image = 1 / _LONG <= proportion <= _LONG
+    width = min(_FULL_PX, round(_HEIGHT_PX * proportion)) if is_image else _FULL_PX
+    return _svg(drawn, f"0 0 {_WIDTH} {_HEIGHT}", width), caption
+
+
+def _svg(drawn: str, box: str, width_px: int) -> str:
+    # Its size twice: JupyterLab's style has another height, and some pages take no styles.
+    return (
+        f'<svg viewBox="{box}" width="{width_px}" height="{_HEIGHT_PX}" '
+        f'style="width:{width_px}px;height:{_HEIGHT_PX}px" '
+        f'preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>'
+    )
+
+
+def _spread(length: int, most: int) -> AnyArray:
+    """Return up to `most` positions, at equal distances, of `length`."""
+    count = min(length, most)
+    return (2 * np.arange(count) + 1) * length // (2 * count)
+
+
+def _told(some: AnyArray, is_sample: bool, notes: list[str]) -> tuple[AnyArray | None, str]:
+    """Return values from 0 to 1, NaN for what is no finite number, and what is to be said."""
+    numbers = _as_floats(some)
+    if some.dtype.kind == "c":
+        notes = [*notes, "absolute values"]
+    if is_sample:
+        notes = [*notes, f"of {some.size:,} values looked at"]
+    finite = np.isfinite(numbers)
+    left_out = some.size - np.count_nonzero(finite)
+    if left_out == some.size:
+        return None, ", ".join(["no finite value", *notes])
+    if left_out:
+        notes = [*notes, f"{left_out:,} not finite"]
+    numbers[~finite] = np.nan
+    told = numbers if some.dtype.kind == "c" else some
+    lowest, highest = told.flat[np.nanargmin(numbers)], told.flat[np.nanargmax(numbers)]
+    caption = ", ".join([f"{_number(lowest)} to {_number(highest)}", *notes])
+    low, high = np.nanmin(numbers) / 2, np.nanmax(numbers) / 2  # halves: the span is finite
+    if not high - low > 0:
+        return np.where(finite, 0.5, np.nan), caption
+    return np.clip((numbers / 2 - low) / (high - low), 0, 1), caption
+
+
+def _as_floats(some: AnyArray) -> AnyArray:
+    kind = some.dtype.kind
+    if kind == "c":
+        return np.abs(some).astype(np.float64)
+    if kind in "mM":
+        ticks = some.astype(some.dtype.newbyteorder("=")).view(np.int64).astype(np.float64)
+        return np.where(np.isnat(some), np.nan, ticks)
+    return some.astype(np.float64)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, np.inexact):
+        return f"{float(value):.4g}"
+    return _text(np.asarray(value))
+
+
+def _path(x: AnyArray, y: AnyArray) -> str:
+    """Return a line through the points, with gaps where there is none."""
+    steps, pen_down = [], False
+    for left, height in zip(x, y, strict=True):
+        if np.isnan(height):
+            pen_down = False
+            continue
+        steps.append(f"{'L' if pen_down else 'M'}{left:.0f} {height:.0f}")
+        if not pen_down:
+            steps.append("h6h-6")  # so that a point between two gaps is seen
+        pen_down = True
+    return "".join(steps)
+
+
+def _band(x: AnyArray, low: AnyArray, high: AnyArray) -> str:
+    """Return the outlines between lowest and highest, one for each stretch without a gap."""
+    there = np.flatnonzero(~np.isnan(low))
+    stretches = np.split(there, np.flatnonzero(np.diff(there) > 1) + 1)
+    return "".join(
+        "M"
+        + "L".join(f"{x[i]:.0f} {y[i]:.0f}" for y, along in _around(low, high, each) for i in along)
+        + "Z"
+        for each in stretches
+    )
+
+
+def _around(low: AnyArray, high: AnyArray, stretch: AnyArray) -> Any:
+    return (low, stretch), (high, stretch[::-1])
+
+
+def _png(levels: AnyArray) -> bytes:
+    """Return an image in the palette's colours (PNG, ISO/IEC 15948)."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    height, width = levels.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in levels)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0))
+        + chunk(b"PLTE", b"\0\0\0" + _PALETTE.tobytes())
+        + chunk(b"tRNS", b"\0")
+        + chunk(b"IDAT", zlib.compress(rows, 9))
+        + chunk(b"IEND", b"")
+    )

@@ -1,0 +1,123 @@
+"""Tables and keys as they are typed in a command line, in the database that is configured."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal, InvalidOperation
+from typing import Any, NamedTuple
+
+import datajoint as dj
+from datajoint.errors import DataJointError
+
+from dj_npy._array.ref import row_of
+from dj_npy._cli.command import UsageError
+from dj_npy._datajoint.codec import NpyCodec
+from dj_npy._errors import StoreError
+from dj_npy._stores import StoreConfig
+
+
+class Found(NamedTuple):
+    """The value of one ``<npy@>`` attribute of one row."""
+
+    table: str
+    key: dict[str, Any]
+    attribute: str
+    json: Any
+    """What the row holds; None for null."""
+    config: StoreConfig
+
+
+def arrays_of(table_name: str, key: list[str]) -> Iterator[Found]:
+    """
+    Yield every array of the rows that a key matches.
+
+    Parameters
+    ----------
+    table_name : str
+        ``schema.table``, the latter as the database or as Python calls it.
+    key : list of str
+        ``name=value``, each of an attribute of the primary key.
+
+    Raises
+    ------
+    UsageError
+        If there is no such table, or attribute, or it has no arrays.
+    StoreError
+        If the database cannot be asked, or there is no such row.
+    """
+    with _asking():
+        connection = dj.conn()
+        table, name = _table(connection, table_name)
+        heading = table.heading
+        attributes = [
+            each
+            for each in heading.names
+            if heading[each].codec is not None and heading[each].codec.name == NpyCodec.name
+        ]
+        if not attributes:
+            raise UsageError(f"{name} has no <npy@> attribute")
+        restriction = dict(_condition(each, heading, name) for each in key)
+        rows = (table & restriction).proj(*attributes).to_dicts(order_by="KEY")
+    if not rows:
+        raise StoreError(f"{name} has no row with {' '.join(key)}")
+    for row in rows:
+        for attribute in attributes:
+            ref = row[attribute]
+            yield Found(
+                name,
+                {part: row[part] for part in heading.primary_key},
+                attribute,
+                None if ref is None else row_of(ref),
+                connection._config,
+            )
+
+
+def _table(connection: Any, typed: str) -> tuple[Any, str]:
+    """Return a table, and its name as the database has it."""
+    schema, _, wanted = typed.partition(".")
+    if not wanted:
+        raise UsageError(f"{typed!r} is not of the form SCHEMA.TABLE")
+    if schema not in dj.list_schemas(connection):
+        raise UsageError(f"there is no schema {schema!r} in the database, or none you may see")
+    names = dj.Schema(schema, connection=connection, create_schema=False).list_tables()
+    for name in names:
+        if wanted in (name, name.lstrip("#_"), _in_python(name)):
+            full = connection.adapter.make_full_table_name(schema, name)
+            return dj.FreeTable(connection, full), f"{schema}.{name}"
+    there = ", ".join(map(_in_python, names)) or "none"
+    raise UsageError(f"schema {schema!r} has no table {wanted!r}; there are: {there}")
+
+
+def _in_python(name: str) -> str:
+    """Return what a table's class is called: ``session__trial`` is ``Session.Trial``."""
+    return ".".join(map(dj.utils.to_camel_case, name.lstrip("#_").split("__")))
+
+
+def _condition(typed: str, heading: Any, table: str) -> tuple[str, Any]:
+    name, equals, value = typed.partition("=")
+    if not equals or name not in heading.primary_key:
+        raise UsageError(
+            f"{typed!r} is not of the form NAME=VALUE with an attribute of the key of {table}: "
+            f"{', '.join(heading.primary_key)}"
+        )
+    if heading[name].numeric:
+        # A database may take "1x" for 1.
+        try:
+            return name, Decimal(value)
+        except InvalidOperation:
+            raise UsageError(f"{name} of {table} is a number, not {value!r}") from None
+    return name, value
+
+
+@contextmanager
+def _asking() -> Iterator[None]:
+    """Translate what the drivers of the databases raise."""
+    try:
+        yield
+    except (DataJointError, UsageError):
+        raise
+    except Exception as error:
+        if not re.match(r"pymysql|psycopg2", type(error).__module__):
+            raise
+        said = " ".join(str(error.args[-1] if error.args else error).split())
+        raise StoreError(f"the database could not be asked: {said}") from error

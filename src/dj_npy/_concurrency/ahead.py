@@ -1,0 +1,272 @@
+"""Work on what comes next, in other threads, while the caller is busy with what came before."""
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from dj_npy._concurrency.threads import Crowd, in_crowd
+
+T = TypeVar("T")
+
+_MOST_STEPS = 256
+"""How far ahead at most, however little each step takes."""
+_SLOW_S = 0.02
+"""What takes longer than this does wait: for a disk, or a file server."""
+_LOOK_S = 0.5
+"""How often a wait is interrupted where Ctrl-C does not do that (Windows)."""
+_LEAVE_S = 0.8
+"""How long work that is under way is waited for when nobody wants it any more."""
+
+
+class Task(Generic[T]):
+    """
+    A call whose result is looked at later.
+
+    Parameters
+    ----------
+    work : callable
+        What is to be called, without arguments.
+    """
+
+    __slots__ = ("_error", "_value", "_work", "done")
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work: Callable[[], T] | None = work
+        self._error: BaseException | None = None
+        self.done = False
+
+    def run(self) -> None:
+        """Call it and keep what comes of it."""
+        assert self._work is not None
+        try:
+            self._value = self._work()
+        except BaseException as error:
+            self._error = error
+        self._work = None
+        self.done = True
+        del self  # the error's traceback leads to this call, which would hold what holds the error
+
+    def result(self) -> T:
+        """Return what the call returned, or raise what it raised; call it now if nobody has."""
+        if not self.done:
+            self.run()
+        if self._error is None:
+            return self._value
+        try:
+            raise self._error
+        finally:
+            del self  # the error's traceback would hold what holds the error
+
+
+class Step:
+    """
+    One item of a sequence, and what is to be done for it.
+
+    Parameters
+    ----------
+    item
+        Whatever it is; passed on.
+    tasks : sequence of Task
+        Done by threads, in any order, before the step is handed out.
+    nbytes : int
+        Memory that it takes from when it is begun until it is handed out.
+    threads : int, optional
+        How many threads are worth their while: for tasks that want a processor, and neither a
+        network nor, most likely, a disk. Whoever waits for such tasks does them, too. If they
+        turn out to take long, and for other tasks, it is as many as there may be.
+    alone : bool
+        Draw no other step until the next one is asked for: this one might change.
+    """
+
+    __slots__ = ("alone", "item", "nbytes", "tasks", "threads")
+
+    def __init__(
+        self,
+        item: Any,
+        tasks: Sequence[Task[Any]] = (),
+        nbytes: int = 0,
+        *,
+        threads: int | None = None,
+        alone: bool = False,
+    ) -> None:
+        self.item, self.tasks, self.nbytes = item, tasks, nbytes
+        self.threads, self.alone = threads, alone
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be handed out."""
+        return all(task.done for task in self.tasks)
+
+
+class Ahead(Iterator[Step]):
+    """
+    Hand out steps in order, those that come next being worked on meanwhile.
+
+    The steps are drawn from `steps` by whoever asks for the next one, never in a thread. What
+    is begun and not handed out stays within `most` bytes, or is a single step. If drawing one
+    raises, that is raised where the step would have come. A forked child that goes on with it
+    does so without threads.
+
+    Parameters
+    ----------
+    steps : iterable of Step
+        What is to be done.
+    at_once : int
+        Threads.
+    most : int
+        Bytes.
+    patient : bool
+        Whether who asks is only interested in all of them: it is then woken less often.
+    """
+
+    def __init__(
+        self, steps: Iterable[Step], at_once: int, most: float, *, patient: bool = False
+    ) -> None:
+        self._steps, self._at_once, self._most = iter(steps), at_once, most
+        self._patience = at_once if patient else 1
+        self._begun: deque[Step] = deque()
+        self._nbytes = 0
+        self._drawn: Step | None = None  # for which there was no room
+        self._ended = False
+        self._failure: Exception | None = None
+        self._slow = False
+        self._waiting: SimpleQueue[Task[Any] | None] = SimpleQueue()
+        self._finished: SimpleQueue[None] = SimpleQueue()
+        self._awaited: list[Task[Any] | None] = [None]
+        self._crowd = Crowd()
+        self._threads: list[threading.Thread] = []
+        self._process = os.getpid()
+
+    def __next__(self) -> Step:
+        while not self._crowd.stopped:
+            begun = self._begun  # another thread may close this, and empty it
+            if begun and self._ready(begun[0]):
+                step = begun.popleft()
+                self._nbytes -= step.nbytes
+                if not step.alone and self._begin():  # two for one, until there is no more room
+                    self._begin()
+                return step
+            if self._begin():
+                continue
+            if not begun:
+                break
+            self._wait(begun)
+        self.close()
+        failure, self._failure = self._failure, None
+        raise StopIteration if failure is None else failure
+
+    def close(self, wait: bool = True) -> None:
+        """
+        Begin nothing new, and wait, a second at most, for what is under way.
+
+        A request that takes longer goes on in its thread, which then ends. Any thread may call
+        this.
+        """
+        self._crowd.stopped, self._ended = True, True
+        self._begun, self._drawn = deque(), None
+        threads, self._threads = self._threads, []
+        self._waiting.put(None)
+        if wait and os.getpid() == self._process:
+            until = time.monotonic() + _LEAVE_S
+            for thread in threads:
+                with suppress(RuntimeError):  # an interrupt came before it could start
+                    thread.join(max(0.0, until - time.monotonic()))
+
+    def __del__(self) -> None:
+        # No joining: this may be the collector's doing, anywhere.
+        if hasattr(self, "_process"):
+            self.close(wait=False)
+
+    def _ready(self, step: Step) -> bool:
+        # In a forked child, whatever the threads were at, they are not here.
+        return step.ready or os.getpid() != self._process
+
+    def _begin(self) -> bool:
+        """Draw a step and begin it; False if there is none, or no room for it."""
+        step = self._drawn
+        if step is None:
+            crowded = len(self._begun) >= _MOST_STEPS or (self._begun and self._begun[-1].alone)
+            if self._ended or crowded:
+                return False
+            try:
+                step = self._drawn = next(self._steps, None)
+            except Exception as error:
+                self._failure = error
+            if step is None:
+                self._ended = True
+                return False
+        if self._begun and self._nbytes + step.nbytes > self._most:
+            return False
+        self._drawn = None
+        self._begun.append(step)
+        self._nbytes += step.nbytes
+        if os.getpid() == self._process:
+            enough = self._at_once
+            if step.threads is not None and not self._slow:
+                enough = min(step.threads, enough)
+            for task in step.tasks:
+                self._hand(task, enough)
+        return True
+
+    def _hand(self, task: Task[Any], enough: int) -> None:
+        if len(self._threads) < enough:
+            thread = threading.Thread(
+                target=_work,
+                args=(self._waiting, self._awaited, self._finished, self._crowd),
+                name="dj-npy",
+                daemon=True,  # after Ctrl-C, the program need not wait for a silent server
+            )
+            self._threads.append(thread)  # first, as an interrupt may come once it has started
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads, or the interpreter is shutting down
+                self._threads.remove(thread)
+                if not self._threads:
+                    task.run()
+                    return
+        self._waiting.put(task)
+
+    def _wait(self, begun: deque[Step]) -> None:
+        start = time.monotonic()
+        if not (begun[0].threads is not None and self._help()):
+            wanted = begun[min(self._patience, len(begun)) - 1]
+            for task in (*wanted.tasks, *begun[0].tasks):
+                # Said first, looked at second; a thread does it the other way round.
+                self._awaited[0] = task
+                if not task.done:
+                    with suppress(Empty):
+                        self._finished.get(timeout=_LOOK_S)
+                    break
+        self._slow = self._slow or time.monotonic() - start > _SLOW_S
+
+    def _help(self) -> bool:
+        """Do a task instead of waiting for it."""
+        with suppress(Empty):
+            task = self._waiting.get_nowait()
+            if task is not None:
+                task.run()
+                return True
+            self._waiting.put(None)
+        return False
+
+
+def _work(
+    waiting: "SimpleQueue[Task[Any] | None]",
+    awaited: list[Task[Any] | None],
+    finished: "SimpleQueue[None]",
+    crowd: Crowd,
+) -> None:
+    in_crowd.set(crowd)
+    while (task := waiting.get()) is not None:
+        if not crowd.stopped:
+            task.run()
+        if awaited[0] is task:
+            finished.put(None)
+        del task  # while this thread waits, nobody's result is held
+    awaited[0] = None  # nor by this thread's frame, which an error's traceback leads to
+    waiting.put(None)  # for the next one

@@ -1,0 +1,416 @@
+"""What a database says of ``<npy@>`` columns and their rows, all at one moment."""
+
+import copy
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from typing import Any
+
+import datajoint as dj
+from datajoint.errors import DataJointError
+
+from dj_npy._datajoint.codec import NpyCodec
+from dj_npy._errors import ArrayInvalidError, StoreError
+from dj_npy._format.layout import Column
+from dj_npy._format.mentions import mentions
+
+_AT_ONCE = 2000
+"""Rows that are fetched at a time."""
+_SPECIAL = re.compile(r":(<[^:]+>):")
+"""How DataJoint keeps an attribute's codec: in front of its comment."""
+
+# Of PostgreSQL the catalogue itself: `information_schema` hides what this account may not read,
+# and what may not be read must be an error.
+_COLUMNS = {
+    "postgresql": """
+        SELECT n.nspname, c.relname, a.attname,
+               CASE WHEN t.typname <> 'bytea' AND (t.typcategory IN ('S', 'U', 'C')
+                         OR t.typcategory = 'A' AND coalesce(e.typcategory, 'U') IN ('S', 'U', 'C'))
+                    THEN 'text' ELSE t.typname END,
+               col_description(c.oid, a.attnum),
+               coalesce(a.attnum = ANY(i.indkey), false)
+        FROM pg_catalog.pg_attribute a
+        JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+        LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem
+        LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary
+        WHERE c.relkind IN ('r', 'm', 'f') AND a.attnum > 0 AND NOT a.attisdropped
+          AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+        ORDER BY n.nspname, c.relname, a.attnum""",
+    "mysql": """
+        SELECT c.table_schema, c.table_name, c.column_name, c.data_type, c.column_comment,
+               c.column_key = 'PRI'
+        FROM information_schema.columns c
+        JOIN information_schema.tables t
+          ON t.table_schema = c.table_schema AND t.table_name = c.table_name
+        WHERE t.table_type IN ('BASE TABLE', 'SYSTEM VERSIONED')
+          AND CAST(c.table_schema AS BINARY) NOT IN  -- there may be a schema `Sys`
+              ('information_schema', 'mysql', 'performance_schema', 'sys')
+        ORDER BY c.table_schema, c.table_name, c.ordinal_position""",
+}
+_VERSIONED = """
+    SELECT table_schema, table_name FROM information_schema.tables
+    WHERE table_type = 'SYSTEM VERSIONED'"""
+_TEXTS = {"json", "longtext", "mediumtext", "text", "tinytext", "varchar", "char"}
+"""
+Types that a path may be in: JSON, and what it may have been altered to, or copied into.
+
+Of PostgreSQL, whatever is text, composed, or of a kind of its own, and arrays of these; not bytes.
+"""
+# A JSON is kept as it was written by some, so any character of it may be escaped.
+_MENTIONS = {
+    "postgresql": """{0} ILIKE '%.npy%' OR {0} LIKE '%is_dir%'
+        OR strpos({0}, chr(92) || 'u00') > 0""",
+    "mysql": """lower({0}) LIKE '%.npy%' OR {0} LIKE '%is_dir%'
+        OR locate(concat(char(92), 'u00'), {0}) > 0""",
+}
+_REWRITTEN = """
+    SELECT n.nspname, c.relname FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+      AND c.relfilenode <> pg_relation_filenode(c.oid)"""
+"""
+Tables of PostgreSQL that were rewritten since a snapshot was made, in which they seem empty then.
+
+The one number is as the snapshot has it, the other as it is now.
+https://www.postgresql.org/docs/current/mvcc-caveats.html
+"""
+EVER_S = 1e18
+"""The age of a transaction of which the server does not tell when it began."""
+# One that was prepared has no session any more: PostgreSQL does not say when it began, and MySQL
+# has forgotten that after a restart. So it may be of any age.
+_OPEN_FOR = {
+    "postgresql": f"""
+        SELECT max(age) FROM (
+            SELECT extract(epoch FROM clock_timestamp() - xact_start)::float8 AS age
+            FROM pg_stat_activity
+            WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+            UNION ALL
+            SELECT {EVER_S} FROM pg_prepared_xacts WHERE database = current_database()) AS ages""",
+    "mysql": f"""
+        SELECT max(if(trx_mysql_thread_id = 0, {EVER_S},
+                      timestampdiff(SECOND, trx_started, now()) + 1))
+        FROM information_schema.innodb_trx WHERE trx_mysql_thread_id <> connection_id()""",
+}
+# Those that have written something, are in the middle of a statement, or see the database as it
+# once was. PostgreSQL tells of them to any account, but not of how old they are.
+_COPYING = {
+    "postgresql": """
+        SELECT l.virtualxid FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE l.locktype = 'virtualxid' AND l.mode = 'ExclusiveLock' AND a.usesysid IS NOT NULL
+          AND (a.backend_xid IS NOT NULL OR a.backend_xmin IS NOT NULL)
+          AND a.pid <> pg_backend_pid()""",
+    "mysql": """
+        SELECT concat_ws(' ', trx_mysql_thread_id, trx_id, trx_started)
+        FROM information_schema.innodb_trx
+        WHERE trx_mysql_thread_id <> connection_id()
+          AND (trx_mysql_thread_id = 0 OR trx_rows_modified > 0 OR trx_query IS NOT NULL)""",
+}
+# MySQL reads its list of transactions anew only if nobody has asked for it in the last 0.1 s.
+_IS_LISTED = """
+    SELECT count(*) FROM information_schema.innodb_trx
+    WHERE trx_mysql_thread_id = connection_id()"""
+_ASK_AGAIN_S = 0.15
+_LISTED_WITHIN_S = 10
+_LOCK = {
+    "postgresql": "SELECT pg_try_advisory_lock(hashtext('dj-npy collect'))",
+    "mysql": "SELECT get_lock('dj-npy collect', 0)",
+}
+_UNLOCK = {
+    "postgresql": "SELECT pg_advisory_unlock_all()",
+    "mysql": "DO release_lock('dj-npy collect')",
+}
+
+
+def is_npy(codec: Any, store: str | None) -> bool:
+    """Whether what a codec leaves in the database is the JSON of an ``<npy@>`` value."""
+    try:
+        _, chain, _ = dj.codecs.resolve_dtype(f"<{codec.name}>", store_name=store)
+    except DataJointError:  # it is not registered here
+        return False
+    return any(isinstance(each, NpyCodec) for each in chain)
+
+
+class Snapshot:
+    """
+    One moment of a database: rows that go from one table to another are seen in one of them.
+
+    Made by :func:`snapshot`. Raises what the database raises; nothing is left out silently.
+
+    Parameters
+    ----------
+    connection : datajoint.Connection
+        Its own, with a transaction that has begun.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self.adapter, self._raw = connection.adapter, connection._conn
+        self.backend: str = connection.adapter.backend
+        self._described: list[Any] | None = None
+        self._locks = False
+
+    def attributes(self, schemas: Iterable[str]) -> set[tuple[str, str, str]]:
+        """Return schema, table and name of all attributes of those schemas, in whatever case."""
+        wanted = {schema.casefold() for schema in schemas}
+        return {tuple(each[:3]) for each in self._all_columns() if each[0].casefold() in wanted}
+
+    @cached_property
+    def caseless(self) -> bool:
+        """Whether schemas and tables may be called in any case: of MySQL on Windows, on macOS."""
+        if self.backend == "postgresql":
+            return False
+        [(kept,)] = self.select("SELECT @@lower_case_table_names")
+        return int(kept) > 0
+
+    def columns(self, schemas: Iterable[str]) -> list[Column]:
+        """Return the ``<npy@>`` columns of some schemas, declared in this process or not."""
+        called = {self._of_server(name): name for name in schemas}
+        described = [each for each in self._all_columns() if self._of_server(each[0]) in called]
+        found = []
+        if missing := {*called} - {self._of_server(each[0]) for each in described}:
+            names = ", ".join(sorted(repr(called[each]) for each in missing))
+            raise ArrayInvalidError(
+                f"no schema {names} with a table in it is visible to this account"
+            )
+        for schema, table, attribute, _, comment, _ in described:
+            special = _SPECIAL.match(comment or "")
+            if special is None:
+                continue
+            try:
+                codec, store = dj.codecs.lookup_codec(special[1])
+            except DataJointError:
+                continue
+            if is_npy(codec, store):
+                key = [each[2] for each in described if each[:2] == (schema, table) and each[5]]
+                # DataJoint hides what begins so, as the key of a table that has none.
+                key = [name for name in key if not name.startswith("_")]
+                found.append(Column(schema, table, attribute, tuple(key), store or None))
+        return found
+
+    def rows(self, column: Column) -> Iterator[tuple[Any, ...]]:
+        """Yield the key and the JSON, as text, of each row that has a value."""
+        quote = self.adapter.quote_identifier
+        attribute = quote(column.attribute)
+        names = ", ".join([*map(quote, column.key), attribute])
+        return self.select(
+            f"SELECT {names} FROM {quote(column.schema)}.{quote(column.table)} "
+            f"WHERE {attribute} IS NOT NULL"
+        )
+
+    def references(self) -> Iterator[str]:
+        """
+        Yield every path to a ``.npy`` file or a folder in any JSON or text of any table.
+
+        More than the columns whose codec is known to this process: a column may be of a codec
+        that is not registered here, and rows may be copied.
+
+        Raises
+        ------
+        StoreError
+            If a value cannot be read, or a table may have seemed empty.
+        """
+        quote = self.adapter.quote_identifier
+        # A former row of MariaDB can be asked for, and so be copied.
+        versioned = set(() if self.backend == "postgresql" else self.select(_VERSIONED))
+        for schema, table, attribute, kind, _, _ in self._all_columns():
+            if kind not in _TEXTS:
+                continue
+            column = quote(attribute)
+            text = f"CAST({column} AS {'TEXT' if self.backend == 'postgresql' else 'CHAR'})"
+            rows = f"{quote(schema)}.{quote(table)}"
+            if (schema, table) in versioned:
+                rows += " FOR SYSTEM_TIME ALL"
+            where = _MENTIONS[self.backend].format(text)
+            if self.backend == "mysql":
+                # In place of what is longer than its max_allowed_packet, it has none, or nothing.
+                something = "IS NOT NULL" if kind == "json" else "<> ''"
+                where += f" OR (coalesce({text}, '') = '' AND {column} {something})"
+            try:
+                for (value,) in self.select(f"SELECT {text} FROM {rows} WHERE {where}"):
+                    if not value:
+                        raise StoreError(
+                            f"could not read what {schema}.{table}.{attribute} refers to: a value "
+                            f"is longer than the server's max_allowed_packet. Nothing was "
+                            f"removed. Raise that first"
+                        )
+                    yield from mentions(value)
+            except (UnicodeError, MemoryError, OverflowError) as error:
+                raise StoreError(
+                    f"could not read what {schema}.{table}.{attribute} refers to: "
+                    f"{type(error).__name__}. Nothing was removed. Mend that value first"
+                ) from None
+        if self.backend == "postgresql":
+            for schema, table in self.select(_REWRITTEN):
+                raise StoreError(
+                    f"{schema}.{table} was rewritten while rows were read (ALTER TABLE, TRUNCATE, "
+                    f"VACUUM FULL), and may have seemed empty. Nothing was removed. Try again when "
+                    f"that has ended"
+                )
+
+    def select(self, query: str, args: tuple[()] | None = None) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query, `_AT_ONCE` of them in memory."""
+        with self._cursor() as cursor:
+            try:
+                cursor.execute(query, args)
+                while rows := cursor.fetchmany(_AT_ONCE):
+                    yield from rows
+            except GeneratorExit:
+                raise
+            except Exception as error:
+                raise dj.connection.translate_query_error(error, query, self.adapter) from error
+
+    def open_for_s(self) -> float | None:
+        """
+        Return for how long the longest other transaction is open; None: it may not be asked.
+
+        It is `EVER_S`, if that is not known of one.
+        """
+        listed = self._transactions(_OPEN_FOR[self.backend])
+        if listed is None:
+            return None
+        seconds = float(listed[0][0] or 0)
+        return seconds if seconds >= 0 else EVER_S  # it began at a later time: a clock was set back
+
+    def may_be_copying(self) -> set[str]:
+        """
+        Return the other transactions that may have copied rows which this moment does not show.
+
+        To be asked after the rows were read; none, if it may not be asked.
+        """
+        return {transaction for (transaction,) in self._transactions(_COPYING[self.backend]) or ()}
+
+    def _transactions(self, query: str) -> list[tuple[Any, ...]] | None:
+        """Return what the server's list of transactions says; None, if it may not be asked."""
+        until = time.monotonic() + _LISTED_WITHIN_S
+        try:
+            # This one's own is in it, unless the list is older than that.
+            while self.backend == "mysql" and [*self.select(_IS_LISTED)] == [(0,)]:
+                if time.monotonic() > until:
+                    break
+                time.sleep(_ASK_AGAIN_S)
+            else:
+                return [*self.select(query)]
+        except Exception:  # MySQL wants the privilege PROCESS
+            return None
+        raise StoreError(
+            "the server's list of open transactions is out of date: MySQL does not read it anew "
+            "while something asks for information_schema.innodb_trx all the time. Nothing was "
+            "removed. Stop that, and try again"
+        )
+
+    def is_alone(self) -> bool:
+        """Lock out other collections on this server, until this connection ends."""
+        [(got,)] = self.select(_LOCK[self.backend])
+        self._locks = bool(got)
+        return self._locks
+
+    def wait_at_most(self, seconds: int) -> None:
+        """Have queries fail that wait longer for a lock, which may be the caller's own."""
+        with self._raw.cursor() as cursor:
+            cursor.execute(
+                f"SET LOCAL lock_timeout = '{seconds}s'"
+                if self.backend == "postgresql"
+                else f"SET SESSION lock_wait_timeout = {seconds}"
+            )
+
+    def end(self) -> None:
+        """End the transaction; the connection, and the lock, stay."""
+        self._raw.rollback()
+
+    def unlock(self) -> None:
+        """Let other collections in: a server may take its time to see that a connection ended."""
+        if self._locks:
+            with self._raw.cursor() as cursor:
+                cursor.execute(_UNLOCK[self.backend])
+
+    def _of_server(self, schema: str) -> str:
+        return schema.lower() if self.caseless else schema
+
+    def _all_columns(self) -> list[Any]:
+        if self._described is None:
+            self._described = list(self.select(_COLUMNS[self.backend]))
+            # What it cannot open, or not in time, MariaDB leaves out, with a warning.
+            warned = () if self.backend == "postgresql" else self.select("SHOW WARNINGS")
+            if reasons := [str(reason) for _, _, reason in warned]:
+                raise StoreError(
+                    f"the server does not tell of all tables: {'; '.join(reasons):.500}. Nothing "
+                    f"was removed. Mend that, or try again"
+                )
+        return self._described
+
+    @contextmanager
+    def _cursor(self) -> Iterator[Any]:
+        # The client's ordinary cursors hold the whole result in memory.
+        if self.backend == "postgresql":
+            with self._raw.cursor(name="dj_npy") as cursor:
+                cursor.itersize = _AT_ONCE
+                yield cursor
+        else:
+            from pymysql.cursors import SSCursor
+
+            with self._raw.cursor(SSCursor) as cursor:
+                yield cursor
+
+
+@contextmanager
+def another_session(connection: Any) -> Iterator[Any]:
+    """Connect to a server once more, for what the caller's connection is not to be touched."""
+    own = copy.copy(connection)
+    own.connect()
+    try:
+        yield own
+    finally:
+        own.close()
+
+
+@contextmanager
+def snapshot(connection: Any) -> Iterator[Snapshot]:
+    """
+    Look at the database as it is now, over a connection of its own.
+
+    What the caller's connection is in the middle of is not touched, and not seen.
+    """
+    with another_session(connection) as own:
+        if own.adapter.backend == "postgresql":
+            from psycopg2 import extras
+
+            own._conn.autocommit = False
+            own._conn.set_session(isolation_level="REPEATABLE READ", readonly=True)
+            # Otherwise a JSON that Python cannot parse is an error in the middle of the rows.
+            for register in (extras.register_default_json, extras.register_default_jsonb):
+                register(own._conn, loads=str)
+            statements = ["SET LOCAL row_security = off"]  # hidden rows become an error
+        else:
+            statements = [
+                # Whatever the server's own are: no rows are left out, and ages are told by the
+                # clock by which transactions have begun.
+                "SET sql_select_limit = 18446744073709551615, time_zone = 'SYSTEM'",
+                "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+                "START TRANSACTION WITH CONSISTENT SNAPSHOT",
+            ]
+        with own._conn.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+        now = Snapshot(own)
+        try:
+            yield now
+        finally:
+            with suppress(Exception):  # the server ends a transaction at once only if told so
+                now.end()
+                now.unlock()
+
+
+def schema_name(given: Any) -> str | None:
+    """Return the name of a schema, if `given` is one or a name."""
+    if isinstance(given, str):
+        return given
+    is_table = isinstance(given, (type, dj.expression.QueryExpression))
+    return None if is_table else getattr(given, "database", None)
+
+
+def connection_of(given: Any) -> Any:
+    """Return the connection of a schema or a table; that of ``dj.conn()`` for a name."""
+    return dj.conn() if isinstance(given, str) else given.connection

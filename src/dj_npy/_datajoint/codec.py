@@ -1,0 +1,242 @@
+"""The ``<npy@>`` column type: from a row's value to a file and a JSON, and back."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from contextvars import ContextVar
+from itertools import chain, repeat
+from typing import Any, Protocol
+
+import datajoint as dj
+import xxhash
+from datajoint.codecs import unregister_codec
+
+from dj_npy._array.ref import NpyRef, file_of
+from dj_npy._datajoint.daskvalues import check_dask, is_dask, to_store
+from dj_npy._errors import ArrayCorruptError
+from dj_npy._format import npyfile as fileformat
+from dj_npy._format.accepted import check_array, check_header
+from dj_npy._format.blocks import Blocks
+from dj_npy._format.npyfile import CHECKSUM, Header
+from dj_npy._format.path import array_path, with_token
+from dj_npy._stores import Store, identity, open_store, schema_addressing
+
+row_key: ContextVar[dict[str, Any] | None] = ContextVar("row_key", default=None)
+"""Primary key of the row being written, where DataJoint does not pass it (`update1`)."""
+
+
+class Encoding(Protocol):
+    """A statement whose rows are being encoded, and whose arrays may have been begun before."""
+
+    @property
+    def table_name(self) -> str:
+        """The full name of the table, quoted."""
+        ...
+
+    def encoded(self, attribute: str) -> dict[str, Any] | None:
+        """Return what describes the array of an attribute, if it is written already."""
+        ...
+
+    def note(self, store: Store, path: str, attribute: str) -> None:
+        """Take note of a file that has been created."""
+        ...
+
+    def wrote(self, nbytes: int) -> None:
+        """Take note of an array that was not begun before."""
+        ...
+
+    def sends(self, connection: Any, query: str, sent: Any) -> None:
+        """Take note of a query that is about to be sent."""
+        ...
+
+
+current: ContextVar[Encoding | None] = ContextVar("current", default=None)
+"""The statement whose rows are being encoded in this thread."""
+
+# A reload of this module, too, finds the name taken.
+with suppress(dj.DataJointError):
+    unregister_codec("npy")
+
+
+class NpyCodec(dj.SchemaCodec):
+    """
+    Store arrays as ``.npy`` files at paths that mirror the database; fetch references.
+
+    In a table definition: ``waveform : <npy@>`` in the default store, ``<npy@archive>`` in
+    the one called ``archive``. The column itself holds a JSON of ``path``, ``store``,
+    ``dtype``, ``shape``, ``offset``, ``checksum``, ``fortran_order`` where true, and
+    ``store_id`` where the store has one.
+    """
+
+    name = "npy"
+
+    def validate(self, value: Any) -> None:
+        """
+        Check that a value would come back from a ``.npy`` file as it is.
+
+        Parameters
+        ----------
+        value : ndarray, NpyRef, Blocks or dask.array.Array
+            An array of any shape, memory order and byte order, a reference to one that is
+            stored already, or one that is still to come, or to be computed.
+
+        Raises
+        ------
+        ArrayInvalidError
+            For anything else, for Python objects as elements, and for arrays that carry more
+            than their data (masks, units) or whose dtype would come back as another or not at
+            all: with metadata, of hundreds of fields, nested more than 15 deep.
+        """
+        if isinstance(value, (NpyRef, Blocks)):
+            return
+        if is_dask(value):
+            check_dask(value)
+        else:
+            check_array(value)
+
+    def encode(
+        self,
+        value: Any,
+        *,
+        key: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None,
+        store_name: str | None = None,
+    ) -> dict[str, Any]:
+        """
+        Write an array to its store and describe it.
+
+        Nothing that exists is overwritten: where the plain name is taken, the file gets one
+        with a random token, and the description says so.
+
+        Parameters
+        ----------
+        value : ndarray, NpyRef, Blocks or dask.array.Array
+            What :meth:`validate` accepts. Of an `NpyRef` the file's bytes are copied; a Dask
+            array is computed one row of chunks after the other.
+        key : dict
+            Primary key of the row, in primary-key order.
+        context : dict
+            ``schema``, ``table``, ``field`` and the connection's ``config``.
+        store_name : str, optional
+            None and ``""`` are the default store.
+
+        Returns
+        -------
+        dict
+            The JSON for the database.
+
+        Raises
+        ------
+        ArrayInvalidError, StoreError
+            If the value or the store refuses. No file is left.
+        """
+        self.validate(value)
+        insertion = current.get()
+        if insertion is not None and context:
+            begun = insertion.encoded(context["field"])
+            if begun is not None:
+                return begun
+        value = to_store(value)
+        description = self._write(value, key, context, store_name, insertion)
+        if insertion is not None:
+            insertion.wrote(value.nbytes)
+        return description
+
+    def _write(
+        self,
+        value: Any,
+        key: dict[str, Any] | None,
+        context: dict[str, Any] | None,
+        store_name: str | None,
+        insertion: Encoding | None,
+    ) -> dict[str, Any]:
+        schema, table, attribute, primary_key = self._extract_context(key, context)
+        config = self._codec_config(key, context) or dj.config
+        store = open_store(config, store_name)
+        store_id = identity.written_to(store)
+        prefix, partition, token_length = schema_addressing(config, store)
+        plain = array_path(
+            schema,
+            table,
+            {**(row_key.get() or {}), **primary_key},
+            attribute,
+            prefix=prefix,
+            partition=partition,
+        )
+        names = chain([plain], map(with_token, repeat(plain), repeat(token_length)))
+        if isinstance(value, NpyRef):
+            header, path, checksum = _copied(value, store, names)
+        else:
+            contents = value if isinstance(value, Blocks) else fileformat.NpyBytes(value)
+            header = contents.header
+            path, checksum = _stored(store, names, contents, header.file_size)
+        if insertion is not None:
+            insertion.note(store, path, attribute)
+        description = {
+            "path": path,
+            "store": store.name,
+            "dtype": fileformat.dtype_to_json(header.dtype),
+            "shape": list(header.shape),
+            "offset": header.offset,
+            "checksum": checksum,
+        }
+        if header.fortran_order:
+            description["fortran_order"] = True
+        if store_id is not None:
+            description["store_id"] = store_id
+        return description
+
+    def decode(
+        self,
+        stored: dict[str, Any],
+        *,
+        key: dict[str, Any] | None = None,  # noqa: ARG002
+        context: dict[str, Any] | None = None,
+    ) -> NpyRef:
+        """
+        Return a reference to the array that a row describes. No I/O.
+
+        Parameters
+        ----------
+        stored : dict
+            The JSON from the database.
+        key : dict, optional
+            Not used.
+        context : dict, optional
+            The connection's ``config``.
+        """
+        return NpyRef(stored, context["config"] if context else dj.config)
+
+
+def _copied(ref: NpyRef, store: Store, names: Iterator[str]) -> tuple[Header, str, str]:
+    """Copy the file of a reference, by the server where it can."""
+    file = file_of(ref)
+    source, header, expected = file.store, file.header(), file.row.checksum
+    check_header(header)
+    if source is store and expected:
+        path = store.copied(names, ref.path, header.file_size)
+        if path is not None:
+            return header, path, expected
+    path, checksum = _stored(store, names, source.pieces(ref.path), header.file_size)
+    if expected not in (None, checksum):
+        store.remove(path)
+        raise ArrayCorruptError(
+            f"{source.where(ref.path)} has changed since it was inserted: expected {expected}, "
+            f"found {checksum}. It was not copied. If it was changed through mmap_mode='r+', "
+            f"insert ref.load() instead of ref"
+        )
+    return header, path, checksum
+
+
+def _stored(
+    store: Store, names: Iterator[str], pieces: Iterable[memoryview], nbytes: int
+) -> tuple[str, str]:
+    """Create a file and return its path and checksum."""
+    hasher = xxhash.xxh3_128()
+    path = store.create(names, _hashed(pieces, hasher), nbytes)
+    return path, CHECKSUM + hasher.hexdigest()
+
+
+def _hashed(pieces: Iterable[memoryview], hasher: "xxhash.xxh3_128") -> Iterator[memoryview]:
+    for piece in pieces:
+        hasher.update(piece)
+        yield piece

@@ -1,0 +1,439 @@
+"""
+Faults of DataJoint 2.3, and one of pandas, that the specification cannot live with.
+
+One function each; `CORRECTIONS`, at the end, says where they go.
+
+Each replaces a method by one that calls the original, and changes nothing where the original
+no longer has the fault. The replaced method is its replacement's ``__wrapped__``. Where another
+DataJoint has no method of that name, nothing is replaced, and a warning says what is lost.
+"""
+
+import functools
+import importlib
+import inspect
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import datajoint as dj
+from datajoint.errors import DataJointError
+
+from dj_npy._array.arraylike import ArrayLike, as_scalar
+from dj_npy._array.ref import NpyRef
+from dj_npy._datajoint import transactions
+from dj_npy._datajoint.catalog import snapshot
+from dj_npy._datajoint.codec import NpyCodec, current, row_key
+from dj_npy._datajoint.context import call_with
+from dj_npy._datajoint.insertion import Insertion, Update
+from dj_npy._datajoint.storerows import RowsOf
+from dj_npy._format.layout import Layout
+from dj_npy._format.names import Listing
+from dj_npy._stores import identity
+
+Method = Callable[..., Any]
+
+
+class Correction(NamedTuple):
+    """One fault, and where it is mended."""
+
+    places: dict[str, Callable[[Method], Method]]
+    """Methods, ``module:Class.name``, and what makes the replacement of each: all or none."""
+    lost: str
+    """What goes wrong where one of them is not there."""
+    needs: tuple[str, ...] = ()
+    """What else must be there."""
+
+
+def default_store(original: Method) -> Method:
+    """
+    ``<npy@>``, ``<blob@>``, ``<hash@>``, ``<object@>`` and ``<attach@>`` fail on insert.
+
+    The heading calls the default store ``""``, for which `Config.get_store_spec` looks among
+    the configured ones and finds none.
+    """
+
+    def get_store_spec(self: Any, store: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(self, store, *args, **kwargs)
+        except DataJointError:
+            if store != "":
+                raise
+        return original(self, None, *args, **kwargs)
+
+    return get_store_spec
+
+
+def fetch_without_loading(original: Method) -> Method:
+    """
+    `fetch` and `to_arrays` load every array of every row.
+
+    They put what the codec decoded through `numpy.array`, which takes any array-like apart.
+    Within them a reference tells NumPy that it is one object; but not to another codec that
+    is chained to ours and decodes what we hand it.
+    """
+
+    def fetch(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return call_with({as_scalar: True}, lambda: original(self, *args, **kwargs))
+
+    return fetch
+
+
+def decode_without_loading(original: Method) -> Method:
+    """See `fetch_without_loading`; besides, what decodes an ``<npy@>`` value is not looked up."""
+
+    def decode_attribute(attr: Any, data: Any, *args: Any, **kwargs: Any) -> Any:
+        codec = attr.codec
+        if codec is None:
+            return original(attr, data, *args, **kwargs)
+        connection = kwargs.get("connection")
+        if data is not None and connection is not None and _is_ours(codec):
+            row = json.loads(data) if isinstance(data, str) else data
+            return NpyRef(row, connection._config)
+        if not as_scalar.get():
+            return original(attr, data, *args, **kwargs)
+        return call_with({as_scalar: False}, lambda: original(attr, data, *args, **kwargs))
+
+    return decode_attribute
+
+
+def _is_ours(codec: Any) -> bool:
+    """Whether a column's values are decoded by our codec and by no other."""
+    return codec.name == "npy" and type(dj.codecs._codec_registry.get("npy")) is NpyCodec
+
+
+def key_of_an_update(original: Method) -> Method:
+    """
+    `Table.update1` does not tell the codec the row's key, so a path cannot mirror it.
+
+    And as a refused insert, a refused update leaves its file.
+    """
+
+    def update1(self: Any, row: Any, *args: Any, **kwargs: Any) -> Any:
+        # What is not a mapping is the original's to complain about.
+        names = self.primary_key if isinstance(row, Mapping) else ()
+        key = {name: row[name] for name in names if name in row}
+        known: dict[ContextVar[Any], Any] = {row_key: key, identity.witness: RowsOf(self)}
+        send = functools.partial(original, self, row, *args, **kwargs)
+        return Update(self).run(lambda: call_with(known, send))
+
+    return update1
+
+
+def hash_of_a_three_part_make(original: Method) -> Method:
+    """
+    `populate` hashes all that a three-part `make` has fetched, element by element, twice.
+
+    That would load every array. The row of an array, with path and checksum, tells as well
+    whether it has changed.
+    """
+
+    def _populate1(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # As late as DataJoint imports it: it takes long.
+        _correct(_HASH)
+        return original(self, *args, **kwargs)
+
+    return _populate1
+
+
+def _hash_of_a_reference(original: Method) -> Method:
+    def _hash(self: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(obj, NpyRef):
+            return original(self, obj, *args, **kwargs)
+        result = original(self, obj._row, *args, **kwargs)
+        self.hashes[obj] = result  # it is looked up by what was asked for
+        return result
+
+    return _hash
+
+
+def files_of_refused_rows(original: Method) -> Method:
+    """
+    An insert that fails leaves the files of its rows.
+
+    `Table` encodes row after row, then sends one INSERT. What it has created is removed where
+    it is certain that no row refers to it: see `Insertion`.
+    """
+    parameters = inspect.signature(original)
+
+    def _insert_rows(self: Any, rows: Any, *args: Any, **kwargs: Any) -> Any:
+        given = parameters.bind(self, rows, *args, **kwargs).arguments
+        insertion = Insertion(self, bool(given.get("skip_duplicates")))
+        send = functools.partial(
+            insertion.run, rows, lambda rows: original(self, rows, *args, **kwargs)
+        )
+        return call_with({identity.witness: RowsOf(self)}, send)
+
+    return _insert_rows
+
+
+def files_of_rolled_back_transactions(original: Method) -> Method:
+    """
+    A transaction that is rolled back leaves the files of the rows that it had inserted.
+
+    They are removed once the server has answered to the rollback: see `Transaction`.
+    """
+
+    def cancel_transaction(self: Any, *args: Any, **kwargs: Any) -> Any:
+        transaction = transactions.end(self)
+        if transaction is not None:
+            transaction.rolls_back(self)
+        result = original(self, *args, **kwargs)
+        if transaction is not None:
+            transaction.rolled_back(self)
+        return result
+
+    return cancel_transaction
+
+
+def _begun(original: Method) -> Method:
+    def start_transaction(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        transactions.begin(self)
+        return result
+
+    return start_transaction
+
+
+def _committed(original: Method) -> Method:
+    def commit_transaction(self: Any, *args: Any, **kwargs: Any) -> Any:
+        transactions.end(self)  # whatever comes of it
+        return original(self, *args, **kwargs)
+
+    return commit_transaction
+
+
+def _sent(original: Method) -> Method:
+    def query(self: Any, query: str, *args: Any, **options: Any) -> Any:
+        statement, transaction = current.get(), transactions.of(self)
+        sent = transactions.Sent(self)
+        if statement is not None:
+            statement.sends(self, query, sent)
+        if transaction is not None:
+            transaction.sends(query, None if statement is None else statement.table_name)
+        try:
+            result = original(self, query, *args, **options)
+        except BaseException as error:
+            if transaction is not None:
+                transaction.failed(error)
+            raise
+        finally:
+            sent.ended = True
+        if transaction is not None:
+            transaction.answered = True
+        return result
+
+    return query
+
+
+def cost_of_a_heading(original: Method) -> Method:
+    """
+    For each value of each row, DataJoint copies the heading.
+
+    `Heading.__getitem__` builds a dict of all attributes to look one up. Here it is looked up
+    where it is. With `cost_of_a_chain`, a fetch takes an eighth less time.
+    """
+
+    def __getitem__(self: Any, name: str, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+        attribute = (getattr(self, "_attributes", None) or {}).get(name)
+        if attribute is None or getattr(attribute, "is_hidden", True):
+            return original(self, name, *args, **kwargs)
+        return attribute
+
+    return __getitem__
+
+
+def cost_of_a_chain(original: Method) -> Method:
+    """
+    For each value of each row, DataJoint works out a chain of codecs.
+
+    Here a chain is kept for as long as its codecs are the registered ones.
+    """
+    known: dict[tuple[str, str | None], Any] = {}
+
+    def resolve_dtype(dtype: str, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs.keys() - {"store_name"}:  # such as within a chain
+            return original(dtype, *args, **kwargs)
+        asked = dtype, kwargs.get("store_name")
+        resolved = known.get(asked)
+        if resolved is None or any(
+            dj.codecs._codec_registry.get(codec.name) is not codec for codec in resolved[1]
+        ):
+            resolved = known[asked] = original(dtype, **kwargs)
+        return resolved
+
+    return resolve_dtype
+
+
+def garbage_collection(original: Method) -> Method:
+    """
+    `datajoint.gc` removes files of rows that it does not see.
+
+    It reads the rows before it lists the store, those of the given schemas only, takes an error
+    for no rows, and knows no age. Here it is not shown what is left to :func:`dj_npy.collect`,
+    nor any array to which a row of any schema refers once the store has been listed.
+    """
+
+    def list_schema_paths(self: Any, schema_name: str, *args: Any, **kwargs: Any) -> dict[str, int]:
+        listed: dict[str, int] = original(self, schema_name, *args, **kwargs)
+        [connection, *_] = [s.connection for s in self.schemas if s.database == schema_name]
+        if not listed:
+            return listed
+        with snapshot(connection) as now:
+            columns = now.columns([schema_name])
+            layout = Layout(columns, self._schema_prefix, now.caseless)
+            listed = {path: n for path, n in listed.items() if layout.what(path) is None}
+            names = Listing((path, layout.core(path)) for path in listed)
+            for reference in now.references():
+                for path in names.of(reference):
+                    listed.pop(path, None)
+        return listed
+
+    return list_schema_paths
+
+
+def tables_of_references(original: Method) -> Method:
+    """
+    Pandas before 3.1 prints a cell that has a length by iterating it, which loads the array.
+
+    What decides that, `is_sequence`, is asked by nothing else there; later ones have none.
+    """
+
+    def is_sequence(thing: Any, *args: Any, **kwargs: Any) -> Any:
+        return not isinstance(thing, ArrayLike) and original(thing, *args, **kwargs)
+
+    return is_sequence
+
+
+def codec_of_an_older_heading(original: Method) -> Method:  # noqa: ARG001
+    """
+    A heading that was loaded before this package holds an instance of the built-in codec.
+
+    It validates with that, then looks the codec up by name and encodes with ours.
+    """
+
+    def validate(self: Any, value: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG001
+        return NpyCodec.validate(self, value)
+
+    return validate
+
+
+CORRECTIONS = (
+    Correction(
+        {"datajoint.settings:Config.get_store_spec": default_store},
+        "inserts into the default store may fail: name the store, `<npy@store>`",
+    ),
+    Correction(
+        {"datajoint.expression:decode_attribute": decode_without_loading},
+        "a fetch of many rows is slower",
+        needs=("datajoint.codecs:_codec_registry",),
+    ),
+    Correction(
+        {"datajoint.expression:QueryExpression.to_arrays": fetch_without_loading},
+        "`to_arrays` may load every array: use `to_dicts`",
+    ),
+    Correction(
+        {"datajoint.expression:QueryExpression.fetch": fetch_without_loading},
+        "what has taken its place may load every array: use `to_dicts`",
+    ),
+    Correction(
+        {"datajoint.table:Table.update1": key_of_an_update},
+        "an update may write an array to a path without the row's key, and one that is refused "
+        "leaves its file for `dj_npy.collect`",
+    ),
+    Correction(
+        {"datajoint.autopopulate:AutoPopulate._populate1": hash_of_a_three_part_make},
+        "a `make` in three parts loads the arrays that it has fetched, twice",
+    ),
+    Correction(
+        {"datajoint.table:Table._insert_rows": files_of_refused_rows},
+        "an insert that is refused leaves its files for `dj_npy.collect`, `dj_npy.insert` "
+        "writes one array after the other, and whether a store is the right one is not asked",
+    ),
+    Correction(
+        {
+            "datajoint.connection:Connection.start_transaction": _begun,
+            "datajoint.connection:Connection.commit_transaction": _committed,
+            "datajoint.connection:Connection.cancel_transaction": files_of_rolled_back_transactions,
+            "datajoint.connection:Connection.query": _sent,
+        },
+        "a transaction that is rolled back leaves its files for `dj_npy.collect`",
+    ),
+    Correction(
+        {"datajoint.heading:Heading.__getitem__": cost_of_a_heading},
+        "a fetch of many rows is slower",
+    ),
+    Correction(
+        {"datajoint.codecs:resolve_dtype": cost_of_a_chain},
+        "a fetch of many rows is slower",
+        needs=("datajoint.codecs:_codec_registry",),
+    ),
+    Correction(
+        {"datajoint.gc:GarbageCollector.list_schema_paths": garbage_collection},
+        "DataJoint's own garbage collection may remove files of rows: use `dj_npy.collect`",
+    ),
+    Correction(
+        {"datajoint.builtin_codecs.npy:NpyCodec.validate": codec_of_an_older_heading},
+        "import it before tables are used: what was declared before may refuse other arrays",
+    ),
+)
+_HASH = Correction(
+    {"deepdiff:DeepHash._hash": _hash_of_a_reference},
+    "a `make` in three parts loads the arrays that it has fetched, twice",
+)
+_PRINTING = "pandas.io.formats.printing:is_sequence"
+_told: set[tuple[str, str]] = set()
+"""What was said to be lost, and why: warning filters forget that, and `populate` asks again."""
+
+
+def apply() -> None:
+    """Make every correction; once, also if this package is imported anew."""
+    for correction in CORRECTIONS:
+        _correct(correction)
+    with suppress(LookupError):
+        _replace(*_found(_PRINTING), tables_of_references)
+
+
+def _correct(correction: Correction) -> None:
+    try:
+        found = [(*_found(place), correct) for place, correct in correction.places.items()]
+        for place in correction.needs:
+            _found(place)
+    except LookupError as missing:
+        absent = missing.args[0], correction.lost
+        if absent in _told:
+            return
+        _told.add(absent)
+        warnings.warn(
+            f"DataJoint {dj.__version__} has no {missing.args[0]}, which dj-npy corrects: "
+            f"{correction.lost}. See whether there is a newer dj-npy",
+            stacklevel=2,
+        )
+        return
+    for owner, name, correct in found:
+        _replace(owner, name, correct)
+
+
+def _found(place: str) -> tuple[Any, str]:
+    """Return what has a method, and the method's name."""
+    module, _, path = place.partition(":")
+    *owners, name = path.split(".")
+    try:
+        owner = importlib.import_module(module)
+        for each in owners:
+            owner = getattr(owner, each)
+        getattr(owner, name)
+    except (ImportError, AttributeError):
+        raise LookupError(place.replace(":", ".")) from None
+    return owner, name
+
+
+def _replace(owner: Any, name: str, correct: Callable[[Method], Method]) -> None:
+    original = getattr(owner, name)
+    if getattr(original, "_corrected_by_dj_npy", False):
+        original = original.__wrapped__
+    corrected = functools.wraps(original)(correct(original))
+    corrected._corrected_by_dj_npy = True  # type: ignore[attr-defined]
+    setattr(owner, name, corrected)

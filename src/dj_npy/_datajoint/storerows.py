@@ -1,0 +1,148 @@
+"""What the rows of a database say of the store that they were written to."""
+
+import json
+import threading
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import datajoint as dj
+
+from dj_npy._datajoint.catalog import Snapshot, is_npy, snapshot
+from dj_npy._errors import ArrayCorruptError, StoreError
+from dj_npy._format.layout import Column
+from dj_npy._format.metadata import Row
+from dj_npy._stores import Store, identity
+
+_LostConnection: Any = getattr(dj.errors, "LostConnectionError", ())
+_NEWEST, _AMONG = 20, 200
+"""Values that are looked at, and the rows among which they are sought: many may have none."""
+_PATIENCE_S = 2
+_IN_TRANSACTION, _FAILED = 2, 3
+"""libpq's PQTRANS_INTRANS and _INERROR."""
+
+
+class RowsOf:
+    """
+    The rows of a table into which is written, and of its schema: an `identity.Witness`.
+
+    Parameters
+    ----------
+    table : datajoint.Table
+        The table.
+    """
+
+    def __init__(self, table: Any) -> None:
+        self._table, self._connection = table, table.connection
+        self.thread = threading.get_ident()
+        self.begun: dict[Store, identity.Ids] = {}
+
+    @cached_property
+    def key(self) -> Hashable:
+        """The table, and in which database."""
+        return id(self._connection), self._table.database, self._table.table_name
+
+    def rows(self, store: Store) -> Iterator[list[Row] | None]:
+        """Yield rows as `identity.Witness` says."""
+        default = self._connection._config.stores.get("default")
+        try:
+            yield list(_of(store, default, self._of_table()))
+        except _LostConnection:
+            raise
+        except Exception:  # of DataJoint or a driver, such as for an account that may only insert
+            yield None
+        try:
+            # Over a connection of its own: a refusal would end the caller's transaction.
+            with snapshot(self._connection) as now:
+                now.wait_at_most(_PATIENCE_S)
+                columns = now.columns([self._table.database])
+                yield list(_of(store, default, _newest_of(now, columns)))
+        except Exception:
+            yield None
+
+    def _of_table(self) -> Iterator[Any]:
+        """Yield newest values over the connection of the insert, which sees what it has done."""
+        connection, heading = self._connection, self._table.heading
+        guarded = False
+        if connection.adapter.backend == "postgresql":
+            status = connection._conn.info.transaction_status
+            if status == _FAILED:
+                raise StoreError("the transaction has failed")
+            guarded = status == _IN_TRANSACTION
+
+        def execute(statement: str) -> None:
+            # Past DataJoint, where a savepoint has a transaction forget its files.
+            with connection._conn.cursor() as cursor:
+                cursor.execute(statement)
+
+        if guarded:  # an error would end the transaction
+            execute("SAVEPOINT dj_npy_store")
+        found: list[Any] = []
+        try:
+            for name, attribute in heading.attributes.items():
+                if attribute.codec is not None and is_npy(attribute.codec, attribute.store):
+                    table, key = self._table.full_table_name, self._table.primary_key
+                    sql = _newest(connection.adapter, table, name, key)
+                    found += connection.query(sql.replace("%", "%%")).fetchall()
+        except _LostConnection:  # and so is the transaction, as the caller is to know
+            raise
+        except Exception:
+            if guarded:
+                execute("ROLLBACK TO SAVEPOINT dj_npy_store")
+            raise
+        if guarded:
+            execute("RELEASE SAVEPOINT dj_npy_store")
+        return (value for (value,) in found)
+
+
+def check_stores(connection: Any, columns: Sequence[Column], stores: Iterable[Store]) -> None:
+    """
+    Raise for a store that is not the one which the rows of some columns mean.
+
+    Raises
+    ------
+    StoreError
+        With what was found and expected.
+    """
+    default = connection._config.stores.get("default")
+    with snapshot(connection) as now:
+        values = list(_newest_of(now, columns))
+    for store in stores:
+        rows = list(_of(store, default, values))
+        reason = identity.contradiction(store, identity.read(store), rows)
+        if reason is not None:
+            raise StoreError(f"refused to collect {reason}. Nothing was removed")
+
+
+def rows_of(now: Snapshot, columns: Iterable[Column], store: Store, default: Any) -> Iterator[Row]:
+    """Yield every row of some columns that refers to a store."""
+    for column in columns:
+        yield from _of(store, default, (row[-1] for row in now.rows(column)))
+
+
+def _newest_of(now: Snapshot, columns: Iterable[Column]) -> Iterator[Any]:
+    quote = now.adapter.quote_identifier
+    for column in columns:
+        table = f"{quote(column.schema)}.{quote(column.table)}"
+        for (value,) in now.select(_newest(now.adapter, table, column.attribute, column.key)):
+            yield value
+
+
+def _newest(adapter: Any, table: str, attribute: str, key: Sequence[str]) -> str:
+    name = adapter.quote_identifier(attribute)
+    order = ", ".join(f"{adapter.quote_identifier(each)} DESC" for each in key)
+    return (
+        f"SELECT {name} FROM (SELECT {name} FROM {table}{f' ORDER BY {order}' if order else ''} "
+        f"LIMIT {_AMONG}) AS newest WHERE {name} IS NOT NULL LIMIT {_NEWEST}"
+    )
+
+
+def _of(store: Store, default: Any, values: Iterable[Any]) -> Iterator[Row]:
+    """Yield the rows that refer to a store, of what columns hold."""
+    for value in values:
+        try:
+            row = Row(json.loads(value) if isinstance(value, str) else value)
+            if (row.store or default) == store.name and row.path:
+                yield row
+        except (ArrayCorruptError, ValueError, RecursionError):  # nobody's, or odd
+            continue

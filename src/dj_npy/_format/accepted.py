@@ -1,0 +1,180 @@
+"""Which arrays a ``.npy`` file would give back as they are."""
+
+import json
+import re
+import sys
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
+from dj_npy._format import npyfile as fileformat
+from dj_npy._format.metadata import Row
+from dj_npy._format.npyfile import Header
+
+_MOST_PARTS = fileformat.MAX_HEADER // 4
+"""More dtypes within one would not fit in a header: each takes four bytes at least."""
+MAX_DEPTH = 30
+"""Lists within lists of a dtype in a row: within the row, MariaDB takes one more, others 100."""
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+_MOST_TOLD = 300
+"""Characters of a dtype that a message may show."""
+# Subclasses whose whole content is the data.
+_PLAIN = (np.ndarray, np.memmap, np.matrix, np.recarray)
+
+
+def check_array(value: Any) -> None:
+    """
+    Refuse what is no array, and arrays that a ``.npy`` file would change.
+
+    Raises
+    ------
+    ArrayInvalidError
+        See :meth:`dj_npy.NpyCodec.validate`.
+    """
+    if not isinstance(value, np.ndarray):
+        raise ArrayInvalidError(f"<npy> requires numpy.ndarray, got {type(value).__name__}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise ArrayInvalidError(
+            "<npy> does not support masked arrays, the mask would be lost: store "
+            "array.filled(value), or data and mask in two attributes"
+        )
+    if type(value) not in _PLAIN and _carries_more(value):
+        raise ArrayInvalidError(
+            f"<npy> requires a plain numpy.ndarray: {type(value).__name__} carries more "
+            f"than its data, which would be lost. Store numpy.asarray(value) if it may be"
+        )
+    check_dtype(value.dtype)
+    _check_shape(value.dtype, value.shape)
+
+
+def check_header(header: Header) -> None:
+    """
+    Refuse a file that is to be copied if no such file would be written.
+
+    Raises
+    ------
+    ArrayInvalidError
+        See :func:`check_dtype`.
+    """
+    check_dtype(header.dtype)
+    _check_shape(header.dtype, header.shape)
+    if header.offset > fileformat.MAX_HEADER:
+        raise _too_long()
+
+
+def check_dtype(dtype: np.dtype[Any]) -> None:
+    """
+    Refuse a dtype that would not come back equal, from its file and from its row.
+
+    Raises
+    ------
+    ArrayInvalidError
+        For Python objects anywhere in it, for metadata, and for what would come back as
+        another dtype or not at all, from the file or from a row in any of the databases.
+    """
+    parts = [dtype] if dtype.names is None else _parts(dtype)
+    # `np.dtype((np.void, "O"))` is raw bytes by its kind, which are pointers all the same.
+    if any(part.kind in "OV" and part.hasobject for part in parts):
+        raise ArrayInvalidError("<npy> does not support object dtype arrays")
+    # Equal dtypes may differ in it, so this is not for a cache to answer.
+    found = next((part.metadata for part in parts if part.metadata is not None), None)
+    if found is not None:
+        plain = repr(dtype.str) if dtype.names is None else _shown(dtype)
+        raise ArrayInvalidError(
+            f"<npy> cannot store the metadata of dtype {_shown(dtype)}, which are "
+            f"{dict(found)!s:.{_MOST_TOLD}}. Without them, it can be stored: array.view({plain})"
+        )
+    _check_returned(dtype)
+
+
+def _parts(dtype: np.dtype[Any]) -> list[np.dtype[Any]]:
+    """Return a dtype and all within it; refuse those of which there would be no end."""
+    parts: list[np.dtype[Any]] = []
+    waiting = [(dtype, 0)]
+    while waiting:
+        part, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise _too_deep()
+        if len(parts) == _MOST_PARTS:
+            raise _too_long()
+        parts.append(part)
+        if part.subdtype is not None:
+            waiting.append((part.subdtype[0], depth + 1))
+        elif part.names is not None:
+            waiting += [(part[name], depth + 1) for name in part.names]
+    return parts
+
+
+@lru_cache(maxsize=256)
+def _check_returned(dtype: np.dtype[Any]) -> None:
+    """Write header and row of an array of that dtype, of the longest shape, and read them."""
+    longest = (0, sys.maxsize // max(dtype.itemsize, 1), *(1,) * (fileformat.MAX_AXES - 2))
+    try:
+        head = fileformat.header_bytes(dtype, longest, False)
+        if len(head) > fileformat.MAX_HEADER:
+            raise _too_long()
+        described = fileformat.dtype_to_json(dtype)
+        if fileformat.depth(described) > MAX_DEPTH:
+            raise _too_deep()
+        said = {"dtype": json.loads(json.dumps(described)), "shape": list(longest)}
+        of_file, of_row = (
+            fileformat.parse_header(head, len(head), "its file").dtype,
+            Row(said).dtype,
+        )
+    except ArrayInvalidError:
+        raise
+    # Fields that overlap or are out of order; NumPy's notice that it would pickle.
+    except (*fileformat.RAISED_BY_TEXT, ArrayCorruptError) as error:
+        raise ArrayInvalidError(f"<npy> cannot store dtype {_shown(dtype)}: {error}") from None
+    for returned in (of_file, of_row):
+        if returned != dtype:
+            raise ArrayInvalidError(
+                f"<npy> cannot store dtype {_shown(dtype)}: it would come back as "
+                f"{_shown(returned)}. Convert the array first, for example with .astype()"
+            )
+    for part in _parts(dtype):
+        for name, (_, _, *title) in (part.fields or {}).items():
+            if any(_NO_TEXT.search(text) for text in (name, *title) if isinstance(text, str)):
+                raise ArrayInvalidError(
+                    f"<npy> cannot store dtype {_shown(dtype)}: no row in PostgreSQL can hold "
+                    f"the name {name!r}, which has a NUL or half a character. Rename the field"
+                )
+
+
+def _check_shape(dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    # NumPy makes larger ones of elements without bytes, and does not load them.
+    if not dtype.itemsize and not fileformat.is_shape(shape):
+        raise ArrayInvalidError(
+            f"<npy> cannot store an array of shape {shape}: numpy.load takes no more than "
+            f"{sys.maxsize} elements"
+        )
+
+
+def _too_long() -> ArrayInvalidError:
+    return ArrayInvalidError(
+        f"<npy> cannot store a dtype of so many fields: its .npy header would be longer than "
+        f"{fileformat.MAX_HEADER} bytes, the most that are read. Store the fields in several "
+        f"attributes, or those of one type as an array of more axes"
+    )
+
+
+def _too_deep() -> ArrayInvalidError:
+    return ArrayInvalidError(
+        f"<npy> cannot store a dtype that is nested so deep: no row in MariaDB can describe it "
+        f"(lists within lists, more than {MAX_DEPTH} deep). Store its parts in several attributes"
+    )
+
+
+def _shown(dtype: np.dtype[Any]) -> str:
+    return f"{dtype!s:.{_MOST_TOLD}}"
+
+
+def _carries_more(value: Any) -> bool:
+    """Whether a subclass of `ndarray` has attributes of its own."""
+    return bool(getattr(value, "__dict__", None)) or any(
+        cls.__dict__.get("__slots__")
+        for cls in type(value).__mro__
+        if cls not in _PLAIN and cls is not object
+    )

@@ -1,0 +1,114 @@
+"""An array that comes in blocks: from a generator, another process, an acquisition."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from dj_npy._errors import ArrayInvalidError
+from dj_npy._format import npyfile as fileformat
+from dj_npy._format.accepted import check_array, check_dtype
+from dj_npy._format.npyfile import AnyArray, Header
+
+
+class Blocks:
+    """
+    An array to insert that is not in memory: blocks of rows, written as they come.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the whole array; at least one axis.
+    dtype : dtype or str
+        Of the array and of each block.
+    blocks : iterable of array
+        Consecutive blocks along the first axis, of any lengths: shape ``(n, *shape[1:])``.
+        Anything that NumPy takes for an array of that dtype, such as a Dask array's blocks.
+        The memory of one may be used again for the next. It is walked once, in the thread
+        that inserts.
+
+    Raises
+    ------
+    ArrayInvalidError
+        If there can be no such array. An insert raises it, and leaves nothing, if a block is
+        of another dtype or shape, or if the blocks are fewer or more rows than promised. What
+        `blocks` itself raises, the insert raises.
+
+    Examples
+    --------
+    >>> frames = (np.full((10, 64, 64), i, "uint16") for i in range(100))
+    >>> row = {"recording_id": 2, "movie": Blocks((1000, 64, 64), "uint16", frames)}
+    """
+
+    def __init__(self, shape: Iterable[int], dtype: Any, blocks: Iterable[Any]) -> None:
+        try:
+            self.shape = tuple(int(n) if isinstance(n, np.integer) else n for n in shape)
+            self.dtype: np.dtype[Any] = np.dtype(dtype)
+        except TypeError as error:
+            raise ArrayInvalidError(f"Blocks(shape, dtype, blocks): {error}") from None
+        if not self.shape or not fileformat.is_shape(self.shape, self.dtype.itemsize):
+            raise ArrayInvalidError(
+                f"the shape of Blocks is a tuple of one or more lengths, not {shape!r:.80}"
+            )
+        check_dtype(self.dtype)
+        if not isinstance(blocks, Iterable):
+            raise ArrayInvalidError(
+                f"the blocks of Blocks must be an iterable of arrays, not {type(blocks).__name__}"
+            )
+        self._blocks = blocks
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def header(self) -> Header:
+        """Header under which it is stored: always in C order."""
+        length = len(fileformat.header_bytes(self.dtype, self.shape, False))
+        return Header(self.dtype, self.shape, False, length)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """Yield the bytes of the file, in pieces."""
+        # Gathered, as a block may be a few bytes, and copied, as its memory may be used again.
+        piece = bytearray(fileformat.header_bytes(self.dtype, self.shape, False))
+        rows = 0
+        for given in self._blocks:
+            block = self._checked(given, rows)
+            rows += len(block)
+            for part in fileformat.pieces_in_c_order(block):
+                piece += part
+                if len(piece) >= fileformat.PIECE:
+                    yield memoryview(piece)
+                    piece = bytearray()
+        yield memoryview(piece)
+        if rows != self.shape[0]:
+            raise ArrayInvalidError(
+                f"the blocks of an array of shape {self.shape} were {rows} rows in all"
+            )
+
+    def __repr__(self) -> str:
+        return f"Blocks(shape={self.shape}, dtype={self.dtype})"
+
+    def _checked(self, given: Any, rows: int) -> AnyArray:
+        if not isinstance(given, np.ndarray) and hasattr(given, "__array__"):
+            given = np.asarray(given)
+        check_array(given)
+        block: AnyArray = given
+        if block.ndim != len(self.shape) or block.shape[1:] != self.shape[1:]:
+            axes = ", ".join(("n", *map(str, self.shape[1:])))
+            raise ArrayInvalidError(
+                f"a block must have shape ({axes}), as its array is to have shape {self.shape}; "
+                f"the one after {rows} rows has shape {block.shape}"
+            )
+        if block.dtype != self.dtype:
+            raise ArrayInvalidError(
+                f"a block must have dtype {self.dtype}, as its array; the one after {rows} rows "
+                f"has {block.dtype}"
+            )
+        if rows + len(block) > self.shape[0]:
+            raise ArrayInvalidError(
+                f"the blocks of an array of shape {self.shape} are {rows + len(block)} rows or more"
+            )
+        return block

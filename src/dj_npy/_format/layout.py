@@ -1,0 +1,130 @@
+"""Which paths may be those of arrays of some columns; all others are somebody else's."""
+
+import re
+from collections.abc import Iterable, Set
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+from dj_npy._format.names import TEMPORARY_SUFFIX, folded
+from dj_npy._format.path import EXTENSION, is_with_token, name_in_path
+
+TEMPORARY = re.compile(rf"\.[0-9a-f]{{16}}{re.escape(TEMPORARY_SUFFIX)}")
+
+
+class Column(NamedTuple):
+    """An attribute whose values are ``<npy@>``, itself or at the end of a chain of codecs."""
+
+    schema: str
+    table: str
+    attribute: str
+    key: tuple[str, ...]
+    """Attributes of the primary key."""
+    store: str | None
+    """As in the definition; None is the default one."""
+
+    @property
+    def table_name(self) -> str:
+        """Schema and table."""
+        return f"{self.schema}.{self.table}"
+
+
+class _Table(NamedTuple):
+    """What of a table is in a path."""
+
+    key: tuple[str, ...]
+    """The beginning of each folder that is of the key."""
+    files: tuple[str, ...]
+    """Plain name of the file of each ``<npy@>`` attribute."""
+
+
+class Layout:
+    """
+    The paths of ``<npy@>`` columns in one store.
+
+    They have the form ``prefix/name=value.../schema/table/name=value.../file``, with names of
+    the table's primary key; the file is called as `_addressing` calls that of an ``<npy@>``
+    attribute of the table, or as one in the making.
+
+    Parameters
+    ----------
+    columns : iterable of Column
+        The columns.
+    prefix : str
+        The store's ``schema_prefix``.
+    caseless : bool
+        Whether the folder of a schema or a table may be spelled in any case, as the server takes
+        its name: each process has called it as it liked.
+    kept : set of str
+        Folders, `folded`, that never go.
+    """
+
+    def __init__(
+        self,
+        columns: Iterable[Column],
+        prefix: str,
+        caseless: bool = False,
+        kept: Set[str] = frozenset(),
+    ) -> None:
+        self._prefix = [part for part in prefix.split("/") if part]
+        self._caseless = caseless
+        self._kept = kept
+        self._tables: dict[tuple[str, str], _Table] = {}
+        for column in columns:
+            place = self._place(name_in_path(column.schema), name_in_path(column.table))
+            key = tuple(f"{name_in_path(name)}=" for name in column.key)
+            files = self._tables[place].files if place in self._tables else ()
+            file = name_in_path(column.attribute) + EXTENSION
+            self._tables[place] = _Table(key, (*files, file))
+        self._folded = {tuple(map(folded, place)) for place in self._tables}
+
+    def what(self, path: str) -> Literal["array", "temporary file"] | None:
+        """Return what a file may be, by its path."""
+        folder, _, name = path.rpartition("/")
+        table = self._table(folder.split("/"))
+        if table is None:
+            return None
+        if TEMPORARY.fullmatch(name):
+            return "temporary file"
+        for file in table.files:
+            if name == file or is_with_token(path, f"{folder}/{file}"):
+                return "array"
+        return None
+
+    def may_be_live(self, path: str) -> bool:
+        """Whether a file may be of a row of these tables, by what some disk makes of its path."""
+        *parts, name = folded(path).split("/")
+        return name.endswith(EXTENSION) and not self._folded.isdisjoint(pairwise(parts))
+
+    def may_go(self, folder: str) -> bool:
+        """Whether a folder, once it is empty, is of no use: it is one of a key."""
+        parts = folder.split("/")
+        return "=" in parts[-1] and self._table(parts) is not None and not self.keeps(folder)
+
+    def keeps(self, folder: str) -> bool:
+        """Whether another store begins at a folder."""
+        return bool(self._kept) and folded(folder) in self._kept
+
+    def core(self, path: str) -> str:
+        """Return what of a path is the same in a store of another location or prefix."""
+        return "/".join(path.split("/")[len(self._prefix) :])
+
+    def _table(self, folders: list[str]) -> _Table | None:
+        """Return the table whose entity has these folders."""
+        if folders[: len(self._prefix)] != self._prefix:
+            return None
+        rest = folders[len(self._prefix) :]
+        in_front = 0
+        while in_front < len(rest) and "=" in rest[in_front]:
+            in_front += 1
+        if len(rest) < in_front + 2:
+            return None
+        table = self._tables.get(self._place(rest[in_front], rest[in_front + 1]))
+        if table is None:
+            return None
+        of_key = [*rest[:in_front], *rest[in_front + 2 :]]
+        if bool(of_key) != bool(table.key) or not all(f.startswith(table.key) for f in of_key):
+            return None
+        return table
+
+    def _place(self, schema: str, table: str) -> tuple[str, str]:
+        return (schema.lower(), table.lower()) if self._caseless else (schema, table)

@@ -1,0 +1,146 @@
+"""What a row says of its array: JSON of ours, of DataJoint's own codec, or of anybody."""
+
+import math
+import re
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from dj_npy._errors import ArrayCorruptError
+from dj_npy._format import npyfile as fileformat
+from dj_npy._format.npyfile import Header
+from dj_npy._text import short_repr
+
+_CHECKSUM = re.compile(rf"{fileformat.CHECKSUM}[0-9a-f]{{32}}")
+STORE_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class Row:
+    """
+    The contents of one ``<npy@>`` value in the database, checked when they are asked for.
+
+    Raises :class:`ArrayCorruptError` for each that makes no sense.
+
+    Parameters
+    ----------
+    json
+        As it came; it may be anything.
+    """
+
+    __slots__ = ("_dtype", "_promised", "_shape", "json")
+
+    def __init__(self, json: Any) -> None:
+        self.json = json
+        self._shape: tuple[int, ...] | None = None
+        self._dtype: np.dtype[Any] | None = None
+        self._promised: tuple[Header, bytes] | None = None
+
+    @property
+    def path(self) -> str:
+        """Where the file lies, relative to its store."""
+        path = self._said("path")
+        if not isinstance(path, str):
+            raise self._bad("path", path)
+        return path
+
+    @property
+    def store(self) -> str | None:
+        """Name of the store; None for the default one, in rows of DataJoint's own codec."""
+        store = self._said("store")
+        if not isinstance(store, str | None):
+            raise self._bad("store", store)
+        return store or None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        if self._shape is None:
+            shape = self._said("shape")
+            if not isinstance(shape, list) or not fileformat.is_shape(shape):
+                raise self._bad("shape", shape)
+            self._shape = tuple(shape)
+        return self._shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of an element."""
+        if self._dtype is None:
+            dtype = self._said("dtype")
+            try:
+                self._dtype = fileformat.dtype_from_json(dtype)
+            except fileformat.RAISED_BY_TEXT:
+                raise self._bad("dtype", dtype) from None
+        return self._dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        promised = self.promised()
+        if promised is None:
+            return math.prod(self.shape) * self.dtype.itemsize
+        return promised[0].nbytes
+
+    @property
+    def checksum(self) -> str | None:
+        """Checksum of the whole file; None in rows of DataJoint's own codec."""
+        said = self._said("checksum")
+        if said is None or (isinstance(said, str) and _CHECKSUM.fullmatch(said)):
+            return said
+        return short_repr(said)  # which is that of no file
+
+    @property
+    def store_id(self) -> str | None:
+        """Which store the file was written to; None in older rows and of DataJoint's own codec."""
+        said = self._said("store_id")
+        return said if isinstance(said, str) and STORE_ID.fullmatch(said) else None
+
+    def promised(self) -> tuple[Header, bytes] | None:
+        """Return the header that the file must have, and its bytes; None if the row is silent."""
+        if self._promised is None:
+            offset = self._said("offset")
+            if offset is None:
+                return None
+            json, fortran_order = self.json, self._said("fortran_order") is True
+            try:
+                # Thousands of rows promise the same: it is worked out, and checked, once.
+                self._promised = _promised(json["dtype"], offset, fortran_order, *json["shape"])
+            except (TypeError, KeyError, ArrayCorruptError):
+                # A structured dtype, which is a list; or nothing good, and this says what.
+                self._promised = _header(self.dtype, offset, fortran_order, self.shape)
+        return self._promised
+
+    def is_of(self, header: Header) -> bool:
+        """Whether a file with this header has the array that the row describes."""
+        if header.shape != self.shape:
+            return False
+        # The built-in codec writes a structured dtype as text, which leaves out padding.
+        by_text = self.dtype.names is not None and isinstance(self._said("dtype"), str)
+        return header.dtype == self.dtype or (by_text and header.dtype.names == self.dtype.names)
+
+    def _said(self, name: str) -> Any:
+        return self.json.get(name) if isinstance(self.json, dict) else None
+
+    def _bad(self, what: str, value: Any) -> ArrayCorruptError:
+        return ArrayCorruptError(
+            f"the row of the array at {short_repr(self._said('path'))} in store "
+            f"{short_repr(self._said('store'))} has no valid {what}: found {short_repr(value)}"
+        )
+
+
+def _header(
+    dtype: np.dtype[Any], offset: Any, fortran_order: bool, shape: tuple[int, ...]
+) -> tuple[Header, bytes] | None:
+    prefix = fileformat.header_bytes(dtype, shape, fortran_order)
+    # Of a longer header than is read, the file itself says so, whatever is asked of it.
+    if len(prefix) != offset or offset > fileformat.MAX_HEADER:
+        return None
+    return Header(dtype, shape, fortran_order, offset), prefix
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _promised(
+    dtype: str, offset: Any, fortran_order: bool, *shape: int
+) -> tuple[Header, bytes] | None:
+    row = Row({"dtype": dtype, "shape": list(shape)})
+    return _header(row.dtype, offset, fortran_order, row.shape)

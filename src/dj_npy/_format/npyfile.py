@@ -1,0 +1,383 @@
+"""
+The ``.npy`` file: its header, and where in it the bytes of an array lie. Pure: no I/O.
+
+Source of every rule here: the NumPy format specification, versions 1.0, 2.0 and 3.0
+(https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html).
+"""
+
+import ast
+import math
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
+
+AnyArray = npt.NDArray[Any]
+Json = str | list[Any]
+
+CHECKSUM = "xxh3_128:"
+"""Begins the checksum of a file; 32 hex digits follow, as ``xxh128sum`` prints them."""
+MAGIC = b"\x93NUMPY"
+ALIGNMENT = 64
+"""Data begin at a multiple of this many bytes."""
+MAX_HEADER = 256 << 10
+"""Longest header read, in bytes: a structured dtype of some 5,000 fields, parsed in under 1 s."""
+MAX_DEPTH = 198
+"""Lists within lists of a dtype that is read: with one more, Python does not parse the header."""
+FIRST_READ = 512
+"""Bytes to read of a file whose header is unknown; holds every header but a structured one's."""
+MAX_AXES = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
+"""Axes that an array may have."""
+PIECE = 256 << 10
+"""
+Bytes per piece when writing: what was just hashed is still in the cache when it is written.
+
+Measured for 256 MB, hashed and written: 32 ms in pieces of 256 KiB, 36 ms of 1 MiB, 42 ms of
+128 KiB. Pieces end where pages of the file do; those that straddle them cost a tenth more.
+"""
+
+RAISED_BY_TEXT = (
+    *(ValueError, TypeError, SyntaxError, KeyError, IndexError, AttributeError, OverflowError),
+    *(MemoryError, RecursionError, SystemError, Warning),
+)
+"""
+What `ast.literal_eval` and `numpy.dtype` raise on hostile text.
+
+Warnings, where the user has made them errors. They are not silenced: to do that for a moment is
+to do it for all threads, and perhaps for ever.
+"""
+_ATTEMPTS = 100
+_MOST_TOLD = 300
+"""Characters of a file's or row's contents that a message may quote."""
+
+_LENGTH_SIZE = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
+_ENCODING = {(1, 0): "latin1", (2, 0): "latin1", (3, 0): "utf8"}
+# np.save leaves room for the first axis to grow to this many digits without a longer header.
+_GROWTH_DIGITS = 21
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a ``.npy`` header says, and how long it is."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    fortran_order: bool
+    offset: int
+    """Bytes before the data."""
+
+    @cached_property  # one header serves thousands of arrays
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the whole file."""
+        return self.offset + self.nbytes
+
+    @property
+    def order(self) -> Any:  # numpy spells its literal types differently in each function
+        """Memory order: ``"F"`` or ``"C"``."""
+        return "F" if self.fortran_order else "C"
+
+    def __str__(self) -> str:
+        return f"shape {self.shape}, dtype {self.dtype!s:.{_MOST_TOLD}}"
+
+
+def header_of(array: AnyArray) -> Header:
+    """Header under which `array` is stored: Fortran order only if it is not also in C order."""
+    fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+    return Header(
+        array.dtype, array.shape, fortran, len(header_bytes(array.dtype, array.shape, fortran))
+    )
+
+
+@lru_cache(maxsize=1024)
+def header_bytes(dtype: np.dtype[Any], shape: tuple[int, ...], fortran_order: bool) -> bytes:
+    """Return the header that ``np.save`` writes, byte for byte, padding included."""
+    text = (
+        f"{{'descr': {np.lib.format.dtype_to_descr(dtype)!r}, "
+        f"'fortran_order': {fortran_order}, 'shape': {shape!r}, }}"
+    )
+    if shape:
+        text += " " * (_GROWTH_DIGITS - len(repr(shape[-1 if fortran_order else 0])))
+    for version, length_size in _LENGTH_SIZE.items():
+        try:
+            body = text.encode(_ENCODING[version])
+        except UnicodeEncodeError:
+            continue  # a field name outside latin1 needs version 3.0
+        before = len(MAGIC) + 2 + length_size
+        # NumPy pads by a whole 64 bytes where none would be needed.
+        body += b" " * (ALIGNMENT - (before + len(body) + 1) % ALIGNMENT) + b"\n"
+        if len(body) < 1 << 8 * length_size:
+            return MAGIC + bytes(version) + len(body).to_bytes(length_size, "little") + body
+    raise ArrayInvalidError("<npy> cannot store this dtype: its header would exceed 4 GiB")
+
+
+def header_length(prefix: bytes, where: str) -> int:
+    """Bytes before the data, from the first 12 bytes of a file."""
+    version = (prefix[6], prefix[7]) if len(prefix) > 7 else None
+    if version not in _LENGTH_SIZE or not prefix.startswith(MAGIC):
+        raise ArrayCorruptError(
+            f"{where} is not a .npy file: expected it to begin with {MAGIC!r} and a version "
+            f"1.0, 2.0 or 3.0, found {bytes(prefix[:8])!r}"
+        )
+    before = 8 + _LENGTH_SIZE[version]
+    length = before + int.from_bytes(prefix[8:before], "little")
+    if length > MAX_HEADER:
+        raise ArrayCorruptError(
+            f"{where} has a header of {length} bytes, more than the {MAX_HEADER} that are read"
+        )
+    return length
+
+
+def parse_header(prefix: bytes, file_size: int, where: str) -> Header:
+    """
+    Read a header strictly: three keys, plain literals, sizes that agree with the file's.
+
+    Parameters
+    ----------
+    prefix : bytes
+        The file's beginning, at least :func:`header_length` bytes of it.
+    file_size : int
+        Bytes of the whole file.
+    where : str
+        What an error is to call the file.
+
+    Raises
+    ------
+    ArrayCorruptError
+        If the header is not one of an array without Python objects, or the file is not as
+        long as it says.
+    """
+    offset = header_length(prefix, where)
+    version = (prefix[6], prefix[7])
+    try:
+        if len(prefix) < offset:
+            raise ValueError(f"the file ends inside it, at {len(prefix)} of {offset} bytes")
+        text = prefix[8 + _LENGTH_SIZE[version] : offset].decode(_ENCODING[version])
+        fields = _literal(text.strip())
+        if type(fields) is not dict or fields.keys() != {"descr", "fortran_order", "shape"}:
+            raise ValueError("expected the keys descr, fortran_order and shape")
+        fortran_order, shape = fields["fortran_order"], fields["shape"]
+        if type(fortran_order) is not bool:
+            raise ValueError(f"fortran_order is {fortran_order!r:.40}")
+        dtype = _dtype(fields["descr"])
+        if type(shape) is not tuple or not is_shape(shape, dtype.itemsize):
+            raise ValueError(f"shape is {shape!r:.80}")
+        header = Header(dtype, shape, fortran_order, offset)
+    except RAISED_BY_TEXT as error:
+        raise ArrayCorruptError(f"{where} has a bad .npy header: {_told(error)}") from None
+    if header.file_size != file_size:
+        raise ArrayCorruptError(
+            f"{where} does not have the size its header says ({header}): "
+            f"expected {header.file_size} bytes, found {file_size}"
+        )
+    return header
+
+
+def _told(error: Exception) -> str:
+    """Return what an error says, which may quote all of a hostile header."""
+    text = str(error)[:_MOST_TOLD]
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _literal(text: str) -> Any:
+    """
+    Evaluate a literal.
+
+    To count how deep it is, CPython 3.11 has one number for all threads, and where two count at
+    a time it fails (https://github.com/python/cpython/issues/106905). Others may parse, too.
+    """
+    for _ in range(_ATTEMPTS):
+        with suppress(SystemError), _parsing:
+            return ast.literal_eval(text)
+    return ast.literal_eval(text)
+
+
+_parsing = threading.Lock()
+
+
+def _forget_lock() -> None:
+    """In a forked child: the thread that held it is not there."""
+    global _parsing
+    _parsing = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
+
+
+def is_shape(lengths: Sequence[Any], itemsize: int = 1) -> bool:
+    """
+    Whether NumPy can make an array of these lengths, memory aside.
+
+    It counts an axis of length 0 as 1 when it looks whether an address could reach the end.
+    """
+    return (
+        len(lengths) <= MAX_AXES
+        and all(type(n) is int and n >= 0 for n in lengths)
+        and math.prod(max(n, 1) for n in lengths) * max(itemsize, 1) <= sys.maxsize
+    )
+
+
+def dtype_to_json(dtype: np.dtype[Any]) -> Json:
+    """Write a dtype for a row: its name, or the ``.npy`` descr as nested lists if structured."""
+    return str(dtype) if dtype.names is None else _lists(np.lib.format.dtype_to_descr(dtype))
+
+
+def dtype_from_json(value: Any) -> np.dtype[Any]:
+    """
+    Read a dtype from a row, one of DataJoint's built-in codec included.
+
+    Raises
+    ------
+    RAISED_BY_TEXT
+        If it is none, or has Python objects in it.
+    """
+    if isinstance(value, str):
+        return _dtype_from_text(value)
+    if depth(value) > MAX_DEPTH:
+        raise ValueError("it is nested too deep")
+    return _dtype(_tuples(value))
+
+
+def depth(value: Any) -> int:
+    """How many lists lie one within the other."""
+    return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
+
+
+@lru_cache(maxsize=256)
+def _dtype_from_text(text: str) -> np.dtype[Any]:
+    """`str(dtype)` back to the dtype; the built-in codec writes that for structured ones too."""
+    if len(text) > MAX_HEADER:
+        raise ValueError(f"it is of {len(text)} characters")
+    if text.startswith("(numpy.record, "):
+        text = text.removeprefix("(numpy.record, ").removesuffix(")")
+    if text.startswith(("[", "{")):
+        return _elementary(np.dtype(_unaligned(_literal(text))))
+    return _dtype(text)
+
+
+def _unaligned(literal: Any) -> Any:
+    """Without `aligned`, which would add to offsets that are aligned already."""
+    if isinstance(literal, dict):
+        return {key: _unaligned(value) for key, value in literal.items() if key != "aligned"}
+    if isinstance(literal, (list, tuple)):
+        return type(literal)(map(_unaligned, literal))
+    return literal
+
+
+class NpyBytes:
+    """
+    The bytes of an array's ``.npy`` file, in pieces, as often as it is iterated.
+
+    An array that is contiguous in either order is handed out from its own memory, any other
+    in small copies, so a piece stays as it is for as long as it is referred to.
+
+    Parameters
+    ----------
+    array : ndarray
+        Any shape, order and byte order; its dtype passes :func:`.accepted.check_dtype`.
+    """
+
+    def __init__(self, array: AnyArray) -> None:
+        self._array = array.view(np.ndarray)  # a matrix would not become one-dimensional
+        self.header = header_of(self._array)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        header = self.header
+        yield memoryview(header_bytes(header.dtype, header.shape, header.fortran_order))
+        array = self._array
+        if not array.flags.forc:
+            yield from pieces_in_c_order(array)
+        elif array.nbytes:
+            whole = bytes_view(array)
+            first = PIECE - header.offset % PIECE
+            yield whole[:first]
+            for start in range(first, len(whole), PIECE):
+                yield whole[start : start + PIECE]
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any], order: Any = "C") -> AnyArray:
+    """Return an array of just that dtype, of any contents."""
+    if dtype.itemsize and dtype.kind not in "mM":
+        return np.empty(shape, dtype, order)
+    # `numpy.empty` makes |S1 of |S0, of which a file without data may promise any number, and
+    # <M8 of >M8, whose bytes would then be read the wrong way round.
+    return np.ndarray(shape, dtype, order=order)
+
+
+def pieces_in_c_order(array: AnyArray) -> Iterator[memoryview]:
+    """Yield the bytes of an array in C order; of its own memory, if they lie there like that."""
+    if array.nbytes == 0:
+        return
+    if array.flags.c_contiguous:
+        whole = bytes_view(array)
+        for start in range(0, len(whole), PIECE):
+            yield whole[start : start + PIECE]
+        return
+    for chunk in np.nditer(
+        array,
+        flags=["external_loop", "buffered"],
+        buffersize=max(PIECE // array.itemsize, 1),
+        order="C",
+    ):
+        # A copy: the chunk is a buffer that is used again.
+        yield bytes_view(np.array(chunk))
+
+
+def bytes_view(array: AnyArray) -> memoryview:
+    """Return the memory of a contiguous array as bytes, in the order they lie there."""
+    if array.nbytes == 0:
+        return memoryview(bytearray())
+    flat = array
+    if array.ndim != 1:
+        flat = array.reshape(-1, order="C" if array.flags.c_contiguous else "F")
+    # A view as uint8: not every dtype (datetime64, for one) speaks the buffer protocol.
+    return memoryview(flat.view(np.uint8))  # type: ignore[arg-type]  # before Python 3.12
+
+
+def _dtype(descr: Any) -> np.dtype[Any]:
+    return _elementary(np.lib.format.descr_to_dtype(descr))
+
+
+def _elementary(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    if dtype.hasobject:
+        raise ValueError("it has Python objects in it")
+    if dtype.subdtype is not None:  # "(2,)f8": it would add axes to the shape
+        raise ValueError("it is an array itself")
+    return dtype
+
+
+def _lists(descr: Any) -> Any:
+    return [_lists(part) for part in descr] if isinstance(descr, (list, tuple)) else descr
+
+
+def _tuples(descr: Any) -> Any:
+    """Undo :func:`_lists`: a list of fields stays one, all that is within is tuples."""
+    if not isinstance(descr, list):
+        return descr
+    if _is_array(descr):
+        return _tuples(descr[0]), tuple(descr[1])
+    fields = []
+    for name, inner, *shape in descr:
+        name_ = tuple(name) if isinstance(name, list) else name
+        fields.append((name_, _tuples(inner), *(tuple(axes) for axes in shape)))
+    return fields
+
+
+def _is_array(descr: list[Any]) -> bool:
+    """Whether it is a dtype and a shape; the second of two fields begins with its name."""
+    shape = descr[-1] if len(descr) == 2 else None
+    return isinstance(shape, list) and all(type(length) is int for length in shape)

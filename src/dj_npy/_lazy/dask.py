@@ -1,0 +1,320 @@
+"""Dask arrays of references. Dask is imported when it is needed."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
+from numbers import Integral
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import ByteSize, Field, TypeAdapter, ValidationError
+
+from dj_npy._concurrency.threads import all_in_threads
+from dj_npy._errors import ArrayInvalidError, StoreError
+from dj_npy._format.npyfile import AnyArray, empty
+from dj_npy._lazy.source import Source
+from dj_npy._selection.index import select
+from dj_npy._settings import settings
+
+_SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
+Chunks = tuple[tuple[int, ...], ...]
+
+
+def to_dask(refs: Iterable[Any], *, axis: int | None = None, chunks: Any = "auto") -> Any:
+    """
+    Return many stored arrays as one Dask array. No I/O.
+
+    Each task reads its own ranges, where it runs. Of a slice, no more is read than it needs.
+
+    Parameters
+    ----------
+    refs : iterable of NpyRef
+        In the order in which they are to lie. All of one dtype.
+    axis : int, optional
+        The axis along which they are put one after the other; all others must have the same
+        length in each. Default: they are stacked along a new first axis, and must have the same
+        shape.
+    chunks
+        ``"auto"``: whole arrays, several together where they are small, or parts of one along
+        the axis that varies slowest in its file, up to Dask's ``array.chunk-size`` (128 MiB). A
+        size such as ``"64 MiB"``: the same, up to that. Else anything that Dask takes for
+        `chunks`, for the shape of the result.
+
+    Returns
+    -------
+    dask.array.Array
+        Named by what it is made of: the same rows have the same name in every process.
+
+    Raises
+    ------
+    ArrayInvalidError
+        If there are no references, one is no reference (NULL comes as None), or they do not go
+        together.
+    StoreError
+        If Dask is not installed.
+
+    Examples
+    --------
+    >>> waveforms = dj_npy.to_dask(Recording.to_arrays("waveform"))
+    >>> waveforms.shape
+    (1, 1000, 32)
+    >>> dj_npy.to_dask(Recording.to_arrays("waveform"), axis=0).shape
+    (1000, 32)
+    """
+    joined = Joined(_checked(refs), axis)
+    return _array(joined, joined.chunks(chunks), inline=False)
+
+
+def array_of(ref: Source, chunks: Any) -> Any:
+    """Return one stored array as a Dask array; see :meth:`NpyRef.to_dask`."""
+    part = Part(ref)
+    return _array(part, part.chunks(chunks), inline=True)
+
+
+class Part:
+    """
+    What Dask slices: it reads what is asked for and keeps nothing.
+
+    Parameters
+    ----------
+    ref : NpyRef
+        Where it is read.
+    """
+
+    def __init__(self, ref: Source) -> None:
+        self._ref = ref
+        self.shape, self.dtype, self.ndim = ref.shape, ref.dtype, ref.ndim
+
+    def __getitem__(self, index: Any) -> AnyArray:
+        return self._ref.read(index)
+
+    def __dask_tokenize__(self) -> Any:
+        return self._ref.__dask_tokenize__()
+
+    def chunks(self, chunks: Any) -> Chunks:
+        """Return the lengths of the chunks along each axis."""
+        if not isinstance(chunks, str):
+            return _of_dask(chunks, self)
+        lengths = _lengths(self.shape, self.dtype, _slowest_first([self._ref]), _limit(chunks))
+        return _of_dask(lengths, self)
+
+
+class Joined:
+    """
+    The same of many references along one axis.
+
+    Parameters
+    ----------
+    refs : sequence of NpyRef
+        Those.
+    axis : int or None
+        See :func:`to_dask`.
+    """
+
+    def __init__(self, refs: Sequence[Source], axis: int | None) -> None:
+        first = refs[0]
+        self._refs, self.dtype = refs, first.dtype
+        self._stacked = axis is None
+        if axis is None:
+            self._axis, lengths = 0, [1] * len(refs)
+            others = first.shape
+        else:
+            if not isinstance(axis, Integral) or not -first.ndim <= axis < first.ndim:
+                raise ArrayInvalidError(
+                    f"axis must be None or one of the {first.ndim} axes of the arrays, not {axis!r}"
+                )
+            self._axis = int(axis) % first.ndim
+            others = _without(first.shape, self._axis)
+            lengths = [ref.shape[self._axis] if ref.ndim == first.ndim else 0 for ref in refs]
+        for number, ref in enumerate(refs):
+            shape = ref.shape if axis is None or not ref.ndim else _without(ref.shape, self._axis)
+            fits = ref.ndim == first.ndim and shape == others
+            if not fits or ref.dtype != first.dtype:
+                raise _mixed(number, ref, first, axis)
+        self._bounds = [0, *accumulate(lengths)]
+        self.shape = (*others[: self._axis], self._bounds[-1], *others[self._axis :])
+        self.ndim = len(self.shape)
+
+    def __dask_tokenize__(self) -> Any:
+        refs = [ref.__dask_tokenize__() for ref in self._refs]
+        return "dj_npy.to_dask", self._stacked, self._axis, refs
+
+    def chunks(self, chunks: Any) -> Chunks:
+        """Return the lengths of the chunks along each axis."""
+        if not isinstance(chunks, str):
+            return _of_dask(chunks, self)
+        limit, axis = _limit(chunks), self._axis
+        order = _slowest_first(self._refs)
+        widths = [stop - start for start, stop in pairwise(self._bounds)]
+        widest = max(widths)
+        shape = (*self.shape[:axis], widest, *self.shape[axis + 1 :])
+        if self._stacked:
+            order = [0, *(n + 1 for n in order)]
+        lengths = _lengths(shape, self.dtype, order, limit)
+        if lengths[axis] < widest:
+            width = lengths[axis]
+            along = [min(width, n - at) for n in widths for at in range(0, n, width)]
+        else:  # whole arrays, as many together as fit
+            others = np.prod(_without(lengths, axis), dtype=object) * self.dtype.itemsize
+            along = _packed(widths, limit // max(1, others))
+        return _of_dask((*lengths[:axis], tuple(along), *lengths[axis + 1 :]), self)
+
+    def __getitem__(self, index: Any) -> AnyArray:
+        index = index if isinstance(index, tuple) else (index,)
+        if not all(isinstance(n, Integral) or _forwards(n) for n in index):
+            whole: AnyArray = self[(slice(None),) * self.ndim][index]  # Dask asks for no such index
+            return whole
+        axis, refs, bounds = self._axis, self._refs, self._bounds
+        index = (*index, *(slice(None),) * (self.ndim - len(index)))
+        before, along, after = index[:axis], index[axis], index[axis + 1 :]
+
+        def within(local: Any) -> Any:
+            return (*before, *after) if self._stacked else (*before, local, *after)
+
+        steps = range(self.shape[axis])[along]
+        if not isinstance(steps, range):
+            owner = bisect_right(bounds, steps) - 1
+            return refs[owner].read(within(steps - bounds[owner]))
+        shape = select(within(slice(0, 0)), refs[0].shape, self.dtype).shape
+        place = sum(not isinstance(n, Integral) for n in before)
+        rest = shape[place:] if self._stacked else shape[place + 1 :]
+        order = "F" if _slowest_first(refs)[:1] != [0] and not self._stacked else "C"
+        out: AnyArray = empty((*shape[:place], len(steps), *rest), self.dtype, order)
+        everything = (slice(None),) * place
+
+        def read(owner: int) -> bool:
+            start, stop = bounds[owner], bounds[owner + 1]
+            first, end = bisect_left(steps, start), bisect_left(steps, stop)
+            if first < end:
+                local = slice(steps[first] - start, steps[end - 1] - start + 1, steps.step)
+                to: Any = first if self._stacked else slice(first, end)
+                refs[owner].read(within(local), out=out[(*everything, to, ...)])
+            return True
+
+        if len(steps):
+            owners = range(bisect_right(bounds, steps[0]) - 1, bisect_left(bounds, steps[-1] + 1))
+            all_in_threads(read, owners, settings.max_workers)
+        return out
+
+
+def _forwards(index: Any) -> bool:
+    return isinstance(index, slice) and (index.step is None or index.step > 0)
+
+
+def _checked(refs: Iterable[Any]) -> list[Source]:
+    found = list(refs)
+    for number, ref in enumerate(found):
+        if ref is None:
+            raise ArrayInvalidError(
+                f"refs[{number}] is None, as the row has no array: leave such rows out, for "
+                f"instance by a restriction `& 'waveform IS NOT NULL'`"
+            )
+        if not isinstance(ref, Source):
+            raise ArrayInvalidError(
+                f"refs[{number}] is no NpyRef, but {type(ref).__name__}: pass the references, "
+                f"for instance query.to_arrays('waveform')"
+            )
+    if not found:
+        raise ArrayInvalidError("there are no references, so nobody knows the shape of the result")
+    return found
+
+
+def _mixed(number: int, ref: Source, first: Source, axis: int | None) -> ArrayInvalidError:
+    if ref.dtype != first.dtype:
+        return ArrayInvalidError(
+            f"refs[{number}] has dtype {ref.dtype} (path {ref.path!r}), refs[0] has {first.dtype} "
+            f"(path {first.path!r}): put ref.to_dask().astype(...) together with dask.array"
+        )
+    how = (
+        "arrays that are stacked must have the same shape; to put them one after the other, say "
+        "along which `axis`"
+        if axis is None
+        else f"arrays that are put one after the other along axis {axis} must agree in all others"
+    )
+    return ArrayInvalidError(
+        f"refs[{number}] has shape {ref.shape} (path {ref.path!r}), refs[0] has {first.shape} "
+        f"(path {first.path!r}): {how}"
+    )
+
+
+def _without(values: Sequence[Any], axis: int) -> tuple[Any, ...]:
+    return (*values[:axis], *values[axis + 1 :])
+
+
+def _slowest_first(refs: Sequence[Source]) -> list[int]:
+    """Return the axes as they lie in the files, outermost first."""
+    axes = list(range(refs[0].ndim))
+    return axes[::-1] if all(ref._in_fortran_order() for ref in refs) else axes
+
+
+def _lengths(
+    shape: Sequence[int], dtype: np.dtype[Any], slowest_first: Iterable[int], limit: int
+) -> tuple[int, ...]:
+    """Return the shape of a chunk of at most `limit` bytes, or one element, in one run."""
+    lengths = list(shape)
+    step = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    for axis in slowest_first:
+        if step <= limit:
+            break
+        step //= shape[axis]
+        lengths[axis] = max(1, limit // step)
+    return tuple(lengths)
+
+
+def _packed(widths: Sequence[int], most: int) -> list[int]:
+    """Add up neighbours to at most `most`, or one."""
+    packed: list[int] = []
+    for width in widths:
+        if packed and packed[-1] + width <= most:
+            packed[-1] += width
+        else:
+            packed.append(width)
+    return packed
+
+
+def _limit(size: str) -> int:
+    if size == "auto":
+        _dask()
+        from dask import config
+
+        size = config.get("array.chunk-size")
+    try:
+        return _SIZE.validate_python(size)
+    except ValidationError:
+        raise ArrayInvalidError(
+            f"chunks must be 'auto', a size such as '64 MiB', or what Dask takes, not {size!r}"
+        ) from None
+
+
+def _of_dask(chunks: Any, of: Part | Joined) -> Chunks:
+    try:
+        normal: Chunks = _dask().core.normalize_chunks(chunks, of.shape, dtype=of.dtype)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise ArrayInvalidError(
+            f"chunks={chunks!r:.200} do not fit an array of shape {of.shape} and dtype "
+            f"{of.dtype}: {error}"
+        ) from None
+    return normal
+
+
+def _array(of: Part | Joined, chunks: Chunks, *, inline: bool) -> Any:
+    from dask.base import tokenize
+
+    return _dask().from_array(
+        of,
+        chunks=chunks,
+        name=f"npy-{tokenize(of, chunks)}",
+        inline_array=inline,
+        meta=empty((0,) * of.ndim, of.dtype),
+    )
+
+
+def _dask() -> Any:
+    """Return `dask.array`."""
+    try:
+        import dask.array
+    except ImportError as error:
+        raise StoreError(
+            f"Dask arrays need the package {error.name!r}: pip install 'dj-npy[dask]'"
+        ) from error
+    return dask.array

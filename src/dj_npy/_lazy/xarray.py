@@ -1,0 +1,127 @@
+"""Lazy `xarray.DataArray` of references. xarray is imported when it is needed."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import datajoint as dj
+
+from dj_npy._errors import ArrayInvalidError, StoreError
+from dj_npy._lazy.dask import array_of, to_dask
+from dj_npy._lazy.source import Source
+
+KEY = "key"
+"""The axis of a query whose primary key has several attributes."""
+
+
+def to_xarray(
+    query: Any,
+    attribute: str,
+    *,
+    dims: Sequence[Hashable] | None = None,
+    coords: Mapping[Any, Any] | None = None,
+    chunks: Any = "auto",
+) -> Any:
+    """
+    Return the arrays of a query as one lazy `xarray.DataArray` along its primary key.
+
+    The rows are fetched, in the order of the key; of the store, nothing is read.
+
+    Parameters
+    ----------
+    query : datajoint query
+        A table, or a restriction of one.
+    attribute : str
+        Its attribute of type ``<npy@>``. All arrays must have the same shape and dtype.
+    dims : sequence of str, optional
+        Names of the arrays' own axes. Default ``dim_0``, ``dim_1`` ...
+    coords : mapping, optional
+        Coordinates along them, as `xarray.DataArray` takes them.
+    chunks
+        As for :func:`dj_npy.to_dask`.
+
+    Returns
+    -------
+    xarray.DataArray
+        Backed by Dask, called like the attribute. Its first axis is called like the attribute of
+        the primary key and has its values as coordinate. If the key has several attributes, the
+        axis is called ``key``, and they are the levels of its multi-index, which
+        ``sel`` takes by name.
+
+    Raises
+    ------
+    ArrayInvalidError
+        If there are no rows, an array is missing (NULL), or they do not go together.
+    StoreError
+        If xarray or Dask is not installed.
+
+    Examples
+    --------
+    >>> waveforms = dj_npy.to_xarray(Recording, "waveform", dims=("time", "channel"))
+    >>> waveforms.dims
+    ('recording_id', 'time', 'channel')
+    >>> waveforms.sel(recording_id=1, channel=slice(0, 4)).mean("time").shape
+    (4,)
+    """
+    xarray = _xarray()
+    query = query() if isinstance(query, type) else query
+    if not isinstance(query, dj.expression.QueryExpression):
+        raise ArrayInvalidError(
+            f"expected a table or a restriction of one, whose key is known, not "
+            f"{type(query).__name__}"
+        )
+    key = query.primary_key
+    if attribute not in query.heading.names:
+        raise ArrayInvalidError(
+            f"the query has no attribute {attribute!r}; it has {', '.join(query.heading.names)}"
+        )
+    rows = query.proj(attribute).to_dicts(order_by="KEY")
+    array = to_dask((row[attribute] for row in rows), chunks=chunks)
+    values = {name: [row[name] for row in rows] for name in key}
+    own = _dims(dims, array.ndim - 1)
+    if len(key) == 1:
+        along: Hashable = key[0]
+        index = {along: values[key[0]]}
+    else:
+        import pandas as pd
+
+        along = KEY
+        levels = pd.MultiIndex.from_arrays(list(values.values()), names=key)
+        index = xarray.Coordinates.from_pandas_multiindex(levels, along)
+    found = xarray.DataArray(array, dims=(along, *own), coords=index, name=attribute)
+    return found.assign_coords(coords or {})
+
+
+def data_array(
+    ref: Source,
+    dims: Sequence[Hashable] | None,
+    coords: Mapping[Any, Any] | None,
+    chunks: Any,
+) -> Any:
+    """Return one stored array as a `DataArray`; see :meth:`NpyRef.to_xarray`."""
+    xarray = _xarray()
+    if chunks is None:
+        from dj_npy._lazy.xarraybackend import lazily
+
+        data = lazily(ref)
+    else:
+        data = array_of(ref, chunks)
+    found = xarray.DataArray(data, dims=_dims(dims, ref.ndim), coords=coords)
+    return found.rename(None)  # it took the name of the Dask array
+
+
+def _dims(dims: Sequence[Hashable] | None, ndim: int) -> Sequence[Hashable]:
+    if dims is None:
+        return [f"dim_{number}" for number in range(ndim)]
+    if isinstance(dims, str) or not isinstance(dims, Sequence) or len(dims) != ndim:
+        raise ArrayInvalidError(f"dims must name the {ndim} axes of the array, not {dims!r}")
+    return dims
+
+
+def _xarray() -> Any:
+    try:
+        import xarray
+    except ImportError as error:
+        raise StoreError(
+            f"DataArrays need the package {error.name!r}: pip install 'dj-npy[xarray]'"
+        ) from error
+    return xarray

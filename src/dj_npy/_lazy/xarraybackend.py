@@ -1,0 +1,46 @@
+"""A reference as xarray sees what is in a file. Imports xarray, so only `_xarray` imports this."""
+
+from typing import Any
+
+import numpy as np
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from dj_npy._lazy.source import Source
+
+
+class Stored(BackendArray):
+    """
+    What xarray indexes, once data are needed.
+
+    Parameters
+    ----------
+    ref : NpyRef
+        Where they come from: read, loaded or kept as by ``ref[index]``.
+    """
+
+    def __init__(self, ref: Source) -> None:
+        self._ref = ref
+        self.shape, self.dtype = ref.shape, ref.dtype
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        support = indexing.IndexingSupport.OUTER_1VECTOR
+        return indexing.explicit_indexing_adapter(key, self.shape, support, self._read)
+
+    def __dask_tokenize__(self) -> Any:
+        return self._ref.__dask_tokenize__()
+
+    def _read(self, index: tuple[Any, ...]) -> Any:
+        # To NumPy, an integer beside an array is an array too, and may move its axis to the front.
+        single = tuple(0 if np.ndim(n) == 0 and not isinstance(n, slice) else ... for n in index)
+        if any(isinstance(n, np.ndarray) for n in index) and 0 in single:
+            wide = tuple(
+                slice(n, n + 1) if one == 0 else n for n, one in zip(index, single, strict=True)
+            )
+            return self._ref[wide][tuple(slice(None) if one is ... else 0 for one in single)]
+        return np.asarray(self._ref[index], self.dtype)
+
+
+def lazily(ref: Source) -> indexing.LazilyIndexedArray:
+    """Return what remembers indexes, one within the other, until data are needed."""
+    return indexing.LazilyIndexedArray(Stored(ref))

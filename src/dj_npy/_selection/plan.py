@@ -1,0 +1,376 @@
+"""
+From what is selected to the bytes of a file that hold it, and from these to an array. Pure: no I/O.
+
+The axes of a selection and its points, ordered by how far apart their steps lie in the file, are
+*levels*, one within the other. A level knows what it spans, and whether there is a gap in it that
+is worth another request; from that follow the *pieces* in which it is read.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dj_npy._format.npyfile import AnyArray, Header, bytes_view
+from dj_npy._selection.index import Offsets, Selection
+from dj_npy._selection.parts import Limits, Part
+
+Where = tuple[Any, ...]
+
+_EVERYTHING = slice(None)
+_WINDOW = 4096
+
+
+class Piece(NamedTuple):
+    """Some bytes of a file, and what of the result lies in them."""
+
+    start: int
+    nbytes: int
+    where: Where
+    """Index of that part of the result, whose axes are in the file's order."""
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    """The part as an array in the bytes; the axis of the points steps from byte to byte."""
+    points: tuple[int, Offsets] | None = None
+    """Number of that axis, and where on it the points are."""
+    runs: Sequence[tuple[int, int]] = ()
+    """Start and length of each, if the bytes are of several runs."""
+
+    def source(self, data: memoryview, offset: int, dtype: np.dtype[Any]) -> AnyArray:
+        """Return the part of the result that is in `data` from `offset` on."""
+        found: AnyArray = np.ndarray(self.shape, dtype, data, offset, self.strides)
+        if self.points is None:
+            return found
+        axis, offsets = self.points
+        index: Any = (*(_EVERYTHING,) * axis, offsets)
+        picked: AnyArray = found[index]
+        return picked
+
+
+class Plan:
+    """
+    How a selection of an array is read from its file.
+
+    Parameters
+    ----------
+    selection : Selection
+        Of at least one element.
+    header : Header
+        The file's.
+    limits : Limits
+        The store's.
+    """
+
+    def __init__(self, selection: Selection, header: Header, limits: Limits) -> None:
+        self._limits = limits
+        itemsize, shape = header.dtype.itemsize, header.shape
+        strides = [
+            itemsize * math.prod(shape[:n] if header.fortran_order else shape[n + 1 :])
+            for n in range(len(shape))
+        ]
+        start = header.offset + selection.field_offset
+        for number, taken in selection.ranges.items():
+            start += min(taken[0], taken[-1]) * strides[number]
+        axes, points = _axes_of(selection, strides)
+        taken_strides = [strides[n] for n in selection.points] or [0]
+        outer = [axis for axis in axes if axis.within >= max(taken_strides)]
+        inner = [axis for axis in axes if axis.within < min(taken_strides)]
+        # Axes that are stepped through between two arrays of integers add to the points.
+        between = [axis for axis in axes if axis not in outer and axis not in inner]
+        level: _Level = _Element(selection.dtype.itemsize)
+        for axis in reversed(inner):
+            level = _Axis(axis.length, axis.stride, level, limits)
+        if points:
+            offsets: Any = sum(strides[n] * at for n, at in selection.points.items())
+            for axis in between:
+                offsets = offsets[..., None] + axis.stride * np.arange(axis.length)
+            first = int(offsets.min())
+            level = _Points(offsets - first, level, limits)
+            start += first
+        for axis in reversed(outer):
+            level = _Axis(axis.length, axis.stride, level, limits)
+        self._start, self._level = start, level
+        numbers = [axis.number for axis in outer], [axis.number for axis in between + inner]
+        self._axes = (*numbers[0], *points, *numbers[1])
+        backwards = {axis.number for axis in axes if axis.backwards}
+        self._turns = tuple(slice(None, None, -1 if n in backwards else 1) for n in self._axes)
+
+    @property
+    def asked(self) -> int:
+        """Bytes that are read, but for gaps that are closed between pieces of different levels."""
+        return self._level.asked
+
+    @property
+    def first(self) -> tuple[int, int]:
+        """Where the first piece begins and ends."""
+        piece = next(self._level.pieces(self._start, (), 0))
+        return piece.start, piece.start + piece.nbytes
+
+    def parts(self, out: AnyArray) -> Iterator[Part]:
+        """Yield what is to be read, in the file's order, into `out`, which is the result."""
+        turns: Any = (*self._turns, ...)
+        target = out.transpose(self._axes)[turns]
+        pieces = self._level.pieces(self._start, (), 0)
+        for together in _together(pieces, self._limits):
+            start = together[0].start
+            nbytes = together[-1].start + together[-1].nbytes - start
+            runs = together[0].runs
+            region = _region(together, target)
+            if region is None:
+                yield Part(start, nbytes, (), partial(_scatter, together, target), runs)
+            else:
+                yield Part(start, nbytes, (bytes_view(region),))
+
+
+def _together(pieces: Iterable[Piece], limits: Limits) -> Iterator[list[Piece]]:
+    """Put neighbours into one part, which the levels do only within themselves."""
+    part: list[Piece] = []
+    for piece in pieces:
+        stop = piece.start + piece.nbytes
+        if part and (
+            piece.runs
+            or part[-1].runs
+            or piece.start - part[-1].start - part[-1].nbytes > limits.gap
+            or stop - part[0].start > limits.part
+        ):
+            yield part
+            part = []
+        part.append(piece)
+    if part:
+        yield part
+
+
+def _region(pieces: Sequence[Piece], target: AnyArray) -> AnyArray | None:
+    """Return the memory that is byte for byte what is read, if it is."""
+    piece = pieces[0]
+    if len(pieces) > 1 or piece.runs or not all(isinstance(n, slice) for n in piece.where):
+        return None
+    region = target[(*piece.where, ...)]
+    same = region.nbytes == piece.nbytes and region.flags.c_contiguous
+    return region if same else None
+
+
+def _scatter(pieces: Sequence[Piece], target: AnyArray, data: memoryview) -> None:
+    for piece in pieces:
+        target[piece.where] = piece.source(data, piece.start - pieces[0].start, target.dtype)
+
+
+class _InFile(NamedTuple):
+    """An axis of the result that steps through the file."""
+
+    number: int
+    """In the result."""
+    length: int
+    stride: int
+    """Bytes from one step to the next, positive."""
+    backwards: bool
+    within: float
+    """What of the file one step lies within: the larger, the further out."""
+
+
+def _axes_of(selection: Selection, strides: Sequence[int]) -> tuple[list[_InFile], list[int]]:
+    """Return the axes of the result, outermost in the file first, and those of the points."""
+    axes, points = [], []
+    for number, (kind, n) in enumerate(selection.result):
+        length = selection.shape[number]
+        if kind == "points" and selection.points:
+            points.append(number)
+        elif length == 1:  # anywhere; so is that of masks of no axes
+            axes.append(_InFile(number, 1, 0, False, math.inf))
+        elif kind == "range":
+            step = selection.ranges[n].step
+            axes.append(_InFile(number, length, abs(step) * strides[n], step < 0, strides[n]))
+        else:
+            stride = math.prod(selection.shape[number + 1 :]) * selection.dtype.itemsize
+            axes.append(_InFile(number, length, stride, False, stride))
+    return sorted(axes, key=lambda axis: -axis.within), points
+
+
+class _Level:
+    """
+    An axis, or the points, of a selection and all that is within.
+
+    `shape`, `strides` and `points` are those of the piece that all of it is.
+    """
+
+    shape: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    points: tuple[int, Offsets] | None = None
+    dense: bool = True
+    """Whether no gap in it is worth asking around."""
+    span: int
+    """Bytes from the first to the last."""
+    asked: int
+    """Bytes of its pieces."""
+
+    @property
+    def everything(self) -> Where:
+        """Index of all of it in the result."""
+        return ()
+
+    def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
+        """Yield its pieces if it begins at byte `start`, within one step of `depth` others."""
+        raise NotImplementedError
+
+
+class _Element(_Level):
+    def __init__(self, itemsize: int) -> None:
+        self.span = self.asked = itemsize
+
+    def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
+        yield Piece(start, self.span, where, (1,) * depth, (0,) * depth)
+
+
+class _Axis(_Level):
+    def __init__(self, length: int, stride: int, inner: _Level, limits: Limits) -> None:
+        self.inner, self.length, self.stride, self.limits = inner, length, stride, limits
+        self.span = (length - 1) * stride + inner.span
+        self.dense = inner.dense and (length == 1 or stride - inner.span <= limits.gap)
+        self.asked = self.span if self.dense else length * inner.asked
+        self.shape, self.strides = (length, *inner.shape), (stride, *inner.strides)
+        if inner.points is not None:
+            self.points = inner.points[0] + 1, inner.points[1]
+        self.at_once = 0
+        """Steps of one piece; none if a step is too much for one."""
+        if self.dense and inner.span <= limits.part:
+            self.at_once = (limits.part - inner.span) // max(stride, 1) + 1
+
+    @property
+    def everything(self) -> Where:
+        return (_EVERYTHING, *self.inner.everything)
+
+    def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
+        inner, at_once = self.inner, self.at_once
+        # Where each step is a run of its own, several may be put together.
+        apart = not at_once and inner.dense and inner.span <= self.limits.part
+        if apart:
+            at_once = min(self.limits.runs, self.limits.part // inner.span)
+        for first in range(0, self.length, max(at_once, 1)):
+            at = start + first * self.stride
+            length = min(max(at_once, 1), self.length - first)
+            steps = (*where, slice(first, first + length))
+            if at_once < 2 and not self.at_once:
+                yield from inner.pieces(at, steps, depth + 1)
+                continue
+            yield Piece(
+                at,
+                length * inner.span if apart else (length - 1) * self.stride + inner.span,
+                (*steps, *inner.everything),
+                (*(1,) * depth, length, *inner.shape),
+                (*(0,) * depth, inner.span if apart else self.stride, *inner.strides),
+                None if self.points is None else (depth + self.points[0], self.points[1]),
+                [(at + n * self.stride, inner.span) for n in range(length)] if apart else (),
+            )
+
+
+class _Points(_Level):
+    """
+    Places in any order, on any number of axes; they may repeat.
+
+    Parameters
+    ----------
+    offsets : ndarray
+        Of the places, in bytes; the least is 0.
+    """
+
+    def __init__(self, offsets: Offsets, inner: _Level, limits: Limits) -> None:
+        # There may be as many points as elements in the result, so few arrays are kept of them.
+        self.inner, self.limits = inner, limits
+        self._shape, self._order, flat = offsets.shape, None, offsets.ravel()
+        if (flat[1:] < flat[:-1]).any():
+            self._order = np.argsort(flat, kind="stable")
+            flat = flat[self._order]
+        self.offsets, self.span = flat, int(flat[-1]) + inner.span
+        self.fits = inner.dense and inner.span <= limits.part
+        # A run is of neighbours, or, where one step is too much for it, of one place.
+        far = np.flatnonzero(np.diff(flat) > (inner.span + limits.gap if self.fits else 0))
+        ends = np.append(far + 1, flat.size)
+        self.dense = inner.dense and len(ends) == 1
+        if self.fits:
+            ends = _cut(flat, ends, limits.part - inner.span)
+        self.begins, self.ends = np.append(0, ends[:-1]), ends
+        self.lengths = flat[ends - 1] - flat[self.begins] + inner.span
+        self.sums = np.cumsum(self.lengths)
+        self.asked = int(self.sums[-1]) if self.fits else len(ends) * inner.asked
+        self.shape, self.strides = (int(flat[-1]) + 1, *inner.shape), (1, *inner.strides)
+        self.points = 0, flat
+
+    @property
+    def everything(self) -> Where:
+        return (*self._numbers(0, self.offsets.size), *self.inner.everything)
+
+    def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
+        inner, first, window = self.inner, 0, range(0)
+        while first < len(self.ends):
+            if first not in window:  # of a million runs, only some as Python's numbers
+                window = range(first, min(first + _WINDOW, len(self.ends)))
+                some = slice(first, window.stop)
+                begins, ends = self.begins[some].tolist(), self.ends[some].tolist()
+                offsets, lengths = (
+                    self.offsets[self.begins[some]].tolist(),
+                    self.lengths[some].tolist(),
+                )
+            stop = min(self._together(first), window.stop)
+            runs = slice(first - window.start, stop - window.start)
+            offset, nbytes = offsets[runs.start], lengths[runs.start]
+            points = slice(begins[runs.start], ends[runs.stop - 1])
+            steps = (*where, *self._numbers(points.start, points.stop))
+            places = self.offsets[points] - offset
+            several: list[tuple[int, int]] = []
+            if stop - first > 1:
+                nbytes = sum(lengths[runs])
+                places -= self._moves(first, stop)
+                begin = map(start.__add__, offsets[runs])
+                several = list(zip(begin, lengths[runs], strict=True))
+            first = stop
+            if not self.fits:
+                yield from inner.pieces(start + offset, steps, depth + 1)
+                continue
+            yield Piece(
+                start + offset,
+                nbytes,
+                (*steps, *inner.everything),
+                (*(1,) * depth, nbytes - inner.span + 1, *inner.shape),
+                (*(0,) * depth, *self.strides),
+                (depth, places) if len(places) > 1 else None,
+                several,
+            )
+
+    def _together(self, first: int) -> int:
+        """Return the run after the last of those that are read in one part, from `first` on."""
+        stop = first + 1
+        if self.fits and self.limits.runs > 1:
+            room = self.sums[first] - self.lengths[first] + self.limits.part
+            stop = min(int(self.sums.searchsorted(room, "right")), first + self.limits.runs)
+        return stop
+
+    def _numbers(self, first: int, stop: int) -> Where:
+        """Index of some points, in their place in the file, by where they are in the result."""
+        order = self._order
+        numbers = np.arange(first, stop) if order is None else order[first:stop]
+        axes = (numbers,) if len(self._shape) == 1 else np.unravel_index(numbers, self._shape)
+        if stop - first > 1:
+            return axes
+        return tuple(slice(n := int(axis[0]), n + 1) for axis in axes)
+
+    def _moves(self, first: int, stop: int) -> Offsets:
+        """By how much each point moves to the front when these runs are put together."""
+        runs = slice(first, stop)
+        lengths = self.lengths[runs]
+        gaps = self.offsets[self.begins[runs]] - self.offsets[self.begins[first]]
+        gaps -= np.cumsum(lengths) - lengths
+        return np.repeat(gaps, self.ends[runs] - self.begins[runs])
+
+
+def _cut(offsets: Offsets, ends: Offsets, room: int) -> Offsets:
+    """Cut runs of neighbours where their offsets are more than `room` apart."""
+    cut = []
+    first = 0
+    for end in ends.tolist():
+        while offsets[end - 1] - offsets[first] > room:
+            first = int(offsets.searchsorted(offsets[first] + room, "right"))
+            cut.append(first)
+        first = end
+    return np.sort(np.append(ends, np.array(cut, np.intp)))

@@ -1,0 +1,261 @@
+"""Private copies of remote files on this machine's disk, for memory maps."""
+
+import hashlib
+import logging
+import os
+import re
+import secrets
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+
+from fasteners import InterProcessLock
+
+from dj_npy._errors import NpyError, StoreError
+from dj_npy._settings import settings
+from dj_npy._stores.regularfile import open_regular, open_to_read
+
+logger = logging.getLogger("dj_npy")
+
+_PARTIAL = ".part"
+_ABANDONED_S = 3600.0
+"""Age after which a download that does not grow is nobody's any more."""
+_LOCKS = 64
+_OURS = re.compile(rf"[0-9a-f]{{64}}({re.escape(_PARTIAL)})?")
+"""Names of copies and of downloads: nothing else is ever removed."""
+
+_threads = [threading.Lock() for _ in range(_LOCKS)]
+
+
+def _forget_locks() -> None:
+    """In a forked child: no thread of it holds any."""
+    _threads[:] = [threading.Lock() for _ in range(_LOCKS)]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)
+
+
+class QuietFile(FileIO):
+    """A file that is closed when nobody has it any more, without a warning."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def opened(
+    key: tuple[str, ...], nbytes: int, download: Callable[[FileIO], None], what: str
+) -> FileIO:
+    """
+    Open the copy of a remote file, which is downloaded if it is not there.
+
+    However many threads and processes ask, it is downloaded once. It appears whole or not
+    at all. The copies that were opened longest ago are removed beyond
+    ``settings.cache_bytes``; a map of one that is removed stays as it is (on Windows, it is
+    not removed).
+
+    Parameters
+    ----------
+    key : tuple of str
+        What the copy is of, the version of its contents included.
+    nbytes : int
+        Size of the file.
+    download : callable
+        Writes the file's bytes to a file that is open for it.
+    what : str
+        What an error calls the file.
+
+    Raises
+    ------
+    StoreError
+        If the cache folder cannot be used, or is open to others.
+    """
+    name = _name(key)
+    with _usable(what, nbytes):
+        folder = _private_folder("maps")
+        copy = folder / name
+        with _one_at_a_time(folder, name):
+            file = _whole(copy, nbytes) or _downloaded(copy, nbytes, download, what)
+            with suppress(OSError):  # another process has just removed it to make room
+                os.utime(file.fileno() if os.utime in os.supports_fd else copy)
+            return file
+
+
+def working_copy(key: tuple[str, ...], original: FileIO, what: str) -> FileIO:
+    """
+    Open a copy of a file that is to be changed; nobody but who asks for it removes it.
+
+    Parameters
+    ----------
+    key : tuple of str
+        What the copy is of.
+    original : FileIO
+        What is copied.
+    what : str
+        What an error calls the file.
+
+    Raises
+    ------
+    StoreError
+        If the cache folder cannot be used, or is open to others.
+    """
+    name = _name(key)
+    with _usable(what, os.fstat(original.fileno()).st_size):
+        folder = _private_folder("changed")
+        others = sorted(map(str, folder.glob(f"{name[:32]}-*.npy")))
+        if others:
+            logger.warning(
+                "There are other working copies of %s: %s. Their names end in the number of the "
+                "process; if it has ended, what it changed was never written back.",
+                what,
+                ", ".join(others),
+            )
+        path = folder / f"{name[:32]}-{secrets.token_hex(4)}-{os.getpid()}.npy"
+        file = FileIO(os.fspath(path), "x+", opener=_privately)
+        try:
+            shutil.copyfileobj(original, file, 1 << 20)
+        except BaseException:
+            file.close()
+            with suppress(OSError):
+                path.unlink()
+            raise
+        return file
+
+
+def _name(key: tuple[str, ...]) -> str:
+    return hashlib.sha256("\0".join(key).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@contextmanager
+def _usable(what: str, nbytes: int) -> Iterator[None]:
+    try:
+        yield
+    except NpyError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"could not map {what}: its copy cannot be kept in {str(settings.cache_dir)!r} "
+            f"({error.strerror or error}). Set DJ_NPY_CACHE_DIR to a folder of yours, or one for "
+            f"all users (chmod 1777), with {nbytes / 1e6:.0f} MB to spare, or load the array "
+            f"instead of mapping it"
+        ) from error
+
+
+def write_at(file: FileIO, offset: int, data: memoryview) -> None:
+    """Write at a position of a file, whatever other threads do with the same file."""
+    if not hasattr(os, "pwrite"):  # Windows
+        with FileIO(os.fspath(file.name), "r+") as own:
+            own.seek(offset)
+            while data:
+                data = data[own.write(data) :]
+        return
+    while data:
+        count = os.pwrite(file.fileno(), data, offset)
+        data, offset = data[count:], offset + count
+
+
+def _private_folder(name: str) -> Path:
+    """Make a folder in the cache, which may be of many users, that is this user's alone."""
+    cache = Path(settings.cache_dir).absolute()
+    cache.mkdir(parents=True, exist_ok=True)
+    if os.name == "nt":  # a folder below the user's own is the user's own
+        (cache / name).mkdir(exist_ok=True)
+        return cache / name
+    own = cache / f"user-{os.geteuid()}"
+    for folder in (own, own / name):
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        _refuse_unless_private(folder)
+    return own / name
+
+
+def _refuse_unless_private(folder: Path) -> None:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise StoreError(
+            f"refused the cache folder {str(folder)!r}: it must be a folder of this user that "
+            f"nobody else may enter (chmod 700), and no link. Set DJ_NPY_CACHE_DIR to another"
+        )
+
+
+@contextmanager
+def _one_at_a_time(folder: Path, name: str) -> Iterator[None]:
+    """Hold one of a few locks that are never removed: another copy may have to wait."""
+    number = int(name[:8], 16) % _LOCKS
+    # A lock of the file holds against other processes only, and ends when any thread of
+    # this one closes the file.
+    with _threads[number]:
+        lock = folder / f"lock-{number:02}"
+        os.close(_privately(str(lock), os.O_RDWR | os.O_CREAT))  # not through a link, as it would
+        with InterProcessLock(lock):
+            yield
+
+
+def _privately(path: str, flags: int) -> int:
+    return open_regular(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+
+
+def _downloaded(copy: Path, nbytes: int, download: Callable[[FileIO], None], what: str) -> FileIO:
+    _make_room(copy.parent, nbytes)
+    partial = copy.with_suffix(_PARTIAL)
+    with suppress(FileNotFoundError):  # of a process that was killed
+        partial.unlink()
+    file = FileIO(partial, "x+", opener=_privately)
+    try:
+        download(file)
+        if os.fstat(file.fileno()).st_size != nbytes:
+            raise StoreError(f"could not map {what}: expected a copy of {nbytes} bytes")
+        os.fsync(file.fileno())
+        if os.name == "nt":  # where an open file cannot be renamed
+            file.close()
+        os.replace(partial, copy)
+    except BaseException:
+        file.close()
+        with suppress(OSError):
+            partial.unlink()
+        raise
+    if file.closed:
+        return open_to_read(os.fspath(copy))
+    file.name = os.fspath(copy)  # that of a map is what joblib's workers open
+    file.seek(0)
+    return file
+
+
+def _whole(copy: Path, nbytes: int) -> FileIO | None:
+    try:
+        file = FileIO(os.fspath(copy), "r", opener=_privately)
+    except FileNotFoundError:
+        return None
+    status = os.fstat(file.fileno())
+    # Should somebody have put another folder in the place of ours since we looked at it.
+    private = os.name == "nt" or (status.st_uid == os.geteuid() and not status.st_mode & 0o077)
+    if private and status.st_size == nbytes:
+        return file
+    file.close()
+    return None
+
+
+def _make_room(folder: Path, nbytes: int) -> None:
+    """Remove what was opened longest ago until `nbytes` more are within the limit."""
+    copies = []
+    for entry in os.scandir(folder):
+        if not _OURS.fullmatch(entry.name):
+            continue
+        with suppress(OSError):  # another process has removed it, or Windows maps it
+            status = entry.stat(follow_symlinks=False)
+            if not entry.name.endswith(_PARTIAL):
+                copies.append((status.st_mtime, status.st_size, entry.path))
+            elif time.time() - status.st_mtime > _ABANDONED_S:
+                os.unlink(entry.path)
+    excess = sum(size for _, size, _ in copies) + nbytes - settings.cache_bytes
+    for _, size, path in sorted(copies):
+        if excess <= 0:
+            break
+        with suppress(OSError):
+            os.unlink(path)
+            excess -= size

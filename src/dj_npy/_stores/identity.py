@@ -1,0 +1,284 @@
+"""
+Whether a store is the one that its rows mean, and not an empty folder in its place.
+
+A file at its root, `MARKER`, holds the ids of a store: one that was made when it was first
+written to, and those of the stores that were moved into it. Each row has the id of the store that
+its file was written to.
+"""
+
+import errno
+import json
+import random
+import secrets
+import threading
+import time
+from collections.abc import Hashable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import NamedTuple, Protocol
+
+from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
+from dj_npy._format.metadata import STORE_ID, Row
+from dj_npy._stores import Store
+from dj_npy._stores.base import MARKER
+
+Ids = tuple[str, ...]
+"""Of a store; none, if it has no marker."""
+
+_LONGEST = 64 << 10
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_SAMPLES = 20
+"""Of rows without an id: how many of their files are looked for at most."""
+_LATELY_S = 2
+"""How long readers, of whom each finds no file, believe what a marker said."""
+_RESERVED_S, _LOOK_S, _SETTLED_S = 1, 0.01, 1
+"""How long a marker may say nothing, how often to look, and how long others may replace it."""
+
+
+class Witness(Protocol):
+    """The rows' side of a write."""
+
+    @property
+    def thread(self) -> int:
+        """The only one in which it may be asked."""
+        ...
+
+    @property
+    def key(self) -> Hashable:
+        """What it knows of: a table."""
+        ...
+
+    @property
+    def begun(self) -> dict[Store, Ids]:
+        """The stores to which the insert has written, and what they were then."""
+        ...
+
+    def rows(self, store: Store) -> Iterator[list[Row] | None]:
+        """
+        Yield rows that refer to a store: some of the table, then of all of its schema.
+
+        None stands for those that the database does not tell.
+        """
+        ...
+
+
+witness: ContextVar[Witness | None] = ContextVar("witness", default=None)
+"""Whom to ask what rows say of a store that is being written to."""
+
+
+class Known(NamedTuple):
+    """What is known of a store."""
+
+    place: object
+    """Where it was known: see `Store.place`."""
+    ids: Ids
+    agreed: set[Hashable]
+    """Whose rows say the same."""
+
+
+def written_to(store: Store) -> str | None:
+    """
+    Return the id that a row gets whose file is about to be written, or None.
+
+    The store is looked at, and the rows are, before a process first writes to it for a table,
+    and whenever another folder has come into its place.
+
+    Raises
+    ------
+    StoreError
+        If the rows mean another store. Nothing was written.
+    """
+    known, place, asked = store.known, store.place(), witness.get()
+    if known is None or known.place != place or (asked and asked.key not in known.agreed):
+        known = store.known = _looked_at(store, place, asked)
+    if asked is not None:
+        asked.begun.setdefault(store, known.ids)
+    return known.ids[0] if known.ids else None
+
+
+def _looked_at(store: Store, place: object, asked: Witness | None) -> Known:
+    store.read_lately = None
+    before, ids = store.known, read(store)
+    if asked is not None and asked.thread != threading.get_ident():
+        asked = None
+    agreed: set[Hashable] = set()
+    if before is not None and before.ids and ids is not None:
+        if set(ids) & set(before.ids):
+            agreed = before.agreed
+        elif asked is None or asked.begun.get(store):
+            # What this insert has written so far, no row tells of.
+            raise StoreError(
+                f"refused to write to {_called(store)}: {_found(ids)}; it was {before.ids[0]} when "
+                f"this process wrote to it before. {_MOUNTED} Nothing was written"
+            )
+    if asked is not None:
+        if ids is not None:
+            was_marked = bool(ids)
+            ids = _agreed(store, ids, asked)
+            place = place if was_marked else store.place()  # it may have got its marker
+        agreed = {*agreed, asked.key}
+    return Known(place, ids or (), agreed)
+
+
+def _agreed(store: Store, ids: Ids, asked: Witness) -> Ids:
+    """Return the ids of a store of which the rows say nothing else; a new one gets its first."""
+    found: dict[str, Row] = {}
+    all_known = True
+    for some in asked.rows(store):
+        all_known = some is not None
+        found |= {row.path: row for row in some or ()}
+        if any(row.store_id for row in found.values()):
+            break
+    rows = list(found.values())
+    reason = contradiction(store, ids, rows)
+    if reason is not None:
+        again = read(store)
+        if again is not None and again != ids:  # another process was first, and has inserted
+            return _agreed(store, again, asked)
+        raise StoreError(f"refused to write to {reason}. Nothing was written")
+    return ids or (first(store) if rows or all_known else ())
+
+
+def contradiction(store: Store, ids: Ids | None, rows: Sequence[Row]) -> str | None:
+    """
+    Return why a store is not the one that some rows mean; None if it may be.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    ids : tuple of str or None
+        Its ids; None if its marker may not be read.
+    rows : sequence of Row
+        Some that refer to it.
+    """
+    carried = [row.store_id for row in rows if row.store_id] if ids is not None else []
+    for said in carried:
+        if said not in (ids or ()):
+            path = next(row.path for row in rows if row.store_id == said)
+            return (
+                f"{_called(store)}: {_found(ids or ())}; the file of a row, {path!r}, was written "
+                f"to store {said}. {_MOUNTED} {_ADOPT}"
+            )
+    if ids or not rows:
+        return None
+    sampled = rows[:: -(-len(rows) // _SAMPLES)]
+    if any(is_there(store, row) for row in sampled):
+        return None
+    return (
+        f"{_called(store)}: {_found(())}, and none of the files is there of {len(sampled)} rows "
+        f"that were looked for, such as {sampled[0].path!r}. {_MOUNTED} {_ADOPT}"
+    )
+
+
+def misplaced(store: Store, row: Row) -> str | None:
+    """Return why a file that was not found as its row says may be sought in the wrong store."""
+    said = row.store_id
+    try:
+        ids = _read_lately(store)
+        if ids is None or (said is None and (ids or not store.is_empty())) or said in ids:
+            return None
+    except NpyError:  # which says nothing about the file
+        return None
+    if said is None:
+        return f"{_called(store)} is empty. {_MOUNTED}"
+    return f"{_called(store)}: {_found(ids)}; the row was written to store {said}. {_MOUNTED}"
+
+
+def is_there(store: Store, row: Row) -> bool:
+    """Whether a row's file is in a store, of the size that the row says."""
+    try:
+        promised = row.promised()
+        found = store.stat(row.path)
+    except (ArrayMissingError, ArrayCorruptError):
+        return False
+    except StoreError as error:
+        if error.errno in _DENIED:  # which is no proof of anything
+            return True
+        raise
+    return promised is None or found.nbytes == promised[0].file_size
+
+
+def read(store: Store) -> Ids | None:
+    """Return the ids in the marker of a store; None if it may not be read."""
+    try:
+        data, _ = store.read_beginning(MARKER, _LONGEST)
+    except ArrayMissingError:
+        return ()
+    except StoreError as error:
+        if error.errno in _DENIED:
+            return None
+        raise
+    if not data:  # the name is reserved, where it cannot be linked to
+        return ()
+    try:
+        ids = json.loads(data)["store_id"]
+        if ids and all(STORE_ID.fullmatch(each) for each in ids):
+            return tuple(ids)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise StoreError(
+        f"{MARKER} in {_called(store)} does not say which store this is: found {data[:80]!r}. "
+        f"Restore it from a copy, or remove it and run dj-npy adopt"
+    )
+
+
+def first(store: Store) -> Ids:
+    """Give a store without a marker its first id; of several who do, one wins."""
+    ids = (secrets.token_hex(16),)
+    try:
+        if store.mark(_contents(ids)):
+            return ids
+        found = read(store)
+        if not found and found is not None:  # only its name is there
+            found = _settled(store, ids)
+    except StoreError as error:
+        if error.errno in _DENIED:  # here; where the array goes, it may be allowed
+            return ()
+        raise
+    return found or ()
+
+
+def _settled(store: Store, ids: Ids) -> Ids | None:
+    """
+    Return what a marker says in the end of which only the name is there.
+
+    Where a disk knows no links, another process is just about to write it; or was killed then.
+    """
+    until = time.monotonic() + random.uniform(1, 2) * _RESERVED_S
+    while not (found := read(store)) and found is not None and time.monotonic() < until:
+        time.sleep(_LOOK_S)
+    if not found and found is not None:
+        store.mark(_contents(ids), replace=True)
+    time.sleep(_SETTLED_S)  # of several who do that, the last one's stays
+    return read(store)
+
+
+def replace(store: Store, ids: Ids) -> None:
+    """Give a store these ids."""
+    store.mark(_contents(ids), replace=True)
+    store.known = store.read_lately = None
+
+
+def _contents(ids: Ids) -> bytes:
+    return json.dumps({"store_id": ids}).encode()
+
+
+def _read_lately(store: Store) -> Ids | None:
+    place, now = store.place(), time.monotonic()
+    known: tuple[object, float, Ids | None] | None = store.read_lately
+    if known is None or known[0] != place or now - known[1] > _LATELY_S:
+        known = store.read_lately = place, now, read(store)
+    return known[2]
+
+
+_MOUNTED = "Is the file server mounted, and is this the right share, bucket or folder?"
+_ADOPT = "If it is, and was moved or restored without that file: dj-npy adopt SCHEMA STORE"
+
+
+def _called(store: Store) -> str:
+    where = getattr(store, "location", None) or getattr(store, "identity", "")
+    return f"store {store.name!r} ({where})"
+
+
+def _found(ids: Ids) -> str:
+    return f"it is store {' and '.join(ids)}" if ids else f"there is no {MARKER} in it"

@@ -1,0 +1,259 @@
+"""Remove the files that no row refers to, and never another."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from typing import Any
+
+from dj_npy._datajoint.catalog import EVER_S, Snapshot, connection_of, schema_name, snapshot
+from dj_npy._datajoint.grants import sight
+from dj_npy._datajoint.storerows import check_stores
+from dj_npy._errors import ArrayInvalidError, StoreError
+from dj_npy._format.layout import Column, Layout
+from dj_npy._stores import Store, open_store, schema_addressing
+from dj_npy._stores.local import LocalStore
+from dj_npy._stores.near import beginnings, local_stores
+from dj_npy._upkeep.collection import Collection
+from dj_npy._upkeep.dropped import Dropped
+from dj_npy._upkeep.inventory import Inventory, Place
+
+_WAIT_S = 2
+"""How long short transactions are waited for where no age allows for them."""
+_WAIT_FOR_COPIES_S = 60
+"""How long transactions are waited for that may have copied rows."""
+
+
+def collect(
+    *schemas: Any,
+    store: str | None = None,
+    older_than: timedelta = timedelta(days=1),
+    dry_run: bool = True,
+    at_most: int | None = None,
+    blind: bool = False,
+    dropped: bool = False,
+) -> Collection:
+    """
+    Find, and remove, the files of some schemas to which no row refers.
+
+    Such are left by rows that were deleted or replaced, by transactions that were rolled back,
+    and by processes that were killed. The stores are listed first, and what rows refer to is
+    read after that, of all schemas of the database: rows that were copied share a file. Only
+    files that have the name of an array of an ``<npy@>`` column are looked at; all others are
+    left alone. Memory does not grow with their number.
+
+    Run it with an account that sees all schemas which use the store, and on no store that
+    another database server uses as well.
+
+    Parameters
+    ----------
+    schemas : datajoint.Schema or str
+        Whose files are looked at; one at least.
+    store : str, optional
+        Name of a store. Default: those that the schemas' ``<npy@>`` columns name.
+    older_than : timedelta
+        What is younger is spared: a file is written before its row is. So this is to be longer
+        than any insert and any transaction takes; one that is open for longer and that this
+        account may see is an error.
+    dry_run : bool
+        Only tell. Nothing is removed.
+    at_most : int, optional
+        How many arrays may be removed; if there are more, none is. Default: as many as there are
+        of rows in that store, or 20 if these are fewer; and none where no row has any, which is
+        more likely a database that lacks rows than a store without use.
+    blind : bool
+        Remove, though the account does not see all that may refer to a file: see
+        ``found.unseen``. On MySQL and MariaDB it needs ``SELECT`` and ``PROCESS`` on ``*.*``.
+    dropped : bool
+        Also remove the files of schemas, tables and columns that are gone, which are only
+        counted otherwise, and look for them in all stores. They are known by their paths alone:
+        see first in ``found.owners`` whose they are.
+
+    Returns
+    -------
+    Collection
+        ``found.counts``, ``found.nbytes``, ``found.orphans``, ``found.removed``,
+        ``found.failures``, ``found.unseen``, ``found.to_json()``.
+
+    Raises
+    ------
+    ArrayInvalidError
+        For what is no schema, no age, or no number.
+    StoreError
+        If more would go than `at_most`, the account is blind, a store cannot be listed, or is not
+        the one that the rows mean; if another collection is under way, a transaction is open
+        for too long, or has changed something and does not end within a minute, or this
+        connection is within one. Nothing was removed.
+    datajoint.DataJointError
+        If the database refuses a query. Nothing was removed.
+
+    Examples
+    --------
+    >>> found = dj_npy.collect(schema)
+    >>> found.live, found.nbytes, found.removed
+    (1, 0, 0)
+    """
+    names = [_name(each) for each in schemas]
+    if not names or not isinstance(older_than, timedelta) or older_than < timedelta(0):
+        raise ArrayInvalidError(
+            f"collect takes one schema at least, and an age of 0 or more, not {older_than!r}"
+        )
+    if at_most is not None and (type(at_most) is not int or at_most < 0):
+        raise ArrayInvalidError(f"at_most is a number of arrays, 0 or more, not {at_most!r:.200}")
+    connection = connection_of(schemas[0])
+    if any(connection_of(each) is not connection for each in schemas):
+        raise ArrayInvalidError("collect takes the schemas of one connection at a time")
+    if connection.in_transaction:
+        raise StoreError(
+            "within a transaction, what it has inserted could be taken for orphans: collect "
+            "before it, or after"
+        )
+    report = Collection(dry_run, older_than, names)
+    with ExitStack() as stack:
+        before = stack.enter_context(snapshot(connection))
+        if not dry_run and not before.is_alone():
+            raise StoreError("another collection is at work on this database. Nothing was removed")
+        there = before.attributes(names)
+        # A disk that is blind to case would show the files of `lab` as those of `LAB`.
+        visible = {schema.casefold() for schema, _, _ in there}
+        gone = [name for name in names if name.casefold() not in visible]
+        columns = before.columns([name for name in names if name not in gone])
+        caseless = before.caseless
+        seen = sight(before.select, before.backend)
+        before.end()  # the lock stays
+        report.unseen = seen.unseen
+        if not (dry_run or blind or (seen.schemas and seen.transactions)):
+            raise StoreError(
+                f"this account does not see all that may refer to a file: "
+                f"{'; '.join(seen.unseen)}. Nothing was removed. Collect with an account that "
+                f"does (GRANT SELECT, PROCESS ON *.* TO ...); or, if nothing but what it sees "
+                f"uses these stores, with blind=True (--blind)"
+            )
+        if dropped and not dry_run and not seen.schemas:
+            raise StoreError(
+                f"an account that does not see all schemas cannot tell which are gone: "
+                f"{'; '.join(seen.unseen)}. Nothing was removed. Collect with an account that "
+                f"does, or without dropped=True (--dropped)"
+            )
+        everywhere = dropped or gone or not columns
+        stores = _stores(columns, store, connection._config, bool(everywhere))
+        report.stores = [each.name for each in stores]
+        check_stores(connection, columns, stores)
+        inventory = stack.enter_context(Inventory())
+        near = local_stores(connection._config)
+        about = (columns, names, there, connection._config, caseless)
+        places = [_place(*about, each, beginnings(each, near)) for each in stores]
+        for number, place in enumerate(places):
+            inventory.list(number, place, older_than, report)
+        if missing := [name for name in gone if not inventory.has_of(name)]:
+            raise ArrayInvalidError(
+                f"no schema {', '.join(map(repr, missing))} with a table in it is visible to this "
+                f"account, nor files of one in a store ({', '.join(report.stores)})"
+            )
+        if not dry_run:
+            _spare_what_is_copied(connection, inventory, near)
+        with _settled(connection, None if dry_run else older_than) as after:
+            inventory.spare(after.references(), near)
+        inventory.count(report, stores, dropped)
+        report.weigh(inventory.shares(stores), at_most)
+        if dry_run:
+            return report
+        if report.too_many:
+            raise StoreError(f"{report.too_many}. Nothing was removed")
+        inventory.remove(report, stores)
+        for place in places:
+            place.prune(dropped)
+    return report
+
+
+def _spare_what_is_copied(
+    connection: Any, inventory: Inventory, near: Sequence[LocalStore]
+) -> None:
+    """
+    Spare what rows refer to now, and wait for the transactions that may have copied others.
+
+    ``INSERT ... SELECT`` copies a reference, however old its file is. While that is not
+    committed and the copied row is deleted, no moment shows either of them. But whatever was
+    copied after now was to be seen now, and whatever was before is to be seen after this.
+    """
+    with snapshot(connection) as now:
+        inventory.spare(now.references(), near)
+        copying = now.may_be_copying()
+    until = time.monotonic() + _WAIT_FOR_COPIES_S
+    while copying:
+        with snapshot(connection) as now:
+            copying &= now.may_be_copying()
+        if copying and time.monotonic() > until:
+            raise StoreError(
+                f"a transaction that has changed something is open for more than "
+                f"{_WAIT_FOR_COPIES_S} s: rows that it has copied cannot be seen yet. Nothing "
+                f"was removed. Try again when it has ended"
+            )
+        time.sleep(_WAIT_S / 10 if copying else 0)
+
+
+@contextmanager
+def _settled(connection: Any, older_than: timedelta | None) -> Iterator[Snapshot]:
+    """Look at the database once no transaction is open for longer than the age of files."""
+    if older_than is not None:
+        _wait_for_old_transactions(connection, older_than)
+    # Only now: one that had ended when it was asked for is to be seen.
+    with snapshot(connection) as now:
+        yield now
+
+
+def _wait_for_old_transactions(connection: Any, older_than: timedelta) -> None:
+    until = time.monotonic() + _WAIT_S
+    while True:
+        with snapshot(connection) as now:
+            open_for_s = now.open_for_s() or 0
+        if open_for_s <= older_than.total_seconds():
+            return
+        if time.monotonic() > until:
+            if open_for_s == EVER_S:
+                raise StoreError(
+                    "nobody can tell for how long a transaction has been open, and the rows that "
+                    "it inserts cannot be seen yet: it was prepared (pg_prepared_xacts, XA "
+                    "RECOVER), or the server's clock was set back. Nothing was removed. Commit it "
+                    "or roll it back"
+                )
+            raise StoreError(
+                f"a transaction is open for {open_for_s:.0f} s, longer than older_than "
+                f"({older_than}): the rows that it inserts cannot be seen yet. Nothing was "
+                f"removed. Wait until it ends, or choose a greater age"
+            )
+        time.sleep(_WAIT_S / 10)
+
+
+def _name(given: Any) -> str:
+    name = schema_name(given)
+    if name is None:
+        raise ArrayInvalidError(f"expected a schema or its name, not {type(given).__name__}")
+    return name
+
+
+def _place(
+    columns: Sequence[Column],
+    schemas: Sequence[str],
+    there: Iterable[tuple[str, str, str]],
+    config: Any,
+    caseless: bool,
+    store: Store,
+    kept: set[str],
+) -> Place:
+    addressing = schema_addressing(config, store)
+    layout = Layout(columns, addressing.prefix, caseless, kept)
+    gone = Dropped(schemas, there, addressing.prefix)
+    # In other folders, too, if a partition comes first or the server takes a name in any case.
+    anywhere = addressing.partition or caseless
+    folders = [addressing.prefix.strip("/")] if anywhere else gone.folders()
+    return Place(store, layout, gone, folders)
+
+
+def _stores(
+    columns: Sequence[Column], name: str | None, config: Any, everywhere: bool
+) -> list[Store]:
+    names = [column.store for column in columns] if name is None else [name]
+    if everywhere and name is None:  # nothing says which was that of what is gone
+        names += [each for each, spec in config.stores.items() if isinstance(spec, dict)]
+    return list({store.name: store for store in (open_store(config, n) for n in names)}.values())

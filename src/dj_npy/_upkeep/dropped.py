@@ -1,0 +1,121 @@
+"""Which paths were those of schemas, tables and columns that are gone."""
+
+import re
+from collections.abc import Iterable
+
+from dj_npy._errors import ArrayCorruptError, ArrayMissingError
+from dj_npy._format import npyfile as fileformat
+from dj_npy._format.layout import TEMPORARY
+from dj_npy._format.names import folded
+from dj_npy._format.path import EXTENSION, is_with_token, name_in_path
+from dj_npy._stores import Listed, Store
+
+_ENCODED = r"(?:[A-Za-z0-9_.-]|%[0-9A-F]{2})"
+# `name=value`, or as much of one or several as a file system takes, and a hash.
+_CUT = rf"(?:{_ENCODED}|[=,])*(?:%[0-9A-F]?)?=[0-9a-f]{{32}}"
+_OF_KEY = re.compile(rf"[a-z]{_ENCODED}*=(?:{_ENCODED}*|{_CUT})")
+_TABLE = re.compile(rf"{_ENCODED}+")
+_ATTRIBUTE = re.compile(r"[a-z][a-z0-9_]*")
+_TOKENS = range(8, 17)
+"""Characters of a token, ours or DataJoint's."""
+
+
+class Dropped:
+    """
+    The paths that `_addressing` made in a store for attributes that are no more.
+
+    They are known by their form alone: ``schema/table/name=value.../attribute.npy``, the name
+    with a token or plain; at least one folder is of a key. What could be of an attribute that
+    is there, of whatever codec, is none.
+
+    Parameters
+    ----------
+    schemas : iterable of str
+        The schemas that are looked at, there or not.
+    attributes : iterable of tuple
+        Schema, table and attribute of all that is there of them.
+    prefix : str
+        The store's ``schema_prefix``.
+    """
+
+    def __init__(
+        self, schemas: Iterable[str], attributes: Iterable[tuple[str, str, str]], prefix: str
+    ) -> None:
+        self._prefix = [part for part in prefix.split("/") if part]
+        self._schemas = {name_in_path(schema) for schema in schemas}
+        self._there: dict[tuple[str, ...], set[str]] = {}
+        for names in attributes:
+            schema, table, attribute = _folded(*map(name_in_path, names))
+            self._there.setdefault((schema, table), set()).add(attribute)
+
+    def folders(self) -> list[str]:
+        """Return where the schemas' files are, unless a partition's folders come first."""
+        return ["/".join([*self._prefix, schema]) for schema in sorted(self._schemas)]
+
+    def owner(self, path: str) -> str | None:
+        """Return of which attribute, or table, that is gone a file was, by its path."""
+        *folders, name = path.split("/")
+        if (table := self._table(folders)) is None:
+            return None
+        there = self._there.get(_folded(*table))
+        if TEMPORARY.fullmatch(name):
+            return ".".join(table) if there is None else None
+        stem = name.removesuffix(EXTENSION)
+        before = [stem[: -n - 1] for n in _TOKENS if stem[-n - 1 : -n] == "_"]
+        plain = [f"{'/'.join(folders)}/{each}{EXTENSION}" for each in before]
+        names = [
+            each for each, one in zip(before, plain, strict=True) if is_with_token(path, one)
+        ] or [stem]
+        if stem == name or not _ATTRIBUTE.fullmatch(names[0]):
+            return None
+        if there is not None and not there.isdisjoint(_folded(stem, *before)):
+            return None
+        return ".".join([*table, names[0]])
+
+    def may_go(self, folder: str) -> bool:
+        """Whether a folder, once it is empty, is of no use: it is one of a key."""
+        folders = folder.split("/")
+        return _OF_KEY.fullmatch(folders[-1]) is not None and self._table(folders) is not None
+
+    def _table(self, folders: list[str]) -> tuple[str, str] | None:
+        """Return schema and table of an entity that has these folders."""
+        at = len(self._prefix)
+        if folders[:at] != self._prefix:
+            return None
+        rest = folders[at:]
+        in_front = 0
+        while in_front < len(rest) and "=" in rest[in_front]:
+            in_front += 1
+        of_key = [*rest[:in_front], *rest[in_front + 2 :]]
+        if len(rest) < in_front + 2 or not of_key:
+            return None
+        schema, table = rest[in_front : in_front + 2]
+        if schema not in self._schemas or not _TABLE.fullmatch(table):
+            return None
+        if not all(map(_OF_KEY.fullmatch, of_key)):
+            return None
+        there = self._there.get(_folded(schema, table))
+        if there is not None and not there.issuperset(_folded(*(f.split("=")[0] for f in of_key))):
+            return None
+        return schema, table
+
+
+def is_array(store: Store, listed: Listed) -> bool:
+    """Whether a file is one of an array, as far as its header and size tell."""
+    where = store.where(listed.path)
+    try:
+        prefix, stat = store.read_beginning(listed.path, fileformat.FIRST_READ)
+        length = fileformat.header_length(prefix, where)
+        if length > len(prefix):
+            prefix, stat = store.read_beginning(listed.path, length)
+        fileformat.parse_header(prefix, stat.nbytes, where)
+    except ArrayCorruptError:
+        return False
+    except ArrayMissingError:  # which its removal will tell
+        pass
+    return True
+
+
+def _folded(*names: str) -> tuple[str, ...]:
+    """Return names as a server or a disk might take them that is blind to case."""
+    return tuple(map(folded, names))

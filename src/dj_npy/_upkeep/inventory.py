@@ -1,0 +1,277 @@
+"""What is in the stores, on the disk and not in memory, and which of it a row may mean."""
+
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Any, NamedTuple
+
+from dj_npy._concurrency.threads import all_in_threads
+from dj_npy._errors import NpyError, StoreError
+from dj_npy._format.layout import Layout
+from dj_npy._format.names import endings, endings_below, folded
+from dj_npy._format.path import name_in_path
+from dj_npy._stores import Listed, Store
+from dj_npy._stores.base import UNTIMED
+from dj_npy._stores.local import LocalStore
+from dj_npy._stores.near import versions_of
+from dj_npy._upkeep.collection import KEPT, Collection, Orphan
+from dj_npy._upkeep.dropped import Dropped, is_array
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Bytes in a name that are no text; no row can refer to it."""
+_REMOVALS = 16
+_AT_ONCE = 1000
+_UNKNOWN = "unknown"
+"""What is never removed, but may be the file of a row, which is to be counted as such."""
+
+
+class Place(NamedTuple):
+    """Where in a store the files of some schemas are, and how they are called."""
+
+    store: Store
+    layout: Layout
+    gone: Dropped
+    folders: list[str]
+
+    def prune(self, dropped: bool) -> None:
+        """Remove the folders of keys in which nothing is left."""
+
+        def may_go(folder: str) -> bool:
+            is_of_gone = dropped and self.gone.may_go(folder)
+            return self.layout.may_go(folder) or (is_of_gone and not self.layout.keeps(folder))
+
+        for folder in self.folders:
+            self.store.prune(folder, may_go)
+
+
+class Inventory:
+    """Files of several stores, and which of them a row refers to; on the disk, not in memory."""
+
+    def __init__(self) -> None:
+        # "": a private file of SQLite's, removed when this is closed.
+        self._files = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        self._files.execute("PRAGMA journal_mode = OFF")
+        self._files.execute(
+            "CREATE TABLE files (core TEXT, store INT, what TEXT, path TEXT, nbytes INT, "
+            "modified TEXT, version TEXT, old INT, owner TEXT, leads_to TEXT, live INT DEFAULT 0)"
+        )
+        self._files.execute("CREATE TABLE referred (path TEXT PRIMARY KEY) WITHOUT ROWID")
+        # Slashes in the paths of either, most often as many in all: others are not looked up.
+        self._listed: set[int] = set()
+        self._named: set[int] = set()
+        self._folders = False  # whether a row refers to one
+
+    def __enter__(self) -> "Inventory":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    def list(
+        self,
+        number: int,
+        place: Place,
+        older_than: timedelta,
+        report: Collection,
+    ) -> None:
+        """Take up what a store has in some folders, and is, or was, of a column."""
+        store, layout, gone, folders = place
+        try:
+            now = store.now()
+        except StoreError:
+            if not report.dry_run:
+                raise
+            now = datetime.now(UTC)  # a store that may only be read
+        try:
+            until = now - older_than
+        except OverflowError:
+            until = datetime.min.replace(tzinfo=UTC)
+
+        def found() -> Iterator[tuple[Any, ...]]:
+            for folder in folders:
+                for is_upload in (False, True):
+                    for each in store.uploads(folder) if is_upload else store.files(folder):
+                        kind: str | None = layout.what(each.path)
+                        owner = gone.owner(each.path) if kind is None else None
+                        if (kind or owner) is None and not is_upload:
+                            kind = _UNKNOWN if layout.may_be_live(each.path) else None
+                        if (kind or owner) is None or _SURROGATE.search(each.path):
+                            report.unknown += not is_upload
+                            continue
+                        empty = kind == "array" and not each.nbytes
+                        what = (
+                            "upload" if is_upload else "reservation" if empty else kind or "dropped"
+                        )
+                        modified = each.modified.isoformat()
+                        if each.modified == UNTIMED and len(report.odd) < KEPT:
+                            report.odd.append(
+                                f"{each.path} in store {store.name!r}: its time makes no sense"
+                            )
+                        core = folded(layout.core(each.path))
+                        self._listed.add(core.count("/"))
+                        yield (core, number, what, each.path, each.nbytes, modified, each.version,
+                               each.modified <= until, owner, each.leads_to)  # fmt: skip
+
+        self._files.execute("BEGIN")
+        self._files.executemany(
+            "INSERT INTO files (core, store, what, path, nbytes, modified, version, old, owner, "
+            "leads_to) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            found(),
+        )
+        self._files.execute("COMMIT")
+
+    def spare(self, references: Iterable[str], near: Sequence[LocalStore] = ()) -> None:
+        """
+        Mark the files that may be referred to: see `_names`.
+
+        Whatever a row calls its store, and wherever that begins: two names may lead to one
+        place, or one store lie within another. Where links and mounts within a store lead is
+        seen through the stores of this machine, `near`.
+        """
+        execute = self._files.execute
+        execute("CREATE INDEX IF NOT EXISTS by_core ON files (core)")
+        execute("CREATE INDEX IF NOT EXISTS by_version ON files (version)")
+        mark = "UPDATE files SET live = 1 WHERE what <> 'upload' AND"
+        execute("BEGIN")
+        for reference in references:
+            path = folded(reference)
+            if reference.endswith("/"):
+                self._folders = True
+                self._refer(f"{ending}/" for ending in endings_below(path))
+                continue
+            self._named.add(path.count("/"))
+            self._refer([path])
+            marked = 0
+            for ending in endings(path):
+                if ending.count("/") in self._listed:
+                    marked += execute(f"{mark} core = ?", (ending,)).rowcount
+            if not marked:
+                for version in versions_of(reference, near):
+                    execute(f"{mark} version = ?", (version,))
+        for row, path in self._not_live():
+            if any(
+                ending.count("/") in self._named and self._is_referred(ending)
+                for ending in endings_below(folded(path))
+            ) or (self._folders and self._is_in_a_folder(folded(path))):
+                execute("UPDATE files SET live = 1 WHERE rowid = ?", (row,))
+        # One file by two names, through links and mounts; a row never means one in the making.
+        for same in ("version", "leads_to"):
+            execute(
+                f"{mark} what <> 'temporary file' AND {same} IN "
+                f"(SELECT leads_to FROM files WHERE live AND leads_to <> '')"
+            )
+        execute("COMMIT")
+
+    def _refer(self, paths: Iterable[str]) -> None:
+        rows = ((path,) for path in paths)
+        self._files.executemany("INSERT OR IGNORE INTO referred VALUES (?)", rows)
+
+    def _is_referred(self, path: str) -> bool:
+        found = self._files.execute("SELECT 1 FROM referred WHERE path = ?", (path,))
+        return found.fetchone() is not None
+
+    def _is_in_a_folder(self, path: str) -> bool:
+        """Whether a row refers to a folder that a file is in, however deep."""
+        while "/" in path:
+            path = path.rpartition("/")[0]
+            if any(self._is_referred(f"{ending}/") for ending in endings_below(path)):
+                return True
+        return False
+
+    def _not_live(self) -> Iterator[tuple[int, str]]:
+        last = 0
+        while rows := self._files.execute(
+            "SELECT rowid, path FROM files WHERE rowid > ? AND NOT live AND what <> 'upload' "
+            "ORDER BY rowid LIMIT ?",
+            (last, _AT_ONCE),
+        ).fetchall():
+            yield from rows
+            last = rows[-1][0]
+
+    def has_of(self, schema: str) -> bool:
+        """Whether there are files of a schema that is gone."""
+        beginning = f"{name_in_path(schema)}."
+        [[found]] = self._files.execute(
+            "SELECT EXISTS (SELECT * FROM files WHERE substr(owner, 1, ?) = ?)",
+            (len(beginning), beginning),
+        )
+        return bool(found)
+
+    def count(self, report: Collection, stores: Sequence[Store], dropped: bool) -> None:
+        """Tell what was found; from now on, what was dropped is no orphan unless it is to be."""
+        for live, old, what, gone, count, nbytes in self._files.execute(
+            "SELECT live, old, what, owner IS NOT NULL, count(*), sum(nbytes) FROM files "
+            "GROUP BY 1, 2, 3, 4"
+        ):
+            if live:
+                report.live += count
+            elif what == _UNKNOWN:
+                report.unknown += count
+            elif not old:
+                report.young += count
+            else:
+                report.dropped += gone and count
+                report.dropped_nbytes += gone and nbytes
+                if dropped or not gone:
+                    report.counts[what] += count
+                    report.nbytes += nbytes
+        owners = self._files.execute(
+            "SELECT owner, count(*) FROM files WHERE old AND NOT live AND owner IS NOT NULL "
+            "GROUP BY owner ORDER BY 2 DESC LIMIT ?",
+            (KEPT,),
+        )
+        report.owners.update(dict(owners))
+        if not dropped:
+            self._files.execute("UPDATE files SET old = 0 WHERE owner IS NOT NULL")
+        [[report.newest]] = self._files.execute(
+            "SELECT count(*) FROM files WHERE old AND NOT live AND what = 'array' "
+            "AND modified > (SELECT max(modified) FROM files WHERE live)"
+        )
+        report.orphans = [
+            Orphan(what, stores[store].name, listed.path, listed.nbytes, listed.modified)
+            for store, what, listed in islice(self._orphans(), KEPT)
+        ]
+
+    def shares(self, stores: Sequence[Store]) -> Iterator[tuple[str, int, int]]:
+        """Yield of each store how many arrays a row refers to, and how many would go."""
+        for number, live, gone in self._files.execute(
+            "SELECT store, sum(live), sum(old AND NOT live) FROM files "
+            "WHERE what IN ('array', 'dropped') GROUP BY store"
+        ):
+            yield stores[number].name, live, gone
+
+    def remove(self, report: Collection, stores: Sequence[Store]) -> None:
+        """Remove what is old enough and not referred to."""
+
+        def remove(orphan: tuple[int, str, Listed]) -> bool:
+            number, what, listed = orphan
+            store = stores[number]
+            try:
+                if what == "upload":
+                    store.abort(listed)
+                elif what == "dropped" and listed.nbytes and not is_array(store, listed):
+                    report.odd.append(f"{listed.path} in store {store.name!r}: it is no array")
+                    return True
+                elif not store.remove_listed(listed):
+                    report.changed += 1
+                    return True
+                report.removed += 1
+            except NpyError as error:
+                if len(report.failures) < KEPT:
+                    report.failures.append(str(error))
+            return True
+
+        all_in_threads(remove, self._orphans(), _REMOVALS)
+
+    def _orphans(self) -> Iterator[tuple[int, str, Listed]]:
+        found = self._files.execute(
+            "SELECT store, what, path, nbytes, modified, version FROM files "
+            "WHERE old AND NOT live AND what <> ? ORDER BY store, path",
+            (_UNKNOWN,),
+        )
+        while rows := found.fetchmany(_AT_ONCE):
+            for store, what, path, nbytes, modified, version in rows:
+                listed = Listed(path, nbytes, datetime.fromisoformat(modified), version)
+                yield store, what, listed

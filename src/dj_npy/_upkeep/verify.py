@@ -1,0 +1,324 @@
+"""Whether every row has its file, and that the right one."""
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import datajoint as dj
+from datajoint.errors import DataJointError
+
+from dj_npy._array.file import ArrayFile
+from dj_npy._concurrency.ahead import Ahead, Step, Task
+from dj_npy._concurrency.progress import Progress
+from dj_npy._datajoint.catalog import Snapshot, connection_of, is_npy, schema_name, snapshot
+from dj_npy._errors import ArrayCorruptError, ArrayInvalidError, ArrayMissingError, NpyError
+from dj_npy._format import npyfile as fileformat
+from dj_npy._format.metadata import Row
+from dj_npy._settings import settings
+from dj_npy._stores import StoreConfig, open_store
+from dj_npy._stores.remote import PART, SIDE_BY_SIDE
+from dj_npy._text import in_units, short_repr
+
+SOUND = ("as described", "as inserted", "no checksum", "changed since insert")
+"""What is said of files that are not damaged."""
+_KEPT = 10_000
+"""Findings that a report holds; all are counted."""
+_TOGETHER, _TOGETHER_BYTES = 64, 4 << 20
+"""Files that one step looks at: each step is handed to a thread and back."""
+_IN_FLIGHT = 256 << 20
+
+
+class Finding(NamedTuple):
+    """A file that is not as it was inserted."""
+
+    what: str
+    """
+    ``"missing"``, ``"cut short"``, ``"other array"`` (no ``.npy`` file, or of another shape or
+    dtype than the row says), ``"other bytes"`` (its checksum differs), ``"unreadable"``,
+    ``"invalid row"``, or ``"changed since insert"``, through ``mmap_mode="r+"``.
+    """
+    table: str
+    key: dict[str, Any]
+    attribute: str
+    store: str | None
+    path: str | None
+    message: str
+
+
+@dataclass
+class Report:
+    """
+    What `verify` has found.
+
+    `str` of it is a text, ``to_json()`` a JSON.
+    """
+
+    checksums: bool
+    """Whether every byte was read."""
+    tables: list[str] = field(default_factory=list)
+    """What was looked at: ``schema.table.attribute``."""
+    checked: int = 0
+    """Arrays."""
+    nbytes: int = 0
+    """Of these arrays, as their rows say."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """
+    How many were what: as for `Finding`, or ``"as inserted"``, to the byte; ``"as described"``,
+    where only size, shape and dtype were looked at; ``"no checksum"``, where the row, of
+    DataJoint's own codec, has none.
+    """
+    findings: list[Finding] = field(default_factory=list)
+    """The first 10,000."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged."""
+        return all(what in SOUND for what in self.counts)
+
+    def to_json(self) -> str:
+        """Return all of it as a JSON."""
+        findings = [finding._asdict() for finding in self.findings]
+        return json.dumps({"ok": self.ok, **vars(self), "findings": findings}, indent=2)
+
+    def __str__(self) -> str:
+        how = "to the byte" if self.checksums else "for size, shape and dtype"
+        size = in_units(self.nbytes)
+        attributes = f"{len(self.tables)} attribute{'' if len(self.tables) == 1 else 's'}"
+        lines = [f"{self.checked:,} arrays of {attributes}, {size}, checked {how}"]
+        lines += [f"{count:>10,} {what}" for what, count in sorted(self.counts.items())]
+        for finding in self.findings:
+            key = ", ".join(f"{name}={value}" for name, value in finding.key.items())
+            lines.append(
+                f"{finding.what}: {finding.table} ({key}) {finding.attribute}: {finding.message}"
+            )
+        if (more := sum(self.counts[what] for what in self._told) - len(self.findings)) > 0:
+            lines.append(f"... and {more:,} more")
+        return "\n".join(lines)
+
+    @property
+    def _told(self) -> list[str]:
+        return [what for what in self.counts if what not in SOUND[:3]]
+
+
+def verify(*schemas_or_tables: Any, checksums: bool = False, progress: bool = False) -> Report:
+    """
+    Check that every row's file is there, whole, and of the shape and dtype that the row says.
+
+    Damage is reported, not raised. Files are looked at side by side, in memory that does not
+    grow with their number. Rows of transactions that are not committed are not seen.
+
+    Parameters
+    ----------
+    schemas_or_tables : datajoint.Schema, str, datajoint.Table or query
+        Names of schemas, schemas, tables, or what is left of them by restrictions.
+    checksums : bool
+        Read all bytes, and compare their checksum with the row's.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    Report
+        ``report.ok``, ``report.counts``, ``report.findings``, ``report.to_json()``.
+
+    Raises
+    ------
+    ArrayInvalidError
+        For what is neither, or a schema that is not there.
+    datajoint.DataJointError
+        If the database refuses a query.
+
+    Examples
+    --------
+    >>> report = dj_npy.verify(Recording, checksums=True)
+    >>> report.ok
+    True
+    >>> print(report)
+    1 arrays of 1 attribute, 250 KiB (256,000 bytes), checked to the byte
+             1 as inserted
+    """
+    if not schemas_or_tables:
+        raise ArrayInvalidError("verify takes one schema or table at least")
+    report = Report(checksums)
+    with ExitStack() as stack:
+        # What the database says is put aside first: it would not wait while terabytes are read.
+        rows = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
+        given = list(map(_checked, schemas_or_tables))
+        configs = [_spool(each, number, rows, report) for number, each in enumerate(given)]
+        rows.seek(0)
+        ahead = Ahead(_steps(rows, configs, checksums), settings.max_workers, _IN_FLIGHT)
+        total = (report.checked, report.nbytes)
+        bar = stack.enter_context(Progress("verify", total if progress else None))
+        try:
+            for step in ahead:
+                for place, (what, message) in zip(step.item, step.tasks[0].result(), strict=True):
+                    _add(report, place, what, message)
+                    bar.add(place.nbytes)
+        finally:
+            ahead.close()
+    return report
+
+
+class _Place(NamedTuple):
+    """A row that is to be looked at."""
+
+    table: str
+    key: dict[str, Any]
+    attribute: str
+    row: Row
+    config: StoreConfig
+    nbytes: int
+
+
+def _spool(given: Any, number: int, rows: Any, report: Report) -> StoreConfig:
+    """Write the rows of one argument to a file, and return the configuration of their stores."""
+    connection = connection_of(given)
+    with snapshot(connection) as now:
+        for table, names, attribute, found in _selected(given, now):
+            report.tables.append(f"{table}.{attribute}")
+            for *values, stored in found:
+                key = dict(zip(names, values, strict=True))
+                rows.write(json.dumps([number, table, key, attribute, stored], default=_text))
+                rows.write("\n")
+                report.checked += 1
+                report.nbytes += _nbytes(_row(stored))
+    config: StoreConfig = connection._config
+    return config
+
+
+def _selected(
+    given: Any, now: Snapshot
+) -> Iterator[tuple[str, Sequence[str], str, Iterable[tuple[Any, ...]]]]:
+    """Yield name of the table, those of its key, attribute, and key and JSON of each row."""
+    schema = schema_name(given)
+    if schema is not None:
+        for column in now.columns([schema]):
+            yield column.table_name, column.key, column.attribute, now.rows(column)
+        return
+    query = given() if isinstance(given, type) else given
+    table = getattr(query, "full_table_name", None) or type(query).__name__
+    for name, attribute in query.heading.attributes.items():
+        if attribute.codec is not None and is_npy(attribute.codec, attribute.store):
+            expression = query.proj(name)
+            names = expression.heading.names
+            # As DataJoint itself sends it: with arguments, none, so that %% is one %.
+            found = now.select(expression.make_sql(), ())
+            at = names.index(name)
+            yield (
+                table.replace("`", "").replace('"', ""),
+                [*names[:at], *names[at + 1 :]],
+                name,
+                ((*row[:at], *row[at + 1 :], row[at]) for row in found if row[at] is not None),
+            )
+
+
+def _checked(given: Any) -> Any:
+    kind = given if isinstance(given, type) else type(given)
+    if issubclass(kind, dj.expression.QueryExpression) or schema_name(given) is not None:
+        return given
+    raise ArrayInvalidError(
+        f"expected a schema, its name, a table or a query, not {type(given).__name__}"
+    )
+
+
+def _steps(rows: Iterable[str], configs: list[StoreConfig], checksums: bool) -> Iterator[Step]:
+    places: list[_Place] = []
+    nbytes = 0
+    for line in rows:
+        number, table, key, attribute, stored = json.loads(line)
+        row = _row(stored)
+        place = _Place(table, key, attribute, row, configs[number], _nbytes(row))
+        size = place.nbytes if checksums else 0
+        if places and (len(places) == _TOGETHER or nbytes + size > _TOGETHER_BYTES):
+            yield _step(places, nbytes, checksums)
+            places, nbytes = [], 0
+        places.append(place)
+        nbytes += size
+    if places:
+        yield _step(places, nbytes, checksums)
+
+
+def _step(places: list[_Place], nbytes: int, checksums: bool) -> Step:
+    task = Task(partial(_examined_together, places, checksums))
+    return Step(places, [task], min(nbytes, PART * SIDE_BY_SIDE))
+
+
+def _examined_together(places: list[_Place], checksums: bool) -> list[tuple[str, str]]:
+    return [examined(place.row, place.config, checksums) for place in places]
+
+
+def examined(row: Row, config: StoreConfig, checksums: bool) -> tuple[str, str]:
+    """
+    Look at the file of a row and return what is to be said of it, and the message if there is one.
+
+    Nothing is raised: see `Report.counts`.
+    """
+    if isinstance(row.json, str):
+        return "invalid row", f"the row's JSON cannot be read, or is a text: {short_repr(row.json)}"
+    try:
+        _ = row.path, row.shape, row.dtype, row.store, row.promised()
+    except ArrayCorruptError as error:
+        return "invalid row", str(error)
+    try:
+        file = ArrayFile(open_store(config, row.store), row)
+        if not checksums:
+            file.header()
+            return "as described", ""
+        what = file.verify()
+        return what, "" if what in SOUND[:3] else "through mmap_mode='r+'"
+    except ArrayMissingError as error:
+        return "missing", str(error)
+    except ArrayCorruptError as error:
+        return _damage(file), str(error)
+    except (DataJointError, OSError) as error:
+        return "unreadable", str(error)
+
+
+def _damage(file: ArrayFile) -> str:
+    """What is wrong with a file with which something is."""
+    row = file.row
+    header = len(fileformat.header_bytes(row.dtype, row.shape, False))
+    try:
+        if file.store.stat(file.path).nbytes < header + row.nbytes:
+            return "cut short"
+        file.header()
+    except ArrayCorruptError:
+        return "other array"
+    except NpyError:  # it has gone meanwhile
+        return "unreadable"
+    return "other bytes"
+
+
+def _add(report: Report, place: _Place, what: str, message: str) -> None:
+    report.counts[what] += 1
+    if what in SOUND[:3] or len(report.findings) >= _KEPT:
+        return
+    json, key = place.row.json, place.key
+    named = {n: json.get(n) for n in ("store", "path")} if isinstance(json, dict) else {}
+    store, path = (
+        v if isinstance(v, str) else None for v in (named.get("store"), named.get("path"))
+    )
+    report.findings.append(Finding(what, place.table, key, place.attribute, store, path, message))
+
+
+def _row(stored: str) -> Row:
+    try:
+        return Row(json.loads(stored))
+    except (ValueError, RecursionError):
+        return Row(stored)
+
+
+def _nbytes(row: Row) -> int:
+    try:
+        return row.nbytes
+    except ArrayCorruptError:
+        return 0
+
+
+def _text(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
