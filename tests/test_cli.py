@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 import dj_npy
+from dj_npy._cli import main as _cli
 from dj_npy._cli.command import Paint
-from dj_npy._cli.main import main as _cli
 from dj_npy._cli.quickstart import QUICK_START
 from tests import servers, warm
 from tests.conftest import run

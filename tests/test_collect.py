@@ -17,6 +17,7 @@ import pytest
 from datajoint.errors import DataJointError
 
 import dj_npy
+import dj_npy._upkeep.collect
 from tests import processes
 from tests.servers import FolderRaw, S3Raw, s3_client, s3_settings
 

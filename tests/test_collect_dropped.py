@@ -15,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import dj_npy
+import dj_npy._upkeep.collect
 from dj_npy._format.path import array_path, with_token
 from dj_npy._upkeep.dropped import Dropped
 from tests.servers import S3Raw, s3_settings

@@ -15,6 +15,7 @@ import pymysql
 import pytest
 
 import dj_npy
+import dj_npy._upkeep.collect
 from dj_npy._datajoint.catalog import EVER_S, Snapshot, snapshot
 from dj_npy._datajoint.outcome import Session, Written
 from dj_npy._stores import open_store

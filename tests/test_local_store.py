@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from dj_npy import ArrayMissingError, StoreError, settings
+from dj_npy._format.names import TEMPORARY_SUFFIX
 from dj_npy._format.path import with_token
 from dj_npy._stores import local, localfile, naming
 from dj_npy._stores.local import LocalStore
@@ -217,7 +218,7 @@ def test_every_new_name_is_synced_after_the_file(
     monkeypatch.setattr(os, "fsync", recording_fsync)
     create(local_store, b"1")
     root = str(store)
-    assert synced[0].endswith(local.TEMPORARY_SUFFIX)
+    assert synced[0].endswith(TEMPORARY_SUFFIX)
     assert synced[1:] == [f"{root}/lab/t/k=1", f"{root}/lab/t", f"{root}/lab", root]
     synced.clear()
     create(local_store, b"2", "lab/t/k=2/a.npy")
@@ -359,5 +360,5 @@ def test_an_error_never_names_the_temporary_file(
     (store / "lab").write_bytes(b"in the way")
     with pytest.raises(StoreError) as caught:
         create(local_store, b"1")
-    assert local.TEMPORARY_SUFFIX not in str(caught.value)
+    assert TEMPORARY_SUFFIX not in str(caught.value)
     assert everything(store) == {"lab": b"in the way"}

@@ -16,7 +16,7 @@ import pytest
 
 import dj_npy
 from dj_npy import NpyError, NpyRef, StoreError
-from dj_npy._cli.main import main as _cli
+from dj_npy._cli import main as _cli
 from dj_npy._stores.base import MARKER
 from dj_npy._stores.regularfile import open_regular, open_to_read
 from tests.test_codec import WAVEFORM

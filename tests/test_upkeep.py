@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import dj_npy
-from dj_npy._cli.main import main as _cli
+from dj_npy._cli import main as _cli
 from tests.conftest import run
 from tests.test_cli import command, environment
 from tests.test_collect import files, paths

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import dj_npy
+import dj_npy._upkeep.collect
 from dj_npy._stores import clients, remote
 from tests.faults import Fault, Proxy, Request, proxy_of
 from tests.servers import S3Raw, s3_settings
