@@ -30,7 +30,6 @@ VERSIONS = sorted(path.parent for path in FOLDER.glob("*/rows.json"))
 MAY_BE_NAMED = {
     "builtins getattr",
     "dj_npy NpyRef",
-    "dj_npy._array.ref NpyRef",
     "dj_npy.pickles store",
 }
 
