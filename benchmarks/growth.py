@@ -12,13 +12,13 @@ from typing import Any
 import datajoint as dj
 import numpy as np
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
-from tests.servers import ACCESS_KEY, BUCKET, SECRET_KEY, rclone
 
 import dj_npy
 from benchmarks._measure import RUN, rounded, side_by_side
 from benchmarks.many import ARRAY, ON_S3, BareCodec, as_datajoint_ships
 from benchmarks.remote import Codec, nginx, s3
 from dj_npy._format.npyfile import header_bytes
+from tests.support.servers import ACCESS_KEY, BUCKET, SECRET_KEY, rclone
 
 MEGABYTES = (1, 4, 16, 64, 256, 1024, 6144)
 BUILTIN_UP_TO_MB = {"local store": 1024, "S3 (nginx)": 256}  # in a quick run, 64

@@ -17,11 +17,11 @@ from datajoint import codecs, expression
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 from datajoint.heading import Heading
 from datajoint.table import Table
-from tests.servers import ACCESS_KEY, BUCKET, SECRET_KEY, moto, rclone, seaweedfs
 
 import dj_npy
 from benchmarks._measure import cost, faster, peak_memory, row, side_by_side
 from benchmarks.remote import Codec, nginx, s3
+from tests.support.servers import ACCESS_KEY, BUCKET, SECRET_KEY, moto, rclone, seaweedfs
 
 ARRAY = np.random.default_rng(0).standard_normal(25 * 128)
 ON_S3, LOCAL, ROWS = 300, 2000, 10_000

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
-from tests.servers import rclone
 
 import dj_npy
 from benchmarks._measure import RUN, peak_memory
 from benchmarks.remote import Codec, nginx, s3
+from tests.support.servers import rclone
 
 MEGABYTES = 256
 GOAL = "<= 16 MiB"

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
-from tests.servers import BUCKET
 
 import dj_npy
 from benchmarks._measure import Timings, cost, facts, faster, row, side_by_side
 from benchmarks.remote import Codec, nginx, s3
+from tests.support.servers import BUCKET
 
 MEGABYTES = 256
 COLUMNS = 32

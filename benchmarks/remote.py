@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
-from tests.servers import BUCKET, free_port, rclone, s3_settings, started
 
 import dj_npy
 from benchmarks._measure import RUN, cost, facts, faster, row, side_by_side
+from tests.support.servers import BUCKET, free_port, rclone, s3_settings, started
 
 MEGABYTES = 256
 NGINX = """

@@ -24,9 +24,9 @@ import datajoint as dj
 import pytest
 
 import dj_npy
-from tests import processes, servers
-from tests.references import reference
-from tests.servers import free_port
+from tests.support import processes, servers
+from tests.support.references import reference
+from tests.support.servers import free_port
 
 MakeTable = Callable[..., Any]
 
@@ -82,7 +82,7 @@ def mysql(session_folder: Path) -> Iterator[Any]:
     default = Path.home() / ".cache/dj-npy-tests/mysql"
     root = Path(os.environ.get("DJ_NPY_TEST_MYSQL") or default).absolute()
     if not root.exists():
-        servers.missing("mysql", "tests/mysql.sh")
+        servers.missing("mysql", "tests/support/mysql.sh")
     # The server wants younger libraries than this system may have.
     loader = next(root.glob("usr/lib/*/ld-linux*.so.*"))
     share = root / "usr/share/mysql"

@@ -30,7 +30,7 @@ _SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
 _MAP_MODES: tuple[MapMode, ...] = ("r", "r+", "c")
 
 
-class NpyRef(LazyArrays, ArrayLike, dj.NpyRef):
+class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
     """
     Lazy reference to an array in a ``.npy`` file.
 
