@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import dj_npy
-from dj_npy._concurrency.ahead import Ahead, Step, Task
+from dj_npy._concurrency.ahead import Pipeline, Task, WorkItem
 from tests.conftest import run
 from tests.datajoint.test_bulk import WAVEFORM, threads
 from tests.support.servers import (
@@ -92,7 +92,7 @@ Interrupted.insert1({**rows[0], "id": -1})
 ref = Interrupted.fetch1("waveform")
 
 def refs():
-    return (dj_npy.NpyRef(ref._row, ref._config) for _ in range(10**5))
+    return (dj_npy.NpyRef(ref._raw, ref._config) for _ in range(10**5))
 
 def load():
     dj_npy.load(list(refs()))
@@ -163,7 +163,7 @@ def test_a_thread_whose_task_has_failed_is_not_left_to_the_collector() -> None:
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
-        ahead = Ahead([Step("one", [Task(fail)])], 1, 1)
+        ahead = Pipeline([WorkItem("one", [Task(fail)])], 1, 1)
         assert next(ahead).item == "one"
         ahead.close()
         del ahead

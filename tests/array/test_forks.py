@@ -38,7 +38,7 @@ def use(number):
     assert ref.load()[2, 3] == number
     assert ref.load(mmap_mode="r")[2, 3] == number
     assert np.array_equal(old.load(mmap_mode="r"), old.load())
-    fresh = codec.decode(old._row, context=context)
+    fresh = codec.decode(old._raw, context=context)
     assert fresh.load()[0, 0] == 1
     from dj_npy._stores import open_store
     return ref.path, type(open_store(config, "main")).__name__
@@ -58,7 +58,7 @@ def main():
 
     def keep_reading():
         while not stop.is_set():
-            codec.decode(old._row, context=context).load()
+            codec.decode(old._raw, context=context).load()
 
     threads = [threading.Thread(target=keep_reading) for _ in range(4)]
     for thread in threads:

@@ -142,7 +142,7 @@ def test_a_trap_of_python_s_parser_is_a_bad_header(trap: str) -> None:
 )
 def test_a_trap_in_the_dtype_of_a_row_is_told(stored: Stored, dtype: str) -> None:
     ref = stored(A)
-    ref._row["dtype"] = dtype
+    ref._raw["dtype"] = dtype
     with pytest.raises(ArrayCorruptError, match="has no valid dtype: found ") as caught:
         ref.load()
     assert len(str(caught.value)) < 800
@@ -154,11 +154,11 @@ def test_json_as_deep_as_it_can_be_read_is_told(stored: Stored, key: str) -> Non
     deep: Any = 1
     for _ in range(100_000):
         deep = [deep]
-    ref._row[key] = deep
+    ref._raw[key] = deep
     with pytest.raises(ArrayCorruptError, match="that cannot be shown"):
         ref.verify()
     repr(ref)
-    ref._row[key] = {"a": deep}
+    ref._raw[key] = {"a": deep}
     assert len(repr(ref)) < 500
     while isinstance(deep, list):  # or it would be freed by as many nested calls
         deep = deep.pop()
@@ -184,8 +184,8 @@ def test_no_file_is_believed_before_its_size_is_known(stored: Stored, store: Pat
     header = fileformat.header_bytes(A.dtype, shape, False)
     (store / ref.path).write_bytes(header)
     for agreed in ({"offset": len(header)}, {"offset": None}):
-        ref._row.update(shape=list(shape), **agreed)
-        hostile = NpyRef(dict(ref._row), ref._config)
+        ref._raw.update(shape=list(shape), **agreed)
+        hostile = NpyRef(dict(ref._raw), ref._config)
         for use in (hostile.load, hostile.verify, lambda r=hostile: r[5:], lambda r=hostile: r[5]):
             with pytest.raises(ArrayCorruptError, match="does not have the size its header says"):
                 use()
@@ -199,8 +199,8 @@ def test_elements_of_no_bytes_take_no_memory(stored: Stored, store: Path, dtype:
     many = (10**13,)
     header = fileformat.header_bytes(np.dtype(dtype), many, False)
     (store / ref.path).write_bytes(header)
-    ref._row.update(shape=list(many), offset=len(header))
-    for row in (ref._row, {key: ref._row[key] for key in ("path", "store", "dtype", "shape")}):
+    ref._raw.update(shape=list(many), offset=len(header))
+    for row in (ref._raw, {key: ref._raw[key] for key in ("path", "store", "dtype", "shape")}):
         array = NpyRef(dict(row), ref._config).load()
         assert array.shape == many
         assert array.nbytes == 0
@@ -246,7 +246,7 @@ def test_reading_headers_in_threads_leaves_the_warnings_as_they_are() -> None:
 )
 def test_a_path_that_may_lead_anywhere_is_refused(stored: Stored, store: Path, path: str) -> None:
     ref = stored(A)
-    ref._row["path"] = path
+    ref._raw["path"] = path
     opened = ref._file().store
     for use in (
         *(ref.load, ref.verify, lambda: ref[0], lambda: ref.load("r"), lambda: ref.load("r+")),
@@ -264,7 +264,7 @@ def test_a_path_that_may_lead_anywhere_is_refused(stored: Stored, store: Path, p
 )
 def test_a_path_that_only_looks_odd_is_one_of_the_store(stored: Stored, path: str) -> None:
     ref = stored(A)
-    ref._row["path"] = path
+    ref._raw["path"] = path
     for use in (ref.load, ref.verify, lambda: ref.load("r")):
         with pytest.raises((ArrayMissingError, StoreError), match=r"could not (read|map)"):
             use()

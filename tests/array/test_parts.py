@@ -158,7 +158,7 @@ def test_every_index_gives_what_numpy_gives_on_s3(
 
 def at(ref: NpyRef, store: dict[str, Any], *, plain: bool = False) -> NpyRef:
     """The same row, read from a store of these settings; or as the built-in codec writes it."""
-    row = ref._row
+    row = ref._raw
     if plain:
         row = {key: row[key] for key in ("path", "store", "dtype", "shape")}
     stores: dict[str, Any] = {"default": "main", "main": store}
@@ -678,7 +678,7 @@ def test_a_file_of_10_to_the_13_elements(stored: Stored, store: Path, read: list
         for row, column in ((0, 5), (5 * 10**9, 999), (10**10 - 1, 0)):
             file.seek(len(header) + row * 1000 + column)
             file.write(b"\7")
-    huge = {**ref._row, "shape": list(shape), "offset": len(header)}
+    huge = {**ref._raw, "shape": list(shape), "offset": len(header)}
     ref = dj_npy.NpyCodec().decode(huge, context={"config": ref._config})
     assert ref[-1, 0] == ref[0, 5] == 7
     assert ref[5 * 10**9 - 1 : 5 * 10**9 + 2, ::-1].sum() == 7

@@ -69,7 +69,7 @@ def test_the_size_of_a_pickle_has_nothing_to_do_with_the_data(
 @PICKLES
 def test_many_references_share_what_they_have_in_common(stored: Stored, library: Any) -> None:
     ref = stored(A)
-    rows = [{**ref._row, "path": f"lab/recording/recording_id={n}/a.npy"} for n in range(200)]
+    rows = [{**ref._raw, "path": f"lab/recording/recording_id={n}/a.npy"} for n in range(200)]
     refs = [NpyRef(row, ref._config) for row in rows]
     assert len(library.dumps(refs)) < 200 * 200 + 1000
 

@@ -563,7 +563,7 @@ def test_a_missing_file_says_so(stored: Stored, store: Path, use: Callable[[NpyR
 )
 def test_a_path_that_leaves_the_store_is_refused(stored: Stored, path: Any) -> None:
     ref = stored(A)
-    ref._row["path"] = path
+    ref._raw["path"] = path
     for use in (NpyRef.load, NpyRef.verify, lambda ref: ref.load(mmap_mode="r"), NpyRef.read):
         with pytest.raises(StoreError, match="refused the path"):
             use(ref)
@@ -595,7 +595,7 @@ def test_a_path_that_leaves_the_store_is_refused(stored: Stored, path: Any) -> N
 )
 def test_a_row_that_describes_no_array_is_told(stored: Stored, name: str, value: Any) -> None:
     ref = stored(A)
-    ref._row[name] = value
+    ref._raw[name] = value
     for use in (lambda: getattr(ref, name), ref.load, ref.verify, ref.read):
         with pytest.raises(ArrayCorruptError, match=f"no valid {name}"):
             use()
@@ -619,13 +619,13 @@ def test_additions_that_make_no_sense_are_passed_over(
     stored: Stored, name: str, value: Any
 ) -> None:
     ref = stored(A)
-    ref._row[name] = value
+    ref._raw[name] = value
     assert same(ref.load(), A)
 
 
 def test_a_checksum_that_makes_no_sense_does_not_verify(stored: Stored) -> None:
     ref = stored(A)
-    ref._row["checksum"] = 5
+    ref._raw["checksum"] = 5
     with pytest.raises(ArrayCorruptError, match="expected 5"):
         ref.verify()
 
@@ -641,7 +641,7 @@ def test_a_store_that_is_not_configured_is_told(store: str, stores: Any, databas
 def test_a_row_that_promises_more_than_memory_is_told_from_the_file(stored: Stored) -> None:
     ref = stored(A)
     for shape in ([10**10, 10**3], [2**59]):
-        ref._row["shape"] = shape
-        ref._row["offset"] = len(fileformat.header_bytes(A.dtype, tuple(shape), False))
+        ref._raw["shape"] = shape
+        ref._raw["offset"] = len(fileformat.header_bytes(A.dtype, tuple(shape), False))
         with pytest.raises(ArrayCorruptError, match="another array than the row says"):
             ref.load()

@@ -201,7 +201,7 @@ def test_a_reference_and_its_data_are_stored_alike(stored: Stored) -> None:
     with suppress(TypeError):
         ref += 1
     copies = [stored(value, 2 + n) for n, value in enumerate((ref, ref[:], ref.load()))]
-    assert {each._row["checksum"] for each in copies} == {ref._row["checksum"]}
+    assert {each._raw["checksum"] for each in copies} == {ref._raw["checksum"]}
 
 
 def test_a_pickle_or_a_copy_of_loaded_data_is_apart(stored: Stored) -> None:
@@ -370,5 +370,5 @@ def test_it_holds_for_what_a_fetch_gives(table: Any) -> None:
     recording.insert1({"n": 4, "waveform": ref.load()})
     found = recording.to_arrays("waveform")
     assert {bytes(each) for each in found} == {np.array([1, 2, 3, 200]).tobytes()}
-    assert {each._row["checksum"] for each in found} == {ref._row["checksum"]}
+    assert {each._raw["checksum"] for each in found} == {ref._raw["checksum"]}
     assert isinstance(ref, dj.NpyRef)

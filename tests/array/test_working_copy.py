@@ -61,7 +61,7 @@ def copies() -> list[Path]:
 
 def fresh(ref: NpyRef) -> Any:
     """What is in the store now."""
-    return NpyRef(ref._row, ref._config).load()
+    return NpyRef(ref._raw, ref._config).load()
 
 
 def test_changes_are_in_the_store_after_flush(stored: Stored, store_settings: Any) -> None:
@@ -335,7 +335,7 @@ mapped[5] = 55
 
 
 def child(ref: NpyRef, s3: Any, then: str) -> subprocess.Popen[str]:
-    arguments = [json.dumps(s3), json.dumps(ref._row), str(settings.cache_dir)]
+    arguments = [json.dumps(s3), json.dumps(ref._raw), str(settings.cache_dir)]
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", CHILD + then, *arguments],
         stdout=subprocess.PIPE,

@@ -216,7 +216,7 @@ def test_a_hundred_thousand_times_nothing() -> None:
 
 def test_a_store_that_is_not_configured_is_told_in_its_turn(stored: Stored) -> None:
     refs = [stored(WAVEFORM, n) for n in range(20)]
-    refs[9] = dj_npy.NpyRef({**refs[9]._row, "store": "moon"}, refs[9]._config)
+    refs[9] = dj_npy.NpyRef({**refs[9]._raw, "store": "moon"}, refs[9]._config)
     stream = dj_npy.stream(refs)
     for _ in range(9):
         next(stream)
@@ -231,7 +231,7 @@ def test_a_store_that_is_not_configured_is_told_in_its_turn(stored: Stored) -> N
 
 def test_rows_that_make_no_sense_are_told_in_their_turn(stored: Stored) -> None:
     good = stored(WAVEFORM)
-    for nonsense in (None, 3, {}, {**good._row, "path": "../x"}, {**good._row, "dtype": "?!"}):
+    for nonsense in (None, 3, {}, {**good._raw, "path": "../x"}, {**good._raw, "dtype": "?!"}):
         bad = dj_npy.NpyRef(nonsense, good._config)  # type: ignore[arg-type]
         for loading in (dj_npy.load, lambda refs: list(dj_npy.stream(refs))):
             with pytest.raises(DataJointError):

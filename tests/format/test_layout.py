@@ -23,11 +23,11 @@ def test_what_addressing_makes_is_ours(
     key = {"subject": subject, "recording_id": recording_id}
     path = array_path("lab_ephys", "recording", key, "waveform", prefix=prefix, partition=partition)
     layout = Layout([COLUMN], prefix)
-    assert layout.what(with_token(path) if token else path) == "array"
+    assert layout.classify(with_token(path) if token else path) == "array"
     folder = path.rpartition("/")[0]
-    assert layout.what(f"{folder}/.0123456789abcdef.dj-npy-tmp") == "temporary file"
-    assert layout.may_go(folder) == ("=" in folder.rpartition("/")[2])
-    assert path.endswith(layout.core(path))
+    assert layout.classify(f"{folder}/.0123456789abcdef.dj-npy-tmp") == "temporary file"
+    assert layout.is_key_folder(folder) == ("=" in folder.rpartition("/")[2])
+    assert path.endswith(layout.relative_path(path))
 
 
 @pytest.mark.parametrize(
@@ -47,19 +47,19 @@ def test_what_addressing_makes_is_ours(
     ],
 )
 def test_what_it_would_not_make_is_somebody_else_s(path: str) -> None:
-    assert Layout([COLUMN], "").what(path) is None
+    assert Layout([COLUMN], "").classify(path) is None
 
 
 def test_the_folders_of_a_schema_stay() -> None:
     layout = Layout([COLUMN], "raw")
     for folder in ("raw", "raw/lab_ephys", "raw/lab_ephys/recording", "raw/lab_ephys/empty"):
-        assert not layout.may_go(folder)
-    assert layout.may_go("raw/lab_ephys/recording/subject=a")
-    assert not layout.may_go("lab_ephys/recording/subject=a")
-    assert not layout.may_go("raw/lab_ephys/recording/notes=a")
+        assert not layout.is_key_folder(folder)
+    assert layout.is_key_folder("raw/lab_ephys/recording/subject=a")
+    assert not layout.is_key_folder("lab_ephys/recording/subject=a")
+    assert not layout.is_key_folder("raw/lab_ephys/recording/notes=a")
 
 
 def test_a_table_without_a_key() -> None:
     layout = Layout([Column("lab", "settings", "mask", (), None)], "")
-    assert layout.what("lab/settings/mask.npy") == "array"
-    assert layout.what("lab/settings/a=1/mask.npy") is None
+    assert layout.classify("lab/settings/mask.npy") == "array"
+    assert layout.classify("lab/settings/a=1/mask.npy") is None

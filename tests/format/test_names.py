@@ -385,7 +385,7 @@ def test_whatever_a_disk_makes_of_a_path_its_file_is_spared(
     elif above:
         listed = f"{above}/{listed}"
     layout = Layout([column], prefix)
-    assert Listing([(listed, layout.core(listed))]).of(row) == {listed}
+    assert Listing([(listed, layout.relative_path(listed))]).of(row) == {listed}
     report = Collection(False, timedelta(0), ["lab"])
     with Inventory() as inventory:
         gone = Dropped(

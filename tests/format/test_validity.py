@@ -159,14 +159,14 @@ def comes_back(array: Any, ref: NpyRef, folder: Path) -> None:
         assert same_data(np.asarray(returned), array)
     assert identical(ref.dtype, array.dtype)
     assert ref.verify() == "as inserted"
-    described = ref._row["dtype"]
+    described = ref._raw["dtype"]
     if array.dtype.names is None:  # as DataJoint's own codec reads it
         assert np.dtype(described) == array.dtype
     assert fileformat.depth(described) <= 30
 
 
 def fetched(ref: NpyRef) -> NpyRef:
-    return NpyRef(json.loads(json.dumps(ref._row)), ref._config)
+    return NpyRef(json.loads(json.dumps(ref._raw)), ref._config)
 
 
 @given(WILD, st.lists(st.integers(0, 2), max_size=3).map(tuple), st.integers(0, 255))
@@ -364,7 +364,7 @@ def foreign(stored: Stored, store: Path, dtype: np.dtype[Any]) -> NpyRef:
     ref = stored(np.zeros(3))
     head = fileformat.header_bytes(dtype, (3,), False)
     (store / ref.path).write_bytes(head + bytes(3 * dtype.itemsize))
-    ref._row.update(dtype=fileformat.dtype_to_json(dtype), offset=len(head), checksum=None)
+    ref._raw.update(dtype=fileformat.dtype_to_json(dtype), offset=len(head), checksum=None)
     return fetched(ref)
 
 

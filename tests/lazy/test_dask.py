@@ -160,11 +160,11 @@ def ranges(proxy: Proxy) -> list[tuple[int, int]]:
 
 
 def assert_each_byte_once(found: list[tuple[int, int]], ref: NpyRef) -> None:
-    position = ref._row["offset"]
+    position = ref._raw["offset"]
     for start, stop in sorted(found):
         assert start == position, f"asked for {sorted(found)}"
         position = stop
-    assert position == ref._row["offset"] + ref.nbytes
+    assert position == ref._raw["offset"] + ref.nbytes
 
 
 # Names
@@ -183,13 +183,13 @@ def test_a_row_has_the_same_name_in_another_process(stored: Stored) -> None:
     command = [sys.executable, "-W", "ignore", "-c", program, pickle.dumps(ref).hex()]
     assert run(command).stdout.split() == names
     # So does the same row, fetched again by a database that sorts it otherwise.
-    again = NpyRef(dict(sorted(ref._row.items())), ref._config)
+    again = NpyRef(dict(sorted(ref._raw.items())), ref._config)
     assert again.to_dask("1 kB").name == names[0]
 
 
 def test_what_is_not_the_same_has_another_name(stored: Stored) -> None:
     ref, other = stored(np.zeros((4, 8))), stored(np.zeros((4, 8)), 2)
-    changed = NpyRef({**ref._row, "checksum": "xxh3_128:0"}, ref._config)
+    changed = NpyRef({**ref._raw, "checksum": "xxh3_128:0"}, ref._config)
     elsewhere = SimpleNamespace(
         stores={"default": "main", "main": {"protocol": "file", "location": "/elsewhere"}}
     )
@@ -198,7 +198,7 @@ def test_what_is_not_the_same_has_another_name(stored: Stored) -> None:
         ref.to_dask((2, 8)).name,
         other.to_dask().name,
         changed.to_dask().name,
-        NpyRef(ref._row, elsewhere).to_dask().name,
+        NpyRef(ref._raw, elsewhere).to_dask().name,
         dj_npy.to_dask([ref]).name,
         dj_npy.to_dask([ref, other]).name,
         dj_npy.to_dask([other, ref]).name,
@@ -520,7 +520,7 @@ def test_what_the_cluster_holds_is_not_read_again_for_the_same_row(
         held = on_cluster.persist(ref.to_dask("1 MB"))
         assert on_cluster.compute(held.sum()).result() == 299_999 * 150_000
         proxy.requests.clear()
-        again = NpyRef(json.loads(json.dumps(ref._row)), ref._config)
+        again = NpyRef(json.loads(json.dumps(ref._raw)), ref._config)
         same_one = on_cluster.persist(again.to_dask("1 MB"))
         assert on_cluster.compute(same_one.sum()).result() == 299_999 * 150_000
         assert proxy.requests == []

@@ -407,7 +407,7 @@ def test_however_many_processes_ask_it_is_downloaded_once(
     store = s3_settings(proxy.endpoint, location=location)
     ref = stored(array, store=store)
     command = [sys.executable, "-W", "ignore", "-c", MAPPER, json.dumps(store)]
-    command += [json.dumps(ref._row), str(settings.cache_dir)]
+    command += [json.dumps(ref._raw), str(settings.cache_dir)]
     mappers = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(5)
@@ -427,7 +427,7 @@ def test_a_download_that_is_killed_leaves_no_wrong_file(
     store = s3_settings(proxy.endpoint, location=location)
     ref = stored(array, store=store)
     command = [sys.executable, "-W", "ignore", "-c", MAPPER, json.dumps(store)]
-    command += [json.dumps(ref._row), str(settings.cache_dir)]
+    command += [json.dumps(ref._raw), str(settings.cache_dir)]
     name = ref.path.rpartition("/")[2]
     proxy.harm = lambda asked: Fault(stall=30 * (asked.name == name and asked.range != LOOK))
     mapper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -43,7 +43,7 @@ def ids(folder: Path) -> list[str]:
 
 def ids_of_rows(recording: Any) -> list[str | None]:
     rows = recording.to_dicts(order_by="recording_id")
-    return [each["waveform"]._row.get("store_id") for each in rows]
+    return [each["waveform"]._raw.get("store_id") for each in rows]
 
 
 def forget() -> None:

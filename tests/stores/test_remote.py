@@ -271,7 +271,7 @@ class TestRequests:
         assert [method for method, _ in asked(proxy)] == ["GET", "PUT", "PUT"]
         assert np.array_equal(copy.load(), array)
         copy.verify()
-        assert copy._row["checksum"] == ref._row["checksum"]
+        assert copy._raw["checksum"] == ref._raw["checksum"]
 
     def test_copy_to_another_store_streams(
         self, proxy: Proxy, location: str, stored: Any, rclone: str
@@ -301,7 +301,7 @@ class TestRequests:
         self, proxy: Proxy, location: str, stored: Any, raw: S3Raw
     ) -> None:
         ref = reference(proxy, location, stored, np.zeros(10))
-        ref._row["path"] = "lab/gone.npy"
+        ref._raw["path"] = "lab/gone.npy"
         with pytest.raises(ArrayMissingError, match=r"at 'lab/gone.npy' in store 'main'"):
             ref.load()
 
@@ -564,7 +564,7 @@ def test_an_upload_that_fails_stops_the_maker_of_its_pieces() -> None:
         raise KeyError("the server")
 
     with pytest.raises(KeyError, match="the server"):
-        threads.passed_on(endless(made), consume, lambda: undone.append(1))
+        threads.pipe_to_thread(endless(made), consume, lambda: undone.append(1))
     assert len(made) < 100
     assert undone == [1]
 
@@ -575,7 +575,7 @@ def test_a_failure_is_told_before_it_is_undone() -> None:
 
     undone = threading.Event()
     with pytest.raises(KeyError, match="the server"):
-        threads.passed_on(iter([PIECE]), consume, undone.set)
+        threads.pipe_to_thread(iter([PIECE]), consume, undone.set)
     assert undone.is_set()
 
 
@@ -615,7 +615,7 @@ def test_nothing_is_undone_while_it_is_written(when: str) -> None:
     try:
         interrupter.start()
         with pytest.raises(KeyboardInterrupt):
-            threads.passed_on(pieces, consume, lambda: events.append("undone"))
+            threads.pipe_to_thread(pieces, consume, lambda: events.append("undone"))
         inside = False
         interrupter.join()
     finally:

@@ -204,7 +204,7 @@ def test_what_addressing_made_is_known(
         owner = dropped.owner(with_token(path) if token else path)
         assert (owner is not None) is gone
         assert owner is None or owner.endswith(f".{attribute}")
-        assert dropped.may_go(folder) == ("=" in folder.rpartition("/")[2])
+        assert dropped.is_key_folder(folder) == ("=" in folder.rpartition("/")[2])
         temporary = dropped.owner(f"{folder}/.0123456789abcdef.dj-npy-tmp")
         assert (temporary is not None) is (table != "there")
 

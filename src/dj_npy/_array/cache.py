@@ -16,7 +16,7 @@ from dj_npy._settings import settings
 
 class Loadable(Protocol):
     """
-    What keeps an array: two slots, and their owner leaves them to :class:`Residency`.
+    What keeps an array: two slots, and their owner leaves them to :class:`ArrayCache`.
 
     `_loaded` is the array itself while within the budget, a weak reference to it after, None
     before. `_shown` refers to the view of it that others hold.
@@ -32,7 +32,7 @@ def loaded_array(ref: Loadable) -> AnyArray | None:
     return loaded() if isinstance(loaded, weakref.ref) else loaded
 
 
-class Residency:
+class ArrayCache:
     """
     The most recently used arrays, up to ``settings.memory`` bytes together.
 
@@ -168,4 +168,4 @@ def _shown(ref: Loadable, array: AnyArray) -> AnyArray:
     return shown
 
 
-residency = Residency()
+residency = ArrayCache()

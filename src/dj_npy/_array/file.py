@@ -19,7 +19,7 @@ from dj_npy._array.openfiles import KeptOpen, suits
 from dj_npy._array.workingcopy import working_map
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
 from dj_npy._format import npyfile as fileformat
-from dj_npy._format.metadata import Row
+from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import CHECKSUM, AnyArray, Header
 from dj_npy._selection.index import Selection
 from dj_npy._selection.parts import Part
@@ -79,19 +79,19 @@ def _from_system(nbytes: int) -> memoryview:
     return memoryview(memory)
 
 
-def read_together(store: Store, rows: Sequence[Row], slab: Slab) -> list[AnyArray | None]:
+def read_together(store: Store, rows: Sequence[ArrayMetadata], slab: Slab) -> list[AnyArray | None]:
     """
     Read small files of one store of this machine, into memory of a slab: read-only arrays.
 
     Returns None for one that :meth:`ArrayFile.read` has to look at.
     """
-    promised = [_promised(row) for row in rows]
-    memory = slab.take(sum(_aligned(each[1].nbytes) for each in promised if each is not None))
+    expected = [_promised(row) for row in rows]
+    memory = slab.take(sum(_aligned(each[1].nbytes) for each in expected if each is not None))
     shared = read_only_buffer(memory)
     arrays: list[AnyArray | None] = []
     files = []
     position = 0
-    for each in promised:
+    for each in expected:
         if each is None:
             arrays.append(None)
             continue
@@ -102,7 +102,7 @@ def read_together(store: Store, rows: Sequence[Row], slab: Slab) -> list[AnyArra
         files.append((path, (bytearray(len(prefix)), data), header.offset + nbytes))
         position += _aligned(nbytes)
     read = iter(zip(files, store.read_files(files), strict=True))
-    for number, each in enumerate(promised):
+    for number, each in enumerate(expected):
         if each is not None:
             (_, (found, _), _), whole = next(read)
             if not whole or found != each[2]:
@@ -124,12 +124,12 @@ def _allocated(header: Header, slab: Slab | None) -> tuple[AnyArray, memoryview]
     return np.ndarray(header.shape, header.dtype, data, 0, None, header.order), data
 
 
-def _promised(row: Row) -> tuple[str, Header, bytes] | None:
+def _promised(row: ArrayMetadata) -> tuple[str, Header, bytes] | None:
     try:
-        path, promised = row.path, row.promised()
+        path, expected = row.path, row.expected_header()
     except NpyError:
         return None
-    return promised and (path, *promised)
+    return expected and (path, *expected)
 
 
 def _in_its_store(method: Callable[P, T]) -> Callable[P, T]:
@@ -166,7 +166,9 @@ class ArrayFile:
         Its header and the bytes of that, if they have been read before.
     """
 
-    def __init__(self, store: Store, row: Row, known: tuple[Header, bytes] | None = None) -> None:
+    def __init__(
+        self, store: Store, row: ArrayMetadata, known: tuple[Header, bytes] | None = None
+    ) -> None:
         self.store, self.row, self.path = store, row, row.path
         self.known = known
 
@@ -182,8 +184,8 @@ class ArrayFile:
 
         A small one may have its memory from a slab.
         """
-        expected = self.known or self.row.promised()
-        if expected is not None and expected[0].file_size <= self.store.small:
+        expected = self.known or self.row.expected_header()
+        if expected is not None and expected[0].file_size <= self.store.single_read_max:
             header, prefix = expected
             found = bytearray(len(prefix))
             array, data = _allocated(header, slab)
@@ -215,12 +217,12 @@ class ArrayFile:
         for _ in range(2):
             read = _Read()
             if self.known is None:
-                self.known = self.row.promised() or self._checked(
+                self.known = self.row.expected_header() or self._checked(
                     self._first(selection, most, read)
                 )
             header, prefix = self.known
             plan = Plan(selection, header, self.store.limits)
-            if plan.asked > most:
+            if plan.read_nbytes > most:
                 return None
             array = out
             if array is None:
@@ -236,7 +238,7 @@ class ArrayFile:
         """Open it for slices of rows, after a part has been read; None where that is no gain."""
         assert self.known is not None
         header, prefix = self.known
-        if not self.store.near or not suits(header):
+        if not self.store.is_local or not suits(header):
             return None
         with suppress(OSError), self.store.open_to_map(self.path) as file:
             kept = KeptOpen(os.fspath(file.name), header)
@@ -307,7 +309,7 @@ class ArrayFile:
         length = len(fileformat.header_bytes(row.dtype, row.shape, False))
         plan = Plan(selection, Header(row.dtype, row.shape, False, length), limits)
         start, stop = plan.first
-        near = stop if start <= limits.gap and plan.asked <= most else 0
+        near = stop if start <= limits.gap and plan.read_nbytes <= most else 0
 
         def beginning(length: int) -> tuple[bytes, int]:
             data, read.stat = self.store.read_beginning(self.path, max(length, near))
@@ -322,7 +324,7 @@ class ArrayFile:
         """Fill `array` and return whether the file was the expected one, as far as that shows."""
         found = bytearray(prefix)
         parts = _unread(plan.parts(array), read.data)
-        if self.store.near:
+        if self.store.is_local:
             parts = chain([Part(0, len(found), (memoryview(found),))], parts)
         first = next(parts, None)
         if first is None:
@@ -350,9 +352,9 @@ class ArrayFile:
         """Return the header, if the row is of it, and its bytes."""
         where = self.store.where(self.path)
         prefix, size = beginning(fileformat.FIRST_READ)
-        promised = self.row.promised()
-        if promised and size == promised[0].file_size and prefix.startswith(promised[1]):
-            return promised
+        expected = self.row.expected_header()
+        if expected and size == expected[0].file_size and prefix.startswith(expected[1]):
+            return expected
         length = fileformat.header_length(prefix, where)
         if length > len(prefix):
             prefix, size = beginning(length)

@@ -6,7 +6,7 @@ from typing import Any
 
 from dj_npy._array.picture import picture
 from dj_npy._errors import NpyError
-from dj_npy._format.metadata import Row
+from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import AnyArray
 from dj_npy._text import in_units, printable
 
@@ -33,7 +33,7 @@ _STYLE = (
 )
 
 
-def of_reference(row: Row, array: AnyArray | None) -> str:
+def of_reference(row: ArrayMetadata, array: AnyArray | None) -> str:
     """
     Return HTML of a reference. No I/O.
 

@@ -12,7 +12,7 @@ from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from dj_npy._array.file import Slab
 from dj_npy._array.ref import NpyRef, loaded_alone, loaded_together, read_alone
-from dj_npy._concurrency.ahead import Ahead, Step, Task
+from dj_npy._concurrency.ahead import Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._errors import ArrayInvalidError, NpyError
 from dj_npy._settings import thread_count
@@ -66,7 +66,7 @@ def load(
     refs, workers = list(refs), thread_count(max_workers)
     far = max(1, min(_TOGETHER_FAR, len(refs) // (4 * workers)))
     steps = _steps(refs, attributes, keep=True, near=_TOGETHER_NEAR, far=far)
-    ahead = Ahead(steps, workers, math.inf, patient=True)
+    ahead = Pipeline(steps, workers, math.inf, patient=True)
     found: list[Any] = []
     with Progress("load", _total(refs, attributes) if progress else None) as bar:
         try:
@@ -91,7 +91,7 @@ class Stream(Iterator[Any]):
         What shows how far it has come.
     """
 
-    def __init__(self, ahead: Ahead, attributes: Sequence[str], bar: Progress) -> None:
+    def __init__(self, ahead: Pipeline, attributes: Sequence[str], bar: Progress) -> None:
         self._ahead, self._attributes, self._bar = ahead, attributes, bar
 
     def __next__(self) -> Any:
@@ -170,12 +170,12 @@ def stream(
     total = _total(refs, attributes) if progress and isinstance(refs, (list, tuple)) else (0, 0)
     steps = _steps(refs, attributes, keep=False, near=1, far=1)
     bar = Progress("read", total if progress else None)
-    return Stream(Ahead(steps, workers, most), attributes, bar)
+    return Stream(Pipeline(steps, workers, most), attributes, bar)
 
 
 def _steps(
     items: Iterable[Any], attributes: Sequence[str], *, keep: bool, near: int, far: int
-) -> Iterator[Step]:
+) -> Iterator[WorkItem]:
     """
     Yield what is to be read, and is kept in memory or is the caller's own.
 
@@ -210,7 +210,7 @@ class _Group:
     def _near(self) -> Store | None:
         """The store of this machine that all are of."""
         store = self._store
-        return store if store is not None and store.near and not self._mixed else None
+        return store if store is not None and store.is_local and not self._mixed else None
 
     @property
     def full(self) -> bool:
@@ -221,7 +221,7 @@ class _Group:
         """Add an item, if it fits."""
         nbytes, first, mixed = self._nbytes, self._store, self._mixed
         for number, ref in enumerate(refs, len(self._refs)):
-            store, size = ref._place()
+            store, size = ref._store_and_nbytes()
             first = first if number else store
             mixed = mixed or store is not first
             nbytes += size
@@ -232,19 +232,19 @@ class _Group:
         self._nbytes, self._store, self._mixed = nbytes, first, mixed
         return True
 
-    def step(self, slab: Slab, keep: bool) -> Step:
+    def step(self, slab: Slab, keep: bool) -> WorkItem:
         """Return what is to be done."""
         near, several = self._near, len(self.items) > 1
         if near is not None and several:
             tasks = [Task(partial(loaded_together, self._refs, near, slab))]
-            return Step(self.items, tasks, self._nbytes, threads=0)
+            return WorkItem(self.items, tasks, self._nbytes, threads=0)
         some = [self._refs] if several else [[ref] for ref in self._refs]
         alone = loaded_alone if keep else read_alone
         tasks = [Task(partial(alone, refs, slab)) for refs in some]
         if near is not None:
-            return Step(self.items, tasks, self._nbytes, threads=_PROCESSORS)
+            return WorkItem(self.items, tasks, self._nbytes, threads=_PROCESSORS)
         on_the_way = min(self._nbytes, _BUFFERS * len(self._refs))
-        return Step(self.items, tasks, self._nbytes + on_the_way)
+        return WorkItem(self.items, tasks, self._nbytes + on_the_way)
 
 
 def _refs(item: Any, attributes: Sequence[str]) -> Sequence[NpyRef]:
@@ -266,7 +266,7 @@ def _refs(item: Any, attributes: Sequence[str]) -> Sequence[NpyRef]:
     return [value for value in values if isinstance(value, NpyRef)]
 
 
-def _arrays(step: Step, attributes: Sequence[str], bar: Progress) -> list[Any]:
+def _arrays(step: WorkItem, attributes: Sequence[str], bar: Progress) -> list[Any]:
     """Return the items of a step with arrays in the place of references."""
     arrays = list(chain.from_iterable(task.result() for task in step.tasks))
     for array in arrays:

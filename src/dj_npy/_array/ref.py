@@ -18,7 +18,7 @@ from dj_npy._array.html import of_reference
 from dj_npy._array.openfiles import KeptOpen
 from dj_npy._concurrency.threads import side_by_side
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
-from dj_npy._format.metadata import Row
+from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import AnyArray, Header
 from dj_npy._lazy.arrays import LazyArrays
 from dj_npy._selection.index import Selection, select
@@ -63,12 +63,12 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
 
     __slots__ = (
         "__weakref__",
-        "_as_row",
         "_config",
+        "_header",
         "_kept_open",
-        "_known",
         "_loaded",
-        "_row",
+        "_made",
+        "_raw",
         "_shown",
     )
 
@@ -76,44 +76,44 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
     _shown: weakref.ref[AnyArray] | None
 
     def __init__(self, metadata: dict[str, Any], config: StoreConfig) -> None:
-        self._row = metadata
-        self._as_row: Row | None = None  # made when it is first asked: most never are
+        self._raw = metadata
+        self._made: ArrayMetadata | None = None  # made when it is first asked: most never are
         self._config = config
         self._loaded = self._shown = None
         # What is remembered once a part has been read: the header, and then the open file.
-        self._known: tuple[Header, bytes] | None = None
+        self._header: tuple[Header, bytes] | None = None
         self._kept_open: KeptOpen | None = None
 
     @property
-    def _described(self) -> Row:
-        if self._as_row is None:
-            self._as_row = Row(self._row)
-        return self._as_row
+    def _metadata(self) -> ArrayMetadata:
+        if self._made is None:
+            self._made = ArrayMetadata(self._raw)
+        return self._made
 
     @property
     def path(self) -> str:
         """Where the file lies, relative to its store."""
-        return self._described.path
+        return self._metadata.path
 
     @property
     def store(self) -> str | None:
         """Name of the store; None for the default one, in rows of DataJoint's own codec."""
-        return self._described.store
+        return self._metadata.store
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Length of each axis."""
-        return self._described.shape
+        return self._metadata.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of an element."""
-        return self._described.dtype
+        return self._metadata.dtype
 
     @property
     def nbytes(self) -> int:
         """Bytes of all elements."""
-        return self._described.nbytes
+        return self._metadata.nbytes
 
     @property
     def is_loaded(self) -> bool:
@@ -301,25 +301,25 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         try:
             return f"NpyRef(shape={self.shape}, dtype={self.dtype}, {loaded})"
         except ArrayCorruptError:
-            return f"NpyRef(invalid row {short_repr(self._row):.80})"
+            return f"NpyRef(invalid row {short_repr(self._raw):.80})"
 
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        return of_reference(self._described, loaded_array(self))
+        return of_reference(self._metadata, loaded_array(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return NpyRef, (self._row, describe(self._config, self.store))
+        return NpyRef, (self._raw, describe(self._config, self.store))
 
     def __copy__(self) -> "NpyRef":
         # By way of a pickle, it would be left without the secrets.
-        return NpyRef(self._row, self._config)
+        return NpyRef(self._raw, self._config)
 
     def __deepcopy__(self, _: Any) -> "NpyRef":
         return self.__copy__()
 
     def __dask_tokenize__(self) -> Any:
-        row = json.dumps(self._row, sort_keys=True, default=repr)
+        row = json.dumps(self._raw, sort_keys=True, default=repr)
         return "dj_npy.NpyRef", describe(self._config, self.store).identity, row
 
     def __getitem__(self, index: Any) -> Any:
@@ -364,22 +364,22 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
     def _read(self, slab: Slab | None = None) -> AnyArray:
         return self._file().read(slab)
 
-    def _place(self) -> tuple[Store | None, int]:
+    def _store_and_nbytes(self) -> tuple[Store | None, int]:
         """Store and size of the data; whatever is wrong is told when they are loaded."""
         try:
-            return open_store(self._config, self._described.store), self._described.nbytes
+            return open_store(self._config, self._metadata.store), self._metadata.nbytes
         except dj.DataJointError:
             return None, 0
 
     def _file(self) -> ArrayFile:
         _ = self.path  # a row that is none is told before its store is looked for
-        return ArrayFile(open_store(self._config, self.store), self._described, self._known)
+        return ArrayFile(open_store(self._config, self.store), self._metadata, self._header)
 
     def _part(self, selection: Selection, out: AnyArray | None, most: float) -> AnyArray | None:
         """Read what is selected; None if that would be more than `most` bytes."""
         file = self._file()
         part = file.read_part(selection, out, most)
-        again, self._known = self._known is not None, file.known
+        again, self._header = self._header is not None, file.known
         is_open = self._kept_open is not None and not self._kept_open.closed
         if again and not is_open and part is not None and selection.nbytes:
             self._kept_open = file.keep_open()
@@ -394,8 +394,8 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
             )
 
     def _in_fortran_order(self) -> bool:
-        promised = self._described.promised()
-        return promised is not None and promised[0].fortran_order
+        expected_header = self._metadata.expected_header()
+        return expected_header is not None and expected_header[0].fortran_order
 
 
 def file_of(ref: NpyRef) -> ArrayFile:
@@ -405,13 +405,13 @@ def file_of(ref: NpyRef) -> ArrayFile:
 
 def row_of(ref: NpyRef) -> Any:
     """Return what the row holds of a reference, as it is."""
-    return ref._row
+    return ref._raw
 
 
 def loaded_together(refs: Sequence[NpyRef], store: Store, slab: Slab) -> list[AnyArray]:
     """Load small arrays from one store of this machine in one go."""
     found = list(map(loaded_array, refs))
-    rows = [ref._described for ref, array in zip(refs, found, strict=True) if array is None]
+    rows = [ref._metadata for ref, array in zip(refs, found, strict=True) if array is None]
     read = iter(read_together(store, rows, slab))
     found = [next(read) if array is None else array for array in found]
     return [

@@ -16,7 +16,7 @@ from dj_npy._cli.remotefile import Beginning, beginning_of_url, beginning_on_s3
 from dj_npy._cli.tables import Found, arrays_of
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, StoreError
 from dj_npy._format import npyfile as fileformat
-from dj_npy._format.metadata import Row
+from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import Header
 from dj_npy._stores import Store, open_store
 from dj_npy._stores.local import LocalStore
@@ -76,7 +76,7 @@ def _of_row(found: Found) -> Report:
     )
     if found.json is None:
         return report
-    row = Row(found.json)
+    row = ArrayMetadata(found.json)
     try:
         report.facts |= {"path": row.path, "store": row.store}
         store = open_store(found.config, row.store)

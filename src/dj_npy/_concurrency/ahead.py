@@ -9,7 +9,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from dj_npy._concurrency.threads import Crowd, in_crowd
+from dj_npy._concurrency.threads import CancelToken, current_token
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class Task(Generic[T]):
             del self  # the error's traceback would hold what holds the error
 
 
-class Step:
+class WorkItem:
     """
     One item of a sequence, and what is to be done for it.
 
@@ -103,7 +103,7 @@ class Step:
         return all(task.done for task in self.tasks)
 
 
-class Ahead(Iterator[Step]):
+class Pipeline(Iterator[WorkItem]):
     """
     Hand out steps in order, those that come next being worked on meanwhile.
 
@@ -125,24 +125,24 @@ class Ahead(Iterator[Step]):
     """
 
     def __init__(
-        self, steps: Iterable[Step], at_once: int, most: float, *, patient: bool = False
+        self, steps: Iterable[WorkItem], at_once: int, most: float, *, patient: bool = False
     ) -> None:
         self._steps, self._at_once, self._most = iter(steps), at_once, most
         self._patience = at_once if patient else 1
-        self._begun: deque[Step] = deque()
+        self._begun: deque[WorkItem] = deque()
         self._nbytes = 0
-        self._drawn: Step | None = None  # for which there was no room
+        self._drawn: WorkItem | None = None  # for which there was no room
         self._ended = False
         self._failure: Exception | None = None
         self._slow = False
         self._waiting: SimpleQueue[Task[Any] | None] = SimpleQueue()
         self._finished: SimpleQueue[None] = SimpleQueue()
         self._awaited: list[Task[Any] | None] = [None]
-        self._crowd = Crowd()
+        self._crowd = CancelToken()
         self._threads: list[threading.Thread] = []
         self._process = os.getpid()
 
-    def __next__(self) -> Step:
+    def __next__(self) -> WorkItem:
         while not self._crowd.stopped:
             begun = self._begun  # another thread may close this, and empty it
             if begun and self._ready(begun[0]):
@@ -182,7 +182,7 @@ class Ahead(Iterator[Step]):
         if hasattr(self, "_process"):
             self.close(wait=False)
 
-    def _ready(self, step: Step) -> bool:
+    def _ready(self, step: WorkItem) -> bool:
         # In a forked child, whatever the threads were at, they are not here.
         return step.ready or os.getpid() != self._process
 
@@ -231,7 +231,7 @@ class Ahead(Iterator[Step]):
                     return
         self._waiting.put(task)
 
-    def _wait(self, begun: deque[Step]) -> None:
+    def _wait(self, begun: deque[WorkItem]) -> None:
         start = time.monotonic()
         if not (begun[0].threads is not None and self._help()):
             wanted = begun[min(self._patience, len(begun)) - 1]
@@ -259,9 +259,9 @@ def _work(
     waiting: "SimpleQueue[Task[Any] | None]",
     awaited: list[Task[Any] | None],
     finished: "SimpleQueue[None]",
-    crowd: Crowd,
+    crowd: CancelToken,
 ) -> None:
-    in_crowd.set(crowd)
+    current_token.set(crowd)
     while (task := waiting.get()) is not None:
         if not crowd.stopped:
             task.run()

@@ -20,7 +20,7 @@ _LOOK_S = 0.1
 """How often either side looks whether the other is still alive."""
 
 
-class Crowd:
+class CancelToken:
     """The threads of one call that works on many arrays, and whether it wants no more of them."""
 
     stopped = False
@@ -30,17 +30,17 @@ class Stopped(BaseException):
     """Ends what a thread of a crowd is at that has been stopped."""
 
 
-in_crowd: ContextVar[Crowd | None] = ContextVar("in_crowd", default=None)
+current_token: ContextVar[CancelToken | None] = ContextVar("in_crowd", default=None)
 """The crowd that this thread is of; its neighbours use the network, too."""
 
 
-def until_stopped(items: Iterable[T]) -> Iterable[T]:
+def cancellable(items: Iterable[T]) -> Iterable[T]:
     """Return `items`; but where this thread is of a crowd, they end when that is stopped."""
-    crowd = in_crowd.get()
+    crowd = current_token.get()
     return items if crowd is None else _watched(items, crowd)
 
 
-def _watched(items: Iterable[T], crowd: Crowd) -> Iterator[T]:
+def _watched(items: Iterable[T], crowd: CancelToken) -> Iterator[T]:
     for item in items:
         if crowd.stopped:
             raise Stopped
@@ -161,7 +161,7 @@ class _GivenUp(Exception):  # noqa: N818
     """Ends an upload whose maker of pieces has failed."""
 
 
-def passed_on(
+def pipe_to_thread(
     pieces: Iterable[memoryview],
     consume: Callable[[Iterator[memoryview]], None],
     undo: Callable[[], None],

@@ -14,7 +14,7 @@ import datajoint as dj
 import numpy as np
 
 from dj_npy._array.ref import NpyRef
-from dj_npy._concurrency.ahead import Ahead, Step, Task
+from dj_npy._concurrency.ahead import Pipeline, Task, WorkItem
 from dj_npy._datajoint import transactions
 from dj_npy._datajoint.codec import NpyCodec, current
 from dj_npy._datajoint.context import call_with
@@ -173,7 +173,7 @@ class Insertion(Statement):
         ahead = None
         if self._bulk is not None:
             workers = self._bulk.max_workers
-            ahead = Ahead(self._steps(rows), workers, _IN_FLIGHT, patient=True)
+            ahead = Pipeline(self._steps(rows), workers, _IN_FLIGHT, patient=True)
         watched = self._watched(rows if ahead is None else self._uploaded(ahead))
         with self._transaction():
             try:
@@ -257,7 +257,7 @@ class Insertion(Statement):
 
     # Side by side
 
-    def _uploaded(self, ahead: Ahead) -> Iterator[Any]:
+    def _uploaded(self, ahead: Pipeline) -> Iterator[Any]:
         """Yield the rows, their arrays written: :meth:`encoded` returns what describes them."""
         for step in ahead:
             self._begun = {
@@ -267,7 +267,7 @@ class Insertion(Statement):
             yield step.item[0]
             self._begun = {}  # what comes next may run an insert of its own
 
-    def _steps(self, rows: Iterable[Any]) -> Iterator[Step]:
+    def _steps(self, rows: Iterable[Any]) -> Iterator[WorkItem]:
         # Whoever makes the rows as they are asked for may make them in the same memory.
         lasting = isinstance(rows, (list, tuple, np.ndarray))
         codecs = _codecs(self._table)
@@ -275,7 +275,7 @@ class Insertion(Statement):
         for given in rows:
             row = given if lasting else _lasting(given)
             if row is None:
-                yield Step((given, []), alone=True)
+                yield WorkItem((given, []), alone=True)
                 continue
             tasks, about, total = [], [], 0
             values = _by_name(self._table, row)
@@ -296,7 +296,7 @@ class Insertion(Statement):
                 tasks.append(Task(_upload(codec, value, key, context, store, self)))
                 about.append((attribute, value.nbytes))
                 total += min(value.nbytes, _COPIED) if isinstance(value, NpyRef) else value.nbytes
-            yield Step((row, about), tasks, total)
+            yield WorkItem((row, about), tasks, total)
 
 
 def _upload(

@@ -284,8 +284,8 @@ def garbage_collection(original: Method) -> Method:
         with snapshot(connection) as now:
             columns = now.columns([schema_name])
             layout = Layout(columns, self._schema_prefix, now.caseless)
-            listed = {path: n for path, n in listed.items() if layout.what(path) is None}
-            names = Listing((path, layout.core(path)) for path in listed)
+            listed = {path: n for path, n in listed.items() if layout.classify(path) is None}
+            names = Listing((path, layout.relative_path(path)) for path in listed)
             for reference in now.references():
                 for path in names.of(reference):
                     listed.pop(path, None)

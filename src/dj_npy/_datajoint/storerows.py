@@ -11,7 +11,7 @@ import datajoint as dj
 from dj_npy._datajoint.catalog import Snapshot, is_npy, snapshot
 from dj_npy._errors import ArrayCorruptError, StoreError
 from dj_npy._format.layout import Column
-from dj_npy._format.metadata import Row
+from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._stores import Store, identity
 
 _LostConnection: Any = getattr(dj.errors, "LostConnectionError", ())
@@ -42,7 +42,7 @@ class RowsOf:
         """The table, and in which database."""
         return id(self._connection), self._table.database, self._table.table_name
 
-    def rows(self, store: Store) -> Iterator[list[Row] | None]:
+    def rows(self, store: Store) -> Iterator[list[ArrayMetadata] | None]:
         """Yield rows as `identity.Witness` says."""
         default = self._connection._config.stores.get("default")
         try:
@@ -114,7 +114,9 @@ def check_stores(connection: Any, columns: Sequence[Column], stores: Iterable[St
             raise StoreError(f"refused to collect {reason}. Nothing was removed")
 
 
-def rows_of(now: Snapshot, columns: Iterable[Column], store: Store, default: Any) -> Iterator[Row]:
+def rows_of(
+    now: Snapshot, columns: Iterable[Column], store: Store, default: Any
+) -> Iterator[ArrayMetadata]:
     """Yield every row of some columns that refers to a store."""
     for column in columns:
         yield from _of(store, default, (row[-1] for row in now.rows(column)))
@@ -137,11 +139,11 @@ def _newest(adapter: Any, table: str, attribute: str, key: Sequence[str]) -> str
     )
 
 
-def _of(store: Store, default: Any, values: Iterable[Any]) -> Iterator[Row]:
+def _of(store: Store, default: Any, values: Iterable[Any]) -> Iterator[ArrayMetadata]:
     """Yield the rows that refer to a store, of what columns hold."""
     for value in values:
         try:
-            row = Row(json.loads(value) if isinstance(value, str) else value)
+            row = ArrayMetadata(json.loads(value) if isinstance(value, str) else value)
             if (row.store or default) == store.name and row.path:
                 yield row
         except (ArrayCorruptError, ValueError, RecursionError):  # nobody's, or odd

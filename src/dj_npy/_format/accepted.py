@@ -10,7 +10,7 @@ import numpy as np
 
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
 from dj_npy._format import npyfile as fileformat
-from dj_npy._format.metadata import Row
+from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import Header
 
 _MOST_PARTS = fileformat.MAX_HEADER // 4
@@ -121,7 +121,7 @@ def _check_returned(dtype: np.dtype[Any]) -> None:
         said = {"dtype": json.loads(json.dumps(described)), "shape": list(longest)}
         of_file, of_row = (
             fileformat.parse_header(head, len(head), "its file").dtype,
-            Row(said).dtype,
+            ArrayMetadata(said).dtype,
         )
     except ArrayInvalidError:
         raise

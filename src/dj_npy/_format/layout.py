@@ -77,7 +77,7 @@ class Layout:
             self._tables[place] = _Table(key, (*files, file))
         self._folded = {tuple(map(folded, place)) for place in self._tables}
 
-    def what(self, path: str) -> Literal["array", "temporary file"] | None:
+    def classify(self, path: str) -> Literal["array", "temporary file"] | None:
         """Return what a file may be, by its path."""
         folder, _, name = path.rpartition("/")
         table = self._table(folder.split("/"))
@@ -95,7 +95,7 @@ class Layout:
         *parts, name = folded(path).split("/")
         return name.endswith(EXTENSION) and not self._folded.isdisjoint(pairwise(parts))
 
-    def may_go(self, folder: str) -> bool:
+    def is_key_folder(self, folder: str) -> bool:
         """Whether a folder, once it is empty, is of no use: it is one of a key."""
         parts = folder.split("/")
         return "=" in parts[-1] and self._table(parts) is not None and not self.keeps(folder)
@@ -104,7 +104,7 @@ class Layout:
         """Whether another store begins at a folder."""
         return bool(self._kept) and folded(folder) in self._kept
 
-    def core(self, path: str) -> str:
+    def relative_path(self, path: str) -> str:
         """Return what of a path is the same in a store of another location or prefix."""
         return "/".join(path.split("/")[len(self._prefix) :])
 

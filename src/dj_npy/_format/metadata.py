@@ -16,7 +16,7 @@ _CHECKSUM = re.compile(rf"{fileformat.CHECKSUM}[0-9a-f]{{32}}")
 STORE_ID = re.compile(r"[0-9a-f]{32}")
 
 
-class Row:
+class ArrayMetadata:
     """
     The contents of one ``<npy@>`` value in the database, checked when they are asked for.
 
@@ -76,10 +76,10 @@ class Row:
     @property
     def nbytes(self) -> int:
         """Bytes of all elements."""
-        promised = self.promised()
-        if promised is None:
+        expected_header = self.expected_header()
+        if expected_header is None:
             return math.prod(self.shape) * self.dtype.itemsize
-        return promised[0].nbytes
+        return expected_header[0].nbytes
 
     @property
     def checksum(self) -> str | None:
@@ -95,7 +95,7 @@ class Row:
         said = self._said("store_id")
         return said if isinstance(said, str) and STORE_ID.fullmatch(said) else None
 
-    def promised(self) -> tuple[Header, bytes] | None:
+    def expected_header(self) -> tuple[Header, bytes] | None:
         """Return the header that the file must have, and its bytes; None if the row is silent."""
         if self._promised is None:
             offset = self._said("offset")
@@ -142,5 +142,5 @@ def _header(
 def _promised(
     dtype: str, offset: Any, fortran_order: bool, *shape: int
 ) -> tuple[Header, bytes] | None:
-    row = Row({"dtype": dtype, "shape": list(shape)})
+    row = ArrayMetadata({"dtype": dtype, "shape": list(shape)})
     return _header(row.dtype, offset, fortran_order, row.shape)

@@ -75,8 +75,8 @@ class Plan:
             start += min(taken[0], taken[-1]) * strides[number]
         axes, points = _axes_of(selection, strides)
         taken_strides = [strides[n] for n in selection.points] or [0]
-        outer = [axis for axis in axes if axis.within >= max(taken_strides)]
-        inner = [axis for axis in axes if axis.within < min(taken_strides)]
+        outer = [axis for axis in axes if axis.stride_extent >= max(taken_strides)]
+        inner = [axis for axis in axes if axis.stride_extent < min(taken_strides)]
         # Axes that are stepped through between two arrays of integers add to the points.
         between = [axis for axis in axes if axis not in outer and axis not in inner]
         level: _Level = _Element(selection.dtype.itemsize)
@@ -98,9 +98,9 @@ class Plan:
         self._turns = tuple(slice(None, None, -1 if n in backwards else 1) for n in self._axes)
 
     @property
-    def asked(self) -> int:
+    def read_nbytes(self) -> int:
         """Bytes that are read, but for gaps that are closed between pieces of different levels."""
-        return self._level.asked
+        return self._level.read_nbytes
 
     @property
     def first(self) -> tuple[int, int]:
@@ -166,7 +166,7 @@ class _InFile(NamedTuple):
     stride: int
     """Bytes from one step to the next, positive."""
     backwards: bool
-    within: float
+    stride_extent: float
     """What of the file one step lies within: the larger, the further out."""
 
 
@@ -185,7 +185,7 @@ def _axes_of(selection: Selection, strides: Sequence[int]) -> tuple[list[_InFile
         else:
             stride = math.prod(selection.shape[number + 1 :]) * selection.dtype.itemsize
             axes.append(_InFile(number, length, stride, False, stride))
-    return sorted(axes, key=lambda axis: -axis.within), points
+    return sorted(axes, key=lambda axis: -axis.stride_extent), points
 
 
 class _Level:
@@ -198,11 +198,11 @@ class _Level:
     shape: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
     points: tuple[int, Offsets] | None = None
-    dense: bool = True
+    contiguous: bool = True
     """Whether no gap in it is worth asking around."""
-    span: int
+    extent: int
     """Bytes from the first to the last."""
-    asked: int
+    read_nbytes: int
     """Bytes of its pieces."""
 
     @property
@@ -217,25 +217,25 @@ class _Level:
 
 class _Element(_Level):
     def __init__(self, itemsize: int) -> None:
-        self.span = self.asked = itemsize
+        self.extent = self.read_nbytes = itemsize
 
     def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
-        yield Piece(start, self.span, where, (1,) * depth, (0,) * depth)
+        yield Piece(start, self.extent, where, (1,) * depth, (0,) * depth)
 
 
 class _Axis(_Level):
     def __init__(self, length: int, stride: int, inner: _Level, limits: Limits) -> None:
         self.inner, self.length, self.stride, self.limits = inner, length, stride, limits
-        self.span = (length - 1) * stride + inner.span
-        self.dense = inner.dense and (length == 1 or stride - inner.span <= limits.gap)
-        self.asked = self.span if self.dense else length * inner.asked
+        self.extent = (length - 1) * stride + inner.extent
+        self.contiguous = inner.contiguous and (length == 1 or stride - inner.extent <= limits.gap)
+        self.read_nbytes = self.extent if self.contiguous else length * inner.read_nbytes
         self.shape, self.strides = (length, *inner.shape), (stride, *inner.strides)
         if inner.points is not None:
             self.points = inner.points[0] + 1, inner.points[1]
         self.at_once = 0
         """Steps of one piece; none if a step is too much for one."""
-        if self.dense and inner.span <= limits.part:
-            self.at_once = (limits.part - inner.span) // max(stride, 1) + 1
+        if self.contiguous and inner.extent <= limits.part:
+            self.at_once = (limits.part - inner.extent) // max(stride, 1) + 1
 
     @property
     def everything(self) -> Where:
@@ -244,9 +244,9 @@ class _Axis(_Level):
     def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
         inner, at_once = self.inner, self.at_once
         # Where each step is a run of its own, several may be put together.
-        apart = not at_once and inner.dense and inner.span <= self.limits.part
+        apart = not at_once and inner.contiguous and inner.extent <= self.limits.part
         if apart:
-            at_once = min(self.limits.runs, self.limits.part // inner.span)
+            at_once = min(self.limits.runs, self.limits.part // inner.extent)
         for first in range(0, self.length, max(at_once, 1)):
             at = start + first * self.stride
             length = min(max(at_once, 1), self.length - first)
@@ -256,12 +256,12 @@ class _Axis(_Level):
                 continue
             yield Piece(
                 at,
-                length * inner.span if apart else (length - 1) * self.stride + inner.span,
+                length * inner.extent if apart else (length - 1) * self.stride + inner.extent,
                 (*steps, *inner.everything),
                 (*(1,) * depth, length, *inner.shape),
-                (*(0,) * depth, inner.span if apart else self.stride, *inner.strides),
+                (*(0,) * depth, inner.extent if apart else self.stride, *inner.strides),
                 None if self.points is None else (depth + self.points[0], self.points[1]),
-                [(at + n * self.stride, inner.span) for n in range(length)] if apart else (),
+                [(at + n * self.stride, inner.extent) for n in range(length)] if apart else (),
             )
 
 
@@ -282,18 +282,18 @@ class _Points(_Level):
         if (flat[1:] < flat[:-1]).any():
             self._order = np.argsort(flat, kind="stable")
             flat = flat[self._order]
-        self.offsets, self.span = flat, int(flat[-1]) + inner.span
-        self.fits = inner.dense and inner.span <= limits.part
+        self.offsets, self.extent = flat, int(flat[-1]) + inner.extent
+        self.fits = inner.contiguous and inner.extent <= limits.part
         # A run is of neighbours, or, where one step is too much for it, of one place.
-        far = np.flatnonzero(np.diff(flat) > (inner.span + limits.gap if self.fits else 0))
+        far = np.flatnonzero(np.diff(flat) > (inner.extent + limits.gap if self.fits else 0))
         ends = np.append(far + 1, flat.size)
-        self.dense = inner.dense and len(ends) == 1
+        self.contiguous = inner.contiguous and len(ends) == 1
         if self.fits:
-            ends = _cut(flat, ends, limits.part - inner.span)
+            ends = _cut(flat, ends, limits.part - inner.extent)
         self.begins, self.ends = np.append(0, ends[:-1]), ends
-        self.lengths = flat[ends - 1] - flat[self.begins] + inner.span
+        self.lengths = flat[ends - 1] - flat[self.begins] + inner.extent
         self.sums = np.cumsum(self.lengths)
-        self.asked = int(self.sums[-1]) if self.fits else len(ends) * inner.asked
+        self.read_nbytes = int(self.sums[-1]) if self.fits else len(ends) * inner.read_nbytes
         self.shape, self.strides = (int(flat[-1]) + 1, *inner.shape), (1, *inner.strides)
         self.points = 0, flat
 
@@ -332,7 +332,7 @@ class _Points(_Level):
                 start + offset,
                 nbytes,
                 (*steps, *inner.everything),
-                (*(1,) * depth, nbytes - inner.span + 1, *inner.shape),
+                (*(1,) * depth, nbytes - inner.extent + 1, *inner.shape),
                 (*(0,) * depth, *self.strides),
                 (depth, places) if len(places) > 1 else None,
                 several,

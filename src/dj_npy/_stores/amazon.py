@@ -250,7 +250,7 @@ def s3_find(spec: dict[str, Any]) -> Callable[[str], Iterator[tuple[str, dict[st
     return find
 
 
-class UnendedUploads:
+class MultipartUploads:
     """
     Multipart uploads of a bucket that were neither completed nor aborted.
 

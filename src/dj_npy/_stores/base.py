@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from io import FileIO
 from typing import Any, NamedTuple
 
-from dj_npy._concurrency.threads import until_stopped
+from dj_npy._concurrency.threads import cancellable
 from dj_npy._errors import ArrayInvalidError, ArrayMissingError, NpyError, StoreError
 from dj_npy._selection.parts import Limits, Part
 from dj_npy._stores.pieces import Made, counted, targets
@@ -84,9 +84,9 @@ class Store(ABC):
         What the DataJoint configuration calls the store.
     """
 
-    near = False
+    is_local = False
     """Whether reading a little more, or once more, costs next to nothing."""
-    small = 0
+    single_read_max = 0
     """Bytes of a file up to which :meth:`read_files` is the quickest way to read it."""
 
     def __init__(self, name: str) -> None:
@@ -114,7 +114,7 @@ class Store(ABC):
             How many they are; any other number raises :class:`ArrayInvalidError`.
         """
         checked = (self.checked(path) for path in paths)
-        made = Made(counted(until_stopped(pieces), nbytes))
+        made = Made(counted(cancellable(pieces), nbytes))
         try:
             return self._create(checked, iter(made), nbytes)
         except BaseException:
@@ -148,7 +148,7 @@ class Store(ABC):
             At least one. In the file's order, without overlap; they are looked at as they
             are read, few at a time.
         """
-        return self._read_parts(self.checked(path), until_stopped(parts))
+        return self._read_parts(self.checked(path), cancellable(parts))
 
     def read_into(self, path: str, start: int, buffers: Sequence[memoryview]) -> int | None:
         """
@@ -195,7 +195,7 @@ class Store(ABC):
 
     def pieces(self, path: str) -> Iterable[memoryview]:
         """Return the file's bytes in pieces; a piece stays as it is while it is referred to."""
-        return until_stopped(self._pieces(self.checked(path)))
+        return cancellable(self._pieces(self.checked(path)))
 
     def remove(self, path: str) -> None:
         """Remove a file; one that is not there is none the less removed."""

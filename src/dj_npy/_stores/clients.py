@@ -14,7 +14,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
-from dj_npy._stores.amazon import UnendedUploads, is_amazon
+from dj_npy._stores.amazon import MultipartUploads, is_amazon
 from dj_npy._stores.cloud import CloudStore
 from dj_npy._stores.cloudreader import Client
 from dj_npy._stores.environment import proxy_for, trusted
@@ -39,7 +39,7 @@ _NO_PROXY = {"proxy_url": "http://none.invalid", "proxy_excludes": "*,0.0.0.0/0,
 _FOLLOWS = "obstore would take the secret along to wherever the server redirects it"
 
 
-class Inexpressible(Exception):  # noqa: N818
+class UnsupportedByObstore(Exception):  # noqa: N818
     """Obstore has no words for these settings, or is not to be trusted with them; fsspec may."""
 
 
@@ -91,7 +91,7 @@ def cloud_store(name: str, spec: Spec, identity: str, hidden: Hidden) -> CloudSt
         proxy=spec.get("proxy_server"),
         plain=plain,
         # Azure and Google throw away by themselves what was not finished within a week.
-        unended=UnendedUploads(spec) if spec["protocol"] == "s3" else None,
+        unended=MultipartUploads(spec) if spec["protocol"] == "s3" else None,
     )
 
 
@@ -166,7 +166,7 @@ def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
         from botocore.session import get_session
     except ImportError:  # obstore knows some of these places too
         if not is_at_home:
-            raise Inexpressible(_FOLLOWS) from None
+            raise UnsupportedByObstore(_FOLLOWS) from None
         return {}
     credentials = get_session().get_credentials()
     if credentials is None:
@@ -177,7 +177,7 @@ def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
         )
 
     if not is_at_home and credentials.get_frozen_credentials().token:
-        raise Inexpressible(_FOLLOWS)
+        raise UnsupportedByObstore(_FOLLOWS)
 
     def provide() -> Spec:
         nonlocal credentials
@@ -199,7 +199,7 @@ def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
 
 def _gcs(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
     if os.environ.get("STORAGE_EMULATOR_HOST"):
-        raise Inexpressible("an emulator speaks Google's JSON API only")
+        raise UnsupportedByObstore("an emulator speaks Google's JSON API only")
     credentials = _google_credentials(name, spec.get("token"), hidden)
     key = json.loads(credentials.get("service_account_key", "{}"))
     url = key.get("gcs_base_url", "https://storage.googleapis.com")
@@ -234,7 +234,7 @@ def _google_credentials(name: str, token: Any, hidden: Hidden) -> Spec:
             return {"credential_provider": partial(_learnt, GoogleCredentialProvider(), hidden)}
         except google.auth.exceptions.DefaultCredentialsError:
             if not token:
-                raise Inexpressible("gcsfs looks in more places") from None
+                raise UnsupportedByObstore("gcsfs looks in more places") from None
             raise StoreError(
                 f"store {name!r} has token 'google_default', and there are no Google credentials "
                 f"on this machine: run `gcloud auth application-default login`, or set "
@@ -245,7 +245,7 @@ def _google_credentials(name: str, token: Any, hidden: Hidden) -> Spec:
             token = json.load(file)
     if isinstance(token, dict) and token.get("type") == "service_account":
         return {"service_account_key": json.dumps(token)}
-    raise Inexpressible("a token that gcsfs may know")
+    raise UnsupportedByObstore("a token that gcsfs may know")
 
 
 def _azure(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
@@ -278,7 +278,7 @@ def _azure(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
             "skip_signature": False,
         }
         if said.get("sharedaccesssignature") and not is_microsoft(url):
-            raise Inexpressible(_FOLLOWS)
+            raise UnsupportedByObstore(_FOLLOWS)
         options |= _azure_credentials(
             name,
             said.get("accountkey") or spec.get("account_key"),

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import obstore
 from obstore import exceptions
 
-from dj_npy._concurrency.threads import passed_on
+from dj_npy._concurrency.threads import pipe_to_thread
 from dj_npy._errors import NpyError, StoreError
 from dj_npy._stores import filecache, remote
 from dj_npy._stores.base import PROBE, Listed, Replace, Stat
@@ -200,7 +200,7 @@ class CloudStore(CloudReader):
             with suppress(NpyError):
                 self._remove(path)
 
-        passed_on(pieces, put, remove)
+        pipe_to_thread(pieces, put, remove)
 
     def _copy(self, source: str, path: str) -> None:
         with self._translated(source, "copy"):

@@ -13,7 +13,7 @@ import obstore
 from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from dj_npy._concurrency.threads import in_crowd
+from dj_npy._concurrency.threads import current_token
 from dj_npy._errors import ArrayCorruptError, NpyError
 from dj_npy._selection.parts import Part
 from dj_npy._stores.base import Buffer, Stat
@@ -200,16 +200,16 @@ class CloudReader(RemoteStore):
         few = list(islice(waiting, 2))
         if len(few) > 1 and not self._honours_ranges(path, few[0].start):
             return self._read_through(path, few[0].start, chain(few, waiting))
-        if len(few) == 1 and (in_crowd.get() is None or few[0].nbytes >= _MIN_DIRECT_PART):
+        if len(few) == 1 and (current_token.get() is None or few[0].nbytes >= _MIN_DIRECT_PART):
             stat = self._read_directly(path, few[0])
             if stat is not None:
                 return stat
         return super()._read_parts(path, chain(few, waiting))
 
     @property
-    def small(self) -> int:  # type: ignore[override]
+    def single_read_max(self) -> int:  # type: ignore[override]
         """As in `Store`: one request alone is quicker through the socket, many are not."""
-        return 0 if in_crowd.get() is None else _MIN_DIRECT_PART
+        return 0 if current_token.get() is None else _MIN_DIRECT_PART
 
     def _read_files(self, files: Iterable[tuple[str, Sequence[Buffer], int]]) -> list[bool]:
         return [self._read_file(*file) for file in files]

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from typing import NamedTuple, Protocol
 
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
-from dj_npy._format.metadata import STORE_ID, Row
+from dj_npy._format.metadata import STORE_ID, ArrayMetadata
 from dj_npy._stores import Store
 from dj_npy._stores.base import MARKER
 
@@ -52,7 +52,7 @@ class Witness(Protocol):
         """The stores to which the insert has written, and what they were then."""
         ...
 
-    def rows(self, store: Store) -> Iterator[list[Row] | None]:
+    def rows(self, store: Store) -> Iterator[list[ArrayMetadata] | None]:
         """
         Yield rows that refer to a store: some of the table, then of all of its schema.
 
@@ -121,7 +121,7 @@ def _looked_at(store: Store, place: object, asked: Witness | None) -> Known:
 
 def _agreed(store: Store, ids: Ids, asked: Witness) -> Ids:
     """Return the ids of a store of which the rows say nothing else; a new one gets its first."""
-    found: dict[str, Row] = {}
+    found: dict[str, ArrayMetadata] = {}
     all_known = True
     for some in asked.rows(store):
         all_known = some is not None
@@ -138,7 +138,7 @@ def _agreed(store: Store, ids: Ids, asked: Witness) -> Ids:
     return ids or (first(store) if rows or all_known else ())
 
 
-def contradiction(store: Store, ids: Ids | None, rows: Sequence[Row]) -> str | None:
+def contradiction(store: Store, ids: Ids | None, rows: Sequence[ArrayMetadata]) -> str | None:
     """
     Return why a store is not the one that some rows mean; None if it may be.
 
@@ -170,7 +170,7 @@ def contradiction(store: Store, ids: Ids | None, rows: Sequence[Row]) -> str | N
     )
 
 
-def misplaced(store: Store, row: Row) -> str | None:
+def misplaced(store: Store, row: ArrayMetadata) -> str | None:
     """Return why a file that was not found as its row says may be sought in the wrong store."""
     said = row.store_id
     try:
@@ -184,10 +184,10 @@ def misplaced(store: Store, row: Row) -> str | None:
     return f"{_called(store)}: {_found(ids)}; the row was written to store {said}. {_MOUNTED}"
 
 
-def is_there(store: Store, row: Row) -> bool:
+def is_there(store: Store, row: ArrayMetadata) -> bool:
     """Whether a row's file is in a store, of the size that the row says."""
     try:
-        promised = row.promised()
+        expected_header = row.expected_header()
         found = store.stat(row.path)
     except (ArrayMissingError, ArrayCorruptError):
         return False
@@ -195,7 +195,7 @@ def is_there(store: Store, row: Row) -> bool:
         if error.errno in _DENIED:  # which is no proof of anything
             return True
         raise
-    return promised is None or found.nbytes == promised[0].file_size
+    return expected_header is None or found.nbytes == expected_header[0].file_size
 
 
 def read(store: Store) -> Ids | None:

@@ -61,8 +61,8 @@ class LocalStore(Store):
         mounted than a place to put data.
     """
 
-    near = True
-    small = 4 << 20
+    is_local = True
+    single_read_max = 4 << 20
 
     def __init__(self, name: str, location: str) -> None:
         super().__init__(name)

@@ -190,11 +190,11 @@ def _service_store(name: str, spec: dict[str, Any]) -> Store:
 
 def _client_store(name: str, spec: dict[str, Any], identity: str) -> RemoteStore:
     if not _forked:
-        from dj_npy._stores.clients import Inexpressible, cloud_store
+        from dj_npy._stores.clients import UnsupportedByObstore, cloud_store
 
         try:
             return cloud_store(name, spec, identity, Hidden(spec))
-        except Inexpressible:
+        except UnsupportedByObstore:
             pass
     return _generic_store(name, spec, identity)
 

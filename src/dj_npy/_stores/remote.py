@@ -106,8 +106,8 @@ class RemoteStore(Store):
         if nbytes <= ONE_PUT:
             contents = list(pieces)
             if self._creates_exclusively(first):
-                return self._first_free(paths, contents)
-            path = _of_nobody_else(paths)
+                return self._create_first_available(paths, contents)
+            path = _random_name(paths)
             return self._written(path, lambda: self._put(path, contents))
         path = self._reserved(paths, first)
         self._upload(path, pieces, nbytes)
@@ -121,13 +121,17 @@ class RemoteStore(Store):
 
     def _reserved(self, paths: Iterator[str], wanted: str) -> str:
         """Return a name that may be written to by more than one request."""
-        return self._first_free(paths, []) if self._reserves(wanted) else _of_nobody_else(paths)
+        return (
+            self._create_first_available(paths, [])
+            if self._reserves(wanted)
+            else _random_name(paths)
+        )
 
     def _reserves(self, wanted: str) -> bool:
         """Whether a name may be reserved: what is begun under it ends before it is free again."""
         return self._creates_exclusively(wanted)
 
-    def _first_free(self, paths: Iterator[str], contents: list[memoryview]) -> str:
+    def _create_first_available(self, paths: Iterator[str], contents: list[memoryview]) -> str:
         for path in islice(paths, _NAMES):
             if self._put_new(path, contents):
                 return path
@@ -353,7 +357,7 @@ class RemoteStore(Store):
         """Have the server copy `source` over `path`."""
 
 
-def _of_nobody_else(paths: Iterator[str]) -> str:
+def _random_name(paths: Iterator[str]) -> str:
     return next(islice(paths, 1, None))
 
 

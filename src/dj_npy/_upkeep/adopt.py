@@ -8,7 +8,7 @@ from dj_npy._concurrency.threads import all_in_threads
 from dj_npy._datajoint.catalog import connection_of, schema_name, snapshot
 from dj_npy._datajoint.storerows import rows_of
 from dj_npy._errors import ArrayInvalidError, StoreError
-from dj_npy._format.metadata import Row
+from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._stores import identity, open_store
 
 _SAMPLES = 50
@@ -62,7 +62,7 @@ def adopt(schema_or_table: Any, store: str | None = None, *, force: bool = False
     connection = connection_of(schema_or_table if table is None else table)
     place = open_store(connection._config, store)
     counts: Counter[str | None] = Counter()
-    samples: dict[str | None, list[Row]] = {}
+    samples: dict[str | None, list[ArrayMetadata]] = {}
     with snapshot(connection) as now:
         columns = now.columns([schema])
         if table is not None:
@@ -85,7 +85,9 @@ def adopt(schema_or_table: Any, store: str | None = None, *, force: bool = False
     return list(ids)
 
 
-def _sample(row: Row, counts: Counter[str | None], samples: dict[str | None, list[Row]]) -> None:
+def _sample(
+    row: ArrayMetadata, counts: Counter[str | None], samples: dict[str | None, list[ArrayMetadata]]
+) -> None:
     """Keep some rows of each store, each as likely as the others."""
     counts[row.store_id] += 1
     kept = samples.setdefault(row.store_id, [])
@@ -95,11 +97,11 @@ def _sample(row: Row, counts: Counter[str | None], samples: dict[str | None, lis
         kept[at] = row
 
 
-def _check(place: Any, said: str | None, rows: list[Row], count: int) -> None:
+def _check(place: Any, said: str | None, rows: list[ArrayMetadata], count: int) -> None:
     """Raise if most of some rows' files are not there."""
     missing: list[str] = []
 
-    def look(row: Row) -> bool:
+    def look(row: ArrayMetadata) -> bool:
         if not identity.is_there(place, row):
             missing.append(row.path)
         return True

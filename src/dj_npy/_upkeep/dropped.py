@@ -72,7 +72,7 @@ class Dropped:
             return None
         return ".".join([*table, names[0]])
 
-    def may_go(self, folder: str) -> bool:
+    def is_key_folder(self, folder: str) -> bool:
         """Whether a folder, once it is empty, is of no use: it is one of a key."""
         folders = folder.split("/")
         return _OF_KEY.fullmatch(folders[-1]) is not None and self._table(folders) is not None

@@ -39,8 +39,10 @@ class Place(NamedTuple):
         """Remove the folders of keys in which nothing is left."""
 
         def may_go(folder: str) -> bool:
-            is_of_gone = dropped and self.gone.may_go(folder)
-            return self.layout.may_go(folder) or (is_of_gone and not self.layout.keeps(folder))
+            is_of_gone = dropped and self.gone.is_key_folder(folder)
+            return self.layout.is_key_folder(folder) or (
+                is_of_gone and not self.layout.keeps(folder)
+            )
 
         for folder in self.folders:
             self.store.prune(folder, may_go)
@@ -93,7 +95,7 @@ class Inventory:
             for folder in folders:
                 for is_upload in (False, True):
                     for each in store.uploads(folder) if is_upload else store.files(folder):
-                        kind: str | None = layout.what(each.path)
+                        kind: str | None = layout.classify(each.path)
                         owner = gone.owner(each.path) if kind is None else None
                         if (kind or owner) is None and not is_upload:
                             kind = _UNKNOWN if layout.may_be_live(each.path) else None
@@ -109,7 +111,7 @@ class Inventory:
                             report.odd.append(
                                 f"{each.path} in store {store.name!r}: its time makes no sense"
                             )
-                        core = folded(layout.core(each.path))
+                        core = folded(layout.relative_path(each.path))
                         self._listed.add(core.count("/"))
                         yield (core, number, what, each.path, each.nbytes, modified, each.version,
                                each.modified <= until, owner, each.leads_to)  # fmt: skip

@@ -13,12 +13,12 @@ import datajoint as dj
 from datajoint.errors import DataJointError
 
 from dj_npy._array.file import ArrayFile
-from dj_npy._concurrency.ahead import Ahead, Step, Task
+from dj_npy._concurrency.ahead import Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._datajoint.catalog import Snapshot, connection_of, is_npy, schema_name, snapshot
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError, ArrayMissingError, NpyError
 from dj_npy._format import npyfile as fileformat
-from dj_npy._format.metadata import Row
+from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._settings import settings
 from dj_npy._stores import StoreConfig, open_store
 from dj_npy._stores.remote import PART, SIDE_BY_SIDE
@@ -151,7 +151,7 @@ def verify(*schemas_or_tables: Any, checksums: bool = False, progress: bool = Fa
         given = list(map(_checked, schemas_or_tables))
         configs = [_spool(each, number, rows, report) for number, each in enumerate(given)]
         rows.seek(0)
-        ahead = Ahead(_steps(rows, configs, checksums), settings.max_workers, _IN_FLIGHT)
+        ahead = Pipeline(_steps(rows, configs, checksums), settings.max_workers, _IN_FLIGHT)
         total = (report.checked, report.nbytes)
         bar = stack.enter_context(Progress("verify", total if progress else None))
         try:
@@ -170,7 +170,7 @@ class _Place(NamedTuple):
     table: str
     key: dict[str, Any]
     attribute: str
-    row: Row
+    row: ArrayMetadata
     config: StoreConfig
     nbytes: int
 
@@ -226,7 +226,7 @@ def _checked(given: Any) -> Any:
     )
 
 
-def _steps(rows: Iterable[str], configs: list[StoreConfig], checksums: bool) -> Iterator[Step]:
+def _steps(rows: Iterable[str], configs: list[StoreConfig], checksums: bool) -> Iterator[WorkItem]:
     places: list[_Place] = []
     nbytes = 0
     for line in rows:
@@ -243,16 +243,16 @@ def _steps(rows: Iterable[str], configs: list[StoreConfig], checksums: bool) -> 
         yield _step(places, nbytes, checksums)
 
 
-def _step(places: list[_Place], nbytes: int, checksums: bool) -> Step:
+def _step(places: list[_Place], nbytes: int, checksums: bool) -> WorkItem:
     task = Task(partial(_examined_together, places, checksums))
-    return Step(places, [task], min(nbytes, PART * SIDE_BY_SIDE))
+    return WorkItem(places, [task], min(nbytes, PART * SIDE_BY_SIDE))
 
 
 def _examined_together(places: list[_Place], checksums: bool) -> list[tuple[str, str]]:
     return [examined(place.row, place.config, checksums) for place in places]
 
 
-def examined(row: Row, config: StoreConfig, checksums: bool) -> tuple[str, str]:
+def examined(row: ArrayMetadata, config: StoreConfig, checksums: bool) -> tuple[str, str]:
     """
     Look at the file of a row and return what is to be said of it, and the message if there is one.
 
@@ -261,7 +261,7 @@ def examined(row: Row, config: StoreConfig, checksums: bool) -> tuple[str, str]:
     if isinstance(row.json, str):
         return "invalid row", f"the row's JSON cannot be read, or is a text: {short_repr(row.json)}"
     try:
-        _ = row.path, row.shape, row.dtype, row.store, row.promised()
+        _ = row.path, row.shape, row.dtype, row.store, row.expected_header()
     except ArrayCorruptError as error:
         return "invalid row", str(error)
     try:
@@ -306,14 +306,14 @@ def _add(report: Report, place: _Place, what: str, message: str) -> None:
     report.findings.append(Finding(what, place.table, key, place.attribute, store, path, message))
 
 
-def _row(stored: str) -> Row:
+def _row(stored: str) -> ArrayMetadata:
     try:
-        return Row(json.loads(stored))
+        return ArrayMetadata(json.loads(stored))
     except (ValueError, RecursionError):
-        return Row(stored)
+        return ArrayMetadata(stored)
 
 
-def _nbytes(row: Row) -> int:
+def _nbytes(row: ArrayMetadata) -> int:
     try:
         return row.nbytes
     except ArrayCorruptError:
