@@ -313,9 +313,9 @@ def test_the_store_dies(
     what: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dj_npy._stores.cloudreader._ATTEMPTS", 1)  # or it would take 25 s
+    monkeypatch.setattr("dj_npy._stores.obstore.reader._ATTEMPTS", 1)  # or it would take 25 s
     retries = {"max_retries": 1, "retry_timeout": timedelta(seconds=5)}
-    monkeypatch.setattr("dj_npy._stores.clients._retry_config", lambda _: retries)
+    monkeypatch.setattr("dj_npy._stores.obstore.clients._retry_config", lambda _: retries)
     with mortal(tmp_path / "served") as (url, process):
         database.config.stores = {**stores, "mortal": s3_settings(url, location="")}
         recording = table("n : int32\n---\nwaveform : <npy@mortal>")

@@ -24,8 +24,8 @@ from dj_npy import ArrayCorruptError, ArrayMissingError, NpyError, NpyRef, Store
 from dj_npy._format import accepted as _validity
 from dj_npy._format import npyfile as fileformat
 from dj_npy._stores import filecache as _filecache
-from dj_npy._stores import naming
-from dj_npy._stores.local import LocalStore
+from dj_npy._stores.local import naming
+from dj_npy._stores.local.store import LocalStore
 from tests.conftest import run
 from tests.datajoint.test_codec import files
 from tests.format.test_fileformat import saved, with_header

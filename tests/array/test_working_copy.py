@@ -209,7 +209,7 @@ def test_a_damaged_object_is_told_from_a_changed_one(
 
 
 def test_damage_after_a_change_is_damage(stored: Stored, s3: Any, location: str, moto: str) -> None:
-    from dj_npy._stores.cloud import CHANGED
+    from dj_npy._stores.obstore.store import CHANGED
 
     ref = stored(A, store=s3)
     mapped: Any = ref.load(mmap_mode="r+")

@@ -24,7 +24,7 @@ from deepdiff import DeepHash
 import dj_npy
 from dj_npy import NpyRef
 from dj_npy._array.arraylike import as_scalar
-from dj_npy._stores.local import LocalStore
+from dj_npy._stores.local.store import LocalStore
 from tests.conftest import MakeTable, connected_instance, is_mariadb
 from tests.datajoint.test_codec import WAVEFORM, built_in_codec, files
 from tests.support.warm import run

@@ -14,9 +14,10 @@ import obstore
 import pytest
 
 from dj_npy import StoreError
-from dj_npy._stores import amazon, clients, opening
-from dj_npy._stores.cloud import CloudStore
-from dj_npy._stores.generic import GenericStore
+from dj_npy._stores import opening
+from dj_npy._stores.fsspec import GenericStore
+from dj_npy._stores.obstore import amazon, clients
+from dj_npy._stores.obstore.store import CloudStore
 from dj_npy._stores.secret import Hidden
 from tests.stores.test_conformance import location, store_of
 from tests.support.conformance import beginning, create
@@ -401,7 +402,7 @@ def test_gcs_without_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    for name in [name for name in sys.modules if name.startswith("dj_npy._stores.cl")]:
+    for name in [name for name in sys.modules if name.startswith("dj_npy._stores.obstore")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(StoreError, match=r"pip install 'dj-npy\[s3\]'"):

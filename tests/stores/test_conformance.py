@@ -9,8 +9,8 @@ import fsspec
 import pytest
 
 from dj_npy._stores import Store, open_store, opening
-from dj_npy._stores.cloud import CloudStore
-from dj_npy._stores.generic import GenericStore
+from dj_npy._stores.fsspec import GenericStore
+from dj_npy._stores.obstore.store import CloudStore
 from tests.support.conformance import Conformance
 from tests.support.servers import BUCKET, AzureRaw, FolderRaw, FsspecRaw, Raw, S3Raw, s3_settings
 

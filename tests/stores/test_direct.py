@@ -8,8 +8,8 @@ import pytest
 
 from dj_npy import StoreError
 from dj_npy._stores import remote
-from dj_npy._stores.cloud import CloudStore
-from dj_npy._stores.direct import Direct
+from dj_npy._stores.obstore.direct import Direct
+from dj_npy._stores.obstore.store import CloudStore
 from dj_npy._stores.pieces import targets
 from tests.stores.test_conformance import location, store_of
 from tests.stores.test_remote import impatient

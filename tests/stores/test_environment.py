@@ -20,9 +20,10 @@ import pytest
 from obstore.store import S3Store
 
 import dj_npy
-from dj_npy._stores import amazon, clients, opening
+from dj_npy._stores import opening
 from dj_npy._stores.environment import proxy_for
-from dj_npy._stores.generic import GenericStore
+from dj_npy._stores.fsspec import GenericStore
+from dj_npy._stores.obstore import amazon, clients
 from tests.conftest import run
 from tests.stores.test_conformance import location, store_of
 from tests.support.conformance import PLAIN, beginning, create

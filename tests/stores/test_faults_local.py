@@ -19,8 +19,10 @@ import pytest
 
 import dj_npy
 from dj_npy import ArrayMissingError, NpyRef, StoreError
-from dj_npy._stores import local, localfile, naming
-from dj_npy._stores.local import LocalStore
+from dj_npy._stores.local import file as localfile
+from dj_npy._stores.local import naming
+from dj_npy._stores.local import store as local
+from dj_npy._stores.local.store import LocalStore
 from tests.conftest import run
 from tests.datajoint.test_codec import WAVEFORM, files
 from tests.stores.test_local_store import PLAIN, create, names

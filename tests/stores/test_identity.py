@@ -18,7 +18,7 @@ from dj_npy import StoreError
 from dj_npy._cli.main import main
 from dj_npy._datajoint import storerows as _storerows
 from dj_npy._stores import base, identity, open_store, opening
-from dj_npy._stores.local import LocalStore
+from dj_npy._stores.local.store import LocalStore
 from tests.conftest import MakeTable
 from tests.stores.test_conformance import location
 from tests.support import processes

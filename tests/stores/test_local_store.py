@@ -15,8 +15,10 @@ import pytest
 from dj_npy import ArrayMissingError, StoreError, settings
 from dj_npy._format.names import TEMPORARY_SUFFIX
 from dj_npy._format.path import with_token
-from dj_npy._stores import local, localfile, naming
-from dj_npy._stores.local import LocalStore
+from dj_npy._stores.local import file as localfile
+from dj_npy._stores.local import naming
+from dj_npy._stores.local import store as local
+from dj_npy._stores.local.store import LocalStore
 from tests.conftest import run
 from tests.support.conformance import beginning
 
@@ -75,8 +77,8 @@ def test_keys_that_differ_in_case_only_on_a_case_blind_disk(case_blind_disk: Pat
 
 RACER = """
 import errno, os, sys
-from dj_npy._stores import naming
-from dj_npy._stores.local import LocalStore
+from dj_npy._stores.local import naming
+from dj_npy._stores.local.store import LocalStore
 from tests.stores.test_local_store import create
 def no_link(*_):
     raise OSError(errno.EPERM, "links are not to be had")
@@ -171,7 +173,7 @@ def test_a_failing_step_leaves_nothing_and_says_why(
 WITHOUT_PERMISSION = """
 import os, sys
 from dj_npy import StoreError
-from dj_npy._stores.local import LocalStore
+from dj_npy._stores.local.store import LocalStore
 from tests.stores.test_local_store import create
 if os.geteuid() == 0:
     os.setuid(65534)
@@ -299,7 +301,7 @@ def test_a_large_file_is_read_side_by_side(
 
 AT_EXIT = """
 import atexit, sys, threading
-from dj_npy._stores.local import LocalStore
+from dj_npy._stores.local.store import LocalStore
 store = LocalStore("main", sys.argv[1])
 def read():
     buffer = bytearray(40 << 20)

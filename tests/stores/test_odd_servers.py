@@ -16,11 +16,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 from dj_npy import ArrayMissingError, StoreError
 from dj_npy._cli.remotefile import beginning_of_url
 from dj_npy._concurrency.threads import in_time
-from dj_npy._stores import Store, amazon, open_store, opening, remote
+from dj_npy._stores import Store, open_store, opening, remote
 from dj_npy._stores.base import PROBE, Listed
-from dj_npy._stores.cloud import CloudStore
 from dj_npy._stores.environment import ca_bundle, tls, trusted
-from dj_npy._stores.generic import GenericStore
+from dj_npy._stores.fsspec import GenericStore
+from dj_npy._stores.obstore import amazon
+from dj_npy._stores.obstore.store import CloudStore
 from tests.stores.test_conformance import as_if_forked, location, store_of
 from tests.stores.test_remote import impatient
 from tests.support.conformance import PLAIN, beginning, create, large, read

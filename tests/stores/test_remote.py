@@ -16,8 +16,9 @@ from obstore import exceptions
 from benchmarks._measure import peak_memory
 from dj_npy import ArrayCorruptError, ArrayMissingError, NpyRef, StoreError
 from dj_npy._concurrency import threads
-from dj_npy._stores import Store, amazon, clients, failures, opening, remote
+from dj_npy._stores import Store, opening, remote
 from dj_npy._stores.base import PROBE
+from dj_npy._stores.obstore import amazon, clients, failures
 from tests.conftest import run
 from tests.stores.test_conformance import location, store_of
 from tests.support.conformance import PLAIN, beginning, create, large, names, read

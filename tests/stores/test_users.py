@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dj_npy._stores.base import MARKER
-from dj_npy._stores.local import LocalStore
+from dj_npy._stores.local.store import LocalStore
 from tests.support.users import ALICE, BOB, LAB, as_user
 
 pytestmark = pytest.mark.slow

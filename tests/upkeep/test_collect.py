@@ -17,6 +17,7 @@ import pytest
 from datajoint.errors import DataJointError
 
 import dj_npy
+import dj_npy._stores.local.store
 import dj_npy._upkeep.collect
 from tests.support import processes
 from tests.support.servers import FolderRaw, S3Raw, s3_client, s3_settings
@@ -472,7 +473,7 @@ def test_a_file_is_the_one_that_was_listed_if_it_is_as_old_to_two_seconds(
 ) -> None:
     """For rclone, one object is of 13.004 s when listed, and of 12 s when asked for."""
     ref = stored(WAVEFORM)
-    local = dj_npy._stores.local.LocalStore("main", str(store))
+    local = dj_npy._stores.local.store.LocalStore("main", str(store))
     [listed] = local.files()
     listed = listed._replace(modified=listed.modified + timedelta(seconds=later_s))
     assert local.remove_listed(listed) is removed
@@ -624,7 +625,7 @@ def test_a_bucket_that_is_gone_removes_nothing(
 def test_writers_are_not_disturbed_by_the_removal_of_empty_folders(
     rows: Any, schema: Any, store: Path
 ) -> None:
-    local, stop = dj_npy._stores.local.LocalStore("main", str(store)), threading.Event()
+    local, stop = dj_npy._stores.local.store.LocalStore("main", str(store)), threading.Event()
     folder = f"{schema.database}/recording"
 
     def prune() -> None:
@@ -646,15 +647,15 @@ def test_a_folder_that_another_process_made_anew_is_synced(
     stored: Callable[..., Any], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
-    original = dj_npy._stores.naming.sync_folder
+    original = dj_npy._stores.local.naming.sync_folder
 
     def sync_folder(path: str) -> None:
         synced.append(path)
         original(path)
 
-    monkeypatch.setattr("dj_npy._stores.local.sync_folder", sync_folder)
+    monkeypatch.setattr("dj_npy._stores.local.store.sync_folder", sync_folder)
     ref = stored(WAVEFORM)
-    local = dj_npy._stores.local.LocalStore("main", str(store))
+    local = dj_npy._stores.local.store.LocalStore("main", str(store))
     (store / ref.path).unlink()
     local.prune("", lambda path: "=" in path)
     folder = (store / ref.path).parent

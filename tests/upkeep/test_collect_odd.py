@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import dj_npy
-from dj_npy._stores import generic
+import dj_npy._stores.local.store
+from dj_npy._stores import fsspec as generic
 from dj_npy._stores.base import UNTIMED
 from tests.upkeep.test_collect import files
 
@@ -114,7 +115,7 @@ def test_a_file_whose_time_makes_no_sense_is_spared_and_told(
     paths = sorted(row["waveform"].path for row in rows.to_dicts())
     (rows & "recording_id < 2").delete(prompt=False)
     odd = (store / paths[0]).stat().st_ino
-    original = dj_npy._stores.local._time_of
+    original = dj_npy._stores.local.store._time_of
 
     class Stat:
         st_mtime = float(TIMES[time])
@@ -122,7 +123,7 @@ def test_a_file_whose_time_makes_no_sense_is_spared_and_told(
     def time_of(stat: Any) -> Any:
         return original(Stat if stat.st_ino == odd else stat)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(dj_npy._stores.local, "_time_of", time_of)
+    monkeypatch.setattr(dj_npy._stores.local.store, "_time_of", time_of)
     found = dj_npy.collect(schema, older_than=NOW, dry_run=False)
     assert (found.removed, found.young, found.ok) == (1, 1, True)
     assert found.odd == [f"{paths[0]} in store 'main': its time makes no sense"]
@@ -158,7 +159,7 @@ def test_a_clock_that_makes_no_sense_removes_nothing(
     rows: Any, schema: Any, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (rows & "recording_id < 2").delete(prompt=False)
-    monkeypatch.setattr(dj_npy._stores.local, "_time_of", lambda stat: UNTIMED)
+    monkeypatch.setattr(dj_npy._stores.local.store, "_time_of", lambda stat: UNTIMED)
     with pytest.raises(dj_npy.StoreError, match="clock"):
         dj_npy.collect(schema, older_than=NOW, dry_run=False)
     assert len(files(store)) == 6
@@ -198,7 +199,7 @@ def test_a_file_of_two_numbers_stays_and_is_told(
 ) -> None:
     """Some file systems of FUSE number a file anew each time it is looked at."""
     ref = stored(WAVEFORM)
-    local = dj_npy._stores.local.LocalStore("main", str(store))
+    local = dj_npy._stores.local.store.LocalStore("main", str(store))
     [listed] = local.files()
     with pytest.raises(dj_npy.StoreError, match="the store lists it as of"):
         local.remove_listed(listed._replace(version="7-7"))

@@ -12,7 +12,8 @@ import pytest
 
 import dj_npy
 import dj_npy._upkeep.collect
-from dj_npy._stores import clients, remote
+from dj_npy._stores import remote
+from dj_npy._stores.obstore import clients
 from tests.support.faults import Fault, Proxy, Request, proxy_of
 from tests.support.servers import S3Raw, s3_settings
 

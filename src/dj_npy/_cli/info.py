@@ -19,7 +19,7 @@ from dj_npy._format import npyfile as fileformat
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import Header
 from dj_npy._stores import Store, open_store
-from dj_npy._stores.local import LocalStore
+from dj_npy._stores.local.store import LocalStore
 from dj_npy._stores.regularfile import open_to_read
 from dj_npy._text import in_units, printable
 

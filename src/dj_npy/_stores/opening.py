@@ -11,7 +11,12 @@ from typing import Any, NamedTuple
 from datajoint.errors import DataJointError
 
 from dj_npy._errors import StoreError
-from dj_npy._stores.amazon import (
+from dj_npy._stores.base import Store
+from dj_npy._stores.described import StoreConfig
+from dj_npy._stores.environment import proxy_for, tls
+from dj_npy._stores.fsspec import GenericStore
+from dj_npy._stores.local.store import LocalStore
+from dj_npy._stores.obstore.amazon import (
     ambient_secrets,
     endpoint_of,
     region_of,
@@ -21,12 +26,7 @@ from dj_npy._stores.amazon import (
     s3_remove,
     server_time,
 )
-from dj_npy._stores.base import Store
-from dj_npy._stores.described import StoreConfig
-from dj_npy._stores.environment import proxy_for, tls
-from dj_npy._stores.generic import GenericStore
-from dj_npy._stores.local import LocalStore
-from dj_npy._stores.microsoft import azure_filesystem
+from dj_npy._stores.obstore.microsoft import azure_filesystem
 from dj_npy._stores.remote import RemoteStore
 from dj_npy._stores.secret import TOKENS_UNTOLD, Hidden, cut, shown
 
@@ -190,7 +190,7 @@ def _service_store(name: str, spec: dict[str, Any]) -> Store:
 
 def _client_store(name: str, spec: dict[str, Any], identity: str) -> RemoteStore:
     if not _forked:
-        from dj_npy._stores.clients import UnsupportedByObstore, cloud_store
+        from dj_npy._stores.obstore.clients import UnsupportedByObstore, cloud_store
 
         try:
             return cloud_store(name, spec, identity, Hidden(spec))

@@ -12,8 +12,8 @@ from dj_npy._datajoint.storerows import check_stores
 from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._format.layout import Column, Layout
 from dj_npy._stores import Store, open_store, schema_addressing
-from dj_npy._stores.local import LocalStore
-from dj_npy._stores.near import beginnings, local_stores
+from dj_npy._stores.local.links import beginnings, local_stores
+from dj_npy._stores.local.store import LocalStore
 from dj_npy._upkeep.collection import Collection
 from dj_npy._upkeep.dropped import Dropped
 from dj_npy._upkeep.inventory import Inventory, Place

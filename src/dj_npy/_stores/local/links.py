@@ -10,7 +10,7 @@ from dj_npy._errors import NpyError
 from dj_npy._format.names import folded
 from dj_npy._stores.base import Store
 from dj_npy._stores.described import StoreConfig
-from dj_npy._stores.local import LocalStore
+from dj_npy._stores.local.store import LocalStore
 from dj_npy._stores.opening import open_store
 
 

@@ -17,11 +17,11 @@ from dj_npy._concurrency.threads import current_token
 from dj_npy._errors import ArrayCorruptError, NpyError
 from dj_npy._selection.parts import Part
 from dj_npy._stores.base import Buffer, Stat
-from dj_npy._stores.direct import Direct
-from dj_npy._stores.failures import FAILURES, is_unmeasured
+from dj_npy._stores.obstore.direct import Direct
+from dj_npy._stores.obstore.failures import FAILURES, is_unmeasured
+from dj_npy._stores.obstore.unmeasured import Unmeasured, chunks_of
 from dj_npy._stores.remote import PART, SIDE_BY_SIDE, Answer, RemoteStore
 from dj_npy._stores.secret import Hidden
-from dj_npy._stores.unmeasured import Unmeasured, chunks_of
 
 Client = S3Store | GCSStore | AzureStore
 

@@ -14,8 +14,7 @@ from dj_npy._concurrency.threads import pipe_to_thread
 from dj_npy._errors import NpyError, StoreError
 from dj_npy._stores import filecache, remote
 from dj_npy._stores.base import PROBE, Listed, Replace, Stat
-from dj_npy._stores.cloudreader import Client, CloudReader
-from dj_npy._stores.failures import (
+from dj_npy._stores.obstore.failures import (
     CONDITION_FAILED,
     DENIED,
     FAILURES,
@@ -28,6 +27,7 @@ from dj_npy._stores.failures import (
     is_never,
     told,
 )
+from dj_npy._stores.obstore.reader import Client, CloudReader
 from dj_npy._stores.reasons import code_of, is_expired, no_bucket
 from dj_npy._stores.remote import (
     SIDE_BY_SIDE,

@@ -14,12 +14,12 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
-from dj_npy._stores.amazon import MultipartUploads, is_amazon
-from dj_npy._stores.cloud import CloudStore
-from dj_npy._stores.cloudreader import Client
 from dj_npy._stores.environment import proxy_for, trusted
-from dj_npy._stores.failures import in_short
-from dj_npy._stores.microsoft import is_microsoft
+from dj_npy._stores.obstore.amazon import MultipartUploads, is_amazon
+from dj_npy._stores.obstore.failures import in_short
+from dj_npy._stores.obstore.microsoft import is_microsoft
+from dj_npy._stores.obstore.reader import Client
+from dj_npy._stores.obstore.store import CloudStore
 from dj_npy._stores.regularfile import open_regular
 from dj_npy._stores.secret import Hidden
 
