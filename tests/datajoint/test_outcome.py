@@ -25,10 +25,8 @@ from datajoint.errors import DataJointError, DuplicateError
 import dj_npy
 from dj_npy._array.arraylike import as_scalar
 from dj_npy._datajoint.catalog import another_session
-from dj_npy._datajoint.codec import current, row_key
+from dj_npy._datajoint.context import bulk, current, row_key, witness
 from dj_npy._datajoint.grants import sees_triggers
-from dj_npy._datajoint.insertion import bulk
-from dj_npy._stores import identity
 from tests.conftest import instance_of
 from tests.datajoint.test_bulk import WAVEFORM, files
 from tests.support.processes import reconnect, reconnect_if_lost
@@ -744,7 +742,7 @@ def test_a_child_that_leaves_the_generator_of_rows_takes_back_nothing(
 
 # What an exception leaves behind
 
-VARIABLES = (bulk, current, row_key, as_scalar, identity.witness)
+VARIABLES = (bulk, current, row_key, as_scalar, witness)
 
 
 @contextmanager

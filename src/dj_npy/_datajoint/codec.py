@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from contextvars import ContextVar
 from itertools import chain, repeat
-from typing import Any, Protocol
+from typing import Any
 
 import datajoint as dj
 import xxhash
 from datajoint.codecs import unregister_codec
 
 from dj_npy._array.ref import NpyRef, file_of
+from dj_npy._datajoint.context import Encoding, current, row_key, witness
 from dj_npy._datajoint.daskvalues import check_dask, is_dask, to_store
 from dj_npy._errors import ArrayCorruptError
 from dj_npy._format import npyfile as fileformat
@@ -19,38 +19,6 @@ from dj_npy._format.blocks import Blocks
 from dj_npy._format.npyfile import CHECKSUM, Header
 from dj_npy._format.path import array_path, with_token
 from dj_npy._stores import Store, identity, open_store, schema_addressing
-
-row_key: ContextVar[dict[str, Any] | None] = ContextVar("row_key", default=None)
-"""Primary key of the row being written, where DataJoint does not pass it (`update1`)."""
-
-
-class Encoding(Protocol):
-    """A statement whose rows are being encoded, and whose arrays may have been begun before."""
-
-    @property
-    def table_name(self) -> str:
-        """The full name of the table, quoted."""
-        ...
-
-    def encoded(self, attribute: str) -> dict[str, Any] | None:
-        """Return what describes the array of an attribute, if it is written already."""
-        ...
-
-    def note(self, store: Store, path: str, attribute: str) -> None:
-        """Take note of a file that has been created."""
-        ...
-
-    def wrote(self, nbytes: int) -> None:
-        """Take note of an array that was not begun before."""
-        ...
-
-    def sends(self, connection: Any, query: str, sent: Any) -> None:
-        """Take note of a query that is about to be sent."""
-        ...
-
-
-current: ContextVar[Encoding | None] = ContextVar("current", default=None)
-"""The statement whose rows are being encoded in this thread."""
 
 # A reload of this module, too, finds the name taken.
 with suppress(dj.DataJointError):
@@ -152,7 +120,7 @@ class NpyCodec(dj.SchemaCodec):
         schema, table, attribute, primary_key = self._extract_context(key, context)
         config = self._codec_config(key, context) or dj.config
         store = open_store(config, store_name)
-        store_id = identity.written_to(store)
+        store_id = identity.written_to(store, witness.get())
         prefix, partition, token_length = schema_addressing(config, store)
         plain = array_path(
             schema,

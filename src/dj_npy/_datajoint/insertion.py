@@ -6,9 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import datajoint as dj
 import numpy as np
@@ -16,8 +15,8 @@ import numpy as np
 from dj_npy._array.ref import NpyRef
 from dj_npy._concurrency.ahead import Pipeline, Task, WorkItem
 from dj_npy._datajoint import transactions
-from dj_npy._datajoint.codec import NpyCodec, current
-from dj_npy._datajoint.context import call_with
+from dj_npy._datajoint.codec import NpyCodec
+from dj_npy._datajoint.context import bulk, call_with, current, witness
 from dj_npy._datajoint.outcome import Session, Written, take_back
 from dj_npy._errors import ArrayInvalidError
 from dj_npy._format.blocks import Blocks
@@ -33,18 +32,6 @@ A larger one is written before that; its own parts go side by side.
 """
 _QUIET_S = 1
 """How long the database is not spoken to before it is asked whether it is still there."""
-
-
-class Bulk(NamedTuple):
-    """How the rows of an insert are to be uploaded side by side."""
-
-    max_workers: int
-    wrote: Callable[[int], object]
-    """Called with the bytes of each array that has been written."""
-
-
-bulk: ContextVar[Bulk | None] = ContextVar("bulk", default=None)
-"""While set: an insert uploads its arrays side by side."""
 
 
 class Statement:
@@ -285,7 +272,7 @@ class Insertion(Statement):
                 if not isinstance(value, (np.ndarray, NpyRef)):
                     continue
                 if store not in agreed:  # the database is asked in this thread, and once
-                    identity.written_to(open_store(self._connection._config, store))
+                    identity.written_to(open_store(self._connection._config, store), witness.get())
                     agreed.add(store)
                 context = {
                     "schema": self._table.database,

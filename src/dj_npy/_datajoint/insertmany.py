@@ -7,9 +7,8 @@ import numpy as np
 
 from dj_npy._array.ref import NpyRef
 from dj_npy._concurrency.progress import Progress
-from dj_npy._datajoint.context import call_with
+from dj_npy._datajoint.context import Bulk, bulk, call_with
 from dj_npy._datajoint.daskvalues import is_dask
-from dj_npy._datajoint.insertion import Bulk, bulk
 from dj_npy._format.blocks import Blocks
 from dj_npy._settings import thread_count
 

@@ -22,16 +22,15 @@ import datajoint as dj
 from datajoint.errors import DataJointError
 
 from dj_npy._array.arraylike import ArrayLike, as_scalar
-from dj_npy._array.ref import NpyRef
+from dj_npy._array.ref import NpyRef, row_of
 from dj_npy._datajoint import transactions
 from dj_npy._datajoint.catalog import snapshot
-from dj_npy._datajoint.codec import NpyCodec, current, row_key
-from dj_npy._datajoint.context import call_with
+from dj_npy._datajoint.codec import NpyCodec
+from dj_npy._datajoint.context import call_with, current, row_key, witness
 from dj_npy._datajoint.insertion import Insertion, Update
 from dj_npy._datajoint.storerows import RowsOf
 from dj_npy._format.layout import Layout
 from dj_npy._format.names import Listing
-from dj_npy._stores import identity
 
 Method = Callable[..., Any]
 
@@ -115,7 +114,7 @@ def key_of_an_update(original: Method) -> Method:
         # What is not a mapping is the original's to complain about.
         names = self.primary_key if isinstance(row, Mapping) else ()
         key = {name: row[name] for name in names if name in row}
-        known: dict[ContextVar[Any], Any] = {row_key: key, identity.witness: RowsOf(self)}
+        known: dict[ContextVar[Any], Any] = {row_key: key, witness: RowsOf(self)}
         send = functools.partial(original, self, row, *args, **kwargs)
         return Update(self).run(lambda: call_with(known, send))
 
@@ -142,7 +141,7 @@ def _hash_of_a_reference(original: Method) -> Method:
     def _hash(self: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(obj, NpyRef):
             return original(self, obj, *args, **kwargs)
-        result = original(self, obj._row, *args, **kwargs)
+        result = original(self, row_of(obj), *args, **kwargs)
         self.hashes[obj] = result  # it is looked up by what was asked for
         return result
 
@@ -164,7 +163,7 @@ def files_of_refused_rows(original: Method) -> Method:
         send = functools.partial(
             insertion.run, rows, lambda rows: original(self, rows, *args, **kwargs)
         )
-        return call_with({identity.witness: RowsOf(self)}, send)
+        return call_with({witness: RowsOf(self)}, send)
 
     return _insert_rows
 

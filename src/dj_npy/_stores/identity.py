@@ -13,7 +13,6 @@ import secrets
 import threading
 import time
 from collections.abc import Hashable, Iterator, Sequence
-from contextvars import ContextVar
 from typing import NamedTuple, Protocol
 
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
@@ -61,10 +60,6 @@ class Witness(Protocol):
         ...
 
 
-witness: ContextVar[Witness | None] = ContextVar("witness", default=None)
-"""Whom to ask what rows say of a store that is being written to."""
-
-
 class Known(NamedTuple):
     """What is known of a store."""
 
@@ -75,7 +70,7 @@ class Known(NamedTuple):
     """Whose rows say the same."""
 
 
-def written_to(store: Store) -> str | None:
+def written_to(store: Store, asked: Witness | None) -> str | None:
     """
     Return the id that a row gets whose file is about to be written, or None.
 
@@ -87,7 +82,7 @@ def written_to(store: Store) -> str | None:
     StoreError
         If the rows mean another store. Nothing was written.
     """
-    known, place, asked = store.known, store.place(), witness.get()
+    known, place = store.known, store.place()
     if known is None or known.place != place or (asked and asked.key not in known.agreed):
         known = store.known = _looked_at(store, place, asked)
     if asked is not None:
