@@ -21,14 +21,13 @@ from hypothesis import strategies as st
 
 import dj_npy
 from dj_npy import ArrayCorruptError, ArrayMissingError, NpyError, NpyRef, StoreError
-from dj_npy._format import accepted as _validity
-from dj_npy._format import npyfile as fileformat
-from dj_npy._stores import filecache as _filecache
+from dj_npy._format import accepted, npyfile
+from dj_npy._stores import filecache
 from dj_npy._stores.local import naming
 from dj_npy._stores.local.store import LocalStore
 from tests.conftest import run
 from tests.datajoint.test_codec import files
-from tests.format.test_fileformat import saved, with_header
+from tests.format.test_npyfile import saved, with_header
 from tests.stores.test_local_store import PLAIN, create
 from tests.support.users import cache_of_mine
 
@@ -95,7 +94,7 @@ def test_a_row_of_any_json_is_an_array_or_one_of_our_errors(
 def test_a_header_of_any_text_is_refused_by_our_error(text: str) -> None:
     contents = with_header(text.encode("utf8", "replace").decode(), (3, 0))
     with pytest.raises(ArrayCorruptError, match=r"^the file has a bad \.npy header: ") as caught:
-        fileformat.parse_header(contents, len(contents), "the file")
+        npyfile.parse_header(contents, len(contents), "the file")
     assert str(caught.value).isprintable()
 
 
@@ -127,7 +126,7 @@ def test_a_trap_of_python_s_parser_is_a_bad_header(trap: str) -> None:
     """Also where warnings are errors, as in these tests."""
     contents = with_header(TRAPS[trap], (2, 0))
     with pytest.raises(ArrayCorruptError, match=r"^the file has a bad \.npy header: ") as caught:
-        fileformat.parse_header(contents, len(contents), "the file")
+        npyfile.parse_header(contents, len(contents), "the file")
     assert len(str(caught.value)) < 400
     assert str(caught.value).isprintable()
 
@@ -181,7 +180,7 @@ def test_no_file_is_believed_before_its_size_is_known(stored: Stored, store: Pat
     """A header that promises more than memory, in a row that agrees, asks for none."""
     ref = stored(A)
     shape = (2**31, 2**20)
-    header = fileformat.header_bytes(A.dtype, shape, False)
+    header = npyfile.header_bytes(A.dtype, shape, False)
     (store / ref.path).write_bytes(header)
     for agreed in ({"offset": len(header)}, {"offset": None}):
         ref._raw.update(shape=list(shape), **agreed)
@@ -197,7 +196,7 @@ def test_elements_of_no_bytes_take_no_memory(stored: Stored, store: Path, dtype:
     assert ref.load().dtype == ref.dtype == np.dtype(dtype)
     assert ref.load().shape == (3, 2)
     many = (10**13,)
-    header = fileformat.header_bytes(np.dtype(dtype), many, False)
+    header = npyfile.header_bytes(np.dtype(dtype), many, False)
     (store / ref.path).write_bytes(header)
     ref._raw.update(shape=list(many), offset=len(header))
     for row in (ref._raw, {key: ref._raw[key] for key in ("path", "store", "dtype", "shape")}):
@@ -218,9 +217,9 @@ def test_reading_headers_in_threads_leaves_the_warnings_as_they_are() -> None:
 
     def read() -> None:
         for _ in range(300):
-            fileformat.parse_header(contents, len(contents), "the file")
-            _validity._check_returned.cache_clear()
-            _validity.check_dtype(A.dtype)
+            npyfile.parse_header(contents, len(contents), "the file")
+            accepted._check_returned.cache_clear()
+            accepted.check_dtype(A.dtype)
 
     threads = [threading.Thread(target=read) for _ in range(8)]
     try:
@@ -380,9 +379,9 @@ def copies() -> list[Path]:
 
 def cached(name: str = "a", nbytes: int = 1000) -> bytes:
     def download(file: FileIO) -> None:
-        _filecache.write_at(file, 0, memoryview(name[0].encode() * nbytes))
+        filecache.write_at(file, 0, memoryview(name[0].encode() * nbytes))
 
-    with _filecache.opened((name,), nbytes, download, f"the array {name!r}") as file:
+    with filecache.opened((name,), nbytes, download, f"the array {name!r}") as file:
         return file.read()
 
 
@@ -473,10 +472,10 @@ def test_a_folder_that_a_group_may_enter_is_refused(mode: int, name: str, tmp_pa
     folder.parent.chmod(0o700)
     folder.chmod(mode)
     (tmp_path / "original").write_bytes(b"0" * 10)
-    original = _filecache.QuietFile(tmp_path / "original")
+    original = filecache.QuietFile(tmp_path / "original")
     uses: dict[str, Callable[[], Any]] = {
         "maps": cached,
-        "changed": partial(_filecache.working_copy, ("a",), original, "it"),
+        "changed": partial(filecache.working_copy, ("a",), original, "it"),
     }
     with pytest.raises(StoreError, match="must be a folder of this user"):
         uses[name]()
@@ -548,11 +547,11 @@ def test_a_folder_exchanged_by_another_user_serves_and_loses_nothing(
     poisoned.chmod(0o600)
     for each in (theirs, poisoned):
         os.chown(each, 65534, 65534)
-    monkeypatch.setattr(_filecache, "_private_folder", lambda _: theirs)
+    monkeypatch.setattr(filecache, "_private_folder", lambda _: theirs)
     assert cached() == b"a" * 1000
     assert poisoned.stat().st_uid == os.geteuid()  # it was replaced
     # Not even where the folder is that of the user's own files.
-    monkeypatch.setattr(_filecache, "_private_folder", lambda _: outside)
+    monkeypatch.setattr(filecache, "_private_folder", lambda _: outside)
     monkeypatch.setattr(dj_npy.settings, "cache_bytes", 0)
     assert cached() == b"a" * 1000
     for left in outside.iterdir():

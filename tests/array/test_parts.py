@@ -23,8 +23,8 @@ from pydantic import ValidationError
 import dj_npy
 from benchmarks._measure import peak_memory
 from dj_npy import ArrayCorruptError, ArrayInvalidError, ArrayMissingError, NpyRef, settings
-from dj_npy._array import openfiles as _keptopen
-from dj_npy._format import npyfile as fileformat
+from dj_npy._array import openfiles
+from dj_npy._format import npyfile
 from dj_npy._stores.remote import RemoteStore
 from tests.conftest import run
 from tests.stores.test_conformance import location
@@ -614,8 +614,8 @@ def test_a_forked_child_goes_on_with_a_walk(stored: Stored) -> None:
 
 
 def close_all() -> None:
-    while _keptopen._open:
-        if kept := _keptopen._open.popleft()():
+    while openfiles._open:
+        if kept := openfiles._open.popleft()():
             kept.close()
 
 
@@ -668,7 +668,7 @@ def test_slices_of_an_open_file_are_those_of_numpy(
 def test_a_file_of_10_to_the_13_elements(stored: Stored, store: Path, read: list[Any]) -> None:
     ref = stored(np.zeros((10, 1000), "i1"))
     shape = (10**10, 1000)
-    header = fileformat.header_bytes(np.dtype("i1"), shape, False)
+    header = npyfile.header_bytes(np.dtype("i1"), shape, False)
     with open(store / ref.path, "wb") as file:
         file.write(header)
         try:
@@ -739,7 +739,7 @@ def test_a_row_of_the_built_in_codec_is_loaded_by_what_is_known_of_it(
 def test_files_that_are_closed_while_they_are_read(
     stored: Stored, in_parts: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_keptopen, "_MOST_FILES", 2)
+    monkeypatch.setattr(openfiles, "_MOST_FILES", 2)
     refs = [stored(np.full((50, 50), number, "f8"), number) for number in range(8)]
     failures: list[Any] = []
 
@@ -791,7 +791,7 @@ def test_a_folder_that_is_exchanged_is_noticed_in_time(
     path = store / ref.path
     path.parent.mkdir(parents=True)
     np.save(path, MANY + 1)
-    time.sleep(_keptopen._LOOK_S)
+    time.sleep(openfiles._LOOK_S)
     assert check(MANY + 1, np.s_[5:9], ref)
 
 
@@ -833,7 +833,7 @@ print("read")
 def test_any_limit_of_descriptors_is_borne(
     stored: Stored, in_parts: None, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(_keptopen, "getrlimit", lambda _: (limit, limit))
+    monkeypatch.setattr(openfiles, "getrlimit", lambda _: (limit, limit))
     ref = stored(MANY[:100])
     for n in range(5):
         assert check(MANY[:100], slice(n, n + 2), ref)

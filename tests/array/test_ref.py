@@ -18,7 +18,7 @@ from datajoint.errors import DataJointError
 
 import dj_npy
 from dj_npy import ArrayCorruptError, ArrayInvalidError, ArrayMissingError, NpyRef, StoreError
-from dj_npy._format import npyfile as fileformat
+from dj_npy._format import npyfile
 from tests.support.arrays import same
 
 Stored = Callable[..., NpyRef]
@@ -498,7 +498,7 @@ def saved(array: Any) -> bytes:
     return file.getvalue()
 
 
-HOSTILE = fileformat.header_bytes(np.dtype("f8"), (10**10,), False)
+HOSTILE = npyfile.header_bytes(np.dtype("f8"), (10**10,), False)
 DAMAGED = {
     "cut short": (saved(A)[:-1], "expected 224 bytes, found 223"),
     "cut within the header": (saved(A)[:50], "bad .npy header"),
@@ -513,7 +513,7 @@ DAMAGED = {
     "another file": (b"PK\3\4" + bytes(220), "not a .npy file"),
     "hostile": (HOSTILE, "expected 80000000128 bytes, found 128"),
     "a pickle": (
-        fileformat.MAGIC
+        npyfile.MAGIC
         + b"\1\0"
         + (118).to_bytes(2, "little")
         + b"{'descr': '|O', 'fortran_order': False, 'shape': (4, 3)}".ljust(117)
@@ -642,6 +642,6 @@ def test_a_row_that_promises_more_than_memory_is_told_from_the_file(stored: Stor
     ref = stored(A)
     for shape in ([10**10, 10**3], [2**59]):
         ref._raw["shape"] = shape
-        ref._raw["offset"] = len(fileformat.header_bytes(A.dtype, tuple(shape), False))
+        ref._raw["offset"] = len(npyfile.header_bytes(A.dtype, tuple(shape), False))
         with pytest.raises(ArrayCorruptError, match="another array than the row says"):
             ref.load()

@@ -24,8 +24,7 @@ from dj_npy._datajoint.catalog import Snapshot
 from dj_npy._format.layout import Column, Layout
 from dj_npy._format.names import Listing, folded
 from dj_npy._format.path import array_path, with_token
-from dj_npy._stores import Listed
-from dj_npy._stores import filecache as _filecache
+from dj_npy._stores import Listed, filecache
 from dj_npy._upkeep.collection import Collection
 from dj_npy._upkeep.dropped import Dropped
 from dj_npy._upkeep.inventory import Inventory, Place
@@ -401,4 +400,4 @@ def test_whatever_a_disk_makes_of_a_path_its_file_is_spared(
 
 def test_objects_that_differ_in_case_have_copies_of_their_own_on_any_disk() -> None:
     keys = [("s3://host/bucket", path, "1") for path in ("lab/subject=M1", "lab/subject=m1")]
-    assert len({folded(_filecache._name(key)) for key in keys}) == 2
+    assert len({folded(filecache._name(key)) for key in keys}) == 2

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 import dj_npy
 from dj_npy import ArrayInvalidError, NpyRef
-from dj_npy._format import npyfile as fileformat
+from dj_npy._format import npyfile
 from tests.conftest import run
 from tests.datajoint.test_codec import files
 from tests.stores.test_conformance import location
@@ -574,7 +574,7 @@ def test_two_processes_take_the_mean_of_more_than_fits_and_read_each_byte_once(
 ) -> None:
     url, folder = nginx
     shape = (int(GIGABYTES * (1 << 17)), 1024)
-    header = fileformat.header_bytes(np.dtype(float), shape, False)
+    header = npyfile.header_bytes(np.dtype(float), shape, False)
     path = folder / BUCKET / "deep" / "sparse.npy"
     path.parent.mkdir(parents=True)
     with path.open("wb") as file:  # all of it is zero, but for some

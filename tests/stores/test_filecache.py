@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from dj_npy import ArrayCorruptError, StoreError, settings
-from dj_npy._stores import filecache as _filecache
+from dj_npy._stores import filecache
 from tests.conftest import run
 from tests.stores.test_conformance import location
 from tests.support.faults import Fault, Proxy, proxy_of
@@ -35,9 +35,9 @@ class Server:
     def opened(self, name: str, nbytes: int = 1000) -> FileIO:
         def download(file: FileIO) -> None:
             self.downloads.append(name)
-            _filecache.write_at(file, 0, memoryview(name[0].encode() * nbytes))
+            filecache.write_at(file, 0, memoryview(name[0].encode() * nbytes))
 
-        return _filecache.opened((name,), nbytes, download, f"the array {name!r}")
+        return filecache.opened((name,), nbytes, download, f"the array {name!r}")
 
     def read(self, name: str, nbytes: int = 1000) -> bytes:
         with self.opened(name, nbytes) as file:
@@ -138,10 +138,10 @@ def test_a_failed_download_leaves_nothing(server: Server) -> None:
         raise ArrayCorruptError("changed while it was read")
 
     with pytest.raises(ArrayCorruptError):
-        _filecache.opened(("a",), 1000, download, "it")
+        filecache.opened(("a",), 1000, download, "it")
     assert copies() == []
     with pytest.raises(StoreError, match="expected a copy of 1000 bytes"):
-        _filecache.opened(("a",), 1000, lambda file: None, "it")
+        filecache.opened(("a",), 1000, lambda file: None, "it")
     assert server.read("a") == b"a" * 1000
 
 
@@ -292,7 +292,7 @@ def test_a_link_in_place_of_a_copy_is_not_followed(server: Server, tmp_path: Pat
 def test_a_full_disk(server: Server, case_blind_disk: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(settings, "cache_dir", case_blind_disk / "cache")
     # exFAT has no owners and no permissions: that is another test's concern.
-    monkeypatch.setattr(_filecache, "_private_folder", lambda _: case_blind_disk)
+    monkeypatch.setattr(filecache, "_private_folder", lambda _: case_blind_disk)
     before = set(case_blind_disk.iterdir())
     with pytest.raises(StoreError, match=r"No space left.*DJ_NPY_CACHE_DIR.*40 MB to spare"):
         server.read("a", 40_000_000)

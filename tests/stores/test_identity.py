@@ -16,7 +16,7 @@ import pytest
 import dj_npy
 from dj_npy import StoreError
 from dj_npy._cli.main import main
-from dj_npy._datajoint import storerows as _storerows
+from dj_npy._datajoint import storerows
 from dj_npy._stores import base, identity, open_store, opening
 from dj_npy._stores.local.store import LocalStore
 from tests.conftest import MakeTable
@@ -376,7 +376,7 @@ def test_a_database_that_does_not_tell_is_no_refusal(
     recording: Any, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As for an account that may not select.
-    monkeypatch.setattr(_storerows, "_newest", lambda *_: "SELECT nonsense FROM nowhere")
+    monkeypatch.setattr(storerows, "_newest", lambda *_: "SELECT nonsense FROM nowhere")
     with recording.connection.transaction:
         recording.insert1(row(1))
         recording.insert1(row(2))

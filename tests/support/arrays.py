@@ -34,7 +34,7 @@ STRUCTURED: st.SearchStrategy[np.dtype[Any]] = st.recursive(
 DTYPES = (
     SIMPLE
     | st.just(np.dtype("S0"))
-    # With a NUL in a name it is refused: see test_validity.py.
+    # With a NUL in a name it is refused: see test_accepted.py.
     | STRUCTURED.filter(lambda dtype: dtype.subdtype is None and r"\x00" not in repr(dtype))
 )
 

@@ -25,7 +25,7 @@ import datajoint as dj
 import numpy as np
 
 from dj_npy import ArrayCorruptError, NpyError, NpyRef
-from dj_npy._format import npyfile as fileformat
+from dj_npy._format import npyfile
 
 SHAPES: list[tuple[int, ...]] = [(), (0,), (3,), (2, 3), (4, 0, 2), (1,) * 20]
 DTYPES = [
@@ -78,7 +78,7 @@ def seeds() -> list[bytes]:
     for dtype in DTYPES:
         for shape in SHAPES:
             for order in (False, True):
-                head = fileformat.header_bytes(dtype, shape, order)
+                head = npyfile.header_bytes(dtype, shape, order)
                 data = bytes(int(np.prod(shape, dtype=object)) * dtype.itemsize)
                 found.append(head + data)
                 text = head[10:] if head[6] == 1 else head[12:]
@@ -257,8 +257,8 @@ class Watch:
         assert not self.executed, f"{self.executed} of {culprit!r:.3000}"
 
 
-def parsed(contents: bytes) -> fileformat.Header:
-    header = fileformat.parse_header(contents, len(contents), "the file")
+def parsed(contents: bytes) -> npyfile.Header:
+    header = npyfile.parse_header(contents, len(contents), "the file")
     assert header.file_size == len(contents)
     assert not header.dtype.hasobject
     return header
@@ -272,7 +272,7 @@ def fuzz(headers: int, rows: int, seed: int) -> dict[str, Any]:
     dj.config.stores = {"default": "main", "main": local}
     array = np.arange(12.0).reshape(4, 3)
     file = os.path.join(folder, "a.npy")
-    as_saved = fileformat.header_bytes(array.dtype, array.shape, False)
+    as_saved = npyfile.header_bytes(array.dtype, array.shape, False)
     good = {
         "path": "a.npy",
         "store": "main",
@@ -321,7 +321,7 @@ def fuzz(headers: int, rows: int, seed: int) -> dict[str, Any]:
                 pass
             else:  # a row that agrees, so that it is loaded
                 row = {"path": "a.npy", "store": "main", "shape": list(header.shape)}
-                row["dtype"] = fileformat.dtype_to_json(header.dtype)
+                row["dtype"] = npyfile.dtype_to_json(header.dtype)
             watch.run(lambda: use(row), contents)  # noqa: B023
     with open(file, "wb") as written:
         written.write(as_saved + array.tobytes())

@@ -18,7 +18,7 @@ from dj_npy._array.cache import read_only_buffer
 from dj_npy._array.openfiles import KeptOpen, suits
 from dj_npy._array.workingcopy import working_map
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
-from dj_npy._format import npyfile as fileformat
+from dj_npy._format import npyfile
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import CHECKSUM, AnyArray, Header
 from dj_npy._selection.index import Selection
@@ -117,8 +117,8 @@ def _aligned(nbytes: int) -> int:
 def _allocated(header: Header, slab: Slab | None) -> tuple[AnyArray, memoryview]:
     """Return a new array and its memory."""
     if slab is None:
-        array = fileformat.empty(header.shape, header.dtype, header.order)
-        return array, fileformat.bytes_view(array)
+        array = npyfile.empty(header.shape, header.dtype, header.order)
+        return array, npyfile.bytes_view(array)
     alone = header.nbytes > _PIECE
     data = slab.take_alone(header.nbytes) if alone else slab.take(header.nbytes)
     return np.ndarray(header.shape, header.dtype, data, 0, None, header.order), data
@@ -213,7 +213,7 @@ class ArrayFile:
         Returns None, with nothing read, if more than `most` bytes would be.
         """
         if not selection.nbytes:
-            return fileformat.empty(selection.shape, selection.dtype) if out is None else out
+            return npyfile.empty(selection.shape, selection.dtype) if out is None else out
         for _ in range(2):
             read = _Read()
             if self.known is None:
@@ -226,7 +226,7 @@ class ArrayFile:
                 return None
             array = out
             if array is None:
-                make = partial(fileformat.empty, selection.shape, selection.dtype, header.order)
+                make = partial(npyfile.empty, selection.shape, selection.dtype, header.order)
                 array = self._room(make)
             if self._filled(array, plan, header, prefix, read):
                 return array
@@ -306,7 +306,7 @@ class ArrayFile:
         the header.
         """
         row, limits = self.row, self.store.limits
-        length = len(fileformat.header_bytes(row.dtype, row.shape, False))
+        length = len(npyfile.header_bytes(row.dtype, row.shape, False))
         plan = Plan(selection, Header(row.dtype, row.shape, False, length), limits)
         start, stop = plan.first
         near = stop if start <= limits.gap and plan.read_nbytes <= most else 0
@@ -351,14 +351,14 @@ class ArrayFile:
     def _checked(self, beginning: _Beginning) -> tuple[Header, bytes]:
         """Return the header, if the row is of it, and its bytes."""
         where = self.store.where(self.path)
-        prefix, size = beginning(fileformat.FIRST_READ)
+        prefix, size = beginning(npyfile.FIRST_READ)
         expected = self.row.expected_header()
         if expected and size == expected[0].file_size and prefix.startswith(expected[1]):
             return expected
-        length = fileformat.header_length(prefix, where)
+        length = npyfile.header_length(prefix, where)
         if length > len(prefix):
             prefix, size = beginning(length)
-        header = fileformat.parse_header(prefix, size, where)
+        header = npyfile.parse_header(prefix, size, where)
         if not self.row.is_of(header):
             said = Header(self.row.dtype, self.row.shape, False, 0)
             raise ArrayCorruptError(

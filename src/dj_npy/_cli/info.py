@@ -15,7 +15,7 @@ from dj_npy._cli.command import FINE, WRONG, Command, Paint, UsageError
 from dj_npy._cli.remotefile import Beginning, beginning_of_url, beginning_on_s3
 from dj_npy._cli.tables import Found, arrays_of
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, StoreError
-from dj_npy._format import npyfile as fileformat
+from dj_npy._format import npyfile
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import Header
 from dj_npy._stores import Store, open_store
@@ -104,12 +104,12 @@ def _address(store: Store, path: str) -> str:
 def _look(report: Report, beginning: Beginning, where: str) -> None:
     """Read the header of a file."""
     try:
-        prefix, nbytes = beginning(fileformat.FIRST_READ)
+        prefix, nbytes = beginning(npyfile.FIRST_READ)
         report.facts["file_nbytes"] = nbytes
-        length = fileformat.header_length(prefix, where)
+        length = npyfile.header_length(prefix, where)
         if length > len(prefix):
             prefix, _ = beginning(length)
-        header = fileformat.parse_header(prefix, nbytes, where)
+        header = npyfile.parse_header(prefix, nbytes, where)
     except ArrayCorruptError as error:
         report.problem = str(error)
         return
@@ -119,7 +119,7 @@ def _look(report: Report, beginning: Beginning, where: str) -> None:
 def _header_facts(header: Header, prefix: bytes) -> dict[str, Any]:
     return {
         "shape": list(header.shape),
-        "dtype": fileformat.dtype_to_json(header.dtype),
+        "dtype": npyfile.dtype_to_json(header.dtype),
         "fortran_order": header.fortran_order,
         "offset": header.offset,
         "version": f"{prefix[6]}.{prefix[7]}",

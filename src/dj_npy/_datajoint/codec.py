@@ -13,7 +13,7 @@ from dj_npy._array.ref import NpyRef, file_of
 from dj_npy._datajoint.context import Encoding, current, row_key, witness
 from dj_npy._datajoint.daskvalues import check_dask, is_dask, to_store
 from dj_npy._errors import ArrayCorruptError
-from dj_npy._format import npyfile as fileformat
+from dj_npy._format import npyfile
 from dj_npy._format.accepted import check_array, check_header
 from dj_npy._format.blocks import Blocks
 from dj_npy._format.npyfile import CHECKSUM, Header
@@ -134,7 +134,7 @@ class NpyCodec(dj.SchemaCodec):
         if isinstance(value, NpyRef):
             header, path, checksum = _copied(value, store, names)
         else:
-            contents = value if isinstance(value, Blocks) else fileformat.NpyBytes(value)
+            contents = value if isinstance(value, Blocks) else npyfile.NpyBytes(value)
             header = contents.header
             path, checksum = _stored(store, names, contents, header.file_size)
         if insertion is not None:
@@ -142,7 +142,7 @@ class NpyCodec(dj.SchemaCodec):
         description = {
             "path": path,
             "store": store.name,
-            "dtype": fileformat.dtype_to_json(header.dtype),
+            "dtype": npyfile.dtype_to_json(header.dtype),
             "shape": list(header.shape),
             "offset": header.offset,
             "checksum": checksum,

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
-from dj_npy._format import npyfile as fileformat
+from dj_npy._format import npyfile
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import Header
 
-_MOST_PARTS = fileformat.MAX_HEADER // 4
+_MOST_PARTS = npyfile.MAX_HEADER // 4
 """More dtypes within one would not fit in a header: each takes four bytes at least."""
 MAX_DEPTH = 30
 """Lists within lists of a dtype in a row: within the row, MariaDB takes one more, others 100."""
@@ -60,7 +60,7 @@ def check_header(header: Header) -> None:
     """
     check_dtype(header.dtype)
     _check_shape(header.dtype, header.shape)
-    if header.offset > fileformat.MAX_HEADER:
+    if header.offset > npyfile.MAX_HEADER:
         raise _too_long()
 
 
@@ -110,23 +110,23 @@ def _parts(dtype: np.dtype[Any]) -> list[np.dtype[Any]]:
 @lru_cache(maxsize=256)
 def _check_returned(dtype: np.dtype[Any]) -> None:
     """Write header and row of an array of that dtype, of the longest shape, and read them."""
-    longest = (0, sys.maxsize // max(dtype.itemsize, 1), *(1,) * (fileformat.MAX_AXES - 2))
+    longest = (0, sys.maxsize // max(dtype.itemsize, 1), *(1,) * (npyfile.MAX_AXES - 2))
     try:
-        head = fileformat.header_bytes(dtype, longest, False)
-        if len(head) > fileformat.MAX_HEADER:
+        head = npyfile.header_bytes(dtype, longest, False)
+        if len(head) > npyfile.MAX_HEADER:
             raise _too_long()
-        described = fileformat.dtype_to_json(dtype)
-        if fileformat.depth(described) > MAX_DEPTH:
+        described = npyfile.dtype_to_json(dtype)
+        if npyfile.depth(described) > MAX_DEPTH:
             raise _too_deep()
         said = {"dtype": json.loads(json.dumps(described)), "shape": list(longest)}
         of_file, of_row = (
-            fileformat.parse_header(head, len(head), "its file").dtype,
+            npyfile.parse_header(head, len(head), "its file").dtype,
             ArrayMetadata(said).dtype,
         )
     except ArrayInvalidError:
         raise
     # Fields that overlap or are out of order; NumPy's notice that it would pickle.
-    except (*fileformat.RAISED_BY_TEXT, ArrayCorruptError) as error:
+    except (*npyfile.RAISED_BY_TEXT, ArrayCorruptError) as error:
         raise ArrayInvalidError(f"<npy> cannot store dtype {_shown(dtype)}: {error}") from None
     for returned in (of_file, of_row):
         if returned != dtype:
@@ -145,7 +145,7 @@ def _check_returned(dtype: np.dtype[Any]) -> None:
 
 def _check_shape(dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     # NumPy makes larger ones of elements without bytes, and does not load them.
-    if not dtype.itemsize and not fileformat.is_shape(shape):
+    if not dtype.itemsize and not npyfile.is_shape(shape):
         raise ArrayInvalidError(
             f"<npy> cannot store an array of shape {shape}: numpy.load takes no more than "
             f"{sys.maxsize} elements"
@@ -155,7 +155,7 @@ def _check_shape(dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
 def _too_long() -> ArrayInvalidError:
     return ArrayInvalidError(
         f"<npy> cannot store a dtype of so many fields: its .npy header would be longer than "
-        f"{fileformat.MAX_HEADER} bytes, the most that are read. Store the fields in several "
+        f"{npyfile.MAX_HEADER} bytes, the most that are read. Store the fields in several "
         f"attributes, or those of one type as an array of more axes"
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dj_npy._errors import ArrayInvalidError
-from dj_npy._format import npyfile as fileformat
+from dj_npy._format import npyfile
 from dj_npy._format.accepted import check_array, check_dtype
 from dj_npy._format.npyfile import AnyArray, Header
 
@@ -47,7 +47,7 @@ class Blocks:
             self.dtype: np.dtype[Any] = np.dtype(dtype)
         except TypeError as error:
             raise ArrayInvalidError(f"Blocks(shape, dtype, blocks): {error}") from None
-        if not self.shape or not fileformat.is_shape(self.shape, self.dtype.itemsize):
+        if not self.shape or not npyfile.is_shape(self.shape, self.dtype.itemsize):
             raise ArrayInvalidError(
                 f"the shape of Blocks is a tuple of one or more lengths, not {shape!r:.80}"
             )
@@ -66,20 +66,20 @@ class Blocks:
     @property
     def header(self) -> Header:
         """Header under which it is stored: always in C order."""
-        length = len(fileformat.header_bytes(self.dtype, self.shape, False))
+        length = len(npyfile.header_bytes(self.dtype, self.shape, False))
         return Header(self.dtype, self.shape, False, length)
 
     def __iter__(self) -> Iterator[memoryview]:
         """Yield the bytes of the file, in pieces."""
         # Gathered, as a block may be a few bytes, and copied, as its memory may be used again.
-        piece = bytearray(fileformat.header_bytes(self.dtype, self.shape, False))
+        piece = bytearray(npyfile.header_bytes(self.dtype, self.shape, False))
         rows = 0
         for given in self._blocks:
             block = self._checked(given, rows)
             rows += len(block)
-            for part in fileformat.pieces_in_c_order(block):
+            for part in npyfile.pieces_in_c_order(block):
                 piece += part
-                if len(piece) >= fileformat.PIECE:
+                if len(piece) >= npyfile.PIECE:
                     yield memoryview(piece)
                     piece = bytearray()
         yield memoryview(piece)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from dj_npy._errors import ArrayCorruptError
-from dj_npy._format import npyfile as fileformat
+from dj_npy._format import npyfile
 from dj_npy._format.npyfile import Header
 from dj_npy._text import short_repr
 
-_CHECKSUM = re.compile(rf"{fileformat.CHECKSUM}[0-9a-f]{{32}}")
+_CHECKSUM = re.compile(rf"{npyfile.CHECKSUM}[0-9a-f]{{32}}")
 STORE_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -57,7 +57,7 @@ class ArrayMetadata:
         """Length of each axis."""
         if self._shape is None:
             shape = self._said("shape")
-            if not isinstance(shape, list) or not fileformat.is_shape(shape):
+            if not isinstance(shape, list) or not npyfile.is_shape(shape):
                 raise self._bad("shape", shape)
             self._shape = tuple(shape)
         return self._shape
@@ -68,8 +68,8 @@ class ArrayMetadata:
         if self._dtype is None:
             dtype = self._said("dtype")
             try:
-                self._dtype = fileformat.dtype_from_json(dtype)
-            except fileformat.RAISED_BY_TEXT:
+                self._dtype = npyfile.dtype_from_json(dtype)
+            except npyfile.RAISED_BY_TEXT:
                 raise self._bad("dtype", dtype) from None
         return self._dtype
 
@@ -131,9 +131,9 @@ class ArrayMetadata:
 def _header(
     dtype: np.dtype[Any], offset: Any, fortran_order: bool, shape: tuple[int, ...]
 ) -> tuple[Header, bytes] | None:
-    prefix = fileformat.header_bytes(dtype, shape, fortran_order)
+    prefix = npyfile.header_bytes(dtype, shape, fortran_order)
     # Of a longer header than is read, the file itself says so, whatever is asked of it.
-    if len(prefix) != offset or offset > fileformat.MAX_HEADER:
+    if len(prefix) != offset or offset > npyfile.MAX_HEADER:
         return None
     return Header(dtype, shape, fortran_order, offset), prefix
 

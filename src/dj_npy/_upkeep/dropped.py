@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError
-from dj_npy._format import npyfile as fileformat
+from dj_npy._format import npyfile
 from dj_npy._format.layout import TEMPORARY
 from dj_npy._format.names import folded
 from dj_npy._format.path import EXTENSION, is_with_token, name_in_path
@@ -104,11 +104,11 @@ def is_array(store: Store, listed: Listed) -> bool:
     """Whether a file is one of an array, as far as its header and size tell."""
     where = store.where(listed.path)
     try:
-        prefix, stat = store.read_beginning(listed.path, fileformat.FIRST_READ)
-        length = fileformat.header_length(prefix, where)
+        prefix, stat = store.read_beginning(listed.path, npyfile.FIRST_READ)
+        length = npyfile.header_length(prefix, where)
         if length > len(prefix):
             prefix, stat = store.read_beginning(listed.path, length)
-        fileformat.parse_header(prefix, stat.nbytes, where)
+        npyfile.parse_header(prefix, stat.nbytes, where)
     except ArrayCorruptError:
         return False
     except ArrayMissingError:  # which its removal will tell

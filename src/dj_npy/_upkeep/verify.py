@@ -17,7 +17,7 @@ from dj_npy._concurrency.ahead import Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._datajoint.catalog import Snapshot, connection_of, is_npy, schema_name, snapshot
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError, ArrayMissingError, NpyError
-from dj_npy._format import npyfile as fileformat
+from dj_npy._format import npyfile
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._settings import settings
 from dj_npy._stores import StoreConfig, open_store
@@ -282,7 +282,7 @@ def examined(row: ArrayMetadata, config: StoreConfig, checksums: bool) -> tuple[
 def _damage(file: ArrayFile) -> str:
     """What is wrong with a file with which something is."""
     row = file.row
-    header = len(fileformat.header_bytes(row.dtype, row.shape, False))
+    header = len(npyfile.header_bytes(row.dtype, row.shape, False))
     try:
         if file.store.stat(file.path).nbytes < header + row.nbytes:
             return "cut short"

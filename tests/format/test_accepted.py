@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 import dj_npy
 from dj_npy import ArrayCorruptError, ArrayInvalidError, Blocks, NpyRef
 from dj_npy._datajoint.insertion import _lasting
-from dj_npy._format import npyfile as fileformat
+from dj_npy._format import npyfile
 from dj_npy._format.accepted import check_dtype
 from tests.support.arrays import SIMPLE, same_data
 
 Stored = Callable[..., NpyRef]
-WHOLE: dict[str, Any] = {"max_header_size": fileformat.MAX_HEADER}
+WHOLE: dict[str, Any] = {"max_header_size": npyfile.MAX_HEADER}
 """NumPy reads headers of 10,000 bytes, unless told."""
 
 
@@ -162,7 +162,7 @@ def comes_back(array: Any, ref: NpyRef, folder: Path) -> None:
     described = ref._raw["dtype"]
     if array.dtype.names is None:  # as DataJoint's own codec reads it
         assert np.dtype(described) == array.dtype
-    assert fileformat.depth(described) <= 30
+    assert npyfile.depth(described) <= 30
 
 
 def fetched(ref: NpyRef) -> NpyRef:
@@ -249,7 +249,7 @@ def test_what_could_not_be_read_is_refused_however_it_comes(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "shape", [(), (2,), (1,) * fileformat.MAX_AXES, (10**7, 0), (0, 10**14, *(1,) * 30)]
+    "shape", [(), (2,), (1,) * npyfile.MAX_AXES, (10**7, 0), (0, 10**14, *(1,) * 30)]
 )
 def test_the_longest_header_is_read_whatever_the_shape(
     stored: Stored, store: Path, shape: tuple[int, ...]
@@ -270,7 +270,7 @@ def refused(dtype: np.dtype[Any]) -> bool:
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_more_axes_and_elements_than_numpy_loads_are_refused(stored: Stored, order: Any) -> None:
-    comes_back_from = np.zeros((1, 2) * (fileformat.MAX_AXES // 2 - 14) + (1,) * 28, order=order)
+    comes_back_from = np.zeros((1, 2) * (npyfile.MAX_AXES // 2 - 14) + (1,) * 28, order=order)
     assert stored(comes_back_from).load().shape == comes_back_from.shape
     with pytest.raises(ArrayInvalidError, match="takes no more"):
         stored(np.ndarray((2**62, 4), "V0", order=order))
@@ -362,9 +362,9 @@ def test_what_one_reader_refuses_none_reads(
 def foreign(stored: Stored, store: Path, dtype: np.dtype[Any]) -> NpyRef:
     """A row and a file of a dtype that are as any other's, but would be refused."""
     ref = stored(np.zeros(3))
-    head = fileformat.header_bytes(dtype, (3,), False)
+    head = npyfile.header_bytes(dtype, (3,), False)
     (store / ref.path).write_bytes(head + bytes(3 * dtype.itemsize))
-    ref._raw.update(dtype=fileformat.dtype_to_json(dtype), offset=len(head), checksum=None)
+    ref._raw.update(dtype=npyfile.dtype_to_json(dtype), offset=len(head), checksum=None)
     return fetched(ref)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from dj_npy import ArrayCorruptError
-from dj_npy._format import npyfile as fileformat
+from dj_npy._format import npyfile
 from tests.support.arrays import DTYPES, SIMPLE, arrays, same
 
 WIDE = np.dtype([(f"field_{n:05}", "<i4") for n in range(4000)])
@@ -31,7 +31,7 @@ def loaded(contents: bytes) -> Any:
 
 
 def written(array: Any) -> bytes:
-    return b"".join(bytes(piece) for piece in fileformat.NpyBytes(array))
+    return b"".join(bytes(piece) for piece in npyfile.NpyBytes(array))
 
 
 @pytest.mark.slow
@@ -44,7 +44,7 @@ def written(array: Any) -> bytes:
 def test_the_bytes_are_those_of_numpy_save(array: Any) -> None:
     found, expected = written(array), saved(array)
     assert len(found) == len(expected)
-    length = fileformat.header_length(expected, "the file")
+    length = npyfile.header_length(expected, "the file")
     assert found[:length] == expected[:length]
     assert same(loaded(found), loaded(expected))
 
@@ -54,7 +54,7 @@ def test_the_bytes_are_those_of_numpy_save(array: Any) -> None:
 @settings(max_examples=300, deadline=None)
 def test_what_numpy_saved_is_read_back(array: Any) -> None:
     contents = saved(array)
-    header = fileformat.parse_header(contents, len(contents), "the file")
+    header = npyfile.parse_header(contents, len(contents), "the file")
     assert (header.dtype, header.shape) == (array.dtype, array.shape)
     data = contents[header.offset :]
     found = np.ndarray(header.shape, header.dtype, data, order=header.order)
@@ -65,27 +65,25 @@ def test_what_numpy_saved_is_read_back(array: Any) -> None:
 @given(DTYPES)
 @settings(max_examples=500, deadline=None)
 def test_a_dtype_comes_back_equal_from_a_row(dtype: np.dtype[Any]) -> None:
-    assert (
-        fileformat.dtype_from_json(json.loads(json.dumps(fileformat.dtype_to_json(dtype)))) == dtype
-    )
+    assert npyfile.dtype_from_json(json.loads(json.dumps(npyfile.dtype_to_json(dtype)))) == dtype
 
 
 @given(SIMPLE | npst.array_dtypes(SIMPLE, max_size=3))
 @settings(max_examples=300, deadline=None)
 def test_a_dtype_comes_back_equal_from_a_row_of_the_built_in_codec(dtype: np.dtype[Any]) -> None:
-    assert fileformat.dtype_from_json(str(dtype)) == dtype
+    assert npyfile.dtype_from_json(str(dtype)) == dtype
 
 
 def test_a_dtype_of_records_comes_back_from_a_row_of_the_built_in_codec() -> None:
     dtype = np.zeros(1, [("a", "i8"), ("b", "f8")]).view(np.recarray).dtype
-    assert fileformat.dtype_from_json(str(dtype)) == dtype
+    assert npyfile.dtype_from_json(str(dtype)) == dtype
 
 
 def test_an_array_that_is_not_contiguous_is_written_through_a_small_buffer() -> None:
     array = np.zeros((2048, 4096), order="C")[::2, ::2]  # 16 MiB within 64
     tracemalloc.start()
     try:
-        for _ in fileformat.NpyBytes(array):
+        for _ in npyfile.NpyBytes(array):
             pass
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -144,7 +142,7 @@ def with_header(text: str, version: tuple[int, int] = (1, 0)) -> bytes:
 )
 def test_a_bad_header_is_refused(contents: bytes) -> None:
     with pytest.raises(ArrayCorruptError, match=r"^the file "):
-        fileformat.parse_header(contents, len(contents), "the file")
+        npyfile.parse_header(contents, len(contents), "the file")
 
 
 @given(st.data())
@@ -154,7 +152,7 @@ def test_a_damaged_header_raises_our_error_or_tells_another_array(data: st.DataO
     for _ in range(data.draw(st.integers(1, 4))):
         contents[data.draw(st.integers(0, 127))] = data.draw(st.integers(0, 255))
     try:
-        header = fileformat.parse_header(bytes(contents), len(contents), "the file")
+        header = npyfile.parse_header(bytes(contents), len(contents), "the file")
     except ArrayCorruptError:
         return
     assert header.file_size == len(contents)
