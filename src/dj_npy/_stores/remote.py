@@ -171,6 +171,11 @@ class RemoteStore(Store):
         data = [memoryview(contents)]
         if not replace and self._creates_exclusively(MARKER):
             return self._put_new(MARKER, data)
+        if not replace:
+            # Another process may have been first while this one asked what the server does.
+            with suppress(ArrayMissingError):
+                self._stat(MARKER)
+                return False
         self._put(MARKER, data)
         if not replace:
             time.sleep(_SETTLED_S)
