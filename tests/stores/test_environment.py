@@ -5,7 +5,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from base64 import b64encode
@@ -24,8 +23,8 @@ from dj_npy._stores import opening
 from dj_npy._stores.environment import proxy_for
 from dj_npy._stores.fsspec import GenericStore
 from dj_npy._stores.obstore import amazon, clients
-from tests.conftest import run
 from tests.stores.test_conformance import location, store_of
+from tests.support import warm
 from tests.support.conformance import PLAIN, beginning, create
 from tests.support.faults import proxy_of
 from tests.support.servers import (
@@ -100,8 +99,7 @@ except dj_npy.NpyError as error:
 def use(settings: dict[str, Any], **environment: str) -> str:
     """Return what a process says that writes and reads, and forks one that does."""
     bare = {name: value for name, value in os.environ.items() if name.upper() not in VARIABLES}
-    command = [sys.executable, "-W", "ignore", "-c", USE, json.dumps(settings)]
-    return run(command, env={**bare, **environment}, timeout=200).stdout.strip()
+    return warm.output("-c", USE, json.dumps(settings), env={**bare, **environment}, timeout=200)
 
 
 # --- certificates --------------------------------------------------------------------------------

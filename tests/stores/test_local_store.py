@@ -19,7 +19,7 @@ from dj_npy._stores.local import file as localfile
 from dj_npy._stores.local import naming
 from dj_npy._stores.local import store as local
 from dj_npy._stores.local.store import LocalStore
-from tests.conftest import run
+from tests.support import warm
 from tests.support.conformance import beginning
 
 PLAIN = "lab/t/k=1/a.npy"
@@ -189,9 +189,9 @@ def test_a_folder_without_permission(session_folder: Path) -> None:
     session_folder.chmod(0o755)
     folder = session_folder / "not-mine"
     folder.mkdir(mode=0o555)
-    result = run([sys.executable, "-W", "ignore", "-c", WITHOUT_PERMISSION, str(folder)])
-    assert "permission denied for this user, nobody: folder " in result.stdout
-    assert "is of user root and group root, with mode dr-xr-xr-x (0555)" in result.stdout
+    said = warm.output("-c", WITHOUT_PERMISSION, str(folder))
+    assert "permission denied for this user, nobody: folder " in said
+    assert "is of user root and group root, with mode dr-xr-xr-x (0555)" in said
     assert everything(folder) == {}
 
 
@@ -314,8 +314,7 @@ atexit.register(read)
 @pytest.mark.slow
 def test_a_large_file_is_read_while_the_interpreter_shuts_down(store: Path) -> None:
     (store / "large").write_bytes(b"\1" * (40 << 20))
-    result = run([sys.executable, "-W", "ignore", "-c", AT_EXIT, str(store)])
-    assert result.stdout == "1\n", result.stderr
+    assert warm.output("-c", AT_EXIT, str(store)) == "1"
 
 
 def test_the_beginning_of_a_file(local_store: LocalStore) -> None:

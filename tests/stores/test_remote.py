@@ -19,8 +19,8 @@ from dj_npy._concurrency import threads
 from dj_npy._stores import Store, opening, remote
 from dj_npy._stores.base import PROBE
 from dj_npy._stores.obstore import amazon, clients, failures
-from tests.conftest import run
 from tests.stores.test_conformance import location, store_of
+from tests.support import warm
 from tests.support.conformance import PLAIN, beginning, create, large, names, read
 from tests.support.faults import Fault, Proxy, Request, proxy_of
 from tests.support.servers import ACCESS_KEY, SECRET_KEY, S3Raw, s3_settings
@@ -489,8 +489,8 @@ def test_memory_beside_the_array(
 ) -> None:
     settings = s3_settings(request.getfixturevalue(server), location=location)
     array = np.random.default_rng(0).standard_normal((1 << 20, 32))
-    warm = stored(np.zeros(3 << 20), 1, store=settings)
-    warm.load()
+    kept = stored(np.zeros(3 << 20), 1, store=settings)
+    kept.load()
     with peak_memory() as inserting:
         ref = stored(array, 2, store=settings)
     assert inserting[0] <= 96 << 20
@@ -782,5 +782,4 @@ def test_a_large_object_is_read_while_the_interpreter_shuts_down(
 ) -> None:
     raw.put("large", b"\1" * (40 << 20))
     settings = json.dumps(s3_settings(moto, location=location))
-    result = run([sys.executable, "-W", "ignore", "-c", AT_EXIT, settings], timeout=60)
-    assert result.stdout == "1\n", result.stderr
+    assert warm.output("-c", AT_EXIT, settings) == "1"

@@ -2,13 +2,12 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
 import dj_npy
-from tests.conftest import run
+from tests.support import warm
 
 ALICE, BOB = 61201, 61202
 LAB = 61300
@@ -49,7 +48,7 @@ def as_user(user: int, code: str, *arguments: object, umask: int = 0o022, group:
     if os.geteuid() != 0:
         pytest.skip("only root becomes another user")
     given = json.dumps([user, group, umask, [str(each) for each in arguments]])
-    return run([sys.executable, "-W", "ignore", "-c", AS_USER + code, given]).stdout.strip()
+    return warm.output("-c", AS_USER + code, given)
 
 
 def cache_of_mine() -> Path:

@@ -73,6 +73,13 @@ def run(
         return subprocess.CompletedProcess(list(arguments), code, out.read(), err.read())
 
 
+def output(*arguments: str, env: dict[str, str] | None = None, timeout: float = 60) -> str:
+    """Run a program, and return what it prints; it must not fail."""
+    result = run(*arguments, env={**os.environ} if env is None else env, timeout=timeout)
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    return result.stdout.strip()
+
+
 def serve() -> None:
     """Fork a child for each request."""
     for name in IMPORTED:
