@@ -8,7 +8,7 @@ of every table, declared before or after.
 from dj_npy import embedded
 from dj_npy._array.many import load, stream
 from dj_npy._array.ref import NpyRef
-from dj_npy._datajoint import patches
+from dj_npy._datajoint import patches as _patches
 from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._datajoint.insertmany import insert
 from dj_npy._errors import (
@@ -52,7 +52,7 @@ __all__ = [
     "verify",
 ]
 
-patches.apply()
+_patches.apply()
 
 # Users read these names in tracebacks and reprs; where they are defined is our affair.
 for _public in (

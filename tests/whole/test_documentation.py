@@ -270,7 +270,7 @@ def column(number, waveform):
     Recording.insert1({"id": number, "waveform": waveform}, skip_duplicates=True)
     ref = (Recording & {"id": number}).fetch1("waveform")
     found = {}
-    def classify(name, call):
+    def what(name, call):
         try:
             found[name] = call()
         except Exception as error:

@@ -178,9 +178,7 @@ def test_a_folder_of_any_name(folder: Path, name: str) -> None:
     "name", ["$HOME", "`id`", 'quo"te', "back\\slash", "$(touch pwned)", "a\u2028b", "a\nb"]
 )
 def test_a_name_that_a_shell_would_change_is_refused(folder: Path, name: str) -> None:
-    result = subprocess.run(
-        python(START, folder / name), capture_output=True, text=True, check=False
-    )
+    result = warm.run("-c", START, str(folder / name), env={**os.environ})
     assert "StoreError: PostgreSQL cannot run in" in result.stderr
     assert not (folder / name).exists()
 
