@@ -1,4 +1,4 @@
-"""A store's configuration as a pickle brings it: where the store is, and no secret."""
+"""A store's configuration in a pickle: its location, without secrets."""
 
 import os
 import platform
@@ -19,15 +19,15 @@ _PORTS = {"http": ":80", "https": ":443"}
 
 
 class StoreConfig(Protocol):
-    """What is used of DataJoint's configuration."""
+    """The part of DataJoint's configuration that is used."""
 
     @property
     def stores(self) -> dict[str, Any]:
-        """Settings by store; ``default`` names the default one."""
+        """Settings by store name; ``default`` names the default store."""
         ...
 
     def get_store_spec(self, store: str | None = None) -> dict[str, Any]:
-        """Return the checked settings of a store; None is the default one."""
+        """Return the checked settings of a store; None is the default store."""
         ...
 
 
@@ -36,22 +36,22 @@ _chosen: StoreConfig | None = None
 
 def use_config(config: StoreConfig | None) -> None:
     """
-    Say in which configuration references from other processes find their stores.
+    Set the configuration in which unpickled references find their stores.
 
-    A pickled reference has the name of its store and where that is, and no secret. In the
-    process that unpickles it, all settings come from the store of that name in
-    `datajoint.config`; with DataJoint's thread-safe mode, from what was in ``datajoint.json``,
-    ``.secrets`` and the environment when the process began.
+    A pickled reference has the name and location of its store, and no secret. In the process that
+    unpickles it, all settings come from the store of that name in `datajoint.config`; in
+    DataJoint's thread-safe mode, from ``datajoint.json``, ``.secrets`` and the environment as they
+    were when the process started.
 
     Parameters
     ----------
     config : datajoint.settings.Config or None
-        Such as ``instance.config`` of a `datajoint.Instance`. None: as it was before.
+        Such as ``instance.config`` of a `datajoint.Instance`. None restores the default.
 
     Raises
     ------
     ArrayInvalidError
-        For what is no configuration.
+        If `config` is not a configuration.
 
     Examples
     --------
@@ -66,21 +66,21 @@ def use_config(config: StoreConfig | None) -> None:
 
 
 def own_config() -> StoreConfig:
-    """Return the configuration of this process: what was chosen, or DataJoint's."""
+    """Return the configuration of this process: the one set by `use_config`, or DataJoint's."""
     if _chosen is not None:
         return _chosen
-    # `dj.config` refuses in thread-safe mode. What is behind it was read from files and the
-    # environment, as that of every Instance is.
+    # `dj.config` raises in thread-safe mode. The object behind it was read from files and the
+    # environment, like that of every Instance.
     own: StoreConfig = dj.settings.config
     return own
 
 
 class DescribedStore:
     """
-    Configuration of one store as a pickled reference brings it: all but the secrets.
+    Configuration of one store in a pickled reference: all but the secrets.
 
-    Where this process has a store of that name, that one's settings count, and the pickle only
-    says which store it must be.
+    If this process has a store of that name, its settings apply, and the pickle only says which
+    store it must be.
 
     Parameters
     ----------

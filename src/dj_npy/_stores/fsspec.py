@@ -1,4 +1,4 @@
-"""Files on any fsspec file system: plugins, forked processes, rare credentials."""
+"""Files on any fsspec file system: plugins, forked processes, credentials obstore cannot use."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,7 +36,7 @@ _CUT = {
     "ResponseStreamingError",
     "AioReadTimeoutError",
 }
-"""Errors of an answer that has begun to come, which botocore does not ask for again."""
+"""Errors in the middle of an answer, which botocore does not retry."""
 _CUTS = 3
 
 
@@ -47,26 +47,26 @@ class GenericStore(RemoteStore):
     Parameters
     ----------
     name : str
-        What the DataJoint configuration calls the store.
+        Name of the store in the DataJoint configuration.
     filesystem : AbstractFileSystem
-        Where the files are.
+        The file system.
     full_path : callable
-        From a path in the store to one of the file system.
+        Turns a path in the store into one of the file system.
     identity : str
-        Where it is, in words that no other store has: service, bucket, location.
+        Unique description of the location: service, bucket, location.
     service : bool
-        Whether this is S3, GCS or Azure: ``pipe_file(mode="create")`` is one conditional
-        request, and there are no folders to be made. Of an unknown file system the former
-        may be a look and a write, between which another writer finds time.
+        Whether this is S3, GCS or Azure: there ``pipe_file(mode="create")`` is one conditional
+        request, and folders need not be made. On an unknown file system it may be a check and a
+        write, with a race between them.
     remove : callable, optional
-        Removes a file by one request: a removal that was carried out and is asked for again
-        would take the next object of that name. Default is the file system's own.
+        Removes a file with exactly one request: a removal that is repeated after it was carried out
+        would remove the next object of that name. Default is the file system's own.
     look : callable, optional
-        Tells what `info` of the file system does of a file. Default is that itself.
+        Returns what the file system's `info` does. Default is `info`.
     find : callable, optional
-        Yields path and that of each file that begins so. Default is what the file system lists.
+        Yields path and info of each file with a prefix. Default is the file system's listing.
     hidden : Hidden
-        The credentials: no message has them.
+        The credentials, which are removed from all messages.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class GenericStore(RemoteStore):
     # Writing
 
     def _reserves(self, wanted: str) -> bool:  # noqa: ARG002
-        # An interrupt leaves what it interrupts to fsspec's own thread, where it goes on.
+        # After an interrupt, the request goes on in fsspec's own thread.
         return False
 
     def _put_new(self, path: str, contents: Sequence[memoryview]) -> bool:
@@ -104,7 +104,7 @@ class GenericStore(RemoteStore):
             try:
                 _again(put, lambda error: is_under_way(_code_of(error)), pauses())
             except OSError as error:
-                # s3fs knows this answer by the words of Amazon alone.
+                # s3fs recognizes this answer only by Amazon's wording.
                 if _code_of(error) == "PreconditionFailed":
                     return False
                 raise
@@ -130,8 +130,8 @@ class GenericStore(RemoteStore):
             with self._translated(path, "write"):
                 _asked(file.close)
         except BaseException:
-            # Closing would make an object of what there is. A file that can be thrown away
-            # is told so, and that it is closed; any other is removed.
+            # Closing would create an object from what was written. So discard the file if it can
+            # be, and mark it as closed; remove any other.
             with suppress(Exception):
                 _asked(file.discard)
                 file.closed = True
@@ -142,9 +142,9 @@ class GenericStore(RemoteStore):
             raise
 
     def _make_folder(self, full: str) -> None:
-        if self._service:  # where it would make a bucket
+        if self._service:  # there, it would create a bucket
             return
-        with suppress(OSError, NotImplementedError):  # the file will tell what is wrong
+        with suppress(OSError, NotImplementedError):  # opening the file raises the error
             _asked(self._filesystem.makedirs, full.rpartition("/")[0], exist_ok=True)
 
     def _copy(self, source: str, path: str) -> None:
@@ -166,11 +166,11 @@ class GenericStore(RemoteStore):
         with self._translated(path, "read"):
             cat = partial(_asked, self._filesystem.cat_file, self._full_path(path))
             data = _again(partial(cat, start=start, end=stop), _is_cut, islice(pauses(), _CUTS))
-        if len(data) == size > stop - start:  # the server has ignored the range
+        if len(data) == size > stop - start:  # the server ignored the range
             data = data[start:stop]
         if len(data) != stop - start:
             raise self._cut_short(path, stop - start, len(data))
-        # The bytes do not say of which version they are; what was the same before and after is.
+        # The answer does not name its version, so the version must be the same before and after.
         self._check_version(path, Answer(data, *self._stat(path)), before)
         return Answer(data, size, version)
 
@@ -203,7 +203,7 @@ class GenericStore(RemoteStore):
                     yield _listed_as(path, info)
 
     def _found(self, top: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        if self._service:  # whose pages only the file system knows
+        if self._service:  # its pages are internal to the file system
             yield from self._filesystem.find(top, detail=True).items()
             return
         folders = self._filesystem.walk(top, detail=True, on_error=_unless_gone)
@@ -222,7 +222,7 @@ class GenericStore(RemoteStore):
         code = str(said.get("Code") or text.partition(":")[0])
         is_denied = _is_denied(error) or is_expired(code)
         if isinstance(error, FileNotFoundError):
-            # A plugin's folders are made with the first file, so there need be none yet.
+            # A plugin's folders are created with the first file, so they may not exist yet.
             is_new = path == MARKER and not self._service
             there = not no_bucket(code) and (self._code_is_told or self._answers(path))
             if verb in ("read", "copy") and (is_new or there):
@@ -244,7 +244,7 @@ class GenericStore(RemoteStore):
         return self._refusal(f"{what}: {reason}{self._and_the_proxy(error)}", is_denied)
 
     def _answers(self, path: str) -> bool:
-        """Whether the bucket is there, if the file system has such."""
+        """Whether the bucket exists, if the file system has buckets."""
         bucket = self._full_path(path).lstrip("/").split("/")[0]
         try:
             return bool(_asked(self._filesystem.exists, bucket))
@@ -256,9 +256,9 @@ class GenericStore(RemoteStore):
 
 def _asked(method: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """
-    Call what sends one request, whose answer comes in time or is an error.
+    Call a method that sends one request, with a time limit.
 
-    Not a removal: one that is interrupted must not go on, and meet the next object of that name.
+    Not for removals: an interrupted one must not go on and remove the next object of that name.
     """
     return in_time(partial(method, *args, **options), remote.REQUEST_S)
 
@@ -266,7 +266,7 @@ def _asked(method: Callable[..., Any], *args: Any, **options: Any) -> Any:
 def _again(
     call: Callable[[], Any], is_later: Callable[[Exception], bool], waits: Iterator[float]
 ) -> Any:
-    """Return what a call returns, trying again what is only of this moment."""
+    """Return the result of a call, retrying errors for which `is_later` holds."""
     while True:
         try:
             return call()
@@ -282,13 +282,13 @@ def _is_cut(error: Exception) -> bool:
 
 
 def _response_of(error: Exception) -> dict[str, Any]:
-    """What botocore has told of an answer, if it was it that asked."""
+    """Return botocore's parsed response of an error, or an empty dict."""
     responses = (getattr(each, "response", None) for each in (error, error.__cause__))
     return next((each for each in responses if isinstance(each, dict)), {})
 
 
 def _answer_of(error: Exception) -> dict[str, Any]:
-    """What the server has said, if botocore has told it."""
+    """Return code and message of a server's answer, if botocore parsed it."""
     said = _response_of(error).get("Error")
     return said if isinstance(said, dict) else {}
 
@@ -298,7 +298,7 @@ def _code_of(error: Exception) -> str:
 
 
 def _status_of(error: Exception) -> int:
-    """The status of a server's answer; 0 if that is not known."""
+    """Return the HTTP status of a server's answer; 0 if unknown."""
     if response := _response_of(error):
         return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
     said = (getattr(error, name, None) for name in ("status_code", "status", "code"))
@@ -306,7 +306,7 @@ def _status_of(error: Exception) -> int:
 
 
 def _is_denied(error: Exception) -> bool:
-    """Whether credentials were refused, which every file system tells in its own way."""
+    """Whether credentials were refused; each file system reports that differently."""
     is_forbidden = type(error) is OSError and str(error).startswith("Forbidden: ")  # gcsfs
     return isinstance(error, PermissionError) or is_forbidden or _status_of(error) in (401, 403)
 
@@ -322,7 +322,7 @@ def _stat_of(info: dict[str, Any]) -> Stat:
 
 def _listed_as(path: str, info: dict[str, Any]) -> Listed:
     size, version = _stat_of(info)
-    if not isinstance(size, int):  # it cannot be told from another
+    if not isinstance(size, int):  # it cannot be told from another version
         return Listed(path, 0, UNTIMED, version)
     return Listed(path, size, _modified(info), version)
 

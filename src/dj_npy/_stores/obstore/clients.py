@@ -1,4 +1,4 @@
-"""From a DataJoint store's settings to obstore's clients."""
+"""Create obstore clients from a DataJoint store's settings."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ from dj_npy._stores.secret import Hidden
 
 Spec = dict[str, Any]
 MakeClient = Callable[..., Client]
-"""From options of the HTTP client, a number of retries and more settings."""
+"""Takes options of the HTTP client, the number of retries, and more settings."""
 
 MAX_RETRIES = 8
 _BACK_OFF = {
@@ -35,12 +35,12 @@ _BACK_OFF = {
 }
 _CREDENTIALS_LAST = timedelta(minutes=5)
 _NO_PROXY = {"proxy_url": "http://none.invalid", "proxy_excludes": "*,0.0.0.0/0,::/0"}
-"""A proxy for no host: without any, obstore would look for one in the environment."""
+"""A proxy that no host uses: without one, obstore reads the environment."""
 _FOLLOWS = "obstore would take the secret along to wherever the server redirects it"
 
 
 class UnsupportedByObstore(Exception):  # noqa: N818
-    """Obstore has no words for these settings, or is not to be trusted with them; fsspec may."""
+    """obstore cannot express these settings, or would leak a secret with them; fsspec may do."""
 
 
 def cloud_store(name: str, spec: Spec, identity: str, hidden: Hidden) -> CloudStore:
@@ -50,26 +50,27 @@ def cloud_store(name: str, spec: Spec, identity: str, hidden: Hidden) -> CloudSt
     Parameters
     ----------
     name : str
-        What the configuration calls it.
+        Name of the store in the configuration.
     spec : dict
-        Its settings, of protocol ``s3``, ``gcs`` or ``azure``; `location` without empty
+        Its settings, with protocol ``s3``, ``gcs`` or ``azure``; `location` without empty
         components, `endpoint` as a URL, `region`.
     identity : str
-        Where it is, in words that no other store has.
+        Unique description of the location.
     hidden : Hidden
-        The credentials: no message has them.
+        The credentials, which are removed from all messages.
 
     Raises
     ------
     Inexpressible
-        If the credentials are of a kind that obstore does not know.
+        If obstore does not support this kind of credentials.
     StoreError
-        If the settings contradict themselves, or there are no credentials.
+        If the settings contradict each other, or there are no credentials.
     """
     make = {"s3": _s3, "gcs": _gcs, "azure": _azure}[spec["protocol"]]
     try:
         client = make(name, spec, hidden)
-        # Buckets with Object Lock want one; SHA-256 is what obstore signs with anyway.
+        # Buckets with Object Lock require a checksum; obstore computes SHA-256 for the signature
+        # anyway.
         checked = {"checksum_algorithm": "SHA256"} if spec["protocol"] == "s3" else {}
         reader = client({"read_timeout": timedelta(seconds=remote.SILENCE_S)}, MAX_RETRIES)
         writer, remover = client({}, MAX_RETRIES, **checked), client({}, 0, **checked)
@@ -90,7 +91,7 @@ def cloud_store(name: str, spec: Spec, identity: str, hidden: Hidden) -> CloudSt
         and not proxy_for(spec["endpoint"], spec.get("proxy_server")),
         proxy=spec.get("proxy_server"),
         plain=plain,
-        # Azure and Google throw away by themselves what was not finished within a week.
+        # Azure and Google delete unfinished uploads themselves after a week.
         unended=MultipartUploads(spec) if spec["protocol"] == "s3" else None,
     )
 
@@ -117,14 +118,14 @@ def _client_options(spec: Spec, url: str, more: Spec) -> Any:
 def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
     url, virtual = spec["endpoint"], False
     if is_amazon(urlsplit(url).netloc):
-        # A certificate for *.s3.amazonaws.com does not hold for a name with dots.
+        # The certificate for *.s3.amazonaws.com does not cover bucket names with dots.
         virtual = "." not in spec["bucket"]
         host = f"s3.{spec['region']}.amazonaws.com{'.cn' if url.endswith('.cn') else ''}"
         url = f"https://{spec['bucket']}.{host}" if virtual else f"https://{host}"
-    # All that the environment may set as well, which nobody but obstore would read there.
+    # All that obstore would otherwise read from the environment, where no other client reads it.
     options: Spec = {
         "endpoint": url,
-        "aws_endpoint_url_s3": url,  # it would win
+        "aws_endpoint_url_s3": url,  # takes precedence over `endpoint`
         "virtual_hosted_style_request": virtual,
         "conditional_put": "etag",
         "skip_signature": False,
@@ -138,7 +139,7 @@ def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
             f"to use the credentials of this machine"
         )
     if access:
-        # By a function, as the environment may have a session token of other credentials.
+        # As a provider, because the environment may have a session token of other credentials.
         keys = {"access_key_id": access, "secret_access_key": secret, "expires_at": None}
         options["credential_provider"] = lambda: keys
     else:
@@ -159,12 +160,12 @@ def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
 
 
 def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
-    """Credentials as botocore finds them: environment, profile, single sign-on, machine."""
+    """Return credentials as botocore finds them: environment, profile, single sign-on, instance."""
     is_at_home = is_amazon(urlsplit(spec["endpoint"]).netloc)
     try:
         from botocore.credentials import Credentials
         from botocore.session import get_session
-    except ImportError:  # obstore knows some of these places too
+    except ImportError:  # obstore itself looks in some of these places
         if not is_at_home:
             raise UnsupportedByObstore(_FOLLOWS) from None
         return {}
@@ -181,9 +182,9 @@ def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
 
     def provide() -> Spec:
         nonlocal credentials
-        if type(credentials) is Credentials:  # of a file, in which there may be others by now
+        if type(credentials) is Credentials:  # from a file, which may have changed
             credentials = get_session().get_credentials() or credentials
-        frozen = credentials.get_frozen_credentials()  # renewed by botocore when they expire
+        frozen = credentials.get_frozen_credentials()  # botocore renews them when they expire
         hidden.learn(*frozen)
         if not is_at_home and frozen.token:
             raise PermissionError("the credentials have a session token by now: try again")
@@ -218,7 +219,7 @@ def _gcs(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
 
 def _google_credentials(name: str, token: Any, hidden: Hidden) -> Spec:
     """
-    Translate what gcsfs takes as `token`.
+    Translate gcsfs's `token` into obstore's settings.
 
     https://gcsfs.readthedocs.io/en/latest/#credentials
     """
@@ -228,7 +229,7 @@ def _google_credentials(name: str, token: Any, hidden: Hidden) -> Spec:
         try:
             import google.auth
             from obstore.auth.google import GoogleCredentialProvider
-        except ImportError:  # obstore looks for a key file and for Google's metadata server
+        except ImportError:  # obstore looks for a key file and the metadata server
             return {}
         try:
             return {"credential_provider": partial(_learnt, GoogleCredentialProvider(), hidden)}
@@ -269,7 +270,7 @@ def _azure(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
         if not url and "endpointsuffix" in said:
             scheme = said.get("defaultendpointsprotocol", "https")
             url = f"{scheme}://{account}.blob.{said['endpointsuffix']}"
-        # Always said, as the environment may have another.
+        # Always given, because the environment may name another.
         url = url or f"https://{account}.blob.core.windows.net"
         options = {
             "endpoint": url,
@@ -299,7 +300,7 @@ def _azure(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
 
 
 def _azure_credentials(name: str, key: str | None, signature: str | None, hidden: Hidden) -> Spec:
-    # By functions, as the environment may have a token, which would win.
+    # As providers, because a token in the environment would take precedence.
     if key:
         try:
             base64.b64decode(key, validate=True)
@@ -311,13 +312,13 @@ def _azure_credentials(name: str, key: str | None, signature: str | None, hidden
         return {"credential_provider": lambda: token}
     try:
         from obstore.auth.azure import AzureCredentialProvider
-    except ImportError:  # obstore looks in the environment and for a managed identity
+    except ImportError:  # obstore reads the environment and a managed identity
         return {}
     return {"credential_provider": partial(_learnt, AzureCredentialProvider(), hidden)}
 
 
 def _learnt(provider: Callable[[], Any], hidden: Hidden) -> Any:
-    """Return what a provider hands out, which no message then has."""
+    """Return the credentials of a provider, and have them redacted from messages."""
     found = provider()
     hidden.learn(*(value for value in found.values() if isinstance(value, str)))
     return found

@@ -1,4 +1,4 @@
-"""What obstore raises: which is which, and what to say of it."""
+"""Classify and describe the errors that obstore raises."""
 
 import re
 
@@ -8,19 +8,18 @@ from dj_npy._stores.environment import UNKNOWN_CERTIFICATE
 from dj_npy._stores.reasons import CHECK_THE_KEYS, STALLS, code_of, is_under_way, reason_of
 from dj_npy._stores.secret import Hidden
 
-# Not every error that obstore documents as its own is one: NotFoundError arrives as
-# FileNotFoundError.
+# obstore does not raise all the errors it documents: NotFoundError arrives as FileNotFoundError.
 MISSING = (exceptions.NotFoundError, FileNotFoundError)
 DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
 TAKEN = (exceptions.AlreadyExistsError, FileExistsError)
 CONDITION_FAILED = (exceptions.PreconditionError, exceptions.NotModifiedError)
 NOT_SUPPORTED = (exceptions.NotSupportedError, NotImplementedError)
 UNCLEAR = (exceptions.GenericError, exceptions.JoinError, OSError)
-"""After these, a request may have been carried out or not."""
+"""After these, it is unknown whether the request was carried out."""
 FAILURES = (exceptions.BaseError, OSError, ValueError, NotImplementedError)
 
 _LATER = (408, 409, 425, 429)
-"""What is about this moment, of the answers that are about the request."""
+"""4xx statuses that are worth a retry."""
 _ADVICE = (
     (DENIED, CHECK_THE_KEYS),
     (TAKEN, "there is such an object already"),
@@ -30,7 +29,7 @@ _ADVICE = (
     (exceptions.UnknownConfigurationKeyError, "obstore does not know one of the store's settings"),
     (exceptions.JoinError, "obstore's thread was stopped"),
 )
-# The wording of obstore's most general error, and what to say; no decision depends on it.
+# Parts of obstore's generic error message, and what to say; no decision depends on them.
 _HINTS = (
     (r"redirect|AuthorizationHeaderMalformed|IllegalLocation|30[17] ",
      "the bucket seems to be in another region: set AWS_REGION, or the endpoint of that region"),
@@ -45,14 +44,14 @@ _HINTS = (
 
 
 def is_never(error: Exception) -> bool:
-    """Whether a server has said that it does not take such a request, and never will."""
+    """Whether a server will never accept such a request."""
     status = _status(str(error))
     is_ours = status // 100 == 4 and status not in (400, *_LATER)
     return is_ours or status in (501, 505, 507) or code_of(str(error)) == "NotImplemented"
 
 
 def is_bad(error: Exception) -> bool:
-    """Whether a server did not like the form of a request: a header, for one."""
+    """Whether a server rejected the form of a request, such as a header."""
     text = str(error)
     if code_of(text) in ("RequestTimeout", "Throttling"):
         return False
@@ -60,23 +59,23 @@ def is_bad(error: Exception) -> bool:
 
 
 def is_conflict(error: Exception) -> bool:
-    """Whether a request met another that is under way; a name that is taken is none."""
+    """Whether a request conflicts with one in progress; not if the name is taken."""
     return is_under_way(code_of(str(error)))
 
 
 def is_unmeasured(error: Exception) -> bool:
-    """Whether obstore misses a size in an answer, or cannot read it; all else is as well then."""
+    """Whether only a size in the answer's headers was missing or unreadable for obstore."""
     return bool(re.search("(?i)content.?(length|range)", str(error).split("\n")[0]))
 
 
 def _status(text: str) -> int:
-    """The status of an answer; 0 if there was none."""
+    """Return the HTTP status; 0 if there was no answer."""
     said = re.search(r"status code: (\d+)", text)
     return int(said[1]) if said else 0
 
 
 def told(error: Exception, hidden: Hidden, verb: str = "") -> str:
-    """Return what a message says of an error: a reason, and what to do, without secrets."""
+    """Return the reason of an error and what to do about it, without secrets."""
     text = hidden.redacted(str(error))
     reason = reason_of(code_of(text), _code(text), verb, _status(text))
     if reason is None:
@@ -88,13 +87,13 @@ def told(error: Exception, hidden: Hidden, verb: str = "") -> str:
 
 
 def _code(text: str) -> str:
-    """What an XML answer of a server says in words, if `text` has one."""
+    """Return code and message of a server's XML answer, or an empty text."""
     words = [re.search(f"<{tag}>([^<]+)</{tag}>", text) for tag in ("Code", "Message")]
     return ": ".join(found[1].strip() for found in words if found)[:200]
 
 
 def in_short(text: str) -> str:
-    """One line of obstore's many, without addresses, which may hold a signature."""
+    """Return one line of obstore's message, without URLs, which may have a signature."""
     status = re.search(r"status code: (\d+ [A-Za-z -]+)", text)
     told = re.search(r'message: "([^"]+)"', text)
     if status:

@@ -40,21 +40,21 @@ Version = dict[str, str | None]
 
 
 class Unended(Protocol):
-    """Uploads that have begun and not ended."""
+    """Multipart uploads that were neither completed nor aborted."""
 
     def listed(self, folder: str) -> Iterator[Listed]:
-        """Yield them, in `folder` of the store."""
+        """Yield the uploads in `folder` of the store."""
         ...
 
     def abort(self, upload: Listed) -> None:
-        """Throw one away."""
+        """Abort an upload."""
         ...
 
 
 MARK = "djnpy"
-"""Metadata of an object by which the writer knows its own; a name that Azure takes as well."""
+"""Object metadata by which a writer recognizes its own object; a name that Azure allows too."""
 CHANGED = "djnpychanged"
-"""Metadata of an object that was replaced: the checksum of what it was replaced by."""
+"""Object metadata of a replaced object: the checksum of its new contents."""
 _NO_ETAG = '"00000000000000000000000000000000"'
 
 
@@ -65,24 +65,24 @@ class CloudStore(CloudReader):
     Parameters
     ----------
     name : str
-        What the DataJoint configuration calls the store.
+        Name of the store in the DataJoint configuration.
     reader, writer, remover : obstore store
-        Clients of the store's location. The one that notices a silent server counts the
-        sending of a large object as silence, so it cannot write; and a removal that was
-        carried out and is asked for again would take the next object of that name. Nor is a
-        conditional request tried again by obstore, which takes a "never" for a "later".
+        Clients of the store's location. `reader` has a read time-out, which would also count the
+        upload of a large object as silence, so `writer` has none. `remover` does not retry: a
+        removal that is repeated after it was carried out would remove the next object of that name.
+        It also sends conditional requests, as obstore retries some refusals that are final.
     identity : str
-        Where it is, in words that no other store has: service, bucket, location.
+        Unique description of the location: service, bucket, location.
     hidden : Hidden
-        The credentials: no message has them.
+        The credentials, which are removed from all messages.
     direct : bool
-        Whether objects may be read from URLs that are signed here, without a proxy.
+        Whether objects may be read from presigned URLs, without a proxy.
     proxy : str, optional
-        Address of the proxy server in the store's settings.
+        URL of the proxy in the store's settings.
     plain : writer and remover, optional
-        Clients that send no checksums, if the others do: a server may not know them.
+        Clients that send no checksums, for servers that do not support them.
     unended : Unended, optional
-        What lists multipart uploads, which obstore does not; None where none can be left.
+        Lists multipart uploads, which obstore cannot; None if the service leaves none.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class CloudStore(CloudReader):
         self._unended = unended
         self._writer, self._remover = writer, remover
         self._plain, self._checksums = plain, plain is not None
-        self._replaces: bool | None = None  # not asked yet
+        self._replaces: bool | None = None  # not probed yet
 
     # Writing
 
@@ -119,7 +119,7 @@ class CloudStore(CloudReader):
         mark: str = "",
         **attributes: str,
     ) -> Version | None:
-        """Write an object if a condition holds, and return its version; None if it does not."""
+        """Write an object if a condition holds and return its version; otherwise return None."""
         mark = mark or secrets.token_hex(16)
         waits = pauses()
         while True:
@@ -134,7 +134,8 @@ class CloudStore(CloudReader):
                 )
             except FAILURES as error:
                 if isinstance(error, refusals) and not is_conflict(error):
-                    # Or is it the first try of this very request, whose answer was lost?
+                    # The first try of this very request may have succeeded, and its answer been
+                    # lost.
                     return self._marked(path, mark)
                 if is_never(error) or not (isinstance(error, UNCLEAR) or is_conflict(error)):
                     self._refuse(error, path, "write")
@@ -171,7 +172,7 @@ class CloudStore(CloudReader):
                 put()
 
     def _goes_without_checksums(self, error: Exception) -> bool:
-        """Send none from now on, if a request was refused that had one."""
+        """Stop sending checksums if a request with one was refused."""
         if self._plain is None or not is_bad(error):
             return False
         (self._writer, self._remover), self._plain = self._plain, None
@@ -190,7 +191,7 @@ class CloudStore(CloudReader):
                     max_concurrency=SIDE_BY_SIDE,
                 )
             except FAILURES as error:
-                with suppress(NpyError):  # only the answer to the last request may be lost
+                with suppress(NpyError):  # perhaps only the last answer was lost
                     if self._stat(path).nbytes == nbytes:
                         return
                 self._goes_without_checksums(error)
@@ -224,7 +225,7 @@ class CloudStore(CloudReader):
 
     def _meta(self, path: str) -> Any:
         if self._ranges is not False:
-            with suppress(exceptions.GenericError):  # an empty object, for one
+            with suppress(exceptions.GenericError):  # such as for an empty object
                 return obstore.get(self._reader, path, options={"range": (0, 1)}).meta
         return obstore.get(self._reader, path).meta
 
@@ -283,8 +284,8 @@ class CloudStore(CloudReader):
         return file, replace
 
     def _replaces_conditionally(self, wanted: str) -> bool:
-        """Whether the server honours ``If-Match``: some ignore it and overwrite."""
-        # If it refuses the other condition, checksums are settled with that.
+        """Whether the server honours ``If-Match``; some ignore it and overwrite."""
+        # This probe also settles whether checksums are sent.
         self._creates_exclusively(wanted)
         with self._asking:
             if self._replaces is None:
@@ -294,7 +295,7 @@ class CloudStore(CloudReader):
                 try:
                     self._replaces = self._put_if(condition, refused, PROBE, []) is None
                 except StoreError:
-                    # Does it refuse the condition, or any request? Then this will raise.
+                    # Is the condition refused, or any request? In the latter case this raises.
                     self._put(PROBE, [])
                     self._replaces = False
             return self._replaces
@@ -317,7 +318,7 @@ class CloudStore(CloudReader):
         if isinstance(error, MISSING):
             if verb in ("read", "copy", "map"):
                 return self._missing(path)
-            # It is an upload that is missing, if not the bucket.
+            # The upload is missing, or else the bucket.
             said = in_short(self._hidden.redacted(str(error)))
             return StoreError(f"{what}: {said}. Try again, or is there no such bucket?")
         reason = told(error, self._hidden, verb)
