@@ -85,11 +85,11 @@ class DescribedStore:
     Parameters
     ----------
     name : str
-        What the configuration calls it.
+        Name of the store in the configuration.
     public : tuple of (str, value)
-        The settings that travel.
+        The settings that a pickle has.
     withheld : tuple of str
-        The names of those that do not.
+        The names of the settings that it omits.
     """
 
     def __init__(
@@ -100,17 +100,17 @@ class DescribedStore:
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """What tells it from another store, and is the same in every process."""
+        """A key that identifies the store, the same in every process."""
         return self._name, *self._public
 
     @property
     def stores(self) -> dict[str, Any]:
-        """The store, as the default one."""
+        """The store, also as the default."""
         own = self._own()
         return {"default": self._name, self._name: dict(self._public) if own is None else own}
 
     def get_store_spec(self, store: str | None = None) -> dict[str, Any]:
-        """Return the settings of the store, the only one there is."""
+        """Return the settings of the store; there is only one."""
         name = store or self._name
         if name == self._name and self._own() is not None:
             return own_config().get_store_spec(name)
@@ -136,7 +136,7 @@ class DescribedStore:
         return spec
 
     def _own(self) -> dict[str, Any] | None:
-        """Return what this process's own configuration says of it, which must be the same store."""
+        """Return this process's own settings for the store, checked to be the same store."""
         own = own_config().stores.get(self._name) if self._name else None
         if not isinstance(own, dict):
             return None
@@ -156,12 +156,12 @@ class DescribedStore:
 
 
 def describe(config: StoreConfig, name: str | None) -> DescribedStore:
-    """Return what a pickle may hold of a store's configuration."""
-    if isinstance(config, DescribedStore):  # and is handed on
+    """Return the part of a store's configuration that a pickle may contain."""
+    if isinstance(config, DescribedStore):  # from a pickle, and pickled again
         return config
     name = name or config.stores.get("default") or ""
     settings = config.stores.get(name) or {}
-    if not isinstance(settings, Mapping):  # told when the store is opened
+    if not isinstance(settings, Mapping):  # opening the store raises the error
         settings = {}
     public = secret.public(dict(settings))
     if public.get("protocol") == "file" and "location" in public:
@@ -174,21 +174,21 @@ def store(
     name: str, public: tuple[tuple[str, Any], ...], withheld: tuple[str, ...]
 ) -> DescribedStore:
     """
-    Return the configuration of a store, as a pickled reference brings it.
+    Return the configuration of a store from a pickled reference.
 
     Parameters
     ----------
     name : str
-        What the configuration calls it.
+        Name of the store in the configuration.
     public : tuple of (str, value)
-        The settings that travel.
+        The settings that a pickle has.
     withheld : tuple of str
-        The names of those that do not.
+        The names of the settings that it omits.
     """
     return described(name, public, withheld)
 
 
-store.__module__ = "dj_npy.pickles"  # where a pickle looks for it, in every version
+store.__module__ = "dj_npy.pickles"  # the name in pickles of every version
 
 
 @lru_cache(maxsize=256)
@@ -213,13 +213,13 @@ def _remedy(name: str) -> str:
 
 
 def _agree(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
-    """Whether two descriptions are of one store, as far as both say where it is."""
+    """Whether two descriptions agree, as far as both give a location."""
     one, other = _destination(theirs), _destination(own)
     return all(one[key] == other[key] for key in one.keys() & other.keys())
 
 
 def _destination(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return where requests go; of a folder, each machine may have it elsewhere."""
+    """Return where requests go. Each machine may have a folder at another path."""
     protocol = str(settings.get("protocol") or "").lower()
     found = {"protocol": protocol} if protocol else {}
     if protocol == "file":
@@ -249,7 +249,7 @@ def _endpoint(settings: Mapping[str, Any]) -> str:
 
 
 def _where(settings: Mapping[str, Any]) -> str:
-    """Return where a store is, as a message may say."""
+    """Return the location of a store for a message, without secrets."""
     if str(settings.get("protocol")).lower() == "file":
         return f"the folder {settings.get('location')!r}"
     where = _destination(settings)
@@ -258,10 +258,10 @@ def _where(settings: Mapping[str, Any]) -> str:
 
 
 def _is_nobody_else(settings: Mapping[str, Any]) -> bool:
-    """Whether a request to where a pickle says takes no secret of this machine to a stranger."""
+    """Whether requests to a location from a pickle cannot leak this machine's credentials."""
     protocol = str(settings["protocol"]).lower()
     if protocol == "s3":
         url = urlsplit(_endpoint(settings)) if settings.get("endpoint") else None
         return url is not None and url.scheme == "https" and is_amazon(url.netloc)
-    # Google's and Azure's hosts are none of the settings that travel. A plugin may do anything.
+    # The hosts of Google and Azure are not taken from pickles. A plugin may do anything.
     return protocol in ("file", "gcs", "azure")

@@ -334,7 +334,7 @@ def _modified(info: dict[str, Any]) -> datetime:
             found = datetime.fromtimestamp(found, UTC) if found > 0 else None
         if isinstance(found, str):
             found = datetime.fromisoformat(found)
-        if not isinstance(found, datetime):  # unknown is young: nothing is removed for its age
+        if not isinstance(found, datetime):  # an unknown time counts as new: never removed for age
             return UNTIMED
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError, OSError):

@@ -1,4 +1,4 @@
-"""From DataJoint's configuration to a store."""
+"""Open stores from DataJoint's configuration."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ _SERVICES = ("s3", "gcs", "azure")
 
 
 class Addressing(NamedTuple):
-    """How a store's configuration shapes the paths in it."""
+    """The settings of a store that determine paths in it."""
 
     prefix: str
     partition: str
@@ -44,14 +44,14 @@ class Addressing(NamedTuple):
 
 # One store object per configured store and process.
 _opened: dict[str, Store] = {}
-# The same by the configuration they came from: this much can be asked for every array.
+# The same by configuration and name: a cheap lookup, done for every array.
 _recent: dict[tuple[int, str], tuple[dict[str, Any], Store]] = {}
 _MAX_RECENT = 1000
 
 
 def open_store(config: StoreConfig, name: str | None) -> Store:
     """
-    Return the store that DataJoint's configuration calls `name`.
+    Return the store called `name` in DataJoint's configuration.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def open_store(config: StoreConfig, name: str | None) -> Store:
     Raises
     ------
     datajoint.DataJointError
-        If no such store is configured, or not properly.
+        If the store is not configured, or not properly.
     """
     stores = config.stores
     name = name or stores.get("default") or ""
@@ -71,7 +71,7 @@ def open_store(config: StoreConfig, name: str | None) -> Store:
         raise StoreError("stores['default'] must be the name of a store, and that a text")
     settings = stores.get(name)
     known = _recent.get((id(config), name))
-    # Compared by value: a configuration may be changed in place, and an id used again.
+    # Compared by value: a configuration may change in place, and an id be reused.
     if known is not None and known[0] == settings:
         return known[1]
     if name and settings is None:
@@ -98,7 +98,7 @@ def open_store(config: StoreConfig, name: str | None) -> Store:
 
 
 def _forget(identity: str) -> None:
-    """Open a store anew when it is next used: credentials that it was refused may be others."""
+    """Open a store anew on next use, as new credentials may be found after a refusal."""
     store = _opened.pop(identity, None)
     for key, (_, recent) in list(_recent.items()):
         if recent is store:
@@ -107,10 +107,10 @@ def _forget(identity: str) -> None:
 
 def schema_addressing(config: StoreConfig, store: Store) -> Addressing:
     """
-    Return what the user's settings say about paths in a store.
+    Return the user's settings for paths in a store.
 
-    Read as the user wrote them: DataJoint fills in a `schema_prefix` of ``_schema`` where
-    none was set, which the specification's paths do not have.
+    Taken as the user wrote them: DataJoint fills in a default `schema_prefix` of ``_schema``, which
+    the specification's paths do not have.
     """
     settings = config.stores[store.name]
     for key, kind in (("schema_prefix", str), ("partition_pattern", str), ("token_length", int)):
@@ -141,7 +141,7 @@ def _new_store(name: str, spec: dict[str, Any]) -> Store:
             f"installed: pip install '{package}'"
         ) from error
     except Exception as error:
-        # Of any kind: credentials are looked for by botocore, google-auth, azure-identity ...
+        # Of any type: botocore, google-auth, azure-identity and others look for credentials.
         said = Hidden(spec).redacted(str(error))
         said = re.sub(r"\w+://\S+|\w+=\S+", "...", " ".join(said.split()))[:200]
         raise StoreError(
@@ -174,7 +174,7 @@ def _service_store(name: str, spec: dict[str, Any]) -> Store:
     proxy = spec.get("proxy_server")
     if proxy and not re.match(r"https?://[^/\s]+", str(proxy)):
         raise StoreError(f"store {name!r}: `proxy_server` must begin with http:// or https://")
-    # An object's name has no empty component: neither obstore nor this package takes one.
+    # obstore and this package refuse empty components in object names.
     spec["location"] = "/".join(filter(None, str(spec.get("location") or "").split("/")))
     if spec["protocol"] == "s3":
         spec["endpoint"] = endpoint_of(name, spec)
@@ -210,7 +210,7 @@ def _identity(spec: dict[str, Any]) -> str:
 
 
 def _google_filesystem(spec: dict[str, Any]) -> Any:
-    """Return one that is told which proxy and which certificates to use."""
+    """Return a gcsfs file system with our proxy and certificates."""
     import aiohttp
     import gcsfs
     from fsspec.asyn import get_loop, sync
@@ -229,9 +229,9 @@ def _google_filesystem(spec: dict[str, Any]) -> Any:
 
 
 def _generic_store(name: str, spec: dict[str, Any], identity: str | None = None) -> GenericStore:
-    from datajoint.storage import StorageBackend  # what is not needed may go
+    from datajoint.storage import StorageBackend  # optional, so imported late
 
-    # What is asked of DataJoint's backend makes no request.
+    # DataJoint's backend is used without any request.
     backend = StorageBackend(spec)
     on_s3, hidden = spec["protocol"] == "s3", Hidden(spec)
     if on_s3:
@@ -259,7 +259,7 @@ def _generic_store(name: str, spec: dict[str, Any], identity: str | None = None)
     )
 
 
-# Obstore's threads do not survive a fork, and whatever is asked of it then hangs for ever.
+# obstore's threads do not survive a fork, after which every call would hang.
 _forked = False
 _of_the_parent: list[Any] = []
 
@@ -268,7 +268,7 @@ def _leave_the_parents_stores() -> None:
     """In a forked child: open stores anew, through fsspec if obstore may have been in use."""
     global _forked
     _forked = _forked or "obstore" in sys.modules
-    # Kept, as even to let go of a client might wait for one of its threads.
+    # Kept, because even dropping a client might wait for one of its threads.
     _of_the_parent.append((_opened.copy(), _recent.copy()))
     _opened.clear()
     _recent.clear()

@@ -55,7 +55,7 @@ class LocalStore(Store):
     Parameters
     ----------
     name : str
-        What the DataJoint configuration calls the store.
+        Name of the store in the DataJoint configuration.
     location : str
         The folder. It must exist: one that does not is more likely a file server that is not
         mounted than a place to put data.

@@ -150,7 +150,7 @@ class CloudStore(CloudReader):
                 return _version(result)
 
     def _marked(self, path: str, mark: str, client: Client | None = None) -> Version | None:
-        """Return the version of an object if it has our mark, as far as that may be read."""
+        """Return the version of an object if it has our mark; None if not, or if not readable."""
         try:
             found = obstore.get(client or self._reader, path, options={"head": True})
         except (*MISSING, *DENIED):
@@ -256,7 +256,7 @@ class CloudStore(CloudReader):
         with self._copy_of(path, stat) as copy:
             file = filecache.working_copy((self.identity, path), copy, self.where(path))
 
-        unanswered: set[str] = set()  # marks of what may have been written: a call was interrupted
+        unanswered: set[str] = set()  # marks of writes that may have succeeded before an interrupt
 
         def put(contents: Sequence[memoryview], checksum: str) -> Version | None:
             condition = {key: value for key, value in version.items() if value}
