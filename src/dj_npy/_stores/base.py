@@ -188,7 +188,7 @@ class Store(ABC):
         return self._read_files((self.checked(path), some, nbytes) for path, some, nbytes in files)
 
     def read_beginning(self, path: str, length: int) -> tuple[bytes, Stat]:
-        """Return the first `length` bytes, at least one, or all there are, and size and version."""
+        """Return the first `length` bytes (at least 1), or all there are, with size and version."""
         return self._read_beginning(self.checked(path), length)
 
     def pieces(self, path: str) -> Iterable[memoryview]:
@@ -261,7 +261,7 @@ class Store(ABC):
         self._abort(upload)
 
     def prune(self, folder: str, may_go: Callable[[str], bool]) -> None:
-        """Remove the empty folders below `folder` of which `may_go`, where a store has such."""
+        """Remove empty folders below `folder` for which `may_go` holds, in stores with folders."""
         self._prune(self.checked(folder) if folder else "", may_go)
 
     def place(self) -> object:

@@ -165,7 +165,7 @@ def describe(config: StoreConfig, name: str | None) -> DescribedStore:
         settings = {}
     public = secret.public(dict(settings))
     if public.get("protocol") == "file" and "location" in public:
-        public["location"] = os.path.abspath(public["location"])  # elsewhere there, perhaps
+        public["location"] = os.path.abspath(public["location"])  # relative to this process
     withheld = tuple(sorted(key for key in settings if settings[key] and key not in public))
     return described(name, tuple(public.items()), withheld)
 
@@ -195,7 +195,7 @@ store.__module__ = "dj_npy.pickles"  # the name in pickles of every version
 def described(
     name: str, public: tuple[tuple[str, Any], ...], withheld: tuple[str, ...]
 ) -> DescribedStore:
-    """One object a store, however many references are unpickled: it is asked for each array."""
+    """Return one object per store, however many references to it are unpickled."""
     return DescribedStore(name, public, withheld)
 
 

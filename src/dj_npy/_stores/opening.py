@@ -150,7 +150,7 @@ def _new_store(name: str, spec: dict[str, Any]) -> Store:
 
 
 def _folder(name: str, location: str) -> str:
-    """Return the folder of a local store; what another process takes for another is refused."""
+    """Return the folder of a local store; refuse a relative path, which depends on the process."""
     meant = os.path.expanduser(re.sub(r"^file:(//[^/]*)?", "", location))
     if location and os.path.isabs(location):
         return location
