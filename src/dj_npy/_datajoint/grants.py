@@ -1,4 +1,4 @@
-"""What of a database an account cannot see, and so cannot be asked about."""
+"""Find out what an account cannot see of its database server."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -22,21 +22,21 @@ class Sight(NamedTuple):
     """What an account sees of its server."""
 
     unseen: list[str]
-    """What could not be asked about, in words."""
+    """Descriptions of what it cannot see."""
     schemas: bool
     """Whether it sees all schemas of the database."""
     transactions: bool
-    """Whether it sees the open transactions that others' rows may be in."""
+    """Whether it sees open transactions, which may have rows of others."""
 
 
 def sight(select: Select, backend: str) -> Sight:
-    """Ask what the account sees; what it is not told counts as not seen."""
+    """Return what the account sees; unknown counts as not seen."""
     return _of_postgresql(select) if backend == "postgresql" else _of_mysql(select)
 
 
 def _of_postgresql(select: Select) -> Sight:
-    # Its catalog names all tables, and one that may not be read is an error. Transactions
-    # that have written are named to everybody, but not how old they are.
+    # The catalog lists all tables, and reading one without permission is an error. Any account sees
+    # the transactions that have written, but not their age.
     unseen = []
     try:
         [(may,)] = select("SELECT pg_has_role('pg_read_all_stats', 'USAGE')")
@@ -82,10 +82,10 @@ def _of_mysql(select: Select) -> Sight:
 
 def sees_triggers(select: Select, schema: str, table: str) -> bool:
     """
-    Return whether MySQL or MariaDB tells the account which triggers a table has.
+    Return whether MySQL or MariaDB shows the account the triggers of a table.
 
-    It does to those that may create some (TRIGGER). Of several grants for schemas the server
-    takes the one that fits best, so each has to say so.
+    That takes the TRIGGER privilege. Of several grants for schemas the server uses the most
+    specific one, so each must have it.
     """
     try:
         lines = [str(line) for (line,) in select(_show_grants(select))]
@@ -114,7 +114,7 @@ def sees_triggers(select: Select, schema: str, table: str) -> bool:
 
 
 def _fits(pattern: str, schema: str) -> bool:
-    """Whether a schema is one of those that a grant is for."""
+    """Whether a grant's schema pattern matches a schema."""
     parts = re.findall(r"\\.|.", _plain(pattern), re.DOTALL)
     wild = {"%": ".*", "_": "."}
     text = "".join(wild.get(part) or re.escape(part[-1]) for part in parts)
@@ -126,8 +126,9 @@ def _fits_literally(name: str, schema: str) -> bool:
 
 
 def _has_no_patterns(select: Select) -> bool:
-    """Whether ``_`` and ``%`` in a grant are what they are, as with MySQL's `partial_revokes`."""
-    # No error where there is none, in MariaDB: its next ROLLBACK would seem to have warned.
+    """Whether ``_`` and ``%`` in a grant are literal, as with MySQL's `partial_revokes`."""
+    # Unlike @@partial_revokes, no error in MariaDB, after which its next ROLLBACK would seem to
+    # warn.
     rows = list(select("SHOW VARIABLES LIKE 'partial_revokes'"))
     return bool(rows) and rows[0][1] == "ON"
 
@@ -137,9 +138,9 @@ def _plain(name: str) -> str:
 
 
 def _show_grants(select: Select) -> str:
-    """Return what shows the grants of this account and of the roles that are in force."""
+    """Return the statement that shows the grants of this account and its active roles."""
     [(version,)] = select("SELECT version()")
-    if "mariadb" in str(version).lower():  # where they are shown as well
+    if "mariadb" in str(version).lower():  # shows grants of roles as well
         return "SHOW GRANTS"
     try:
         [(roles,)] = select("SELECT current_role()")

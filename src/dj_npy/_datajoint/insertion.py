@@ -1,4 +1,4 @@
-"""One INSERT or UPDATE with arrays: what it writes, and what becomes of that if it fails."""
+"""One INSERT or UPDATE with arrays: the files it writes, and their removal if it fails."""
 
 import copy
 import os
@@ -23,33 +23,33 @@ from dj_npy._format.blocks import Blocks
 from dj_npy._stores import Store, identity, open_store
 
 _IN_FLIGHT = 256 << 20
-"""Bytes of arrays that are uploaded side by side; a larger one goes alone."""
+"""Bytes of arrays that are uploaded at the same time; a larger one is uploaded alone."""
 _COPIED = 64 << 20
 """
-Bytes up to which an array is copied that may change once the next row is asked for.
+Size in bytes up to which an array is copied if it may change with the next row.
 
-A larger one is written before that; its own parts go side by side.
+A larger one is written before the next row is requested; its parts are uploaded in parallel.
 """
 _QUIET_S = 1
-"""How long the database is not spoken to before it is asked whether it is still there."""
+"""Seconds of silence after which the database connection is checked before the INSERT."""
 
 
 class Statement:
     """
-    One INSERT or UPDATE in the making: the files that are written for its rows.
+    One INSERT or UPDATE in progress, and the files written for its rows.
 
     Parameters
     ----------
     table : datajoint.Table
-        Whose rows they are.
+        The table of the rows.
     """
 
     def __init__(self, table: Any) -> None:
         self._table = table
         self._connection = table.connection
         self._process = os.getpid()
-        self._ready = True  # to be sent
-        self._session: Session | None = None  # in which it is sent, once it may have been
+        self._ready = True  # all rows are encoded
+        self._session: Session | None = None  # the one it is sent in, once it may have been
         self._query: str | None = None
         self._sent: transactions.Sent | None = None
         self._written: list[Written] = []
@@ -57,17 +57,17 @@ class Statement:
         self._given_up = False
         self._mutex = threading.Lock()
 
-    @cached_property  # DataJoint makes it anew each time it is asked
+    @cached_property  # DataJoint builds it on each access
     def table_name(self) -> str:
         """The full name of the table, quoted."""
         return str(self._table.full_table_name)
 
     def encoded(self, attribute: str) -> dict[str, Any] | None:  # noqa: ARG002
-        """Return what describes an array of the row that is being encoded, if it was begun."""
+        """Return the description of the current row's array if its upload has started."""
         return None
 
     def note(self, store: Store, path: str, attribute: str) -> None:
-        """Remember a file, or remove it if it comes too late."""
+        """Record a file, or remove it if the statement has already failed."""
         if attribute not in self._told:
             self._told[attribute] = _is_told(self._table.heading.attributes.get(attribute))
         written = Written(store, path, self.table_name, attribute, self._told[attribute])
@@ -78,10 +78,10 @@ class Statement:
         take_back([written])
 
     def wrote(self, nbytes: int) -> None:
-        """Tell that an array has been written."""
+        """Record an array that was written."""
 
     def sends(self, connection: Any, query: str, sent: transactions.Sent) -> None:
-        """Take note of a query that is about to be sent while this statement is."""
+        """Record a query that is about to be sent during this statement."""
         if connection is not self._connection or self._sent is not None or not self._ready:
             return
         if transactions.WRITES_NOTHING.match(query):
@@ -102,9 +102,9 @@ class Statement:
             transaction.keep(self._session, self._written)
 
     def _failed(self, error: BaseException) -> None:
-        """Remove the files to which no row refers, if that is certain."""
+        """Remove the files if certainly no row refers to them."""
         if os.getpid() != self._process:
-            return  # a forked child that has left the rows' generator: they are the parent's
+            return  # a forked child that left the rows' generator: the files are the parent's
         with self._mutex:
             written = list(self._written)
         if self._session is not None and written:
@@ -121,7 +121,7 @@ class Update(Statement):
     """One UPDATE."""
 
     def run(self, send: Callable[[], Any]) -> Any:
-        """Have the row encoded and sent; leave no file without a row, if that is certain."""
+        """Encode and send the row; leave no file without a row, if that is certain."""
         try:
             result = call_with({current: self, bulk: None}, send)
         except BaseException as error:
@@ -138,9 +138,9 @@ class Insertion(Statement):
     Parameters
     ----------
     table : datajoint.Table
-        Whose rows they are.
+        The table of the rows.
     skip_duplicates : bool
-        Whether the server is to leave out rows that are there already.
+        Whether the server skips rows that exist already.
     """
 
     def __init__(self, table: Any, skip_duplicates: bool) -> None:
@@ -153,9 +153,9 @@ class Insertion(Statement):
 
     def run(self, rows: Iterable[Any], send: Callable[[Iterable[Any]], Any]) -> Any:
         """
-        Have the rows encoded and sent; leave no file without a row, if that is certain.
+        Encode and send the rows; leave no file without a row, if that is certain.
 
-        `send` takes all rows before it sends anything.
+        `send` consumes all rows before it sends anything.
         """
         ahead = None
         if self._bulk is not None:
@@ -178,7 +178,7 @@ class Insertion(Statement):
         return result
 
     def encoded(self, attribute: str) -> dict[str, Any] | None:
-        """Return what describes an array of the row that is being encoded, if it was begun."""
+        """Return the description of the current row's array if its upload has started."""
         begun = self._begun.pop(attribute, None)
         if begun is None:
             return None
@@ -188,7 +188,7 @@ class Insertion(Statement):
         return description
 
     def wrote(self, nbytes: int) -> None:
-        """Tell that an array has been written."""
+        """Record an array that was written."""
         if self._bulk is not None:
             self._bulk.wrote(nbytes)
 
@@ -197,22 +197,22 @@ class Insertion(Statement):
         yield from rows
         self._ready = True
         if self._written and time.monotonic() - begun > _QUIET_S:
-            # If the server has hung up, that is told while it is certain that nothing was sent.
+            # If the server has closed the connection, this fails while certainly nothing was sent.
             self._connection.query("SELECT 1")
         if self._looks_for_skipped:
-            # MySQL says with an answer whether there is a transaction. DataJoint may believe in
-            # one that a COMMIT of the user's has ended, and then begins no other.
+            # MySQL reports with each answer whether a transaction is open. DataJoint may believe in
+            # one that the user's own COMMIT has ended, and then starts no other.
             self._connection.query("SELECT 1")
             if Session(self._connection).in_transaction:
                 return
             self._looks_for_skipped = not self._connection.in_transaction
             if self._looks_for_skipped:
-                self._own_transaction = True  # before it is: Ctrl-C may come in between
+                self._own_transaction = True  # set first: Ctrl-C may come in between
                 self._connection.start_transaction()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """End the transaction that was begun for this statement alone."""
+        """End the transaction, if it was started only for this statement."""
         committing = False
         try:
             yield
@@ -222,16 +222,16 @@ class Insertion(Statement):
         except BaseException:
             if self._own_transaction:
                 if not committing:
-                    self._succeeded()  # so far: a rollback takes back what it kept
-                with suppress(Exception):  # a session that is lost; what was raised is told
+                    self._succeeded()  # for now: the rollback removes what it recorded
+                with suppress(Exception):  # the session may be lost; the first error is raised
                     self._connection.cancel_transaction()
             raise
 
     def _skipped(self) -> list[Written]:
         """
-        Return the files of rows that were there already, while no other session sees the others.
+        Return the files of skipped rows, before another session can see the inserted ones.
 
-        Once rows are committed another session may move them, and so they would not be found.
+        Another session may move committed rows, which then would not be found.
         """
         if not self._looks_for_skipped or not self._was_alone or self._session is None:
             return []
@@ -242,20 +242,20 @@ class Insertion(Statement):
         self._written = list(referenced)
         return skipped
 
-    # Side by side
+    # Concurrent uploads
 
     def _uploaded(self, ahead: Pipeline) -> Iterator[Any]:
-        """Yield the rows, their arrays written: :meth:`encoded` returns what describes them."""
+        """Yield the rows after their arrays: :meth:`encoded` returns the descriptions."""
         for step in ahead:
             self._begun = {
                 attribute: (task, nbytes)
                 for task, (attribute, nbytes) in zip(step.tasks, step.item[1], strict=True)
             }
             yield step.item[0]
-            self._begun = {}  # what comes next may run an insert of its own
+            self._begun = {}  # the caller may run another insert
 
     def _steps(self, rows: Iterable[Any]) -> Iterator[WorkItem]:
-        # Whoever makes the rows as they are asked for may make them in the same memory.
+        # A generator of rows may reuse the same memory for each.
         lasting = isinstance(rows, (list, tuple, np.ndarray))
         codecs = _codecs(self._table)
         agreed: set[str | None] = set()
@@ -271,7 +271,7 @@ class Insertion(Statement):
                 value = values.get(attribute)
                 if not isinstance(value, (np.ndarray, NpyRef)):
                     continue
-                if store not in agreed:  # the database is asked in this thread, and once
+                if store not in agreed:  # in this thread, which may use the database, and once
                     identity.written_to(open_store(self._connection._config, store), witness.get())
                     agreed.add(store)
                 context = {
@@ -297,15 +297,15 @@ def _upload(
 
 
 def _is_told(attribute: Any) -> bool:
-    """Whether a row has the path of an attribute's file at the top of a JSON."""
+    """Whether a row has the path of an attribute's file at the top level of a JSON."""
     if attribute is None or attribute.codec is None:
-        return False  # of another codec, which has ours write
+        return False  # another codec, which writes through ours
     _, chain, _ = dj.codecs.resolve_dtype(f"<{attribute.codec.name}>", store_name=attribute.store)
     return type(chain[-1]) is NpyCodec
 
 
 def _codecs(table: Any) -> dict[str, tuple[NpyCodec, str | None]]:
-    """Our codec and the store's name, for each attribute that is ``<npy@>`` itself."""
+    """Return our codec and the store's name for each attribute that is ``<npy@>`` itself."""
     found = {}
     for name, attribute in table.heading.attributes.items():
         if attribute.codec is not None and attribute.codec.name == NpyCodec.name:
@@ -318,7 +318,7 @@ def _codecs(table: Any) -> dict[str, tuple[NpyCodec, str | None]]:
 
 
 def _by_name(table: Any, row: Any) -> Mapping[str, Any]:
-    """Return the values of a row; none if it is no row, which DataJoint will tell."""
+    """Return the values of a row by name; empty for an invalid row, for which DataJoint raises."""
     if isinstance(row, Mapping):
         return row
     if isinstance(row, np.void) and row.dtype.names:
@@ -329,7 +329,7 @@ def _by_name(table: Any, row: Any) -> Mapping[str, Any]:
 
 
 def _lasting(row: Any) -> Any:
-    """Return a row that stays as it is now; None if that takes too much, or is not to be had."""
+    """Return a deep copy of a row; None if it is too large or cannot be copied."""
     try:
         if isinstance(row, np.void) and row.dtype.names:
             return {name: _copy(row[name]) for name in row.dtype.names}
@@ -352,6 +352,6 @@ def _copy(value: Any) -> Any:
             raise ArrayInvalidError("too large to be copied")
         if not value.nbytes:  # nothing can change, and a copy of |S0 would be |S1
             return value
-        # Of a memory map, deepcopy would make another map; of any other, it keeps the class.
+        # deepcopy of a memory map would be another map; of other arrays, it keeps the class.
         return np.array(value) if type(value) is np.memmap else copy.deepcopy(value)
     return copy.deepcopy(value)
