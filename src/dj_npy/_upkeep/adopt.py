@@ -1,4 +1,4 @@
-"""Tell that a store is the one that some rows mean: it was moved, merged or restored."""
+"""Confirm that a moved, merged or restored store is the one that its rows mean."""
 
 import random
 from collections import Counter
@@ -17,34 +17,32 @@ _AT_ONCE = 16
 
 def adopt(schema_or_table: Any, store: str | None = None, *, force: bool = False) -> list[str]:
     """
-    Tell that a store is the one that the rows of a schema or a table were written to.
+    Confirm that a store is the one to which the rows of a schema or a table were written.
 
-    Needed only where the file ``.dj-npy-store`` at the store's root has not come along: after a
-    move that left it behind, a restored copy without it, or when two stores were put together.
-    Some files of each store that the rows name are looked for; then its id is written into that
-    file, beside those that are there.
+    Needed only if the file ``.dj-npy-store`` at the store's root is missing: after a move without
+    it, a restore without it, or a merge of two stores. Checks some files of each store that the
+    rows name; then adds its id to the ids in that file.
 
     Parameters
     ----------
     schema_or_table : datajoint.Schema, str or datajoint.Table
-        Whose rows.
+        A schema or a table.
     store : str, optional
         Name of the store. Default: the default one.
     force : bool
-        Also where most of the files are not there.
+        Adopt even if most of the files are missing.
 
     Returns
     -------
     list of str
-        The ids of the store from now on. New rows get the first.
+        The new ids of the store. New rows get the first.
 
     Raises
     ------
     StoreError
-        If most of the files are not there: nothing was written. Or if the store cannot be
-        written to.
+        If most of the files are missing: nothing was written. Or if the store is not writable.
     ArrayInvalidError
-        For what is neither schema nor table, or not there.
+        If it is neither a schema nor a table, or does not exist.
 
     Examples
     --------
@@ -88,7 +86,7 @@ def adopt(schema_or_table: Any, store: str | None = None, *, force: bool = False
 def _sample(
     row: ArrayMetadata, counts: Counter[str | None], samples: dict[str | None, list[ArrayMetadata]]
 ) -> None:
-    """Keep some rows of each store, each as likely as the others."""
+    """Keep a uniform random sample of the rows of each store."""
     counts[row.store_id] += 1
     kept = samples.setdefault(row.store_id, [])
     if len(kept) < _SAMPLES:
@@ -98,7 +96,7 @@ def _sample(
 
 
 def _check(place: Any, said: str | None, rows: list[ArrayMetadata], count: int) -> None:
-    """Raise if most of some rows' files are not there."""
+    """Raise if most of some rows' files are missing."""
     missing: list[str] = []
 
     def look(row: ArrayMetadata) -> bool:

@@ -1,4 +1,4 @@
-"""Whether every row has its file, and that the right one."""
+"""Check that every row has its file, and the right one."""
 
 import json
 import tempfile
@@ -25,11 +25,11 @@ from dj_npy._stores.remote import PART, SIDE_BY_SIDE
 from dj_npy._text import in_units, short_repr
 
 SOUND = ("as described", "as inserted", "no checksum", "changed since insert")
-"""What is said of files that are not damaged."""
+"""Results for files that are not damaged."""
 _KEPT = 10_000
-"""Findings that a report holds; all are counted."""
+"""Findings that a report lists; all are counted."""
 _TOGETHER, _TOGETHER_BYTES = 64, 4 << 20
-"""Files that one step looks at: each step is handed to a thread and back."""
+"""Files per work item: passing one to a thread and back has a cost."""
 _IN_FLIGHT = 256 << 20
 
 
@@ -53,23 +53,23 @@ class Finding(NamedTuple):
 @dataclass
 class Report:
     """
-    What `verify` has found.
+    The result of `verify`.
 
-    `str` of it is a text, ``to_json()`` a JSON.
+    ``str(report)`` is text, ``report.to_json()`` JSON.
     """
 
     checksums: bool
     """Whether every byte was read."""
     tables: list[str] = field(default_factory=list)
-    """What was looked at: ``schema.table.attribute``."""
+    """What was checked: ``schema.table.attribute``."""
     checked: int = 0
-    """Arrays."""
+    """Number of arrays."""
     nbytes: int = 0
-    """Of these arrays, as their rows say."""
+    """Total size of these arrays, according to their rows."""
     counts: Counter[str] = field(default_factory=Counter)
     """
-    How many were what: as for `Finding`, or ``"as inserted"``, to the byte; ``"as described"``,
-    where only size, shape and dtype were looked at; ``"no checksum"``, where the row, of
+    Number of arrays per result: as in `Finding`, or ``"as inserted"``, to the byte; ``"as
+    described"``, if only size, shape and dtype were checked; ``"no checksum"``, if the row, of
     DataJoint's own codec, has none.
     """
     findings: list[Finding] = field(default_factory=list)
@@ -81,7 +81,7 @@ class Report:
         return all(what in SOUND for what in self.counts)
 
     def to_json(self) -> str:
-        """Return all of it as a JSON."""
+        """Return the whole report as JSON."""
         findings = [finding._asdict() for finding in self.findings]
         return json.dumps({"ok": self.ok, **vars(self), "findings": findings}, indent=2)
 
@@ -107,19 +107,19 @@ class Report:
 
 def verify(*schemas_or_tables: Any, checksums: bool = False, progress: bool = False) -> Report:
     """
-    Check that every row's file is there, whole, and of the shape and dtype that the row says.
+    Check that every row's file exists, is complete, and has the row's shape and dtype.
 
-    Damage is reported, not raised. Files are looked at side by side, in memory that does not
-    grow with their number. Rows of transactions that are not committed are not seen.
+    Damage is reported, not raised. Files are checked in parallel; memory use does not grow with
+    their number. Rows of uncommitted transactions are not seen.
 
     Parameters
     ----------
     schemas_or_tables : datajoint.Schema, str, datajoint.Table or query
-        Names of schemas, schemas, tables, or what is left of them by restrictions.
+        Names of schemas, schemas, tables, or restricted tables.
     checksums : bool
         Read all bytes, and compare their checksum with the row's.
     progress : bool
-        Show a bar.
+        Show a progress bar.
 
     Returns
     -------
@@ -129,7 +129,7 @@ def verify(*schemas_or_tables: Any, checksums: bool = False, progress: bool = Fa
     Raises
     ------
     ArrayInvalidError
-        For what is neither, or a schema that is not there.
+        For an argument of another type, or a schema that does not exist.
     datajoint.DataJointError
         If the database refuses a query.
 
@@ -146,7 +146,7 @@ def verify(*schemas_or_tables: Any, checksums: bool = False, progress: bool = Fa
         raise ArrayInvalidError("verify takes one schema or table at least")
     report = Report(checksums)
     with ExitStack() as stack:
-        # What the database says is put aside first: it would not wait while terabytes are read.
+        # Rows are first spooled to a file: the database would not wait while terabytes are read.
         rows = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
         given = list(map(_checked, schemas_or_tables))
         configs = [_spool(each, number, rows, report) for number, each in enumerate(given)]
@@ -165,7 +165,7 @@ def verify(*schemas_or_tables: Any, checksums: bool = False, progress: bool = Fa
 
 
 class _Place(NamedTuple):
-    """A row that is to be looked at."""
+    """A row to check."""
 
     table: str
     key: dict[str, Any]
@@ -176,7 +176,7 @@ class _Place(NamedTuple):
 
 
 def _spool(given: Any, number: int, rows: Any, report: Report) -> StoreConfig:
-    """Write the rows of one argument to a file, and return the configuration of their stores."""
+    """Write the rows of one argument to a file, and return their store configuration."""
     connection = connection_of(given)
     with snapshot(connection) as now:
         for table, names, attribute, found in _selected(given, now):
@@ -194,7 +194,7 @@ def _spool(given: Any, number: int, rows: Any, report: Report) -> StoreConfig:
 def _selected(
     given: Any, now: Snapshot
 ) -> Iterator[tuple[str, Sequence[str], str, Iterable[tuple[Any, ...]]]]:
-    """Yield name of the table, those of its key, attribute, and key and JSON of each row."""
+    """Yield table name, key names, attribute, and an iterator of key and JSON per row."""
     schema = schema_name(given)
     if schema is not None:
         for column in now.columns([schema]):
@@ -206,7 +206,7 @@ def _selected(
         if attribute.codec is not None and is_npy(attribute.codec, attribute.store):
             expression = query.proj(name)
             names = expression.heading.names
-            # As DataJoint itself sends it: with arguments, none, so that %% is one %.
+            # With empty arguments, as DataJoint sends it, so that %% becomes %.
             found = now.select(expression.make_sql(), ())
             at = names.index(name)
             yield (
@@ -254,9 +254,9 @@ def _examined_together(places: list[_Place], checksums: bool) -> list[tuple[str,
 
 def examined(row: ArrayMetadata, config: StoreConfig, checksums: bool) -> tuple[str, str]:
     """
-    Look at the file of a row and return what is to be said of it, and the message if there is one.
+    Check the file of a row; return the result, and a message or an empty text.
 
-    Nothing is raised: see `Report.counts`.
+    Does not raise: see `Report.counts`.
     """
     if isinstance(row.json, str):
         return "invalid row", f"the row's JSON cannot be read, or is a text: {short_repr(row.json)}"
@@ -280,7 +280,7 @@ def examined(row: ArrayMetadata, config: StoreConfig, checksums: bool) -> tuple[
 
 
 def _damage(file: ArrayFile) -> str:
-    """What is wrong with a file with which something is."""
+    """Return what is wrong with a damaged file."""
     row = file.row
     header = len(npyfile.header_bytes(row.dtype, row.shape, False))
     try:
@@ -289,7 +289,7 @@ def _damage(file: ArrayFile) -> str:
         file.header()
     except ArrayCorruptError:
         return "other array"
-    except NpyError:  # it has gone meanwhile
+    except NpyError:  # removed meanwhile
         return "unreadable"
     return "other bytes"
 
