@@ -120,7 +120,7 @@ class NpyCodec(dj.SchemaCodec):
         schema, table, attribute, primary_key = self._extract_context(key, context)
         config = self._codec_config(key, context) or dj.config
         store = open_store(config, store_name)
-        store_id = identity.written_to(store, witness.get())
+        store_id = identity.id_for_write(store, witness.get())
         prefix, partition, token_length = schema_addressing(config, store)
         plain = array_path(
             schema,
@@ -181,7 +181,7 @@ def _copied(ref: NpyRef, store: Store, names: Iterator[str]) -> tuple[Header, st
     source, header, expected = file.store, file.header(), file.row.checksum
     check_header(header)
     if source is store and expected:
-        path = store.copied(names, ref.path, header.file_size)
+        path = store.create_copy(names, ref.path, header.file_size)
         if path is not None:
             return header, path, expected
     path, checksum = _stored(store, names, source.pieces(ref.path), header.file_size)

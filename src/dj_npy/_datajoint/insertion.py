@@ -272,7 +272,9 @@ class Insertion(Statement):
                 if not isinstance(value, (np.ndarray, NpyRef)):
                     continue
                 if store not in agreed:  # in this thread, which may use the database, and once
-                    identity.written_to(open_store(self._connection._config, store), witness.get())
+                    identity.id_for_write(
+                        open_store(self._connection._config, store), witness.get()
+                    )
                     agreed.add(store)
                 context = {
                     "schema": self._table.database,

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 from dj_npy._concurrency.threads import cancellable
 from dj_npy._errors import ArrayInvalidError, ArrayMissingError, NpyError, StoreError
 from dj_npy._selection.parts import Limits, Part
-from dj_npy._stores.pieces import Made, counted, targets
+from dj_npy._stores.pieces import RecordedPieces, counted, targets
 
 Buffer = memoryview | bytearray
 Replace = Callable[[Sequence[memoryview], str], None]
 """Replaces a file by contents with that checksum; raises if another writer has changed it."""
 
-_ASTRAY = timedelta(seconds=2)
+_TIME_TOLERANCE = timedelta(seconds=2)
 """
 Tolerance between two timestamps of the same file.
 
@@ -28,8 +28,8 @@ milliseconds.
 UNTIMED = datetime.max.replace(tzinfo=UTC)
 """The time of a file without a valid one: it counts as newer than any other."""
 _HEX_TAG = re.compile(r"[0-9a-fA-F]{32}(?:-\d+)?")
-_CLIMBS = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\0\ud800-\udfff]")
-_CLIMBS_ON_WINDOWS = re.compile(r"\\|:")
+_UNSAFE = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\0\ud800-\udfff]")
+_UNSAFE_ON_WINDOWS = re.compile(r"\\|:")
 _LONGEST_PATH = 4096
 """Characters: the limit of Linux; that of object stores is a quarter of it."""
 MARKER = ".dj-npy-store"
@@ -93,7 +93,7 @@ class Store(ABC):
         self.name = name
         self.known: Any = None
         """What is known of this store's identity: see `_identity`."""
-        self.read_lately: Any = None
+        self.last_read: Any = None
 
     def create(self, paths: Iterable[str], pieces: Iterable[memoryview], nbytes: int) -> str:
         """
@@ -112,25 +112,25 @@ class Store(ABC):
         nbytes : int
             Size of the file; any other raises :class:`ArrayInvalidError`.
         """
-        checked = (self.checked(path) for path in paths)
-        made = Made(counted(cancellable(pieces), nbytes))
+        safe = (self.check_path(path) for path in paths)
+        recorded = RecordedPieces(counted(cancellable(pieces), nbytes))
         try:
-            return self._create(checked, iter(made), nbytes)
+            return self._create(safe, iter(recorded), nbytes)
         except BaseException:
-            if made.failure is None:
+            if recorded.failure is None:
                 raise
         try:
-            raise made.failure  # and not the store's error that followed from it
+            raise recorded.failure  # and not the store's error that followed from it
         finally:
-            made.failure = None  # break the reference cycle through its traceback
+            recorded.failure = None  # break the reference cycle through its traceback
 
-    def copied(self, paths: Iterable[str], source: str, nbytes: int) -> str | None:
+    def create_copy(self, paths: Iterable[str], source: str, nbytes: int) -> str | None:
         """
         Create a copy of `source`, a file of this store, within the store.
 
         Otherwise as :meth:`create`. Returns None if the store cannot.
         """
-        return self._copied(map(self.checked, paths), self.checked(source), nbytes)
+        return self._create_copy(map(self.check_path, paths), self.check_path(source), nbytes)
 
     def read_parts(self, path: str, parts: Iterable[Part]) -> Stat | None:
         """
@@ -146,7 +146,7 @@ class Store(ABC):
         parts : iterable of Part
             At least one, in file order, without overlap; consumed lazily, a few at a time.
         """
-        return self._read_parts(self.checked(path), cancellable(parts))
+        return self._read_parts(self.check_path(path), cancellable(parts))
 
     def read_into(self, path: str, start: int, buffers: Sequence[memoryview]) -> int | None:
         """
@@ -185,23 +185,25 @@ class Store(ABC):
             Whether the file was read and is exactly as long as its buffers. Where it is False, the
             other methods raise the reason.
         """
-        return self._read_files((self.checked(path), some, nbytes) for path, some, nbytes in files)
+        return self._read_files(
+            (self.check_path(path), some, nbytes) for path, some, nbytes in files
+        )
 
     def read_beginning(self, path: str, length: int) -> tuple[bytes, Stat]:
         """Return the first `length` bytes (at least 1), or all there are, with size and version."""
-        return self._read_beginning(self.checked(path), length)
+        return self._read_beginning(self.check_path(path), length)
 
     def pieces(self, path: str) -> Iterable[memoryview]:
         """Return the file's bytes in pieces; a piece does not change while it is referenced."""
-        return cancellable(self._pieces(self.checked(path)))
+        return cancellable(self._pieces(self.check_path(path)))
 
     def remove(self, path: str) -> None:
         """Remove a file, if it exists."""
-        self._remove(self.checked(path))
+        self._remove(self.check_path(path))
 
     def stat(self, path: str) -> Stat:
         """Return size and version of a file."""
-        return self._stat(self.checked(path))
+        return self._stat(self.check_path(path))
 
     def files(self, folder: str = "") -> Iterator[Listed]:
         """
@@ -209,7 +211,7 @@ class Store(ABC):
 
         A missing folder is empty. The store's own files are left out.
         """
-        found = self._files(self.checked(folder) if folder else "")
+        found = self._files(self.check_path(folder) if folder else "")
         own = {MARKER, PROBE}
         return (
             each
@@ -234,7 +236,7 @@ class Store(ABC):
         If the store still lists it so, but reports it otherwise by itself, that is an error: it
         could never be removed.
         """
-        path = self.checked(listed.path)
+        path = self.check_path(listed.path)
         try:
             found = self._listed(path)
         except ArrayMissingError:
@@ -245,8 +247,9 @@ class Store(ABC):
                 for each in self._files(path.rpartition("/")[0])
             ):
                 raise StoreError(
-                    f"could not remove {self.where(path)}: the store lists it as {_told(listed)}, "
-                    f"and tells when asked for it that it is {_told(found)}. Remove it by hand"
+                    f"could not remove {self.where(path)}: the store lists it as "
+                    f"{_describe(listed)}, and tells when asked for it that it is "
+                    f"{_describe(found)}. Remove it by hand"
                 )
             return False
         self._remove(path)
@@ -254,15 +257,15 @@ class Store(ABC):
 
     def uploads(self, folder: str = "") -> Iterator[Listed]:
         """Yield the unfinished uploads into `folder` and below."""
-        return self._uploads(self.checked(folder) if folder else "")
+        return self._uploads(self.check_path(folder) if folder else "")
 
     def abort(self, upload: Listed) -> None:
         """Abort an unfinished upload."""
         self._abort(upload)
 
-    def prune(self, folder: str, may_go: Callable[[str], bool]) -> None:
-        """Remove empty folders below `folder` for which `may_go` holds, in stores with folders."""
-        self._prune(self.checked(folder) if folder else "", may_go)
+    def prune(self, folder: str, is_removable: Callable[[str], bool]) -> None:
+        """Remove empty folders below `folder` for which `is_removable` holds, if there are any."""
+        self._prune(self.check_path(folder) if folder else "", is_removable)
 
     def place(self) -> object:
         """Return a value that changes if another folder takes the place of the store's."""
@@ -282,7 +285,7 @@ class Store(ABC):
 
     def open_to_map(self, path: str) -> FileIO:
         """Open a local file with the same bytes, for a memory map."""
-        return self._open_to_map(self.checked(path))
+        return self._open_to_map(self.check_path(path))
 
     def open_to_change(self, path: str) -> tuple[FileIO, Replace | None]:
         """
@@ -291,7 +294,7 @@ class Store(ABC):
         Returns the file, and a function that writes its new contents to the store; None if the file
         is the store's own.
         """
-        return self._open_to_change(self.checked(path))
+        return self._open_to_change(self.check_path(path))
 
     def changed(self, path: str) -> str | None:
         """
@@ -299,7 +302,7 @@ class Store(ABC):
 
         ``""`` if only a possible change is known, None if not even that.
         """
-        return self._changed(self.checked(path))
+        return self._changed(self.check_path(path))
 
     @property
     @abstractmethod
@@ -310,13 +313,13 @@ class Store(ABC):
         """Return how an error names a file: path and store."""
         return f"the array at {path!r} in store {self.name!r}"
 
-    def checked(self, path: str) -> str:
+    def check_path(self, path: str) -> str:
         """Return `path`, or raise if it could leave the store."""
         if (
             not isinstance(path, str)
             or len(path) > _LONGEST_PATH
-            or _CLIMBS.search(path)
-            or (os.name == "nt" and _CLIMBS_ON_WINDOWS.search(path))
+            or _UNSAFE.search(path)
+            or (os.name == "nt" and _UNSAFE_ON_WINDOWS.search(path))
         ):
             raise StoreError(
                 f"refused the path {path!r:.300} in store {self.name!r}: a path is relative, of "
@@ -326,13 +329,13 @@ class Store(ABC):
         return path
 
     @abstractmethod
-    def refused(self, error: Exception, path: str, verb: str) -> NpyError:
+    def translate_error(self, error: Exception, path: str, verb: str) -> NpyError:
         """Return the error to raise for a backend's error. Translates all of them."""
 
     @abstractmethod
     def _create(self, paths: Iterator[str], pieces: Iterator[memoryview], nbytes: int) -> str: ...
 
-    def _copied(self, paths: Iterator[str], source: str, nbytes: int) -> str | None:  # noqa: ARG002
+    def _create_copy(self, paths: Iterator[str], source: str, nbytes: int) -> str | None:  # noqa: ARG002
         return None
 
     @abstractmethod
@@ -377,7 +380,7 @@ class Store(ABC):
     def _abort(self, upload: Listed) -> None:
         raise NotImplementedError(upload)
 
-    def _prune(self, folder: str, may_go: Callable[[str], bool]) -> None:  # noqa: B027
+    def _prune(self, folder: str, is_removable: Callable[[str], bool]) -> None:  # noqa: B027
         pass
 
     @abstractmethod
@@ -397,7 +400,7 @@ def _are_one(one: Listed, other: Listed) -> bool:
     # A new file of that name was created after the listing, so it is newer by `older_than`.
     return (
         (one.nbytes, _tag(one.version)) == (other.nbytes, _tag(other.version))
-        and abs(one.modified - other.modified) < _ASTRAY
+        and abs(one.modified - other.modified) < _TIME_TOLERANCE
     )  # fmt: skip
 
 
@@ -407,5 +410,5 @@ def _tag(version: str) -> str:
     return tag.lower() if _HEX_TAG.fullmatch(tag) else tag
 
 
-def _told(listed: Listed) -> str:
+def _describe(listed: Listed) -> str:
     return f"of {listed.nbytes} bytes, version {listed.version!r}, {listed.modified}"

@@ -54,7 +54,7 @@ class SecureConnection(Connection, HTTPSConnection):
     """The same over TLS."""
 
 
-def opened(request: Request, silence_s: float, until: float, proxy: str | None = None) -> Any:
+def open_url(request: Request, silence_s: float, until: float, proxy: str | None = None) -> Any:
     """As `urllib.request.urlopen`, with a deadline `until` for the answer and its redirects."""
 
     class Plain(HTTPHandler):

@@ -31,7 +31,7 @@ class StoreConfig(Protocol):
         ...
 
 
-_chosen: StoreConfig | None = None
+_chosen_config: StoreConfig | None = None
 
 
 def use_config(config: StoreConfig | None) -> None:
@@ -59,16 +59,16 @@ def use_config(config: StoreConfig | None) -> None:
     >>> use_config(dj.config)
     >>> use_config(None)
     """
-    global _chosen
+    global _chosen_config
     if config is not None and not hasattr(config, "get_store_spec"):
         raise ArrayInvalidError(f"expected the config of a dj.Instance, not {config!r:.80}")
-    _chosen = config
+    _chosen_config = config
 
 
 def own_config() -> StoreConfig:
     """Return the configuration of this process: the one set by `use_config`, or DataJoint's."""
-    if _chosen is not None:
-        return _chosen
+    if _chosen_config is not None:
+        return _chosen_config
     # `dj.config` raises in thread-safe mode. The object behind it was read from files and the
     # environment, like that of every Instance.
     own: StoreConfig = dj.settings.config
@@ -96,7 +96,7 @@ class DescribedStore:
         self, name: str, public: tuple[tuple[str, Any], ...], withheld: tuple[str, ...]
     ) -> None:
         self._name, self._public, self._withheld = name, public, withheld
-        self._agreed: dict[str, Any] | None = None
+        self._checked_settings: dict[str, Any] | None = None
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -106,13 +106,13 @@ class DescribedStore:
     @property
     def stores(self) -> dict[str, Any]:
         """The store, also as the default."""
-        own = self._own()
+        own = self._own_settings()
         return {"default": self._name, self._name: dict(self._public) if own is None else own}
 
     def get_store_spec(self, store: str | None = None) -> dict[str, Any]:
         """Return the settings of the store; there is only one."""
         name = store or self._name
-        if name == self._name and self._own() is not None:
+        if name == self._name and self._own_settings() is not None:
             return own_config().get_store_spec(name)
         spec = dict(self._public) if name == self._name else {}
         if "protocol" not in spec:
@@ -127,7 +127,7 @@ class DescribedStore:
                 f"These do not travel, and in process {os.getpid()} on {platform.node()!r} no "
                 f"store is called {name!r}: {_remedy(name)}"
             )
-        if not _is_nobody_else(spec):
+        if not _is_safe_destination(spec):
             raise StoreError(
                 f"a pickled reference is of {_where(spec)}, and the credentials of process "
                 f"{os.getpid()} on {platform.node()!r} are not sent where only a pickle says so: "
@@ -135,20 +135,20 @@ class DescribedStore:
             )
         return spec
 
-    def _own(self) -> dict[str, Any] | None:
+    def _own_settings(self) -> dict[str, Any] | None:
         """Return this process's own settings for the store, checked to be the same store."""
         own = own_config().stores.get(self._name) if self._name else None
         if not isinstance(own, dict):
             return None
-        if own != self._agreed:
+        if own != self._checked_settings:
             theirs = dict(self._public)
-            if not _agree(theirs, own):
+            if not _is_same_store(theirs, own):
                 raise StoreError(
                     f"store {self._name!r} is {_where(theirs)} where this reference was pickled, "
                     f"and {_where(own)} in process {os.getpid()} on {platform.node()!r}: correct "
                     f"that, or give them two names"
                 )
-            self._agreed = dict(own)
+            self._checked_settings = dict(own)
         return own
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -212,7 +212,7 @@ def _remedy(name: str) -> str:
     )
 
 
-def _agree(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+def _is_same_store(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
     """Whether two descriptions agree, as far as both give a location."""
     one, other = _destination(theirs), _destination(own)
     return all(one[key] == other[key] for key in one.keys() & other.keys())
@@ -226,24 +226,24 @@ def _destination(settings: Mapping[str, Any]) -> dict[str, str]:
         return found
     connection = str(settings.get("connection_string") or "")
     account = re.search(r"(?i)AccountName=([^;]+)", connection)
-    said = {
+    named = {
         "bucket": settings.get("bucket") or settings.get("container"),
         "account": settings.get("account_name") or (account[1] if account else None),
     }
-    found |= {key: str(value) for key, value in said.items() if value}
+    found |= {key: str(value) for key, value in named.items() if value}
     if settings.get("endpoint"):
         found["endpoint"] = _endpoint(settings)
     if "location" in settings:
-        location = secret.shown(str(settings["location"] or ""))
+        location = secret.without_secrets(str(settings["location"] or ""))
         found["location"] = "/".join(filter(None, location.split("/")))
     return found
 
 
 def _endpoint(settings: Mapping[str, Any]) -> str:
-    said = str(settings["endpoint"])
-    if "://" not in said:
-        said = f"{'https' if settings.get('secure', True) else 'http'}://{said}"
-    parts = urlsplit(said)
+    url = str(settings["endpoint"])
+    if "://" not in url:
+        url = f"{'https' if settings.get('secure', True) else 'http'}://{url}"
+    parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2].lower()
     return f"{parts.scheme}://{host.removesuffix(_PORTS.get(parts.scheme, ' '))}"
 
@@ -257,7 +257,7 @@ def _where(settings: Mapping[str, Any]) -> str:
     return f"{where.get('protocol')} at {'/'.join([where.get('endpoint', ''), *rest]).strip('/')}"
 
 
-def _is_nobody_else(settings: Mapping[str, Any]) -> bool:
+def _is_safe_destination(settings: Mapping[str, Any]) -> bool:
     """Whether requests to a location from a pickle cannot leak this machine's credentials."""
     protocol = str(settings["protocol"]).lower()
     if protocol == "s3":

@@ -23,7 +23,7 @@ _ENCRYPTION = {
     "AWS_SSE_BUCKET_KEY_ENABLED": "BucketKeyEnabled",
 }
 """The variables that obstore reads, and botocore's arguments."""
-_YES = ("true", "1", "yes", "on")
+_TRUE = ("true", "1", "yes", "on")
 
 
 def ca_bundle() -> str | None:
@@ -57,7 +57,7 @@ def _contents(path: str) -> bytes:
         return file.read()
 
 
-def trusted() -> bytes | None:
+def ca_certificates() -> bytes | None:
     """Return the contents of :func:`ca_bundle`."""
     path = ca_bundle()
     return None if path is None else _contents(path)
@@ -71,7 +71,7 @@ def tls() -> ssl.SSLContext:
     return context
 
 
-def proxy_for(url: str, said: Any = None) -> str | None:
+def proxy_for(url: str, configured: Any = None) -> str | None:
     """
     Return the proxy for requests to `url`: from the store's settings, or the environment.
 
@@ -82,11 +82,11 @@ def proxy_for(url: str, said: Any = None) -> str | None:
     StoreError
         If not every client supports this kind of proxy.
     """
-    if said:
-        return str(said)
+    if configured:
+        return str(configured)
     parts, proxies = urlsplit(url), getproxies()
     found = proxies.get(parts.scheme) or proxies.get("all")
-    if not found or _goes_directly(parts, proxies.get("no", "")):
+    if not found or _bypasses_proxy(parts, proxies.get("no", "")):
         return None
     found = found if "://" in found else f"http://{found}"
     if not found.lower().startswith(("http://", "https://")):
@@ -97,7 +97,7 @@ def proxy_for(url: str, said: Any = None) -> str | None:
     return found
 
 
-def _goes_directly(parts: SplitResult, exceptions: str) -> bool:
+def _bypasses_proxy(parts: SplitResult, exceptions: str) -> bool:
     """Whether `NO_PROXY` matches: by host, domain, port, network, or ``*``."""
     host = parts.hostname or ""
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
@@ -115,22 +115,22 @@ def _goes_directly(parts: SplitResult, exceptions: str) -> bool:
 class Proxies(ProxyHandler):
     """The proxy of :func:`proxy_for` for `urllib`, whose own exceptions differ."""
 
-    def __init__(self, said: Any = None) -> None:
+    def __init__(self, configured: Any = None) -> None:
         super().__init__({})
-        self._said = said
+        self._configured = configured
 
     def http_open(self, request: Request) -> Any:
         """Send a request through the proxy."""
-        proxy = urlsplit(proxy_for(request.full_url, self._said) or "")
+        proxy = urlsplit(proxy_for(request.full_url, self._configured) or "")
         if not proxy.netloc or request.has_proxy():
             return None
         if proxy.username is not None:
             login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
             value = f"Basic {base64.b64encode(login).decode()}"
             request.add_unredirected_header("Proxy-Authorization", value)
-        wanted = request.type
+        scheme = request.type
         request.set_proxy(proxy.netloc.rpartition("@")[2], proxy.scheme)
-        if wanted in ("https", proxy.scheme):
+        if scheme in ("https", proxy.scheme):
             return None  # left to the handler that opens connections
         return self.parent.open(request, timeout=request.timeout)
 
@@ -145,11 +145,11 @@ def encryption() -> dict[str, Any]:
         if os.environ.get(variable)
     }
     if "BucketKeyEnabled" in found:
-        found["BucketKeyEnabled"] = found["BucketKeyEnabled"].lower() in _YES
+        found["BucketKeyEnabled"] = found["BucketKeyEnabled"].lower() in _TRUE
     return found
 
 
-def payer() -> dict[str, str]:
+def payer_header() -> dict[str, str]:
     """Return the header for requester-pays buckets."""
-    said = os.environ.get("AWS_REQUEST_PAYER", "").lower()
-    return {"x-amz-request-payer": "requester"} if said in (*_YES, "requester") else {}
+    value = os.environ.get("AWS_REQUEST_PAYER", "").lower()
+    return {"x-amz-request-payer": "requester"} if value in (*_TRUE, "requester") else {}

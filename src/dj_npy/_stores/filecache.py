@@ -29,12 +29,12 @@ _LOCKS = 64
 _OURS = re.compile(rf"[0-9a-f]{{64}}({re.escape(_PARTIAL)})?")
 """Names of copies and downloads: no other file is ever removed."""
 
-_threads = [threading.Lock() for _ in range(_LOCKS)]
+_thread_locks = [threading.Lock() for _ in range(_LOCKS)]
 
 
 def _forget_locks() -> None:
     """In a forked child: replace the locks, which no thread of it holds."""
-    _threads[:] = [threading.Lock() for _ in range(_LOCKS)]
+    _thread_locks[:] = [threading.Lock() for _ in range(_LOCKS)]
 
 
 if hasattr(os, "register_at_fork"):
@@ -48,8 +48,8 @@ class QuietFile(FileIO):
         self.close()
 
 
-def opened(
-    key: tuple[str, ...], nbytes: int, download: Callable[[FileIO], None], what: str
+def open_copy(
+    key: tuple[str, ...], nbytes: int, download: Callable[[FileIO], None], label: str
 ) -> FileIO:
     """
     Open the local copy of a remote file; download it if needed.
@@ -66,7 +66,7 @@ def opened(
         Size of the file.
     download : callable
         Writes the file's bytes to an open file.
-    what : str
+    label : str
         What an error calls the file.
 
     Raises
@@ -75,17 +75,17 @@ def opened(
         If the cache folder cannot be used, or others may enter it.
     """
     name = _name(key)
-    with _usable(what, nbytes):
+    with _translate_errors(label, nbytes):
         folder = _private_folder("maps")
         copy = folder / name
-        with _one_at_a_time(folder, name):
-            file = _whole(copy, nbytes) or _downloaded(copy, nbytes, download, what)
+        with _locked(folder, name):
+            file = _open_complete(copy, nbytes) or _download(copy, nbytes, download, label)
             with suppress(OSError):  # another process just removed it to make room
                 os.utime(file.fileno() if os.utime in os.supports_fd else copy)
             return file
 
 
-def working_copy(key: tuple[str, ...], original: FileIO, what: str) -> FileIO:
+def working_copy(key: tuple[str, ...], original: FileIO, label: str) -> FileIO:
     """
     Open a writable copy of a file; only the caller removes it.
 
@@ -95,7 +95,7 @@ def working_copy(key: tuple[str, ...], original: FileIO, what: str) -> FileIO:
         Identifies the remote file.
     original : FileIO
         The file to copy.
-    what : str
+    label : str
         What an error calls the file.
 
     Raises
@@ -104,18 +104,18 @@ def working_copy(key: tuple[str, ...], original: FileIO, what: str) -> FileIO:
         If the cache folder cannot be used, or others may enter it.
     """
     name = _name(key)
-    with _usable(what, os.fstat(original.fileno()).st_size):
+    with _translate_errors(label, os.fstat(original.fileno()).st_size):
         folder = _private_folder("changed")
         others = sorted(map(str, folder.glob(f"{name[:32]}-*.npy")))
         if others:
             logger.warning(
                 "There are other working copies of %s: %s. Their names end in the number of the "
                 "process; if it has ended, what it changed was never written back.",
-                what,
+                label,
                 ", ".join(others),
             )
         path = folder / f"{name[:32]}-{secrets.token_hex(4)}-{os.getpid()}.npy"
-        file = FileIO(os.fspath(path), "x+", opener=_privately)
+        file = FileIO(os.fspath(path), "x+", opener=_open_private)
         try:
             shutil.copyfileobj(original, file, 1 << 20)
         except BaseException:
@@ -131,14 +131,14 @@ def _name(key: tuple[str, ...]) -> str:
 
 
 @contextmanager
-def _usable(what: str, nbytes: int) -> Iterator[None]:
+def _translate_errors(label: str, nbytes: int) -> Iterator[None]:
     try:
         yield
     except NpyError:
         raise
     except OSError as error:
         raise StoreError(
-            f"could not map {what}: its copy cannot be kept in {str(settings.cache_dir)!r} "
+            f"could not map {label}: its copy cannot be kept in {str(settings.cache_dir)!r} "
             f"({error.strerror or error}). Set DJ_NPY_CACHE_DIR to a folder of yours, or one for "
             f"all users (chmod 1777), with {nbytes / 1e6:.0f} MB to spare, or load the array "
             f"instead of mapping it"
@@ -183,32 +183,32 @@ def _refuse_unless_private(folder: Path) -> None:
 
 
 @contextmanager
-def _one_at_a_time(folder: Path, name: str) -> Iterator[None]:
+def _locked(folder: Path, name: str) -> Iterator[None]:
     """Hold one of a fixed set of locks, which are never removed; unrelated copies may share one."""
     number = int(name[:8], 16) % _LOCKS
     # A file lock excludes only other processes, and ends when any thread of this one closes the
     # file.
-    with _threads[number]:
+    with _thread_locks[number]:
         lock = folder / f"lock-{number:02}"
-        os.close(_privately(str(lock), os.O_RDWR | os.O_CREAT))  # which would follow a link
+        os.close(_open_private(str(lock), os.O_RDWR | os.O_CREAT))  # which would follow a link
         with InterProcessLock(lock):
             yield
 
 
-def _privately(path: str, flags: int) -> int:
+def _open_private(path: str, flags: int) -> int:
     return open_regular(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
-def _downloaded(copy: Path, nbytes: int, download: Callable[[FileIO], None], what: str) -> FileIO:
+def _download(copy: Path, nbytes: int, download: Callable[[FileIO], None], label: str) -> FileIO:
     _make_room(copy.parent, nbytes)
     partial = copy.with_suffix(_PARTIAL)
     with suppress(FileNotFoundError):  # left by a process that was killed
         partial.unlink()
-    file = FileIO(partial, "x+", opener=_privately)
+    file = FileIO(partial, "x+", opener=_open_private)
     try:
         download(file)
         if os.fstat(file.fileno()).st_size != nbytes:
-            raise StoreError(f"could not map {what}: expected a copy of {nbytes} bytes")
+            raise StoreError(f"could not map {label}: expected a copy of {nbytes} bytes")
         os.fsync(file.fileno())
         if os.name == "nt":  # Windows cannot rename an open file
             file.close()
@@ -225,9 +225,9 @@ def _downloaded(copy: Path, nbytes: int, download: Callable[[FileIO], None], wha
     return file
 
 
-def _whole(copy: Path, nbytes: int) -> FileIO | None:
+def _open_complete(copy: Path, nbytes: int) -> FileIO | None:
     try:
-        file = FileIO(os.fspath(copy), "r", opener=_privately)
+        file = FileIO(os.fspath(copy), "r", opener=_open_private)
     except FileNotFoundError:
         return None
     status = os.fstat(file.fileno())

@@ -69,7 +69,7 @@ class Known(NamedTuple):
     """Keys of the witnesses whose rows agree."""
 
 
-def written_to(store: Store, asked: Witness | None) -> str | None:
+def id_for_write(store: Store, witness: Witness | None) -> str | None:
     """
     Return the id for a row whose file is about to be written, or None.
 
@@ -82,44 +82,45 @@ def written_to(store: Store, asked: Witness | None) -> str | None:
         If the rows mean another store. Nothing was written.
     """
     known, place = store.known, store.place()
-    if known is None or known.place != place or (asked and asked.key not in known.agreed):
-        known = store.known = _looked_at(store, place, asked)
-    if asked is not None:
-        asked.begun.setdefault(store, known.ids)
+    if known is None or known.place != place or (witness and witness.key not in known.agreed):
+        known = store.known = _inspect(store, place, witness)
+    if witness is not None:
+        witness.begun.setdefault(store, known.ids)
     return known.ids[0] if known.ids else None
 
 
-def _looked_at(store: Store, place: object, asked: Witness | None) -> Known:
-    store.read_lately = None
+def _inspect(store: Store, place: object, witness: Witness | None) -> Known:
+    store.last_read = None
     before, ids = store.known, read(store)
-    if asked is not None and asked.thread != threading.get_ident():
-        asked = None
+    if witness is not None and witness.thread != threading.get_ident():
+        witness = None
     agreed: set[Hashable] = set()
     if before is not None and before.ids and ids is not None:
         if set(ids) & set(before.ids):
             agreed = before.agreed
-        elif asked is None or asked.begun.get(store):
+        elif witness is None or witness.begun.get(store):
             # No row refers yet to what this insert has written so far.
             raise StoreError(
-                f"refused to write to {_called(store)}: {_found(ids)}; it was {before.ids[0]} when "
-                f"this process wrote to it before. {_MOUNTED} Nothing was written"
+                f"refused to write to {_describe(store)}: {_describe_ids(ids)}; it was "
+                f"{before.ids[0]} when this process wrote to it before. {_MOUNTED} "
+                f"Nothing was written"
             )
-    if asked is not None:
+    if witness is not None:
         if ids is not None:
-            was_marked = bool(ids)
-            ids = _agreed(store, ids, asked)
-            place = place if was_marked else store.place()  # the marker may be new
-        agreed = {*agreed, asked.key}
+            had_marker = bool(ids)
+            ids = _agreed_ids(store, ids, witness)
+            place = place if had_marker else store.place()  # the marker may be new
+        agreed = {*agreed, witness.key}
     return Known(place, ids or (), agreed)
 
 
-def _agreed(store: Store, ids: Ids, asked: Witness) -> Ids:
+def _agreed_ids(store: Store, ids: Ids, witness: Witness) -> Ids:
     """Return the ids of a store that no row contradicts; a new store gets its first id."""
     found: dict[str, ArrayMetadata] = {}
     all_known = True
-    for some in asked.rows(store):
-        all_known = some is not None
-        found |= {row.path: row for row in some or ()}
+    for batch in witness.rows(store):
+        all_known = batch is not None
+        found |= {row.path: row for row in batch or ()}
         if any(row.store_id for row in found.values()):
             break
     rows = list(found.values())
@@ -127,9 +128,9 @@ def _agreed(store: Store, ids: Ids, asked: Witness) -> Ids:
     if reason is not None:
         again = read(store)
         if again is not None and again != ids:  # another process was first, and has inserted
-            return _agreed(store, again, asked)
+            return _agreed_ids(store, again, witness)
         raise StoreError(f"refused to write to {reason}. Nothing was written")
-    return ids or (first(store) if rows or all_known else ())
+    return ids or (assign_id(store) if rows or all_known else ())
 
 
 def contradiction(store: Store, ids: Ids | None, rows: Sequence[ArrayMetadata]) -> str | None:
@@ -142,16 +143,16 @@ def contradiction(store: Store, ids: Ids | None, rows: Sequence[ArrayMetadata]) 
         The store.
     ids : tuple of str or None
         Its ids; None if its marker must not be read.
-    rows : sequence of Row
+    rows : sequence of ArrayMetadata
         Some rows that refer to it.
     """
     carried = [row.store_id for row in rows if row.store_id] if ids is not None else []
-    for said in carried:
-        if said not in (ids or ()):
-            path = next(row.path for row in rows if row.store_id == said)
+    for store_id in carried:
+        if store_id not in (ids or ()):
+            path = next(row.path for row in rows if row.store_id == store_id)
             return (
-                f"{_called(store)}: {_found(ids or ())}; the file of a row, {path!r}, was written "
-                f"to store {said}. {_MOUNTED} {_ADOPT}"
+                f"{_describe(store)}: {_describe_ids(ids or ())}; the file of a row, {path!r}, was "
+                f"written to store {store_id}. {_MOUNTED} {_ADOPT}"
             )
     if ids or not rows:
         return None
@@ -159,23 +160,27 @@ def contradiction(store: Store, ids: Ids | None, rows: Sequence[ArrayMetadata]) 
     if any(is_there(store, row) for row in sampled):
         return None
     return (
-        f"{_called(store)}: {_found(())}, and none of the files is there of {len(sampled)} rows "
-        f"that were looked for, such as {sampled[0].path!r}. {_MOUNTED} {_ADOPT}"
+        f"{_describe(store)}: {_describe_ids(())}, and none of the files is there of "
+        f"{len(sampled)} rows that were looked for, such as {sampled[0].path!r}. "
+        f"{_MOUNTED} {_ADOPT}"
     )
 
 
-def misplaced(store: Store, row: ArrayMetadata) -> str | None:
+def wrong_store_reason(store: Store, row: ArrayMetadata) -> str | None:
     """Return why a missing file may be due to the wrong store; None if it is not."""
-    said = row.store_id
+    store_id = row.store_id
     try:
         ids = _read_lately(store)
-        if ids is None or (said is None and (ids or not store.is_empty())) or said in ids:
+        if ids is None or (store_id is None and (ids or not store.is_empty())) or store_id in ids:
             return None
     except NpyError:  # this says nothing about the file
         return None
-    if said is None:
-        return f"{_called(store)} is empty. {_MOUNTED}"
-    return f"{_called(store)}: {_found(ids)}; the row was written to store {said}. {_MOUNTED}"
+    if store_id is None:
+        return f"{_describe(store)} is empty. {_MOUNTED}"
+    return (
+        f"{_describe(store)}: {_describe_ids(ids)}; the row was written to store {store_id}. "
+        f"{_MOUNTED}"
+    )
 
 
 def is_there(store: Store, row: ArrayMetadata) -> bool:
@@ -211,12 +216,12 @@ def read(store: Store) -> Ids | None:
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
     raise StoreError(
-        f"{MARKER} in {_called(store)} does not say which store this is: found {data[:80]!r}. "
+        f"{MARKER} in {_describe(store)} does not say which store this is: found {data[:80]!r}. "
         f"Restore it from a copy, or remove it and run dj-npy adopt"
     )
 
 
-def first(store: Store) -> Ids:
+def assign_id(store: Store) -> Ids:
     """Give a store without a marker its first id; of several writers, one wins."""
     ids = (secrets.token_hex(16),)
     try:
@@ -224,7 +229,7 @@ def first(store: Store) -> Ids:
             return ids
         found = read(store)
         if not found and found is not None:  # the marker is still empty
-            found = _settled(store, ids)
+            found = _read_settled(store, ids)
     except StoreError as error:
         if error.errno in _DENIED:  # at the root; in the array's folder it may be allowed
             return ()
@@ -232,7 +237,7 @@ def first(store: Store) -> Ids:
     return found or ()
 
 
-def _settled(store: Store, ids: Ids) -> Ids | None:
+def _read_settled(store: Store, ids: Ids) -> Ids | None:
     """
     Return the final contents of a marker that is still empty.
 
@@ -250,7 +255,7 @@ def _settled(store: Store, ids: Ids) -> Ids | None:
 def replace(store: Store, ids: Ids) -> None:
     """Replace a store's ids."""
     store.mark(_contents(ids), replace=True)
-    store.known = store.read_lately = None
+    store.known = store.last_read = None
 
 
 def _contents(ids: Ids) -> bytes:
@@ -259,9 +264,9 @@ def _contents(ids: Ids) -> bytes:
 
 def _read_lately(store: Store) -> Ids | None:
     place, now = store.place(), time.monotonic()
-    known: tuple[object, float, Ids | None] | None = store.read_lately
+    known: tuple[object, float, Ids | None] | None = store.last_read
     if known is None or known[0] != place or now - known[1] > _LATELY_S:
-        known = store.read_lately = place, now, read(store)
+        known = store.last_read = place, now, read(store)
     return known[2]
 
 
@@ -269,10 +274,10 @@ _MOUNTED = "Is the file server mounted, and is this the right share, bucket or f
 _ADOPT = "If it is, and was moved or restored without that file: dj-npy adopt SCHEMA STORE"
 
 
-def _called(store: Store) -> str:
+def _describe(store: Store) -> str:
     where = getattr(store, "location", None) or getattr(store, "identity", "")
     return f"store {store.name!r} ({where})"
 
 
-def _found(ids: Ids) -> str:
+def _describe_ids(ids: Ids) -> str:
     return f"it is store {' and '.join(ids)}" if ids else f"there is no {MARKER} in it"

@@ -14,7 +14,7 @@ def targets(buffers: Sequence[memoryview], offset: int, length: int) -> Iterator
         offset = max(0, offset - len(buffer))
 
 
-class Made:
+class RecordedPieces:
     """Pieces, and the error that their source raised."""
 
     def __init__(self, pieces: Iterable[memoryview]) -> None:

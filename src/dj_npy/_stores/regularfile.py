@@ -18,7 +18,7 @@ def open_regular(path: str, flags: int, mode: int = 0o666) -> int:
     For a FIFO (which would block until its other end opens), a device, a socket or a folder, raises
     OSError at once, which says what is there.
     """
-    descriptor = _opened(path, flags | NONBLOCK, mode)
+    descriptor = _open_when_free(path, flags | NONBLOCK, mode)
     try:
         _refuse_other_than_file(os.fstat(descriptor))
         if NONBLOCK:  # with it, a file on tape would be refused, not waited for
@@ -34,7 +34,7 @@ def open_to_read(path: str) -> FileIO:
     return FileIO(path, "r", opener=open_regular)
 
 
-def _opened(path: str, flags: int, mode: int) -> int:
+def _open_when_free(path: str, flags: int, mode: int) -> int:
     until = time.monotonic() + _LEASE_S
     while True:
         try:

@@ -19,7 +19,7 @@ from dj_npy._selection.parts import Limits, Part
 from dj_npy._settings import settings
 from dj_npy._stores import filecache
 from dj_npy._stores.base import CLOCK, MARKER, PROBE, Replace, Stat, Store
-from dj_npy._stores.secret import Hidden, cut
+from dj_npy._stores.secret import Redactor, without_context
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class RemoteStore(Store):
     A store whose objects are accessed by requests.
 
     A backend implements `_get`, `_put_new`, `_put`, `_upload`, `_copy`, `_remove`, `_stat`,
-    `_files`, `_listed` and `refused`.
+    `_files`, `_listed` and `translate_error`.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class RemoteStore(Store):
         Name of the store in the DataJoint configuration.
     identity : str
         Unique description of the location: service, bucket, location.
-    hidden : Hidden, optional
+    redactor : Redactor, optional
         The credentials, which are removed from all messages.
     """
 
@@ -86,13 +86,13 @@ class RemoteStore(Store):
     via: str | None = None
     """URL of the proxy in use, without secrets."""
 
-    def __init__(self, name: str, identity: str, hidden: Hidden | None = None) -> None:
+    def __init__(self, name: str, identity: str, redactor: Redactor | None = None) -> None:
         super().__init__(name)
-        self.identity, self._hidden = identity, hidden or Hidden({})
+        self.identity, self._redactor = identity, redactor or Redactor({})
         self._exclusive: bool | None = None  # not probed yet
         self._checksums = False
         self._probing_for = PROBE
-        self._asking = threading.Lock()
+        self._probe_lock = threading.Lock()
         self.ask_time: Callable[[], datetime | None] = lambda: None
         """Returns the server's time if it is available without a write."""
         self.denied: Callable[[], object] = lambda: None
@@ -108,26 +108,26 @@ class RemoteStore(Store):
             if self._creates_exclusively(first):
                 return self._create_first_available(paths, contents)
             path = _random_name(paths)
-            return self._written(path, lambda: self._put(path, contents))
-        path = self._reserved(paths, first)
+            return self._write_or_remove(path, lambda: self._put(path, contents))
+        path = self._reserve_name(paths, first)
         self._upload(path, pieces, nbytes)
         return path
 
-    def _copied(self, paths: Iterator[str], source: str, nbytes: int) -> str | None:
+    def _create_copy(self, paths: Iterator[str], source: str, nbytes: int) -> str | None:
         if nbytes > MAX_COPY or not self._creates_exclusively(source):
             return None
-        path = self._reserved(paths, source)
-        return self._written(path, lambda: self._copy(source, path))
+        path = self._reserve_name(paths, source)
+        return self._write_or_remove(path, lambda: self._copy(source, path))
 
-    def _reserved(self, paths: Iterator[str], wanted: str) -> str:
+    def _reserve_name(self, paths: Iterator[str], wanted: str) -> str:
         """Return a name that several requests may write to."""
         return (
             self._create_first_available(paths, [])
-            if self._reserves(wanted)
+            if self._can_reserve(wanted)
             else _random_name(paths)
         )
 
-    def _reserves(self, wanted: str) -> bool:
+    def _can_reserve(self, wanted: str) -> bool:
         """Whether a name may be reserved: no write to it continues after the name is free again."""
         return self._creates_exclusively(wanted)
 
@@ -137,9 +137,9 @@ class RemoteStore(Store):
                 return path
         self._exclusive = False  # the server reports every name as taken
         path = next(paths)
-        return self._written(path, lambda: self._put(path, contents))
+        return self._write_or_remove(path, lambda: self._put(path, contents))
 
-    def _written(self, path: str, write: Callable[[], None]) -> str:
+    def _write_or_remove(self, path: str, write: Callable[[], None]) -> str:
         """Write to a name that is ours, or leave nothing there."""
         try:
             write()
@@ -155,7 +155,7 @@ class RemoteStore(Store):
 
         `wanted` is the path that errors name, instead of the probe's.
         """
-        with self._asking:
+        with self._probe_lock:
             while self._exclusive is None:
                 self._probing_for, checksums = wanted, self._checksums
                 try:
@@ -240,7 +240,7 @@ class RemoteStore(Store):
         return self._parts(path, 0, expected.nbytes, unchanged, at_once=SIDE_BY_SIDE // 2)
 
     def _open_to_map(self, path: str) -> FileIO:
-        return self._copy_of(path, self._stat(path))
+        return self._open_cached(path, self._stat(path))
 
     def _open_to_change(self, path: str) -> tuple[FileIO, Replace | None]:
         raise StoreError(
@@ -250,7 +250,7 @@ class RemoteStore(Store):
             f"lost. Map it with 'c', and insert what has become of it"
         )
 
-    def _copy_of(self, path: str, stat: Stat) -> FileIO:
+    def _open_cached(self, path: str, stat: Stat) -> FileIO:
         """Open the local copy of that version of an object."""
 
         def download(file: FileIO) -> None:
@@ -263,7 +263,7 @@ class RemoteStore(Store):
 
         # Without a version, the next object of that name might be mistaken for this one.
         version = stat.version or secrets.token_hex(16)
-        return filecache.opened(
+        return filecache.open_copy(
             (self.identity, path, version), stat.nbytes, download, self.where(path)
         )
 
@@ -308,7 +308,7 @@ class RemoteStore(Store):
         self, path: str, verb: str, but: type[Exception] | tuple[type[Exception], ...] = ()
     ) -> Iterator[None]:
         """Translate the errors of a request, except `but`."""
-        with cut():
+        with without_context():
             try:
                 yield
             except NpyError:
@@ -316,24 +316,24 @@ class RemoteStore(Store):
             except self._failures as error:
                 if isinstance(error, but):
                     raise
-                raise self.refused(error, path, verb) from None
+                raise self.translate_error(error, path, verb) from None
 
-    def _refuse(self, error: Exception, path: str, verb: str) -> NoReturn:
-        with cut():
-            raise self.refused(error, path, verb) from None
+    def _raise_translated(self, error: Exception, path: str, verb: str) -> NoReturn:
+        with without_context():
+            raise self.translate_error(error, path, verb) from None
 
-    def _and_the_proxy(self, error: Exception) -> str:
+    def _proxy_hint(self, error: Exception) -> str:
         """Return a hint at the proxy to append to an error that it may have caused."""
         if self.via is None or isinstance(error, PermissionError):
             return ""
         return f". It goes through the proxy {self.via}: is that running, and right?"
 
-    def _refusal(self, message: str, is_denied: bool) -> StoreError:
-        refused = StoreError(message)
+    def _store_error(self, message: str, is_denied: bool) -> StoreError:
+        error = StoreError(message)
         if is_denied:
-            refused.errno = errno.EACCES
+            error.errno = errno.EACCES
             self.denied()
-        return refused
+        return error
 
     # What a backend implements
 

@@ -83,7 +83,7 @@ def public(settings: dict[str, Any]) -> dict[str, Any]:
             return settings[name] is None
         text = str(value)
         return name == "protocol" or not (
-            any(secret in said for secret in secrets for said in (text, unquote(text)))
+            any(secret in spelled for secret in secrets for spelled in (text, unquote(text)))
             or _has_secret(text, name == "endpoint", name in folders)
         )
 
@@ -109,7 +109,7 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float)) else None
 
 
-class Hidden:
+class Redactor:
     """
     The secrets of a store, which are removed from its messages.
 
@@ -125,17 +125,17 @@ class Hidden:
         self.ask: Callable[[], Iterable[str | None]] = tuple
         """Returns credentials handed out elsewhere; called before each message."""
 
-    def learn(self, *secrets: str | None) -> None:
+    def add(self, *secrets: str | None) -> None:
         """Add credentials that were found or renewed."""
         new = set(filter(None, secrets))
         if not new <= self._secrets:
             self._secrets = self._secrets | new
             self._spellings = None
 
-    def redacted(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """Return `text` without secrets. Call this before the text is shortened."""
         with suppress(Exception):  # the message matters more
-            self.learn(*self.ask())
+            self.add(*self.ask())
         patterns = self._spellings
         if patterns is None:
             patterns = self._spellings = spellings(self._secrets)
@@ -151,7 +151,7 @@ def without_tokens(text: str) -> str:
     return text
 
 
-class _TokensUntold(logging.Filter):
+class _TokenFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Remove secrets from a log record of another package."""
         record.msg, record.args = without_tokens(record.getMessage()), ()
@@ -161,12 +161,12 @@ class _TokensUntold(logging.Filter):
         return True
 
 
-TOKENS_UNTOLD = _TokensUntold()
+TOKEN_FILTER = _TokenFilter()
 
 
 def _secrets(settings: dict[str, Any]) -> set[str]:
-    shown = public(settings)
-    found = set(_texts([value for name, value in settings.items() if name not in shown]))
+    public_settings = public(settings)
+    found = set(_texts([value for name, value in settings.items() if name not in public_settings]))
     for text in list(found):
         found.update(_OF_A_CONNECTION.findall(text))
         for form in _FORMS:
@@ -176,17 +176,17 @@ def _secrets(settings: dict[str, Any]) -> set[str]:
         for query in _QUERY.findall(text):
             found.update([query[1:], *re.findall(r"=([^&#]+)", query)])
     # The protocol and similar values may be nested in a secret setting.
-    return found - {str(value) for value in shown.values()}
+    return found - {str(value) for value in public_settings.values()}
 
 
 def spellings(secrets: Iterable[str]) -> list[re.Pattern[str]]:
     """Return patterns of secrets as spelled in URLs, headers, JSON and HTML; longest first."""
     found: set[str] = set()
     for text in secrets:
-        for said in (text, unquote(text), unquote_plus(text)):
-            if len(said) >= _SHORTEST:
-                data = said.encode(errors="replace")
-                found.update([said, b64encode(data).decode(), urlsafe_b64encode(data).decode()])
+        for spelled in (text, unquote(text), unquote_plus(text)):
+            if len(spelled) >= _SHORTEST:
+                data = spelled.encode(errors="replace")
+                found.update([spelled, b64encode(data).decode(), urlsafe_b64encode(data).decode()])
     longest_first = sorted(found, key=len, reverse=True)
     return [re.compile("".join(map(_spelled, text))) for text in longest_first]
 
@@ -206,7 +206,7 @@ def _spelled(char: str) -> str:
     return f"(?:{'|'.join(plainly)}|(?i:{'|'.join(coded)}))"
 
 
-def shown(address: str) -> str:
+def without_secrets(address: str) -> str:
     """Return a URL without its password, query and fragment."""
     if "://" not in address:
         return re.sub(r"(?s)\?.*=.*", "", re.sub(r"(?s):.*@", "@", address))
@@ -215,7 +215,7 @@ def shown(address: str) -> str:
 
 
 @contextmanager
-def cut() -> Iterator[None]:
+def without_context() -> Iterator[None]:
     """
     Cut the context from an error of ours.
 

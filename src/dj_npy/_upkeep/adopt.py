@@ -76,7 +76,7 @@ def adopt(schema_or_table: Any, store: str | None = None, *, force: bool = False
                 _check(place, said, rows, counts[said])
     ids = (*found, *(said for said, _ in counts.most_common() if said and said not in found))
     if not ids:
-        ids = identity.first(place)
+        ids = identity.assign_id(place)
     elif ids != found:
         identity.replace(place, ids)
     place.known = None

@@ -12,7 +12,7 @@ from dj_npy._datajoint.storerows import check_stores
 from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._format.layout import Column, Layout
 from dj_npy._stores import Store, open_store, schema_addressing
-from dj_npy._stores.local.links import beginnings, local_stores
+from dj_npy._stores.local.links import local_stores, nested_roots
 from dj_npy._stores.local.store import LocalStore
 from dj_npy._upkeep.collection import Collection
 from dj_npy._upkeep.dropped import Dropped
@@ -141,7 +141,7 @@ def collect(
         inventory = stack.enter_context(Inventory())
         near = local_stores(connection._config)
         about = (columns, names, there, connection._config, caseless)
-        places = [_place(*about, each, beginnings(each, near)) for each in stores]
+        places = [_place(*about, each, nested_roots(each, near)) for each in stores]
         for number, place in enumerate(places):
             inventory.list(number, place, older_than, report)
         if missing := [name for name in gone if not inventory.has_of(name)]:

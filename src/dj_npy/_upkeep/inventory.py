@@ -38,14 +38,14 @@ class Place(NamedTuple):
     def prune(self, dropped: bool) -> None:
         """Remove empty folders of keys."""
 
-        def may_go(folder: str) -> bool:
+        def is_removable(folder: str) -> bool:
             is_of_gone = dropped and self.gone.is_key_folder(folder)
             return self.layout.is_key_folder(folder) or (
                 is_of_gone and not self.layout.keeps(folder)
             )
 
         for folder in self.folders:
-            self.store.prune(folder, may_go)
+            self.store.prune(folder, is_removable)
 
 
 class Inventory:

@@ -9,13 +9,13 @@ import numpy as np
 
 from dj_npy._selection.parts import Part
 from dj_npy._settings import settings
-from dj_npy._stores.local.naming import UNKNOWN, of_libc
+from dj_npy._stores.local.naming import UNKNOWN, libc_function
 from dj_npy._stores.regularfile import open_to_read
 
 _WRITE_BACK = 16 << 20
 """Bytes after which write-back starts: 256 MB are synced in two thirds of the time."""
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
-_sync_file_range = of_libc("sync_file_range")
+_sync_file_range = libc_function("sync_file_range")
 _NO_FILE_SYNC = (
     "This file system cannot sync a file. With DJ_NPY_FSYNC=0 inserts do not wait for the disk, "
     "and what a power cut leaves of them is up to it"

@@ -29,12 +29,12 @@ def versions_of(path: str, stores: Sequence[LocalStore]) -> list[str]:
     found = []
     for store in stores:
         with suppress(NpyError):
-            if os.path.exists(os.path.join(store.location, store.checked(path))):
+            if os.path.exists(os.path.join(store.location, store.check_path(path))):
                 found.append(store.stat(path).version)
     return found
 
 
-def beginnings(store: Store, others: Sequence[LocalStore]) -> set[str]:
+def nested_roots(store: Store, others: Sequence[LocalStore]) -> set[str]:
     """Return the paths in a store, `folded`, that are roots of other stores."""
     if not isinstance(store, LocalStore):
         return set()

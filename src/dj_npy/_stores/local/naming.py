@@ -9,7 +9,7 @@ from stat import S_IMODE
 from typing import Any
 
 
-def of_libc(name: str) -> Any:
+def libc_function(name: str) -> Any:
     """Return a function of the C library, or None."""
     try:
         return getattr(ctypes.CDLL(None, use_errno=True), name)
@@ -17,9 +17,9 @@ def of_libc(name: str) -> Any:
         return None
 
 
-_renameat2, _statfs = of_libc("renameat2"), of_libc("statfs")
+_renameat2, _statfs = libc_function("renameat2"), libc_function("statfs")
 _RENAME_NOREPLACE, _AT_FDCWD = 1, -100  # linux/fs.h, fcntl.h
-_OF_THIS_MACHINE = {
+_LOCAL_FILE_SYSTEMS = {
     *(0xEF53, 0x58465342, 0x9123683E, 0xF2F52010),  # ext2 to 4, XFS, Btrfs, F2FS
     *(0x2FC12FC1, 0xCA451A4E, 0x01021994, 0x794C7630),  # ZFS, bcachefs, tmpfs, overlayfs
     *(0x4D44, 0x2011BAB0, 0x7366746E),  # FAT, exFAT, NTFS
@@ -44,7 +44,7 @@ A full or failing disk (ENOSPC, EDQUOT, EIO) is not among these.
 """
 
 
-_Way = Callable[[str, str], None]
+_Method = Callable[[str, str], None]
 """Renames the file at the first path to the second; raises FileExistsError if that exists."""
 
 
@@ -61,29 +61,29 @@ class Names:
         An error proves nothing: a file server may have renamed the file and its first answer been
         lost.
         """
-        ways: list[tuple[_Way, set[int]]] = [(os.link, _NO_LINKS), (_reserve, set())]
+        methods: list[tuple[_Method, set[int]]] = [(os.link, _NO_LINKS), (_reserve, set())]
         if self._knows_rename(temporary, own.st_dev):
-            ways.insert(0, (_rename, _NO_RENAME))
-        for way, unknown in ways:
+            methods.insert(0, (_rename, _NO_RENAME))
+        for method, unknown in methods:
             try:
-                way(temporary, final)
+                method(temporary, final)
             except OSError as error:
                 if not has_moved(temporary, final, own):
                     if isinstance(error, FileExistsError):
                         return False
                     if error.errno not in unknown:
                         raise
-                    if way is _rename and error.errno in UNKNOWN:
+                    if method is _rename and error.errno in UNKNOWN:
                         self._renames[own.st_dev] = False
                     continue
-            if way is os.link:
+            if method is os.link:
                 remove_if_there(temporary)
             return True
         raise AssertionError("not reached")
 
     def _knows_rename(self, path: str, device: int) -> bool:
         if device not in self._renames:
-            known = None not in (_renameat2, _statfs) and _type_of(path) in _OF_THIS_MACHINE
+            known = None not in (_renameat2, _statfs) and _type_of(path) in _LOCAL_FILE_SYSTEMS
             self._renames[device] = known
         return self._renames[device]
 

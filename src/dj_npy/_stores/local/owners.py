@@ -9,7 +9,7 @@ with suppress(ImportError):  # not on Windows
     from pwd import getpwuid
 
 
-def whose(path: str) -> str:
+def describe_owner(path: str) -> str:
     """Describe the owner of a path, or of its nearest parent that can be seen."""
     if os.name == "nt":
         return ""

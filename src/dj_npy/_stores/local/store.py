@@ -26,7 +26,7 @@ from dj_npy._stores.local.naming import (
     replace_file,
     sync_folder,
 )
-from dj_npy._stores.local.owners import whose
+from dj_npy._stores.local.owners import describe_owner
 from dj_npy._stores.regularfile import NONBLOCK, open_regular, open_to_read
 
 _CHANGED = "user.dj_npy.changed"
@@ -103,7 +103,7 @@ class LocalStore(Store):
         except NpyError:  # from the store that the pieces come from
             raise
         except OSError as error:
-            raise self.refused(error, path, "write") from error
+            raise self.translate_error(error, path, "write") from error
         return path
 
     def _new_file(self, folder: str) -> Any:
@@ -192,7 +192,7 @@ class LocalStore(Store):
         except NpyError:
             raise
         except OSError as error:
-            raise self.refused(error, path, "read") from error
+            raise self.translate_error(error, path, "read") from error
 
     def _read_files(self, files: Iterable[tuple[str, Sequence[Buffer], int]]) -> list[bool]:
         if not hasattr(os, "preadv"):
@@ -216,7 +216,7 @@ class LocalStore(Store):
             with open_to_read(self._full(path)) as file:
                 return file.read(length) or b"", _stat_of(os.fstat(file.fileno()))
         except OSError as error:
-            raise self.refused(error, path, "read") from error
+            raise self.translate_error(error, path, "read") from error
 
     def _pieces(self, path: str) -> Iterator[memoryview]:
         try:
@@ -224,19 +224,19 @@ class LocalStore(Store):
                 while piece := file.read(_READ_PIECE):
                     yield memoryview(piece)
         except OSError as error:
-            raise self.refused(error, path, "read") from error
+            raise self.translate_error(error, path, "read") from error
 
     def _remove(self, path: str) -> None:
         try:
             remove_if_there(self._full(path))
         except OSError as error:
-            raise self.refused(error, path, "remove") from error
+            raise self.translate_error(error, path, "remove") from error
 
     def _stat(self, path: str) -> Stat:
         try:
             stat = os.stat(self._full(path))
         except OSError as error:
-            raise self.refused(error, path, "read") from error
+            raise self.translate_error(error, path, "read") from error
         return _stat_of(stat)
 
     def _files(self, folder: str) -> Iterator[Listed]:
@@ -250,7 +250,7 @@ class LocalStore(Store):
             except OSError as error:
                 if error.errno in _GONE:  # removed meanwhile
                     continue
-                raise self.refused(error, path, "list") from error
+                raise self.translate_error(error, path, "list") from error
             if S_ISREG(stat.st_mode) or S_ISLNK(stat.st_mode):
                 yield self._listed_as(path, stat)
 
@@ -261,13 +261,13 @@ class LocalStore(Store):
                 yield from scanned
         except OSError as error:
             if error.errno not in _GONE or not os.path.isdir(self.location):
-                raise self.refused(error, folder, "list") from error
+                raise self.translate_error(error, folder, "list") from error
 
     def _listed(self, path: str) -> Listed:
         try:
             return self._listed_as(path, os.lstat(self._full(path)))
         except OSError as error:
-            raise self.refused(error, path, "read") from error
+            raise self.translate_error(error, path, "read") from error
 
     def _listed_as(self, path: str, stat: os.stat_result) -> Listed:
         version = _stat_of(stat).version
@@ -291,7 +291,7 @@ class LocalStore(Store):
                     return now
                 time.sleep(_CLOCK_S)
         except OSError as error:
-            raise self.refused(error, "", "write") from error
+            raise self.translate_error(error, "", "write") from error
 
     def place(self) -> object:
         try:
@@ -321,19 +321,19 @@ class LocalStore(Store):
             except OSError as error:
                 with suppress(OSError):
                     os.unlink(self._full(path))
-                raise self.refused(error, MARKER, "write") from error
+                raise self.translate_error(error, MARKER, "write") from error
         return True
 
-    def _prune(self, folder: str, may_go: Callable[[str], bool]) -> None:
+    def _prune(self, folder: str, is_removable: Callable[[str], bool]) -> None:
         self._now()  # changes the mtime: see `_sync_names`
-        self._prune_below(folder, may_go)
+        self._prune_below(folder, is_removable)
 
-    def _prune_below(self, folder: str, may_go: Callable[[str], bool]) -> None:
+    def _prune_below(self, folder: str, is_removable: Callable[[str], bool]) -> None:
         for entry in self._entries(folder):
             path = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir(follow_symlinks=False):
-                self._prune_below(path, may_go)
-                if may_go(path):
+                self._prune_below(path, is_removable)
+                if is_removable(path):
                     with suppress(OSError):  # not empty, or no permission
                         os.rmdir(self._full(path))
 
@@ -341,13 +341,13 @@ class LocalStore(Store):
         try:
             return open_to_read(self._full(path))
         except OSError as error:
-            raise self.refused(error, path, "map") from error
+            raise self.translate_error(error, path, "map") from error
 
     def _open_to_change(self, path: str) -> tuple[FileIO, None]:
         try:
-            file = FileIO(self._full(path), "r+", opener=_of_the_store)
+            file = FileIO(self._full(path), "r+", opener=_open_no_follow)
         except OSError as error:
-            raise self.refused(error, path, "map") from error
+            raise self.translate_error(error, path, "map") from error
         # Without extended attributes, `verify` cannot tell a change from damage.
         with suppress(AttributeError, OSError):
             os.setxattr(file.fileno(), _CHANGED, b"mmap_mode='r+'")
@@ -362,7 +362,7 @@ class LocalStore(Store):
     def _full(self, path: str) -> str:
         return f"{self.location}/{path}"
 
-    def refused(self, error: Exception, path: str, verb: str) -> NpyError:
+    def translate_error(self, error: Exception, path: str, verb: str) -> NpyError:
         what = f"could not {verb} {self.where(path)} (folder {self.location!r})"
         try:
             is_there = S_ISDIR(os.stat(self.location).st_mode)
@@ -389,20 +389,20 @@ class LocalStore(Store):
         # not `str`, which would name the temporary file
         reason = advice.get(code) or getattr(error, "strerror", None) or type(error).__name__
         if code in _DENIED:
-            asked = self._full(path)
+            denied_path = self._full(path)
             if verb in ("write", "remove"):  # the folder's permissions decide, not the file's
-                asked = os.path.dirname(asked)
-            reason = f"permission denied for this user{whose(asked)}"
-        refused = StoreError(f"{what}: {reason}")
-        refused.errno = code or None
-        return refused
+                denied_path = os.path.dirname(denied_path)
+            reason = f"permission denied for this user{describe_owner(denied_path)}"
+        translated = StoreError(f"{what}: {reason}")
+        translated.errno = code or None
+        return translated
 
 
 def _temporary_in(folder: str) -> str:
     return f"{folder}/.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
 
 
-def _of_the_store(path: str, flags: int) -> int:
+def _open_no_follow(path: str, flags: int) -> int:
     """Open a file, and refuse a symbolic link in its place."""
     return open_regular(path, flags | getattr(os, "O_NOFOLLOW", 0))
 

@@ -22,8 +22,8 @@ from dj_npy._concurrency.threads import each_in_time, in_time
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
 from dj_npy._stores.base import Listed
-from dj_npy._stores.deadline import Timed, opened
-from dj_npy._stores.environment import ca_bundle, encryption, payer, proxy_for
+from dj_npy._stores.deadline import Timed, open_url
+from dj_npy._stores.environment import ca_bundle, encryption, payer_header, proxy_for
 
 ATTEMPTS = 5
 """Tries of botocore per request; the pauses between them grow up to 8 s, about 15 s in all."""
@@ -39,11 +39,11 @@ def is_amazon(host: str) -> bool:
 
 def endpoint_of(name: str, spec: dict[str, Any]) -> str:
     """Return the endpoint as a URL without a path."""
-    said = str(spec["endpoint"]).rstrip("/")
-    if not re.match("(?i)https?://", said):
+    endpoint = str(spec["endpoint"]).rstrip("/")
+    if not re.match("(?i)https?://", endpoint):
         # DataJoint's default for `secure`; a pickled description has no `secure`.
-        said = f"{'https' if spec.get('secure', True) else 'http'}://{said}"
-    parts = urlsplit(said)
+        endpoint = f"{'https' if spec.get('secure', True) else 'http'}://{endpoint}"
+    parts = urlsplit(endpoint)
     port = int(parts.netloc.rpartition(":")[2]) if re.search(r":\d+$", parts.netloc) else 443
     if not _HOST.fullmatch(parts.netloc) or parts.path or parts.query or port > 65535:
         raise StoreError(
@@ -56,8 +56,8 @@ def endpoint_of(name: str, spec: dict[str, Any]) -> str:
 def region_of(spec: dict[str, Any]) -> str:
     """Return the region named by the endpoint, the environment or the bucket."""
     host = urlsplit(spec["endpoint"]).netloc
-    if said := re.search(rf"({_REGION})(?:\.vpce)?\.amazonaws\.com", host):
-        return said[1]
+    if match := re.search(rf"({_REGION})(?:\.vpce)?\.amazonaws\.com", host):
+        return match[1]
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not region and is_amazon(host):
         region = bucket_region(f"{spec['endpoint']}/{spec['bucket']}", spec.get("proxy_server"))
@@ -68,7 +68,9 @@ def bucket_region(url: str, proxy: str | None = None) -> str | None:
     """Ask S3 for the region of a bucket. Needs no credentials."""
     try:
         until = time.monotonic() + remote.SILENCE_S
-        with opened(Request(url, method="HEAD"), remote.CONNECT_TIMEOUT_S, until, proxy) as answer:
+        with open_url(
+            Request(url, method="HEAD"), remote.CONNECT_TIMEOUT_S, until, proxy
+        ) as answer:
             headers = answer.headers
     except HTTPError as error:
         headers = error.headers
@@ -88,7 +90,7 @@ def server_time(url: str, proxy: str | None) -> datetime | None:
     try:
         try:
             request = Request(url, method="HEAD", headers={"Cache-Control": "no-cache"})
-            with opened(request, remote.CONNECT_TIMEOUT_S, until, proxy) as answer:
+            with open_url(request, remote.CONNECT_TIMEOUT_S, until, proxy) as answer:
                 headers = answer.headers
         except HTTPError as error:
             headers = error.headers
@@ -113,7 +115,7 @@ def s3_filesystem(spec: dict[str, Any]) -> Any:
             "verify": ca_bundle(),
         },
         s3_additional_kwargs=encryption(),
-        config_kwargs={**_config(spec), "http_session_cls": _staying()},
+        config_kwargs={**_config(spec), "http_session_cls": _session_without_redirects()},
         session=_session(AioSession, spec),
         skip_instance_cache=True,
     )
@@ -122,32 +124,32 @@ def s3_filesystem(spec: dict[str, Any]) -> Any:
     events = filesystem.s3.meta.events
     for operation in ("PutObject", "UploadPart"):
         events.register(f"before-call.s3.{operation}", _add_checksum)
-    _have_it_stay(events, spec)
+    _stop_redirects(events, spec)
     return filesystem
 
 
-def _have_it_stay(events: Any, spec: dict[str, Any]) -> None:
+def _stop_redirects(events: Any, spec: dict[str, Any]) -> None:
     """Stop botocore's region redirects, which never end on servers other than Amazon S3."""
 
-    def stay(context: dict[str, Any], **_: Any) -> None:
+    def stop(context: dict[str, Any], **_: Any) -> None:
         context.setdefault("s3_redirect", {})["redirected"] = True
 
     if not is_amazon(urlsplit(spec["endpoint"]).netloc):
-        events.register("before-call.s3", stay)
+        events.register("before-call.s3", stop)
 
 
-def _staying() -> type:
+def _session_without_redirects() -> type:
     """Return the HTTP session class of s3fs, changed to follow no redirects."""
     from aiobotocore.httpsession import AIOHTTPSession
 
     get_session = AIOHTTPSession._get_session
 
-    class Staying(AIOHTTPSession):
+    class SessionWithoutRedirects(AIOHTTPSession):
         async def _get_session(self, proxy_url: str | None) -> Any:
             session = await get_session(self, proxy_url)
             return SimpleNamespace(request=partial(session.request, allow_redirects=False))
 
-    return Staying
+    return SessionWithoutRedirects
 
 
 def _add_checksum(params: dict[str, Any], **_: Any) -> None:
@@ -168,11 +170,11 @@ def ambient_secrets() -> Callable[[], Iterable[str | None]]:
 
         return get_session().get_credentials()
 
-    def ask() -> Iterable[str | None]:
+    def frozen() -> Iterable[str | None]:
         found = credentials()
         return found.get_frozen_credentials() if found else ()
 
-    return ask
+    return frozen
 
 
 def s3_remove(spec: dict[str, Any]) -> Callable[[str], None]:
@@ -192,7 +194,7 @@ def s3_remove(spec: dict[str, Any]) -> Callable[[str], None]:
     return remove
 
 
-def s3_look(spec: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
+def s3_info(spec: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
     """
     Return a function that gets size, version and time of ``bucket/key`` with a GET.
 
@@ -204,8 +206,8 @@ def s3_look(spec: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
     def get(bucket: str, key: str, **more: str) -> dict[str, Any]:
         answer = client().get_object(Bucket=bucket, Key=key, **more)
         with closing(answer["Body"]) as body:
-            said = re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.get("ContentRange") or "")
-            size = int(said[1]) if said else None
+            content_range = re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.get("ContentRange") or "")
+            size = int(content_range[1]) if content_range else None
             if size is None and more:
                 return get(bucket, key)
             if size is None:
@@ -215,7 +217,7 @@ def s3_look(spec: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
         found = {"size": size, "ETag": answer.get("ETag", ""), "name": f"{bucket}/{key}"}
         return {**found, "LastModified": answer.get("LastModified"), "type": "file"}
 
-    def look(full_path: str) -> dict[str, Any]:
+    def info(full_path: str) -> dict[str, Any]:
         bucket, _, key = full_path.partition("/")
         with _botocore_errors():
             try:
@@ -225,7 +227,7 @@ def s3_look(spec: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
                     raise
                 return get(bucket, key)
 
-    return look
+    return info
 
 
 def s3_find(spec: dict[str, Any]) -> Callable[[str], Iterator[tuple[str, dict[str, Any]]]]:
@@ -243,9 +245,9 @@ def s3_find(spec: dict[str, Any]) -> Callable[[str], Iterator[tuple[str, dict[st
             for page in each_in_time(
                 pages.paginate(Bucket=bucket, Prefix=prefix), remote.REQUEST_S
             ):
-                for each in page.get("Contents", ()):
-                    if not each["Key"].endswith("/"):  # some tools make such objects for folders
-                        yield f"{bucket}/{each['Key']}", {**each, "size": each["Size"]}
+                for entry in page.get("Contents", ()):
+                    if not entry["Key"].endswith("/"):  # some tools make such objects for folders
+                        yield f"{bucket}/{entry['Key']}", {**entry, "size": entry["Size"]}
 
     return find
 
@@ -271,8 +273,8 @@ class MultipartUploads:
         # rclone answers with this error if there are no uploads.
         with suppress(client.exceptions.NoSuchUpload), _botocore_errors():
             pages = client.get_paginator("list_multipart_uploads")
-            asked = pages.paginate(Bucket=self._spec["bucket"], Prefix=prefix)
-            for page in each_in_time(asked, remote.REQUEST_S):
+            paginated = pages.paginate(Bucket=self._spec["bucket"], Prefix=prefix)
+            for page in each_in_time(paginated, remote.REQUEST_S):
                 for upload in page.get("Uploads", []):
                     path = upload["Key"].removeprefix(self._location)
                     yield Listed(path, 0, upload["Initiated"], upload["UploadId"])
@@ -324,7 +326,7 @@ def _client(spec: dict[str, Any], attempts: int | None = None) -> Any:
         config=Config(**_config(spec, attempts)),
     )
     client._endpoint.http_session._pool_classes_by_scheme.update(_pools())
-    _have_it_stay(client.meta.events, spec)
+    _stop_redirects(client.meta.events, spec)
     return client
 
 
@@ -333,10 +335,10 @@ def _pools() -> dict[str, type]:
     """Return botocore's connection pools by scheme, changed to connections with a time limit."""
     from botocore import awsrequest
 
-    class Plain(_Prompt, awsrequest.AWSHTTPConnection):
+    class Plain(_TimeLimited, awsrequest.AWSHTTPConnection):
         pass
 
-    class Secure(_Prompt, awsrequest.AWSHTTPSConnection):
+    class Secure(_TimeLimited, awsrequest.AWSHTTPSConnection):
         pass
 
     class Plains(awsrequest.AWSHTTPConnectionPool):
@@ -348,7 +350,7 @@ def _pools() -> dict[str, type]:
     return {"http": Plains, "https": Secures}
 
 
-class _Prompt(Timed):
+class _TimeLimited(Timed):
     """A botocore connection that answers within `remote.REQUEST_S`."""
 
     def connect(self) -> None:
@@ -385,6 +387,6 @@ def _session(kind: Any, spec: dict[str, Any]) -> Any:
     if not spec.get("access_key"):
         found = kind().get_component("credential_provider")
         session.register_component("credential_provider", found)
-    headers = payer()
+    headers = payer_header()
     session.register("before-call.s3", lambda params, **_: params["headers"].update(headers))
     return session

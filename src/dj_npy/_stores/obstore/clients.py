@@ -14,14 +14,14 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
-from dj_npy._stores.environment import proxy_for, trusted
+from dj_npy._stores.environment import ca_certificates, proxy_for
 from dj_npy._stores.obstore.amazon import MultipartUploads, is_amazon
-from dj_npy._stores.obstore.failures import in_short
+from dj_npy._stores.obstore.failures import first_line
 from dj_npy._stores.obstore.microsoft import is_microsoft
 from dj_npy._stores.obstore.reader import Client
 from dj_npy._stores.obstore.store import CloudStore
 from dj_npy._stores.regularfile import open_regular
-from dj_npy._stores.secret import Hidden
+from dj_npy._stores.secret import Redactor
 
 Spec = dict[str, Any]
 MakeClient = Callable[..., Client]
@@ -43,7 +43,7 @@ class UnsupportedByObstore(Exception):  # noqa: N818
     """obstore cannot express these settings, or would leak a secret with them; fsspec may do."""
 
 
-def cloud_store(name: str, spec: Spec, identity: str, hidden: Hidden) -> CloudStore:
+def cloud_store(name: str, spec: Spec, identity: str, redactor: Redactor) -> CloudStore:
     """
     Return the store that a DataJoint configuration describes.
 
@@ -56,29 +56,29 @@ def cloud_store(name: str, spec: Spec, identity: str, hidden: Hidden) -> CloudSt
         components, `endpoint` as a URL, `region`.
     identity : str
         Unique description of the location.
-    hidden : Hidden
+    redactor : Redactor
         The credentials, which are removed from all messages.
 
     Raises
     ------
-    Inexpressible
+    UnsupportedByObstore
         If obstore does not support this kind of credentials.
     StoreError
         If the settings contradict each other, or there are no credentials.
     """
     make = {"s3": _s3, "gcs": _gcs, "azure": _azure}[spec["protocol"]]
     try:
-        client = make(name, spec, hidden)
+        client = make(name, spec, redactor)
         # Buckets with Object Lock require a checksum; obstore computes SHA-256 for the signature
         # anyway.
-        checked = {"checksum_algorithm": "SHA256"} if spec["protocol"] == "s3" else {}
+        checksums = {"checksum_algorithm": "SHA256"} if spec["protocol"] == "s3" else {}
         reader = client({"read_timeout": timedelta(seconds=remote.SILENCE_S)}, MAX_RETRIES)
-        writer, remover = client({}, MAX_RETRIES, **checked), client({}, 0, **checked)
+        writer, remover = client({}, MAX_RETRIES, **checksums), client({}, 0, **checksums)
         plain = (client({}, MAX_RETRIES), client({}, 0)) if spec["protocol"] == "s3" else None
     except (BaseError, ValueError, TypeError) as error:
-        said = hidden.redacted(str(error))
+        message = redactor.redact(str(error))
         raise StoreError(
-            f"store {name!r} is not configured as obstore wants it: {in_short(said)}"
+            f"store {name!r} is not configured as obstore wants it: {first_line(message)}"
         ) from None
     return CloudStore(
         name,
@@ -86,13 +86,13 @@ def cloud_store(name: str, spec: Spec, identity: str, hidden: Hidden) -> CloudSt
         writer,
         remover,
         identity,
-        hidden=hidden,
+        redactor=redactor,
         direct=spec["protocol"] == "s3"
         and not proxy_for(spec["endpoint"], spec.get("proxy_server")),
         proxy=spec.get("proxy_server"),
         plain=plain,
         # Azure and Google delete unfinished uploads themselves after a week.
-        unended=MultipartUploads(spec) if spec["protocol"] == "s3" else None,
+        unfinished=MultipartUploads(spec) if spec["protocol"] == "s3" else None,
     )
 
 
@@ -109,13 +109,13 @@ def _client_options(spec: Spec, url: str, more: Spec) -> Any:
         "allow_http": url.startswith("http://"),
         "user_agent": "dj-npy",
     }
-    if certificates := trusted():
+    if certificates := ca_certificates():
         options["root_certificate"] = certificates
     proxy = proxy_for(url, spec.get("proxy_server"))
     return {**options, **({"proxy_url": proxy} if proxy else _NO_PROXY)}
 
 
-def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
+def _s3(name: str, spec: Spec, redactor: Redactor) -> MakeClient:
     url, virtual = spec["endpoint"], False
     if is_amazon(urlsplit(url).netloc):
         # The certificate for *.s3.amazonaws.com does not cover bucket names with dots.
@@ -143,9 +143,9 @@ def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
         keys = {"access_key_id": access, "secret_access_key": secret, "expires_at": None}
         options["credential_provider"] = lambda: keys
     else:
-        options |= _ambient_s3(name, spec, hidden)
+        options |= _ambient_s3(name, spec, redactor)
 
-    def client(more: Spec, retries: int, **said: Any) -> Client:
+    def client(more: Spec, retries: int, **settings: Any) -> Client:
         return S3Store(
             spec["bucket"],
             prefix=spec["location"] or None,
@@ -153,20 +153,20 @@ def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
             client_options=_client_options(spec, url, more),
             retry_config=_retry_config(retries),
             **options,
-            **said,
+            **settings,
         )
 
     return client
 
 
-def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
+def _ambient_s3(name: str, spec: Spec, redactor: Redactor) -> Spec:
     """Return credentials as botocore finds them: environment, profile, single sign-on, instance."""
-    is_at_home = is_amazon(urlsplit(spec["endpoint"]).netloc)
+    is_on_amazon = is_amazon(urlsplit(spec["endpoint"]).netloc)
     try:
         from botocore.credentials import Credentials
         from botocore.session import get_session
     except ImportError:  # obstore itself looks in some of these places
-        if not is_at_home:
+        if not is_on_amazon:
             raise UnsupportedByObstore(_FOLLOWS) from None
         return {}
     credentials = get_session().get_credentials()
@@ -177,7 +177,7 @@ def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
             f"AWS_SECRET_ACCESS_KEY, or run `aws configure`"
         )
 
-    if not is_at_home and credentials.get_frozen_credentials().token:
+    if not is_on_amazon and credentials.get_frozen_credentials().token:
         raise UnsupportedByObstore(_FOLLOWS)
 
     def provide() -> Spec:
@@ -185,8 +185,8 @@ def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
         if type(credentials) is Credentials:  # from a file, which may have changed
             credentials = get_session().get_credentials() or credentials
         frozen = credentials.get_frozen_credentials()  # botocore renews them when they expire
-        hidden.learn(*frozen)
-        if not is_at_home and frozen.token:
+        redactor.add(*frozen)
+        if not is_on_amazon and frozen.token:
             raise PermissionError("the credentials have a session token by now: try again")
         return {
             "access_key_id": frozen.access_key,
@@ -198,10 +198,10 @@ def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
     return {"credential_provider": provide}
 
 
-def _gcs(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
+def _gcs(name: str, spec: Spec, redactor: Redactor) -> MakeClient:
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         raise UnsupportedByObstore("an emulator speaks Google's JSON API only")
-    credentials = _google_credentials(name, spec.get("token"), hidden)
+    credentials = _google_credentials(name, spec.get("token"), redactor)
     key = json.loads(credentials.get("service_account_key", "{}"))
     url = key.get("gcs_base_url", "https://storage.googleapis.com")
 
@@ -217,7 +217,7 @@ def _gcs(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
     return client
 
 
-def _google_credentials(name: str, token: Any, hidden: Hidden) -> Spec:
+def _google_credentials(name: str, token: Any, redactor: Redactor) -> Spec:
     """
     Translate gcsfs's `token` into obstore's settings.
 
@@ -232,7 +232,11 @@ def _google_credentials(name: str, token: Any, hidden: Hidden) -> Spec:
         except ImportError:  # obstore looks for a key file and the metadata server
             return {}
         try:
-            return {"credential_provider": partial(_learnt, GoogleCredentialProvider(), hidden)}
+            return {
+                "credential_provider": partial(
+                    _credentials_of, GoogleCredentialProvider(), redactor
+                )
+            }
         except google.auth.exceptions.DefaultCredentialsError:
             if not token:
                 raise UnsupportedByObstore("gcsfs looks in more places") from None
@@ -249,17 +253,17 @@ def _google_credentials(name: str, token: Any, hidden: Hidden) -> Spec:
     raise UnsupportedByObstore("a token that gcsfs may know")
 
 
-def _azure(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
+def _azure(name: str, spec: Spec, redactor: Redactor) -> MakeClient:
     parts = dict(
         part.split("=", 1)
         for part in str(spec.get("connection_string") or "").split(";")
         if "=" in part
     )
-    said = {key.lower(): value for key, value in parts.items()}
+    settings = {key.lower(): value for key, value in parts.items()}
     options: Spec = {}
-    account = said.get("accountname") or spec.get("account_name")
-    url = said.get("blobendpoint", "").rstrip("/")
-    if said.get("usedevelopmentstorage", "").lower() == "true":
+    account = settings.get("accountname") or spec.get("account_name")
+    url = settings.get("blobendpoint", "").rstrip("/")
+    if settings.get("usedevelopmentstorage", "").lower() == "true":
         options = {"use_emulator": True}
         url = "http://"
     else:
@@ -267,9 +271,9 @@ def _azure(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
             account = urlsplit(url).netloc.split(".")[0]
         if not account:
             raise StoreError(f"store {name!r} has no `account_name` and no `connection_string`")
-        if not url and "endpointsuffix" in said:
-            scheme = said.get("defaultendpointsprotocol", "https")
-            url = f"{scheme}://{account}.blob.{said['endpointsuffix']}"
+        if not url and "endpointsuffix" in settings:
+            scheme = settings.get("defaultendpointsprotocol", "https")
+            url = f"{scheme}://{account}.blob.{settings['endpointsuffix']}"
         # Always given, because the environment may name another.
         url = url or f"https://{account}.blob.core.windows.net"
         options = {
@@ -278,13 +282,13 @@ def _azure(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
             "use_emulator": False,
             "skip_signature": False,
         }
-        if said.get("sharedaccesssignature") and not is_microsoft(url):
+        if settings.get("sharedaccesssignature") and not is_microsoft(url):
             raise UnsupportedByObstore(_FOLLOWS)
         options |= _azure_credentials(
             name,
-            said.get("accountkey") or spec.get("account_key"),
-            said.get("sharedaccesssignature"),
-            hidden,
+            settings.get("accountkey") or spec.get("account_key"),
+            settings.get("sharedaccesssignature"),
+            redactor,
         )
 
     def client(more: Spec, retries: int) -> Client:
@@ -299,7 +303,9 @@ def _azure(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
     return client
 
 
-def _azure_credentials(name: str, key: str | None, signature: str | None, hidden: Hidden) -> Spec:
+def _azure_credentials(
+    name: str, key: str | None, signature: str | None, redactor: Redactor
+) -> Spec:
     # As providers, because a token in the environment would take precedence.
     if key:
         try:
@@ -314,11 +320,11 @@ def _azure_credentials(name: str, key: str | None, signature: str | None, hidden
         from obstore.auth.azure import AzureCredentialProvider
     except ImportError:  # obstore reads the environment and a managed identity
         return {}
-    return {"credential_provider": partial(_learnt, AzureCredentialProvider(), hidden)}
+    return {"credential_provider": partial(_credentials_of, AzureCredentialProvider(), redactor)}
 
 
-def _learnt(provider: Callable[[], Any], hidden: Hidden) -> Any:
+def _credentials_of(provider: Callable[[], Any], redactor: Redactor) -> Any:
     """Return the credentials of a provider, and have them redacted from messages."""
     found = provider()
-    hidden.learn(*(value for value in found.values() if isinstance(value, str)))
+    redactor.add(*(value for value in found.values() if isinstance(value, str)))
     return found

@@ -48,17 +48,17 @@ class Direct:
         url = self._sign(path)
         while self._idle:  # the server may have closed idle connections
             try:
-                return self._asked(self._idle.pop(), url, start, targets)
+                return self._request(self._idle.pop(), url, start, targets)
             except (ConnectionError, HTTPException, IndexError):
                 continue
             except OSError:  # a time-out, which a new connection would not fix
                 return None
         try:
-            return self._asked(self._connected(url), url, start, targets)
+            return self._request(self._connect(url), url, start, targets)
         except (OSError, HTTPException):
             return None
 
-    def _connected(self, url: SplitResult) -> Connection:
+    def _connect(self, url: SplitResult) -> Connection:
         if url.scheme == "http":
             connection = Connection(url.netloc, timeout=remote.CONNECT_TIMEOUT_S)
         else:
@@ -70,7 +70,7 @@ class Direct:
         connection.connect()
         return connection
 
-    def _asked(
+    def _request(
         self,
         connection: Connection,
         url: SplitResult,
@@ -89,11 +89,11 @@ class Direct:
                 "GET", f"{url.path}?{url.query}", headers={"Range": f"bytes={start}-{stop - 1}"}
             )
             response = connection.getresponse()
-            answered = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            if response.status != 206 or answered is None:
+            content_range = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if response.status != 206 or content_range is None:
                 self.works = response.status in (404, 416, 429) or response.status >= 500
                 return None
-            if (int(answered[1]), int(answered[2])) != (start, stop - 1):
+            if (int(content_range[1]), int(content_range[2])) != (start, stop - 1):
                 return None
             for target in targets:
                 while target:
@@ -102,7 +102,7 @@ class Direct:
                         return None
                     target = target[count:]
             whole = True
-            return int(answered[3]), response.headers.get("ETag", "")
+            return int(content_range[3]), response.headers.get("ETag", "")
         finally:
             if whole:
                 self._idle.append(connection)

@@ -6,23 +6,23 @@ from obstore import exceptions
 
 from dj_npy._stores.environment import UNKNOWN_CERTIFICATE
 from dj_npy._stores.reasons import CHECK_THE_KEYS, STALLS, code_of, is_under_way, reason_of
-from dj_npy._stores.secret import Hidden
+from dj_npy._stores.secret import Redactor
 
 # obstore does not raise all the errors it documents: NotFoundError arrives as FileNotFoundError.
 MISSING = (exceptions.NotFoundError, FileNotFoundError)
 DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
-TAKEN = (exceptions.AlreadyExistsError, FileExistsError)
+ALREADY_EXISTS = (exceptions.AlreadyExistsError, FileExistsError)
 CONDITION_FAILED = (exceptions.PreconditionError, exceptions.NotModifiedError)
 NOT_SUPPORTED = (exceptions.NotSupportedError, NotImplementedError)
 UNCLEAR = (exceptions.GenericError, exceptions.JoinError, OSError)
 """After these, it is unknown whether the request was carried out."""
 FAILURES = (exceptions.BaseError, OSError, ValueError, NotImplementedError)
 
-_LATER = (408, 409, 425, 429)
+_RETRYABLE = (408, 409, 425, 429)
 """4xx statuses that are worth a retry."""
 _ADVICE = (
     (DENIED, CHECK_THE_KEYS),
-    (TAKEN, "there is such an object already"),
+    (ALREADY_EXISTS, "there is such an object already"),
     (CONDITION_FAILED, "the object has changed meanwhile"),
     (exceptions.InvalidPathError, "the service cannot have an object of this name"),
     (NOT_SUPPORTED, "the service does not support this request"),
@@ -43,14 +43,14 @@ _HINTS = (
 )  # fmt: skip
 
 
-def is_never(error: Exception) -> bool:
+def is_permanent(error: Exception) -> bool:
     """Whether a server will never accept such a request."""
     status = _status(str(error))
-    is_ours = status // 100 == 4 and status not in (400, *_LATER)
+    is_ours = status // 100 == 4 and status not in (400, *_RETRYABLE)
     return is_ours or status in (501, 505, 507) or code_of(str(error)) == "NotImplemented"
 
 
-def is_bad(error: Exception) -> bool:
+def is_bad_request(error: Exception) -> bool:
     """Whether a server rejected the form of a request, such as a header."""
     text = str(error)
     if code_of(text) in ("RequestTimeout", "Throttling"):
@@ -63,42 +63,42 @@ def is_conflict(error: Exception) -> bool:
     return is_under_way(code_of(str(error)))
 
 
-def is_unmeasured(error: Exception) -> bool:
+def is_missing_size(error: Exception) -> bool:
     """Whether only a size in the answer's headers was missing or unreadable for obstore."""
     return bool(re.search("(?i)content.?(length|range)", str(error).split("\n")[0]))
 
 
 def _status(text: str) -> int:
     """Return the HTTP status; 0 if there was no answer."""
-    said = re.search(r"status code: (\d+)", text)
-    return int(said[1]) if said else 0
+    found = re.search(r"status code: (\d+)", text)
+    return int(found[1]) if found else 0
 
 
-def told(error: Exception, hidden: Hidden, verb: str = "") -> str:
+def describe_error(error: Exception, redactor: Redactor, verb: str = "") -> str:
     """Return the reason of an error and what to do about it, without secrets."""
-    text = hidden.redacted(str(error))
-    reason = reason_of(code_of(text), _code(text), verb, _status(text))
+    text = redactor.redact(str(error))
+    reason = reason_of(code_of(text), _code_and_message(text), verb, _status(text))
     if reason is None:
         reason = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), None)
     if reason is None:
         found = next((hint for words, hint in _HINTS if re.search(words, text)), None)
-        return f"{found} ({in_short(text)})" if found else in_short(text)
-    return f"{reason} ({_code(text)})" if _code(text) else reason
+        return f"{found} ({first_line(text)})" if found else first_line(text)
+    return f"{reason} ({_code_and_message(text)})" if _code_and_message(text) else reason
 
 
-def _code(text: str) -> str:
+def _code_and_message(text: str) -> str:
     """Return code and message of a server's XML answer, or an empty text."""
     words = [re.search(f"<{tag}>([^<]+)</{tag}>", text) for tag in ("Code", "Message")]
     return ": ".join(found[1].strip() for found in words if found)[:200]
 
 
-def in_short(text: str) -> str:
+def first_line(text: str) -> str:
     """Return one line of obstore's message, without URLs, which may have a signature."""
     status = re.search(r"status code: (\d+ [A-Za-z -]+)", text)
-    told = re.search(r'message: "([^"]+)"', text)
+    message = re.search(r'message: "([^"]+)"', text)
     if status:
-        return ", ".join(filter(None, [status[1].strip(), _code(text)]))
-    if told:
-        return told[1]
+        return ", ".join(filter(None, [status[1].strip(), _code_and_message(text)]))
+    if message:
+        return message[1]
     line = text.split("\n")[0].rsplit(" - ", 1)[-1].removeprefix("Generic ")
     return re.sub(r"\w+://\S+", "...", line)[:200]

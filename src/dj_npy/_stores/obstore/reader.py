@@ -18,10 +18,10 @@ from dj_npy._errors import ArrayCorruptError, NpyError
 from dj_npy._selection.parts import Part
 from dj_npy._stores.base import Buffer, Stat
 from dj_npy._stores.obstore.direct import Direct
-from dj_npy._stores.obstore.failures import FAILURES, is_unmeasured
+from dj_npy._stores.obstore.failures import FAILURES, is_missing_size
 from dj_npy._stores.obstore.unmeasured import Unmeasured, chunks_of
 from dj_npy._stores.remote import PART, SIDE_BY_SIDE, Answer, RemoteStore
-from dj_npy._stores.secret import Hidden
+from dj_npy._stores.secret import Redactor
 
 Client = S3Store | GCSStore | AzureStore
 
@@ -30,7 +30,7 @@ _SIGNED_FOR = timedelta(minutes=5)
 _MOST_URLS = 1000
 _MIN_DIRECT_PART = 1 << 20
 _MAX_DIRECT_PART = 32 << 20
-_FORGET_S = 600
+_RETRY_RANGES_S = 600
 """Seconds until a server that ignored a range is asked again."""
 
 
@@ -40,7 +40,7 @@ class CloudReader(RemoteStore):
 
     Parameters
     ----------
-    name, reader, identity, hidden, direct, proxy
+    name, reader, identity, redactor, direct, proxy
         As for `CloudStore`.
     """
 
@@ -52,20 +52,20 @@ class CloudReader(RemoteStore):
         reader: Client,
         identity: str,
         *,
-        hidden: Hidden | None,
+        redactor: Redactor | None,
         direct: bool,
         proxy: str | None,
     ) -> None:
-        super().__init__(name, identity, hidden)
+        super().__init__(name, identity, redactor)
         self._reader = reader
         self._ranges: bool | None = None  # whether the server honours ranges; None is unknown
-        self._ask_again = 0.0
-        self._direct = Direct(self._signed) if direct else None
-        self._unmeasured = Unmeasured(self._signed, proxy)
+        self._retry_ranges_at = 0.0
+        self._direct = Direct(self._sign_url) if direct else None
+        self._unmeasured = Unmeasured(self._sign_url, proxy)
         self._is_unmeasured = False  # the server omits sizes that obstore requires
         self._urls: dict[str, tuple[SplitResult, float]] = {}
 
-    def _signed(self, path: str) -> SplitResult:
+    def _sign_url(self, path: str) -> SplitResult:
         url, until = self._urls.get(path) or (None, 0.0)
         if url is None or time.monotonic() > until:
             with self._translated(path, "read"):
@@ -77,21 +77,21 @@ class CloudReader(RemoteStore):
 
     def _get(self, path: str, start: int, stop: int) -> Answer:
         try:
-            if self._ranges is not False or time.monotonic() > self._ask_again:
+            if self._ranges is not False or time.monotonic() > self._retry_ranges_at:
                 return self._get_part(path, start, stop)
         except NpyError:
             raise
         except exceptions.GenericError as error:
-            return self._get_anyhow(path, start, stop, error)
+            return self._get_after_error(path, start, stop, error)
         except FAILURES as error:
-            self._refuse(error, path, "read")
+            self._raise_translated(error, path, "read")
         with self._translated(path, "read"):
             return self._get_through(path, start, stop)
 
-    def _get_anyhow(self, path: str, start: int, stop: int, error: Exception) -> Answer:
+    def _get_after_error(self, path: str, start: int, stop: int, error: Exception) -> Answer:
         """Read after an error: past the end of the object, or from a server that ignores ranges."""
         with self._translated(path, "read"):
-            if is_unmeasured(error) and (found := self._unmeasured.part(path, start, stop)):
+            if is_missing_size(error) and (found := self._unmeasured.part(path, start, stop)):
                 self._is_unmeasured = self._ranges = True
                 return Answer(*found)
             answer = self._get_through(path, start, stop)
@@ -99,7 +99,7 @@ class CloudReader(RemoteStore):
                 with suppress(exceptions.GenericError):
                     return self._get_range(path, start, stop)
                 self._ranges = False
-                self._ask_again = time.monotonic() + _FORGET_S
+                self._retry_ranges_at = time.monotonic() + _RETRY_RANGES_S
             return answer
 
     def _get_part(self, path: str, start: int, stop: int) -> Answer:
@@ -129,7 +129,7 @@ class CloudReader(RemoteStore):
         try:
             result = obstore.get(self._reader, path)
         except exceptions.GenericError as error:
-            found = self._unmeasured.whole(path) if is_unmeasured(error) else None
+            found = self._unmeasured.whole(path) if is_missing_size(error) else None
             if found is None:
                 raise
             return found.size, found.version, chunks_of(found.data, start, min(stop, found.size))
@@ -184,7 +184,7 @@ class CloudReader(RemoteStore):
             yield use(first, Answer(chunk, size, version))
 
     def _honours_ranges(self, path: str, start: int) -> bool:
-        if not self._ranges and time.monotonic() > self._ask_again:
+        if not self._ranges and time.monotonic() > self._retry_ranges_at:
             self._get(path, start, start + 1)
         return bool(self._ranges)
 

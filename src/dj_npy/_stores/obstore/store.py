@@ -15,17 +15,17 @@ from dj_npy._errors import NpyError, StoreError
 from dj_npy._stores import filecache, remote
 from dj_npy._stores.base import PROBE, Listed, Replace, Stat
 from dj_npy._stores.obstore.failures import (
+    ALREADY_EXISTS,
     CONDITION_FAILED,
     DENIED,
     FAILURES,
     MISSING,
-    TAKEN,
     UNCLEAR,
-    in_short,
-    is_bad,
+    describe_error,
+    first_line,
+    is_bad_request,
     is_conflict,
-    is_never,
-    told,
+    is_permanent,
 )
 from dj_npy._stores.obstore.reader import Client, CloudReader
 from dj_npy._stores.reasons import code_of, is_expired, no_bucket
@@ -34,12 +34,12 @@ from dj_npy._stores.remote import (
     part_size,
     pauses,
 )
-from dj_npy._stores.secret import Hidden
+from dj_npy._stores.secret import Redactor
 
 Version = dict[str, str | None]
 
 
-class Unended(Protocol):
+class UnfinishedUploads(Protocol):
     """Multipart uploads that were neither completed nor aborted."""
 
     def listed(self, folder: str) -> Iterator[Listed]:
@@ -73,7 +73,7 @@ class CloudStore(CloudReader):
         It also sends conditional requests, as obstore retries some refusals that are final.
     identity : str
         Unique description of the location: service, bucket, location.
-    hidden : Hidden
+    redactor : Redactor
         The credentials, which are removed from all messages.
     direct : bool
         Whether objects may be read from presigned URLs, without a proxy.
@@ -81,7 +81,7 @@ class CloudStore(CloudReader):
         URL of the proxy in the store's settings.
     plain : writer and remover, optional
         Clients that send no checksums, for servers that do not support them.
-    unended : Unended, optional
+    unfinished : UnfinishedUploads, optional
         Lists multipart uploads, which obstore cannot; None if the service leaves none.
     """
 
@@ -93,14 +93,14 @@ class CloudStore(CloudReader):
         remover: Client,
         identity: str,
         *,
-        hidden: Hidden | None = None,
+        redactor: Redactor | None = None,
         direct: bool = False,
         proxy: str | None = None,
         plain: tuple[Client, Client] | None = None,
-        unended: Unended | None = None,
+        unfinished: UnfinishedUploads | None = None,
     ) -> None:
-        super().__init__(name, reader, identity, hidden=hidden, direct=direct, proxy=proxy)
-        self._unended = unended
+        super().__init__(name, reader, identity, redactor=redactor, direct=direct, proxy=proxy)
+        self._unfinished = unfinished
         self._writer, self._remover = writer, remover
         self._plain, self._checksums = plain, plain is not None
         self._replaces: bool | None = None  # not probed yet
@@ -108,7 +108,7 @@ class CloudStore(CloudReader):
     # Writing
 
     def _put_new(self, path: str, contents: Sequence[memoryview]) -> bool:
-        return self._put_if("create", TAKEN, path, contents) is not None
+        return self._put_if("create", ALREADY_EXISTS, path, contents) is not None
 
     def _put_if(
         self,
@@ -136,27 +136,29 @@ class CloudStore(CloudReader):
                 if isinstance(error, refusals) and not is_conflict(error):
                     # The first try of this very request may have succeeded, and its answer been
                     # lost.
-                    return self._marked(path, mark)
-                if is_never(error) or not (isinstance(error, UNCLEAR) or is_conflict(error)):
-                    self._refuse(error, path, "write")
+                    return self._version_if_marked(path, mark)
+                if is_permanent(error) or not (isinstance(error, UNCLEAR) or is_conflict(error)):
+                    self._raise_translated(error, path, "write")
                 with suppress(NpyError):
-                    if version := self._marked(path, mark, self._remover):
+                    if version := self._version_if_marked(path, mark, self._remover):
                         return version
-                pause = None if is_bad(error) else next(waits, None)
+                pause = None if is_bad_request(error) else next(waits, None)
                 if pause is None:
-                    self._refuse(error, path, "write")
+                    self._raise_translated(error, path, "write")
                 time.sleep(pause)
             else:
                 return _version(result)
 
-    def _marked(self, path: str, mark: str, client: Client | None = None) -> Version | None:
+    def _version_if_marked(
+        self, path: str, mark: str, client: Client | None = None
+    ) -> Version | None:
         """Return the version of an object if it has our mark; None if not, or if not readable."""
         try:
             found = obstore.get(client or self._reader, path, options={"head": True})
         except (*MISSING, *DENIED):
             return None
         except FAILURES as error:
-            self._refuse(error, path, "write")
+            self._raise_translated(error, path, "write")
         return _version(found.meta) if found.attributes.get(MARK) == mark else None
 
     def _put(self, path: str, contents: Sequence[memoryview]) -> None:
@@ -173,7 +175,7 @@ class CloudStore(CloudReader):
 
     def _goes_without_checksums(self, error: Exception) -> bool:
         """Stop sending checksums if a request with one was refused."""
-        if self._plain is None or not is_bad(error):
+        if self._plain is None or not is_bad_request(error):
             return False
         (self._writer, self._remover), self._plain = self._plain, None
         self._checksums = False
@@ -195,7 +197,7 @@ class CloudStore(CloudReader):
                     if self._stat(path).nbytes == nbytes:
                         return
                 self._goes_without_checksums(error)
-                self._refuse(error, path, "write")
+                self._raise_translated(error, path, "write")
 
         def remove() -> None:
             with suppress(NpyError):
@@ -230,14 +232,14 @@ class CloudStore(CloudReader):
         return obstore.get(self._reader, path).meta
 
     def _uploads(self, folder: str) -> Iterator[Listed]:
-        if self._unended is not None:
+        if self._unfinished is not None:
             with self._translated(folder, "list the unfinished uploads of"):
-                yield from self._unended.listed(folder)
+                yield from self._unfinished.listed(folder)
 
     def _abort(self, upload: Listed) -> None:
-        assert self._unended is not None
+        assert self._unfinished is not None
         with self._translated(upload.path, "abort an upload to"):
-            self._unended.abort(upload)
+            self._unfinished.abort(upload)
 
     # Changing
 
@@ -253,7 +255,7 @@ class CloudStore(CloudReader):
                 f"back by one request, which takes {remote.MAX_PUT >> 30} GiB at most. Map it "
                 f"with 'c', and insert what has become of it"
             )
-        with self._copy_of(path, stat) as copy:
+        with self._open_cached(path, stat) as copy:
             file = filecache.working_copy((self.identity, path), copy, self.where(path))
 
         unanswered: set[str] = set()  # marks of writes that may have succeeded before an interrupt
@@ -287,13 +289,13 @@ class CloudStore(CloudReader):
         """Whether the server honours ``If-Match``; some ignore it and overwrite."""
         # This probe also settles whether checksums are sent.
         self._creates_exclusively(wanted)
-        with self._asking:
+        with self._probe_lock:
             if self._replaces is None:
                 self._probing_for = wanted
-                refused = (*CONDITION_FAILED, *MISSING)
+                refusals = (*CONDITION_FAILED, *MISSING)
                 condition = {"e_tag": _NO_ETAG, "version": "1"}
                 try:
-                    self._replaces = self._put_if(condition, refused, PROBE, []) is None
+                    self._replaces = self._put_if(condition, refusals, PROBE, []) is None
                 except StoreError:
                     # Is the condition refused, or any request? In the latter case this raises.
                     self._put(PROBE, [])
@@ -307,7 +309,7 @@ class CloudStore(CloudReader):
 
     # Errors
 
-    def refused(self, error: Exception, path: str, verb: str) -> NpyError:
+    def translate_error(self, error: Exception, path: str, verb: str) -> NpyError:
         what = f"could not {verb} {self.where(path)} ({self.identity})"
         code = code_of(str(error))
         if no_bucket(code) or (isinstance(error, MISSING) and verb == "list"):
@@ -319,13 +321,13 @@ class CloudStore(CloudReader):
             if verb in ("read", "copy", "map"):
                 return self._missing(path)
             # The upload is missing, or else the bucket.
-            said = in_short(self._hidden.redacted(str(error)))
-            return StoreError(f"{what}: {said}. Try again, or is there no such bucket?")
-        reason = told(error, self._hidden, verb)
+            message = first_line(self._redactor.redact(str(error)))
+            return StoreError(f"{what}: {message}. Try again, or is there no such bucket?")
+        reason = describe_error(error, self._redactor, verb)
         if isinstance(error, UNCLEAR):
-            reason += self._and_the_proxy(error)
+            reason += self._proxy_hint(error)
         is_denied = isinstance(error, DENIED) or is_expired(code)
-        return self._refusal(f"{what}: {reason}", is_denied)
+        return self._store_error(f"{what}: {reason}", is_denied)
 
 
 def _listed_as(meta: Any) -> Listed:

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult
 from urllib.request import Request
 
 from dj_npy._stores import remote
-from dj_npy._stores.deadline import opened
+from dj_npy._stores.deadline import open_url
 
 _ATTEMPTS = 4
 _BACK_OFF_S = 0.1
@@ -44,13 +44,13 @@ class Unmeasured:
 
     def part(self, path: str, start: int, stop: int) -> Found | None:
         """Return bytes `start` to `stop`, or fewer at the end; None without an exact answer."""
-        return self._tried(path, f"bytes={start}-{stop - 1}", lambda answer: _part(answer, start))
+        return self._request(path, f"bytes={start}-{stop - 1}", lambda answer: _part(answer, start))
 
     def whole(self, path: str) -> Found | None:
         """Return a whole object, through a temporary file."""
-        return self._tried(path, None, _whole)
+        return self._request(path, None, _whole)
 
-    def _tried(
+    def _request(
         self, path: str, span: str | None, use: Callable[[Any], Found | None]
     ) -> Found | None:
         for attempt in range(_ATTEMPTS):
@@ -58,7 +58,7 @@ class Unmeasured:
             request = Request(url, headers={"Range": span} if span else {})
             until = time.monotonic() + remote.REQUEST_S
             try:
-                with opened(request, remote.SILENCE_S, until, self._proxy) as answer:
+                with open_url(request, remote.SILENCE_S, until, self._proxy) as answer:
                     return use(answer)
             except (OSError, HTTPException) as error:
                 is_final = isinstance(getattr(error, "code", None), int)
@@ -69,13 +69,15 @@ class Unmeasured:
 
 
 def _part(answer: Any, start: int) -> Found | None:
-    said = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", ""))
-    if answer.status != 206 or said is None or int(said[1]) != start:
+    content_range = re.fullmatch(
+        r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", "")
+    )
+    if answer.status != 206 or content_range is None or int(content_range[1]) != start:
         return None
     data = answer.read()
-    if len(data) != int(said[2]) + 1 - start:
+    if len(data) != int(content_range[2]) + 1 - start:
         raise HTTPException("cut short")
-    return Found(data, int(said[3]), answer.headers.get("ETag", ""))
+    return Found(data, int(content_range[3]), answer.headers.get("ETag", ""))
 
 
 def _whole(answer: Any) -> Found | None:
