@@ -18,7 +18,7 @@ from dj_npy._format.mentions import mentions
 
 _AT_ONCE = 2000
 """Rows per fetch."""
-_SPECIAL = re.compile(r":(<[^:]+>):")
+_CODEC_COMMENT = re.compile(r":(<[^:]+>):")
 """DataJoint stores an attribute's codec at the start of its comment."""
 
 # PostgreSQL's catalog itself: `information_schema` hides what the account must not read, which
@@ -148,7 +148,7 @@ class Snapshot:
     def __init__(self, connection: Any) -> None:
         self.adapter, self._raw = connection.adapter, connection._conn
         self.backend: str = connection.adapter.backend
-        self._described: list[Any] | None = None
+        self._column_rows: list[Any] | None = None
         self._locks = False
 
     def attributes(self, schemas: Iterable[str]) -> set[tuple[str, str, str]]:
@@ -166,20 +166,22 @@ class Snapshot:
 
     def columns(self, schemas: Iterable[str]) -> list[Column]:
         """Return the ``<npy@>`` columns of some schemas, declared in this process or not."""
-        called = {self._of_server(name): name for name in schemas}
-        described = [each for each in self._all_columns() if self._of_server(each[0]) in called]
+        asked_names = {self._normalized(name): name for name in schemas}
+        described = [
+            each for each in self._all_columns() if self._normalized(each[0]) in asked_names
+        ]
         found = []
-        if missing := {*called} - {self._of_server(each[0]) for each in described}:
-            names = ", ".join(sorted(repr(called[each]) for each in missing))
+        if missing := {*asked_names} - {self._normalized(each[0]) for each in described}:
+            names = ", ".join(sorted(repr(asked_names[each]) for each in missing))
             raise ArrayInvalidError(
                 f"no schema {names} with a table in it is visible to this account"
             )
         for schema, table, attribute, _, comment, _ in described:
-            special = _SPECIAL.match(comment or "")
-            if special is None:
+            codec_comment = _CODEC_COMMENT.match(comment or "")
+            if codec_comment is None:
                 continue
             try:
-                codec, store = dj.codecs.lookup_codec(special[1])
+                codec, store = dj.codecs.lookup_codec(codec_comment[1])
             except DataJointError:
                 continue
             if is_npy(codec, store):
@@ -283,11 +285,11 @@ class Snapshot:
 
     def _transactions(self, query: str) -> list[tuple[Any, ...]] | None:
         """Query the server's list of transactions; None if not permitted."""
-        until = time.monotonic() + _LISTED_WITHIN_S
+        deadline = time.monotonic() + _LISTED_WITHIN_S
         try:
             # The list is outdated while our own transaction is not in it.
             while self.backend == "mysql" and [*self.select(_IS_LISTED)] == [(0,)]:
-                if time.monotonic() > until:
+                if time.monotonic() > deadline:
                     break
                 time.sleep(_ASK_AGAIN_S)
             else:
@@ -300,13 +302,13 @@ class Snapshot:
             "removed. Stop that, and try again"
         )
 
-    def is_alone(self) -> bool:
+    def try_lock(self) -> bool:
         """Try to lock out other collections on this server, until this connection ends."""
         [(got,)] = self.select(_LOCK[self.backend])
         self._locks = bool(got)
         return self._locks
 
-    def wait_at_most(self, seconds: int) -> None:
+    def limit_lock_wait(self, seconds: int) -> None:
         """Limit how long queries wait for a lock, which may be the caller's own."""
         with self._raw.cursor() as cursor:
             cursor.execute(
@@ -325,12 +327,12 @@ class Snapshot:
             with self._raw.cursor() as cursor:
                 cursor.execute(_UNLOCK[self.backend])
 
-    def _of_server(self, schema: str) -> str:
+    def _normalized(self, schema: str) -> str:
         return schema.lower() if self.caseless else schema
 
     def _all_columns(self) -> list[Any]:
-        if self._described is None:
-            self._described = list(self.select(_COLUMNS[self.backend]))
+        if self._column_rows is None:
+            self._column_rows = list(self.select(_COLUMNS[self.backend]))
             # MariaDB leaves out tables that it cannot open in time, with a warning.
             warned = () if self.backend == "postgresql" else self.select("SHOW WARNINGS")
             if reasons := [str(reason) for _, _, reason in warned]:
@@ -338,7 +340,7 @@ class Snapshot:
                     f"the server does not tell of all tables: {'; '.join(reasons):.500}. Nothing "
                     f"was removed. Mend that, or try again"
                 )
-        return self._described
+        return self._column_rows
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:

@@ -132,11 +132,11 @@ class NpyCodec(dj.SchemaCodec):
         )
         names = chain([plain], map(with_token, repeat(plain), repeat(token_length)))
         if isinstance(value, NpyRef):
-            header, path, checksum = _copied(value, store, names)
+            header, path, checksum = _copy_file(value, store, names)
         else:
             contents = value if isinstance(value, Blocks) else npyfile.NpyBytes(value)
             header = contents.header
-            path, checksum = _stored(store, names, contents, header.file_size)
+            path, checksum = _create_file(store, names, contents, header.file_size)
         if insertion is not None:
             insertion.note(store, path, attribute)
         description = {
@@ -175,7 +175,7 @@ class NpyCodec(dj.SchemaCodec):
         return NpyRef(stored, context["config"] if context else dj.config)
 
 
-def _copied(ref: NpyRef, store: Store, names: Iterator[str]) -> tuple[Header, str, str]:
+def _copy_file(ref: NpyRef, store: Store, names: Iterator[str]) -> tuple[Header, str, str]:
     """Copy the file of a reference, on the server if possible."""
     file = file_of(ref)
     source, header, expected = file.store, file.header(), file.row.checksum
@@ -184,7 +184,7 @@ def _copied(ref: NpyRef, store: Store, names: Iterator[str]) -> tuple[Header, st
         path = store.create_copy(names, ref.path, header.file_size)
         if path is not None:
             return header, path, expected
-    path, checksum = _stored(store, names, source.pieces(ref.path), header.file_size)
+    path, checksum = _create_file(store, names, source.pieces(ref.path), header.file_size)
     if expected not in (None, checksum):
         store.remove(path)
         raise ArrayCorruptError(
@@ -195,7 +195,7 @@ def _copied(ref: NpyRef, store: Store, names: Iterator[str]) -> tuple[Header, st
     return header, path, checksum
 
 
-def _stored(
+def _create_file(
     store: Store, names: Iterator[str], pieces: Iterable[memoryview], nbytes: int
 ) -> tuple[str, str]:
     """Create a file and return its path and checksum."""

@@ -34,7 +34,7 @@ class Encoding(Protocol):
         """Record an array that was not uploaded in advance."""
         ...
 
-    def sends(self, connection: Any, query: str, sent: Any) -> None:
+    def note_query(self, connection: Any, query: str, sent: Any) -> None:
         """Record a query that is about to be sent."""
         ...
 
@@ -68,9 +68,9 @@ def call_with(values: dict[ContextVar[Any], Any], call: Callable[[], T]) -> T:
     The call has its own context, so no exception, whenever it comes, can leave one set.
     """
 
-    def within() -> T:
+    def set_and_call() -> T:
         for variable, value in values.items():
             variable.set(value)
         return call()
 
-    return copy_context().run(within)
+    return copy_context().run(set_and_call)

@@ -10,7 +10,7 @@ Select = Callable[[str], Iterable[tuple[Any, ...]]]
 
 _GRANT = re.compile(r"GRANT (.+?) ON \*\.\* TO ")
 _NAME = r"(?:\*|`(?:[^`]|``)*`|\"(?:[^\"]|\"\")*\")"
-_SAYS = re.compile(rf"(GRANT|REVOKE) (.+?) ON ({_NAME})\.({_NAME}) (?:TO|FROM) ")
+_GRANT_OR_REVOKE = re.compile(rf"(GRANT|REVOKE) (.+?) ON ({_NAME})\.({_NAME}) (?:TO|FROM) ")
 _REVOKE = re.compile(r"REVOKE (.+?) ON (.+?)\.\* FROM ")  # MySQL's `partial_revokes`
 _OF_THE_SERVER = {"information_schema", "mysql", "performance_schema", "sys"}
 _OTHER_DATABASES = """
@@ -39,11 +39,11 @@ def _of_postgresql(select: Select) -> Sight:
     # the transactions that have written, but not their age.
     unseen = []
     try:
-        [(may,)] = select("SELECT pg_has_role('pg_read_all_stats', 'USAGE')")
+        [(sees_ages,)] = select("SELECT pg_has_role('pg_read_all_stats', 'USAGE')")
         others = [str(name) for (name,) in select(_OTHER_DATABASES)]
     except DataJointError:
-        may, others = False, ["that of this server which could not be asked for"]
-    if not may:
+        sees_ages, others = False, ["that of this server which could not be asked for"]
+    if not sees_ages:
         unseen.append("for how long other accounts' transactions are open (pg_read_all_stats)")
     if others:
         unseen.append(f"rows in other databases of this server: {', '.join(others)}")
@@ -55,15 +55,15 @@ def _of_mysql(select: Select) -> Sight:
         lines = [str(line) for (line,) in select(_show_grants(select))]
     except DataJointError:
         lines = []
-    may = {
+    privileges = {
         privilege
         for line in lines
         if (found := _GRANT.match(line))
         for privilege in found[1].split(", ")
     }
-    every = "ALL PRIVILEGES" in may
+    has_all = "ALL PRIVILEGES" in privileges
     unseen = []
-    if not (every or "SELECT" in may):
+    if not (has_all or "SELECT" in privileges):
         unseen.append("rows of schemas that this account may not see (SELECT on *.*)")
     hidden = {
         found[2].strip('`"')
@@ -74,7 +74,7 @@ def _of_mysql(select: Select) -> Sight:
     if hidden:
         unseen.append(f"rows of schemas whose SELECT was revoked: {', '.join(sorted(hidden))}")
     schemas = not unseen
-    transactions = every or "PROCESS" in may
+    transactions = has_all or "PROCESS" in privileges
     if not transactions:
         unseen.append("open transactions (PROCESS on *.*)")
     return Sight(unseen, schemas, transactions)
@@ -89,40 +89,40 @@ def sees_triggers(select: Select, schema: str, table: str) -> bool:
     """
     try:
         lines = [str(line) for (line,) in select(_show_grants(select))]
-        fits = _fits_literally if _has_no_patterns(select) else _fits
+        matches = _matches_literally if _has_no_patterns(select) else _matches_pattern
     except DataJointError:
         return False
     of_schema = []
     for line in lines:
-        found = _SAYS.match(line)
+        found = _GRANT_OR_REVOKE.match(line)
         if found is None:
             continue
-        what, privileges, of, name = found.groups()
-        may = bool({"TRIGGER", "ALL PRIVILEGES"} & {*privileges.split(", ")})
-        if what == "REVOKE":
-            if may and _fits(of.lower(), schema.lower()):
+        verb, privileges, pattern, name = found.groups()
+        has_trigger = bool({"TRIGGER", "ALL PRIVILEGES"} & {*privileges.split(", ")})
+        if verb == "REVOKE":
+            if has_trigger and _matches_pattern(pattern.lower(), schema.lower()):
                 return False
         elif name != "*":
-            if may and (_plain(of), _plain(name)) == (schema, table):
+            if has_trigger and (_unquoted(pattern), _unquoted(name)) == (schema, table):
                 of_schema.append(True)
-        elif of == "*":
-            if may:
+        elif pattern == "*":
+            if has_trigger:
                 of_schema.append(True)
-        elif fits(of, schema):
-            of_schema.append(may)
+        elif matches(pattern, schema):
+            of_schema.append(has_trigger)
     return bool(of_schema) and all(of_schema)
 
 
-def _fits(pattern: str, schema: str) -> bool:
+def _matches_pattern(pattern: str, schema: str) -> bool:
     """Whether a grant's schema pattern matches a schema."""
-    parts = re.findall(r"\\.|.", _plain(pattern), re.DOTALL)
+    parts = re.findall(r"\\.|.", _unquoted(pattern), re.DOTALL)
     wild = {"%": ".*", "_": "."}
     text = "".join(wild.get(part) or re.escape(part[-1]) for part in parts)
     return re.fullmatch(text, schema, re.DOTALL) is not None
 
 
-def _fits_literally(name: str, schema: str) -> bool:
-    return re.sub(r"\\(.)", r"\1", _plain(name)) == schema
+def _matches_literally(name: str, schema: str) -> bool:
+    return re.sub(r"\\(.)", r"\1", _unquoted(name)) == schema
 
 
 def _has_no_patterns(select: Select) -> bool:
@@ -133,7 +133,7 @@ def _has_no_patterns(select: Select) -> bool:
     return bool(rows) and rows[0][1] == "ON"
 
 
-def _plain(name: str) -> str:
+def _unquoted(name: str) -> str:
     return name if name == "*" else name[1:-1].replace(2 * name[0], name[0])
 
 

@@ -17,7 +17,7 @@ from dj_npy._concurrency.ahead import Pipeline, Task, WorkItem
 from dj_npy._datajoint import transactions
 from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._datajoint.context import bulk, call_with, current, witness
-from dj_npy._datajoint.outcome import Session, Written, take_back
+from dj_npy._datajoint.outcome import Session, Written, remove_files
 from dj_npy._errors import ArrayInvalidError
 from dj_npy._format.blocks import Blocks
 from dj_npy._stores import Store, identity, open_store
@@ -48,13 +48,13 @@ class Statement:
         self._table = table
         self._connection = table.connection
         self._process = os.getpid()
-        self._ready = True  # all rows are encoded
+        self._all_encoded = True  # all rows are encoded
         self._session: Session | None = None  # the one it is sent in, once it may have been
         self._query: str | None = None
         self._sent: transactions.Sent | None = None
         self._written: list[Written] = []
-        self._told: dict[str, bool] = {}
-        self._given_up = False
+        self._findable: dict[str, bool] = {}
+        self._has_failed = False
         self._mutex = threading.Lock()
 
     @cached_property  # DataJoint builds it on each access
@@ -68,21 +68,21 @@ class Statement:
 
     def note(self, store: Store, path: str, attribute: str) -> None:
         """Record a file, or remove it if the statement has already failed."""
-        if attribute not in self._told:
-            self._told[attribute] = _is_told(self._table.heading.attributes.get(attribute))
-        written = Written(store, path, self.table_name, attribute, self._told[attribute])
+        if attribute not in self._findable:
+            self._findable[attribute] = _is_findable(self._table.heading.attributes.get(attribute))
+        written = Written(store, path, self.table_name, attribute, self._findable[attribute])
         with self._mutex:
-            if not self._given_up:
+            if not self._has_failed:
                 self._written.append(written)
                 return
-        take_back([written])
+        remove_files([written])
 
     def wrote(self, nbytes: int) -> None:
         """Record an array that was written."""
 
-    def sends(self, connection: Any, query: str, sent: transactions.Sent) -> None:
+    def note_query(self, connection: Any, query: str, sent: transactions.Sent) -> None:
         """Record a query that is about to be sent during this statement."""
-        if connection is not self._connection or self._sent is not None or not self._ready:
+        if connection is not self._connection or self._sent is not None or not self._all_encoded:
             return
         if transactions.WRITES_NOTHING.match(query):
             return
@@ -99,7 +99,7 @@ class Statement:
     def _succeeded(self) -> None:
         transaction = transactions.of(self._connection)
         if transaction is not None and self._session is not None:
-            transaction.keep(self._session, self._written)
+            transaction.add_files(self._session, self._written)
 
     def _failed(self, error: BaseException) -> None:
         """Remove the files if certainly no row refers to them."""
@@ -109,12 +109,12 @@ class Statement:
             written = list(self._written)
         if self._session is not None and written:
             query = self._query if self._was_alone else None
-            if not self._session.took_none(written, error, query):
+            if not self._session.left_no_row(written, error, query):
                 return
         with self._mutex:
-            self._given_up = True
+            self._has_failed = True
             written, self._written = self._written, []
-        take_back(written)
+        remove_files(written)
 
 
 class Update(Statement):
@@ -145,10 +145,10 @@ class Insertion(Statement):
 
     def __init__(self, table: Any, skip_duplicates: bool) -> None:
         super().__init__(table)
-        self._ready = False
-        self._begun: dict[str, tuple[Task[dict[str, Any]], int]] = {}
+        self._all_encoded = False
+        self._uploads: dict[str, tuple[Task[dict[str, Any]], int]] = {}
         self._bulk = bulk.get()
-        self._looks_for_skipped = skip_duplicates and self._bulk is not None
+        self._removes_skipped = skip_duplicates and self._bulk is not None
         self._own_transaction = False
 
     def run(self, rows: Iterable[Any], send: Callable[[Iterable[Any]], Any]) -> Any:
@@ -160,26 +160,26 @@ class Insertion(Statement):
         ahead = None
         if self._bulk is not None:
             workers = self._bulk.max_workers
-            ahead = Pipeline(self._steps(rows), workers, _IN_FLIGHT, patient=True)
-        watched = self._watched(rows if ahead is None else self._uploaded(ahead))
+            ahead = Pipeline(self._work_items(rows), workers, _IN_FLIGHT, patient=True)
+        checked_rows = self._rows_then_ping(rows if ahead is None else self._uploaded(ahead))
         with self._transaction():
             try:
-                result = call_with({current: self, bulk: None}, lambda: send(watched))
+                result = call_with({current: self, bulk: None}, lambda: send(checked_rows))
             except BaseException as error:
                 if ahead is not None:
                     ahead.close()
                 self._failed(error)
                 raise
             finally:
-                self._begun = {}
+                self._uploads = {}
             skipped = self._skipped()
-        take_back(skipped)
+        remove_files(skipped)
         self._succeeded()
         return result
 
     def encoded(self, attribute: str) -> dict[str, Any] | None:
         """Return the description of the current row's array if its upload has started."""
-        begun = self._begun.pop(attribute, None)
+        begun = self._uploads.pop(attribute, None)
         if begun is None:
             return None
         task, nbytes = begun
@@ -192,21 +192,21 @@ class Insertion(Statement):
         if self._bulk is not None:
             self._bulk.wrote(nbytes)
 
-    def _watched(self, rows: Iterable[Any]) -> Iterator[Any]:
+    def _rows_then_ping(self, rows: Iterable[Any]) -> Iterator[Any]:
         begun = time.monotonic()
         yield from rows
-        self._ready = True
+        self._all_encoded = True
         if self._written and time.monotonic() - begun > _QUIET_S:
             # If the server has closed the connection, this fails while certainly nothing was sent.
             self._connection.query("SELECT 1")
-        if self._looks_for_skipped:
+        if self._removes_skipped:
             # MySQL reports with each answer whether a transaction is open. DataJoint may believe in
             # one that the user's own COMMIT has ended, and then starts no other.
             self._connection.query("SELECT 1")
             if Session(self._connection).in_transaction:
                 return
-            self._looks_for_skipped = not self._connection.in_transaction
-            if self._looks_for_skipped:
+            self._removes_skipped = not self._connection.in_transaction
+            if self._removes_skipped:
                 self._own_transaction = True  # set first: Ctrl-C may come in between
                 self._connection.start_transaction()
 
@@ -233,10 +233,10 @@ class Insertion(Statement):
 
         Another session may move committed rows, which then would not be found.
         """
-        if not self._looks_for_skipped or not self._was_alone or self._session is None:
+        if not self._removes_skipped or not self._was_alone or self._session is None:
             return []
         referenced = self._session.referenced(self._written)
-        if referenced is None or not self._session.goes_on():
+        if referenced is None or not self._session.still_in_transaction():
             return []
         skipped = [file for file in self._written if file not in referenced]
         self._written = list(referenced)
@@ -247,24 +247,24 @@ class Insertion(Statement):
     def _uploaded(self, ahead: Pipeline) -> Iterator[Any]:
         """Yield the rows after their arrays: :meth:`encoded` returns the descriptions."""
         for step in ahead:
-            self._begun = {
+            self._uploads = {
                 attribute: (task, nbytes)
                 for task, (attribute, nbytes) in zip(step.tasks, step.item[1], strict=True)
             }
             yield step.item[0]
-            self._begun = {}  # the caller may run another insert
+            self._uploads = {}  # the caller may run another insert
 
-    def _steps(self, rows: Iterable[Any]) -> Iterator[WorkItem]:
+    def _work_items(self, rows: Iterable[Any]) -> Iterator[WorkItem]:
         # A generator of rows may reuse the same memory for each.
-        lasting = isinstance(rows, (list, tuple, np.ndarray))
+        is_materialized = isinstance(rows, (list, tuple, np.ndarray))
         codecs = _codecs(self._table)
         agreed: set[str | None] = set()
         for given in rows:
-            row = given if lasting else _lasting(given)
+            row = given if is_materialized else _copy_row(given)
             if row is None:
                 yield WorkItem((given, []), alone=True)
                 continue
-            tasks, about, total = [], [], 0
+            tasks, names_and_sizes, total = [], [], 0
             values = _by_name(self._table, row)
             key = {name: values[name] for name in self._table.primary_key if name in values}
             for attribute, (codec, store) in codecs.items():
@@ -283,9 +283,9 @@ class Insertion(Statement):
                     "config": self._connection._config,
                 }
                 tasks.append(Task(_upload(codec, value, key, context, store, self)))
-                about.append((attribute, value.nbytes))
+                names_and_sizes.append((attribute, value.nbytes))
                 total += min(value.nbytes, _COPIED) if isinstance(value, NpyRef) else value.nbytes
-            yield WorkItem((row, about), tasks, total)
+            yield WorkItem((row, names_and_sizes), tasks, total)
 
 
 def _upload(
@@ -298,7 +298,7 @@ def _upload(
     return upload
 
 
-def _is_told(attribute: Any) -> bool:
+def _is_findable(attribute: Any) -> bool:
     """Whether a row has the path of an attribute's file at the top level of a JSON."""
     if attribute is None or attribute.codec is None:
         return False  # another codec, which writes through ours
@@ -330,7 +330,7 @@ def _by_name(table: Any, row: Any) -> Mapping[str, Any]:
     return {}
 
 
-def _lasting(row: Any) -> Any:
+def _copy_row(row: Any) -> Any:
     """Return a deep copy of a row; None if it is too large or cannot be copied."""
     try:
         if isinstance(row, np.void) and row.dtype.names:

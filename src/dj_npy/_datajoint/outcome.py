@@ -74,7 +74,7 @@ class Written(NamedTuple):
     table: str
     """The full name of the table, quoted."""
     attribute: str
-    told: bool
+    is_findable: bool
     """Whether a query on the attribute finds the path."""
 
 
@@ -106,7 +106,9 @@ class Session:
         # `Connection.in_transaction` would query the server, and believe in one that is lost.
         self.in_transaction: bool = in_transaction
 
-    def took_none(self, files: Sequence[Written], error: BaseException, query: str | None) -> bool:
+    def left_no_row(
+        self, files: Sequence[Written], error: BaseException, query: str | None
+    ) -> bool:
         """
         Return whether a statement certainly left no row.
 
@@ -125,12 +127,12 @@ class Session:
             return (
                 self.in_transaction
                 and self._leaves_nothing(files)
-                and (again._has_written_nothing() or again.took_none(files, error, query))
+                and (again._has_written_nothing() or again.left_no_row(files, error, query))
             )
         if self._is_lost():
             # Its transaction was not committed, so it is rolled back.
             return self.in_transaction and self._leaves_nothing(files)
-        refused = query is not None and self._refused(files, error, query)
+        refused = query is not None and self._server_refused(files, error, query)
         if self._is_postgresql:
             if self.raw.info.transaction_status == _IN_FAILED_TRANSACTION:
                 return query is not None and self.in_transaction
@@ -143,11 +145,11 @@ class Session:
                 self.raw.close()
                 return self.in_transaction and self._leaves_nothing(files)
             if refused and errors > 0:
-                return self.is_whole(files[0].table)
+                return self.is_transactional(files[0].table)
         may_ask = query is not None and self.in_transaction
-        return may_ask and self.referenced(files) == set() and self.goes_on()
+        return may_ask and self.referenced(files) == set() and self.still_in_transaction()
 
-    def goes_on(self) -> bool:
+    def still_in_transaction(self) -> bool:
         """Whether, according to the answer just received, the transaction is still open."""
         return self._connection._conn is self.raw and Session(self._connection).in_transaction
 
@@ -156,16 +158,16 @@ class Session:
         used: set[Written] = set()
         by_column: dict[tuple[str, str], list[Written]] = defaultdict(list)
         for file in files:
-            if not file.told:
+            if not file.is_findable:
                 return None
             by_column[file.table, file.attribute].append(file)
-        for (table, attribute), some in by_column.items():
-            waiting = iter(some)
-            while asked := {file.path: file for file in islice(waiting, _PATHS)}:
-                paths = self._paths(table, attribute, list(asked))
+        for (table, attribute), column_files in by_column.items():
+            waiting = iter(column_files)
+            while batch := {file.path: file for file in islice(waiting, _PATHS)}:
+                paths = self._referenced_paths(table, attribute, list(batch))
                 if paths is None:
                     return None
-                used.update(asked[path] for path in paths)
+                used.update(batch[path] for path in paths)
         return used
 
     def forget_warnings(self) -> None:
@@ -175,7 +177,7 @@ class Session:
         MariaDB keeps them through statements that read no table, even a ROLLBACK.
         """
         if not self._is_postgresql:
-            self._asked("SELECT %s, engine FROM information_schema.engines LIMIT 1")
+            self._query("SELECT %s, engine FROM information_schema.engines LIMIT 1")
 
     def rolled_back_as_a_whole(self) -> bool:
         """
@@ -186,7 +188,7 @@ class Session:
         """
         if self._is_postgresql:
             return True
-        answer = self._asked("SELECT %s, @@warning_count")
+        answer = self._query("SELECT %s, @@warning_count")
         return answer is not None and int(answer[0][1]) == 0
 
     def _is_lost(self) -> bool:
@@ -195,7 +197,7 @@ class Session:
             return bool(self.raw.info.transaction_status == _NOT_CONNECTED)
         return not self.raw.open
 
-    def _refused(self, files: Sequence[Written], error: BaseException, query: str) -> bool:
+    def _server_refused(self, files: Sequence[Written], error: BaseException, query: str) -> bool:
         """
         Whether the driver raised an error of the server while executing this very query.
 
@@ -225,39 +227,39 @@ class Session:
         None if it does not answer, or if the answer is that to an earlier statement: an exception
         came between a statement and its answer.
         """
-        answer = self._asked("SELECT %s, @@error_count")
+        answer = self._query("SELECT %s, @@error_count")
         return None if answer is None else int(answer[0][1])
 
-    def _paths(self, table: str, attribute: str, paths: list[str]) -> list[str] | None:
+    def _referenced_paths(self, table: str, attribute: str, paths: list[str]) -> list[str] | None:
         adapter = self._connection.adapter
         column = adapter.quote_identifier(attribute)
-        if not self.is_whole(table):
+        if not self.is_transactional(table):
             return None
         if self._is_postgresql:
             path = f"{column} ->> 'path'"
         else:
             # DataJoint's own expression is cut at 512 characters on MySQL, and is NULL then.
             path = f"JSON_UNQUOTE(JSON_EXTRACT({column}, '$.path'))"
-        some = ",".join(["%s"] * len(paths))
-        found = self._asked(
+        placeholders = ",".join(["%s"] * len(paths))
+        found = self._query(
             f"SELECT %s, t.path FROM (SELECT 1 AS one) one LEFT JOIN "
-            f"(SELECT {path} AS path FROM {table} WHERE {path} IN ({some})) t ON 1 = 1 "
+            f"(SELECT {path} AS path FROM {table} WHERE {path} IN ({placeholders})) t ON 1 = 1 "
             f"LIMIT {_ALL}",
             paths,
         )
         return None if found is None else [row[1] for row in found if row[1] in paths]
 
-    def is_whole(self, table: str) -> bool:
+    def is_transactional(self, table: str) -> bool:
         """
         Whether a statement changes only the table itself, and a rollback undoes it.
 
         MyISAM tables keep the changes of failed statements and rolled-back transactions.
         """
         if self._is_postgresql:
-            hidden = self._asked(_MAY_BE_UNSEEN, [table])
+            hidden = self._query(_MAY_BE_UNSEEN, [table])
             return hidden is not None and not hidden[0][1]
         name = table.strip("`").split("`.`")
-        answer = self._asked(_MAY_BE_ELSEWHERE, [*name, *name])
+        answer = self._query(_MAY_BE_ELSEWHERE, [*name, *name])
         if not answer or str(answer[0][1]).lower() != "innodb" or answer[0][2]:
             return False
         return sees_triggers(self._select, *name)
@@ -269,7 +271,7 @@ class Session:
         try:
             with another_session(self._connection) as own:
                 session = Session(own)
-                return all(map(session.is_whole, {file.table for file in files}))
+                return all(map(session.is_transactional, {file.table for file in files}))
         except Exception:
             return False
 
@@ -291,7 +293,7 @@ class Session:
         except _driver(self._is_postgresql).Error as error:
             raise DataJointError(str(error)) from error
 
-    def _asked(self, query: str, args: Sequence[str] = ()) -> list[tuple[Any, ...]] | None:
+    def _query(self, query: str, args: Sequence[str] = ()) -> list[tuple[Any, ...]] | None:
         """
         Return the rows of a query whose first column is its first argument, a random token.
 
@@ -300,7 +302,7 @@ class Session:
         """
         question = secrets.token_hex(8)
         try:
-            with self.raw.cursor() as cursor, self._unharmed(cursor):
+            with self.raw.cursor() as cursor, self._savepoint(cursor):
                 cursor.execute(query, [question, *args])
                 rows = list(cursor.fetchall())
         except _driver(self._is_postgresql).Error:
@@ -308,7 +310,7 @@ class Session:
         return rows if rows and all(row[0] == question for row in rows) else None
 
     @contextmanager
-    def _unharmed(self, cursor: Any) -> Iterator[None]:
+    def _savepoint(self, cursor: Any) -> Iterator[None]:
         """Keep an error from ending PostgreSQL's transaction, if there is one."""
         if not self._is_postgresql or self.raw.info.transaction_status != _IN_TRANSACTION:
             yield
@@ -322,7 +324,7 @@ class Session:
         cursor.execute("RELEASE SAVEPOINT dj_npy_question")
 
 
-def take_back(files: Iterable[Written]) -> None:
+def remove_files(files: Iterable[Written]) -> None:
     """Remove files; ignore failures, because the first error is the one to raise."""
     refused = []
 

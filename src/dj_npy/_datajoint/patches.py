@@ -28,7 +28,7 @@ from dj_npy._datajoint.catalog import snapshot
 from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._datajoint.context import call_with, current, row_key, witness
 from dj_npy._datajoint.insertion import Insertion, Update
-from dj_npy._datajoint.storerows import RowsOf
+from dj_npy._datajoint.storerows import TableWitness
 from dj_npy._format.layout import Layout
 from dj_npy._format.names import Listing
 
@@ -114,9 +114,9 @@ def key_of_an_update(original: Method) -> Method:
         # The original raises for anything but a mapping.
         names = self.primary_key if isinstance(row, Mapping) else ()
         key = {name: row[name] for name in names if name in row}
-        known: dict[ContextVar[Any], Any] = {row_key: key, witness: RowsOf(self)}
+        variables: dict[ContextVar[Any], Any] = {row_key: key, witness: TableWitness(self)}
         send = functools.partial(original, self, row, *args, **kwargs)
-        return Update(self).run(lambda: call_with(known, send))
+        return Update(self).run(lambda: call_with(variables, send))
 
     return update1
 
@@ -162,7 +162,7 @@ def files_of_refused_rows(original: Method) -> Method:
         send = functools.partial(
             insertion.run, rows, lambda rows: original(self, rows, *args, **kwargs)
         )
-        return call_with({witness: RowsOf(self)}, send)
+        return call_with({witness: TableWitness(self)}, send)
 
     return _insert_rows
 
@@ -177,16 +177,16 @@ def files_of_rolled_back_transactions(original: Method) -> Method:
     def cancel_transaction(self: Any, *args: Any, **kwargs: Any) -> Any:
         transaction = transactions.end(self)
         if transaction is not None:
-            transaction.rolls_back(self)
+            transaction.before_rollback(self)
         result = original(self, *args, **kwargs)
         if transaction is not None:
-            transaction.rolled_back(self)
+            transaction.after_rollback(self)
         return result
 
     return cancel_transaction
 
 
-def _begun(original: Method) -> Method:
+def _track_start(original: Method) -> Method:
     def start_transaction(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
         transactions.begin(self)
@@ -195,7 +195,7 @@ def _begun(original: Method) -> Method:
     return start_transaction
 
 
-def _committed(original: Method) -> Method:
+def _track_commit(original: Method) -> Method:
     def commit_transaction(self: Any, *args: Any, **kwargs: Any) -> Any:
         transactions.end(self)  # whether the COMMIT succeeds or not
         return original(self, *args, **kwargs)
@@ -203,14 +203,14 @@ def _committed(original: Method) -> Method:
     return commit_transaction
 
 
-def _sent(original: Method) -> Method:
+def _track_query(original: Method) -> Method:
     def query(self: Any, query: str, *args: Any, **options: Any) -> Any:
         statement, transaction = current.get(), transactions.of(self)
         sent = transactions.Sent(self)
         if statement is not None:
-            statement.sends(self, query, sent)
+            statement.note_query(self, query, sent)
         if transaction is not None:
-            transaction.sends(query, None if statement is None else statement.table_name)
+            transaction.note_statement(query, None if statement is None else statement.table_name)
         try:
             result = original(self, query, *args, **options)
         except BaseException as error:
@@ -249,17 +249,17 @@ def cost_of_a_chain(original: Method) -> Method:
 
     This caches a chain while its codecs are the registered ones.
     """
-    known: dict[tuple[str, str | None], Any] = {}
+    cache: dict[tuple[str, str | None], Any] = {}
 
     def resolve_dtype(dtype: str, *args: Any, **kwargs: Any) -> Any:
         if args or kwargs.keys() - {"store_name"}:  # such as within a chain
             return original(dtype, *args, **kwargs)
-        asked = dtype, kwargs.get("store_name")
-        resolved = known.get(asked)
+        cache_key = dtype, kwargs.get("store_name")
+        resolved = cache.get(cache_key)
         if resolved is None or any(
             dj.codecs._codec_registry.get(codec.name) is not codec for codec in resolved[1]
         ):
-            resolved = known[asked] = original(dtype, **kwargs)
+            resolved = cache[cache_key] = original(dtype, **kwargs)
         return resolved
 
     return resolve_dtype
@@ -353,10 +353,10 @@ CORRECTIONS = (
     ),
     Correction(
         {
-            "datajoint.connection:Connection.start_transaction": _begun,
-            "datajoint.connection:Connection.commit_transaction": _committed,
+            "datajoint.connection:Connection.start_transaction": _track_start,
+            "datajoint.connection:Connection.commit_transaction": _track_commit,
             "datajoint.connection:Connection.cancel_transaction": files_of_rolled_back_transactions,
-            "datajoint.connection:Connection.query": _sent,
+            "datajoint.connection:Connection.query": _track_query,
         },
         "a transaction that is rolled back leaves its files for `dj_npy.collect`",
     ),
@@ -382,8 +382,8 @@ _HASH = Correction(
     {"deepdiff:DeepHash._hash": _hash_of_a_reference},
     "a `make` in three parts loads the arrays that it has fetched, twice",
 )
-_PRINTING = "pandas.io.formats.printing:is_sequence"
-_told: set[tuple[str, str]] = set()
+_PANDAS_IS_SEQUENCE = "pandas.io.formats.printing:is_sequence"
+_warned: set[tuple[str, str]] = set()
 """Warnings already given: warning filters forget them, and `populate` asks again."""
 
 
@@ -392,19 +392,19 @@ def apply() -> None:
     for correction in CORRECTIONS:
         _correct(correction)
     with suppress(LookupError):
-        _replace(*_found(_PRINTING), tables_of_references)
+        _replace(*_resolve(_PANDAS_IS_SEQUENCE), tables_of_references)
 
 
 def _correct(correction: Correction) -> None:
     try:
-        found = [(*_found(place), correct) for place, correct in correction.places.items()]
+        found = [(*_resolve(place), correct) for place, correct in correction.places.items()]
         for place in correction.needs:
-            _found(place)
+            _resolve(place)
     except LookupError as missing:
         absent = missing.args[0], correction.lost
-        if absent in _told:
+        if absent in _warned:
             return
-        _told.add(absent)
+        _warned.add(absent)
         warnings.warn(
             f"DataJoint {dj.__version__} has no {missing.args[0]}, which dj-npy corrects: "
             f"{correction.lost}. See whether there is a newer dj-npy",
@@ -415,7 +415,7 @@ def _correct(correction: Correction) -> None:
         _replace(owner, name, correct)
 
 
-def _found(place: str) -> tuple[Any, str]:
+def _resolve(place: str) -> tuple[Any, str]:
     """Return the object that has a method, and the method's name."""
     module, _, path = place.partition(":")
     *owners, name = path.split(".")

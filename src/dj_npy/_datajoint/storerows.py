@@ -15,14 +15,14 @@ from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._stores import Store, identity
 
 _LostConnection: Any = getattr(dj.errors, "LostConnectionError", ())
-_NEWEST, _AMONG = 20, 200
+_NEWEST, _SCANNED = 20, 200
 """Values to check, and the newest rows to search for them: many may be NULL."""
-_PATIENCE_S = 2
+_LOCK_TIMEOUT_S = 2
 _IN_TRANSACTION, _FAILED = 2, 3
 """libpq's PQTRANS_INTRANS and _INERROR."""
 
 
-class RowsOf:
+class TableWitness:
     """
     The rows of a table that is written to, and of its schema: an `identity.Witness`.
 
@@ -46,7 +46,7 @@ class RowsOf:
         """Yield rows as `identity.Witness` specifies."""
         default = self._connection._config.stores.get("default")
         try:
-            yield list(_of(store, default, self._of_table()))
+            yield list(_referring_rows(store, default, self._newest_values()))
         except _LostConnection:
             raise
         except Exception:  # DataJoint's or the driver's: the account may have INSERT only
@@ -54,28 +54,28 @@ class RowsOf:
         try:
             # On another connection: an error would end the caller's transaction.
             with snapshot(self._connection) as now:
-                now.wait_at_most(_PATIENCE_S)
+                now.limit_lock_wait(_LOCK_TIMEOUT_S)
                 columns = now.columns([self._table.database])
-                yield list(_of(store, default, _newest_of(now, columns)))
+                yield list(_referring_rows(store, default, _newest_of(now, columns)))
         except Exception:
             yield None
 
-    def _of_table(self) -> Iterator[Any]:
+    def _newest_values(self) -> Iterator[Any]:
         """Yield the newest values on the insert's connection, which sees its own changes."""
         connection, heading = self._connection, self._table.heading
-        guarded = False
+        uses_savepoint = False
         if connection.adapter.backend == "postgresql":
             status = connection._conn.info.transaction_status
             if status == _FAILED:
                 raise StoreError("the transaction has failed")
-            guarded = status == _IN_TRANSACTION
+            uses_savepoint = status == _IN_TRANSACTION
 
         def execute(statement: str) -> None:
             # Not through DataJoint, where a savepoint makes the transaction forget its files.
             with connection._conn.cursor() as cursor:
                 cursor.execute(statement)
 
-        if guarded:  # an error would end the transaction
+        if uses_savepoint:  # an error would end the transaction
             execute("SAVEPOINT dj_npy_store")
         found: list[Any] = []
         try:
@@ -87,10 +87,10 @@ class RowsOf:
         except _LostConnection:  # the transaction is lost too, which the caller must know
             raise
         except Exception:
-            if guarded:
+            if uses_savepoint:
                 execute("ROLLBACK TO SAVEPOINT dj_npy_store")
             raise
-        if guarded:
+        if uses_savepoint:
             execute("RELEASE SAVEPOINT dj_npy_store")
         return (value for (value,) in found)
 
@@ -108,7 +108,7 @@ def check_stores(connection: Any, columns: Sequence[Column], stores: Iterable[St
     with snapshot(connection) as now:
         values = list(_newest_of(now, columns))
     for store in stores:
-        rows = list(_of(store, default, values))
+        rows = list(_referring_rows(store, default, values))
         reason = identity.contradiction(store, identity.read(store), rows)
         if reason is not None:
             raise StoreError(f"refused to collect {reason}. Nothing was removed")
@@ -119,7 +119,7 @@ def rows_of(
 ) -> Iterator[ArrayMetadata]:
     """Yield every row of some columns that refers to a store."""
     for column in columns:
-        yield from _of(store, default, (row[-1] for row in now.rows(column)))
+        yield from _referring_rows(store, default, (row[-1] for row in now.rows(column)))
 
 
 def _newest_of(now: Snapshot, columns: Iterable[Column]) -> Iterator[Any]:
@@ -135,11 +135,11 @@ def _newest(adapter: Any, table: str, attribute: str, key: Sequence[str]) -> str
     order = ", ".join(f"{adapter.quote_identifier(each)} DESC" for each in key)
     return (
         f"SELECT {name} FROM (SELECT {name} FROM {table}{f' ORDER BY {order}' if order else ''} "
-        f"LIMIT {_AMONG}) AS newest WHERE {name} IS NOT NULL LIMIT {_NEWEST}"
+        f"LIMIT {_SCANNED}) AS newest WHERE {name} IS NOT NULL LIMIT {_NEWEST}"
     )
 
 
-def _of(store: Store, default: Any, values: Iterable[Any]) -> Iterator[ArrayMetadata]:
+def _referring_rows(store: Store, default: Any, values: Iterable[Any]) -> Iterator[ArrayMetadata]:
     """Yield the rows that refer to a store, from values of columns."""
     for value in values:
         try:

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from dj_npy._datajoint.outcome import Session, Written, take_back
+from dj_npy._datajoint.outcome import Session, Written, remove_files
 
-_KEPT_AS = "_transaction_of_dj_npy"
+_TRANSACTION_ATTRIBUTE = "_transaction_of_dj_npy"
 """The attribute of a connection that has its transaction."""
-_LAST_AS = "_last_query_of_dj_npy"
+_LAST_QUERY_ATTRIBUTE = "_last_query_of_dj_npy"
 """The attribute of a connection that has the query sent last."""
 _LEAVES_IT_OPEN = re.compile(
     r"\s*(?:SELECT|INSERT|UPDATE|DELETE|REPLACE|SHOW|WITH)\b[^;]*\Z", re.IGNORECASE
@@ -46,9 +46,9 @@ class Sent:
     def __init__(self, connection: Any) -> None:
         self.ended = False
         self._connection, self._raw = connection, connection._conn
-        before: Sent | None = getattr(connection, _LAST_AS, None)
+        before: Sent | None = getattr(connection, _LAST_QUERY_ATTRIBUTE, None)
         self._began_alone = before is None or before.ended or before._raw is not self._raw
-        setattr(connection, _LAST_AS, self)
+        setattr(connection, _LAST_QUERY_ATTRIBUTE, self)
 
     @property
     def is_alone(self) -> bool:
@@ -57,7 +57,7 @@ class Sent:
 
         Otherwise answers may be mixed up: PyMySQL takes the next answer for that of the last query.
         """
-        last: Sent = getattr(self._connection, _LAST_AS)
+        last: Sent = getattr(self._connection, _LAST_QUERY_ATTRIBUTE)
         return self._began_alone and (last is self or last._raw is not self._raw)
 
 
@@ -72,7 +72,7 @@ class Transaction:
         self.answered = True
         """Whether the last statement was answered without an error."""
 
-    def sends(self, statement: str, table: str | None) -> None:
+    def note_statement(self, statement: str, table: str | None) -> None:
         """Record a statement, and the table that it inserts into or updates."""
         self.answered = False
         if not _LEAVES_IT_OPEN.match(statement):
@@ -80,7 +80,7 @@ class Transaction:
         if not WRITES_NOTHING.match(statement):
             self._wrote_to.add(table if table and table in statement else None)
 
-    def keep(self, session: Session, files: Iterable[Written]) -> None:
+    def add_files(self, session: Session, files: Iterable[Written]) -> None:
         """Record the files of rows that were inserted or updated in a session."""
         if session.raw is self._raw and session.in_transaction:
             self._files.extend(files)
@@ -94,43 +94,45 @@ class Transaction:
                 self._ended = True
             cause = cause.__context__
 
-    def rolls_back(self, connection: Any) -> None:
+    def before_rollback(self, connection: Any) -> None:
         """Clear the server's warnings before a rollback."""
-        if self._is_of(connection):
+        if self._is_current(connection):
             Session(connection).forget_warnings()
 
-    def rolled_back(self, connection: Any) -> None:
+    def after_rollback(self, connection: Any) -> None:
         """Remove the files, after the server has answered a rollback."""
-        if not self._is_of(connection):
+        if not self._is_current(connection):
             return
         session = Session(connection)
         if not session.rolled_back_as_a_whole():
             return
         # If the server itself rolled back, in a deadlock, its warnings are gone.
-        if self._ended and not all(table and session.is_whole(table) for table in self._wrote_to):
+        if self._ended and not all(
+            table and session.is_transactional(table) for table in self._wrote_to
+        ):
             return
         referenced = session.referenced(self._files)
         if referenced is not None:
-            take_back(file for file in self._files if file not in referenced)
+            remove_files(file for file in self._files if file not in referenced)
 
-    def _is_of(self, connection: Any) -> bool:
-        same = connection._conn is self._raw and os.getpid() == self._process
-        return same and bool(self._files)
+    def _is_current(self, connection: Any) -> bool:
+        is_same = connection._conn is self._raw and os.getpid() == self._process
+        return is_same and bool(self._files)
 
 
 def begin(connection: Any) -> None:
     """Start to track a transaction."""
-    setattr(connection, _KEPT_AS, Transaction(connection))
+    setattr(connection, _TRANSACTION_ATTRIBUTE, Transaction(connection))
 
 
 def of(connection: Any) -> Transaction | None:
     """Return the connection's current transaction."""
-    transaction: Transaction | None = getattr(connection, _KEPT_AS, None)
+    transaction: Transaction | None = getattr(connection, _TRANSACTION_ATTRIBUTE, None)
     return transaction
 
 
 def end(connection: Any) -> Transaction | None:
     """End the connection's current transaction and return it."""
     transaction = of(connection)
-    setattr(connection, _KEPT_AS, None)
+    setattr(connection, _TRANSACTION_ATTRIBUTE, None)
     return transaction

@@ -58,28 +58,31 @@ def adopt(schema_or_table: Any, store: str | None = None, *, force: bool = False
                 f"expected a schema, its name or a table, not {type(schema_or_table).__name__}"
             )
     connection = connection_of(schema_or_table if table is None else table)
-    place = open_store(connection._config, store)
+    target = open_store(connection._config, store)
     counts: Counter[str | None] = Counter()
     samples: dict[str | None, list[ArrayMetadata]] = {}
     with snapshot(connection) as now:
         columns = now.columns([schema])
         if table is not None:
             columns = [each for each in columns if each.table == table.table_name]
-        for row in rows_of(now, columns, place, connection._config.stores.get("default")):
+        for row in rows_of(now, columns, target, connection._config.stores.get("default")):
             _sample(row, counts, samples)
-    found = identity.read(place)
+    found = identity.read(target)
     if found is None:
-        raise StoreError(f"the file .dj-npy-store in store {place.name!r} may not be read")
+        raise StoreError(f"the file .dj-npy-store in store {target.name!r} may not be read")
     if not force:
-        for said, rows in samples.items():
-            if said not in found:
-                _check(place, said, rows, counts[said])
-    ids = (*found, *(said for said, _ in counts.most_common() if said and said not in found))
+        for store_id, rows in samples.items():
+            if store_id not in found:
+                _check_files(target, store_id, rows, counts[store_id])
+    ids = (
+        *found,
+        *(store_id for store_id, _ in counts.most_common() if store_id and store_id not in found),
+    )
     if not ids:
-        ids = identity.assign_id(place)
+        ids = identity.assign_id(target)
     elif ids != found:
-        identity.replace(place, ids)
-    place.known = None
+        identity.replace(target, ids)
+    target.known = None
     return list(ids)
 
 
@@ -95,20 +98,20 @@ def _sample(
         kept[at] = row
 
 
-def _check(place: Any, said: str | None, rows: list[ArrayMetadata], count: int) -> None:
+def _check_files(target: Any, store_id: str | None, rows: list[ArrayMetadata], count: int) -> None:
     """Raise if most of some rows' files are missing."""
     missing: list[str] = []
 
     def look(row: ArrayMetadata) -> bool:
-        if not identity.is_there(place, row):
+        if not identity.is_there(target, row):
             missing.append(row.path)
         return True
 
     all_in_threads(look, rows, _AT_ONCE)
     if 2 * len(missing) > len(rows):
         raise StoreError(
-            f"store {place.name!r} was not adopted: of {count:,} rows that were written to "
-            f"{f'store {said}' if said else 'a store without an id'}, {len(rows)} were looked at, "
-            f"and the files of {len(missing)} are not there, or of another size, such as "
-            f"{missing[0]!r}. Copy them there first, or, if they are lost, use force"
+            f"store {target.name!r} was not adopted: of {count:,} rows that were written to "
+            f"{f'store {store_id}' if store_id else 'a store without an id'}, {len(rows)} were "
+            f"looked at, and the files of {len(missing)} are not there, or of another size, such "
+            f"as {missing[0]!r}. Copy them there first, or, if they are lost, use force"
         )

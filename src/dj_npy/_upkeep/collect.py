@@ -110,11 +110,11 @@ def collect(
     report = Collection(dry_run, older_than, names)
     with ExitStack() as stack:
         before = stack.enter_context(snapshot(connection))
-        if not dry_run and not before.is_alone():
+        if not dry_run and not before.try_lock():
             raise StoreError("another collection is at work on this database. Nothing was removed")
-        there = before.attributes(names)
+        attributes = before.attributes(names)
         # A case-insensitive disk would show the files of `lab` as those of `LAB`.
-        visible = {schema.casefold() for schema, _, _ in there}
+        visible = {schema.casefold() for schema, _, _ in attributes}
         gone = [name for name in names if name.casefold() not in visible]
         columns = before.columns([name for name in names if name not in gone])
         caseless = before.caseless
@@ -134,25 +134,25 @@ def collect(
                 f"{'; '.join(seen.unseen)}. Nothing was removed. Collect with an account that "
                 f"does, or without dropped=True (--dropped)"
             )
-        everywhere = dropped or gone or not columns
-        stores = _stores(columns, store, connection._config, bool(everywhere))
+        all_stores = dropped or gone or not columns
+        stores = _stores(columns, store, connection._config, bool(all_stores))
         report.stores = [each.name for each in stores]
         check_stores(connection, columns, stores)
         inventory = stack.enter_context(Inventory())
-        near = local_stores(connection._config)
-        about = (columns, names, there, connection._config, caseless)
-        places = [_place(*about, each, nested_roots(each, near)) for each in stores]
+        local = local_stores(connection._config)
+        common = (columns, names, attributes, connection._config, caseless)
+        places = [_place(*common, each, nested_roots(each, local)) for each in stores]
         for number, place in enumerate(places):
             inventory.list(number, place, older_than, report)
-        if missing := [name for name in gone if not inventory.has_of(name)]:
+        if missing := [name for name in gone if not inventory.has_files_of(name)]:
             raise ArrayInvalidError(
                 f"no schema {', '.join(map(repr, missing))} with a table in it is visible to this "
                 f"account, nor files of one in a store ({', '.join(report.stores)})"
             )
         if not dry_run:
-            _spare_what_is_copied(connection, inventory, near)
-        with _settled(connection, None if dry_run else older_than) as after:
-            inventory.spare(after.references(), near)
+            _spare_copied(connection, inventory, local)
+        with _settled_snapshot(connection, None if dry_run else older_than) as after:
+            inventory.spare(after.references(), local)
         inventory.count(report, stores, dropped)
         report.weigh(inventory.shares(stores), at_most)
         if dry_run:
@@ -165,9 +165,7 @@ def collect(
     return report
 
 
-def _spare_what_is_copied(
-    connection: Any, inventory: Inventory, near: Sequence[LocalStore]
-) -> None:
+def _spare_copied(connection: Any, inventory: Inventory, local: Sequence[LocalStore]) -> None:
     """
     Spare what rows refer to now, and wait for transactions that may have copied others.
 
@@ -176,7 +174,7 @@ def _spare_what_is_copied(
     now, and whatever was copied before is seen after this function.
     """
     with snapshot(connection) as now:
-        inventory.spare(now.references(), near)
+        inventory.spare(now.references(), local)
         copying = now.may_be_copying()
     until = time.monotonic() + _WAIT_FOR_COPIES_S
     while copying:
@@ -192,7 +190,7 @@ def _spare_what_is_copied(
 
 
 @contextmanager
-def _settled(connection: Any, older_than: timedelta | None) -> Iterator[Snapshot]:
+def _settled_snapshot(connection: Any, older_than: timedelta | None) -> Iterator[Snapshot]:
     """Open a snapshot when no transaction is older than the age of files."""
     if older_than is not None:
         _wait_for_old_transactions(connection, older_than)
@@ -234,7 +232,7 @@ def _name(given: Any) -> str:
 def _place(
     columns: Sequence[Column],
     schemas: Sequence[str],
-    there: Iterable[tuple[str, str, str]],
+    attributes: Iterable[tuple[str, str, str]],
     config: Any,
     caseless: bool,
     store: Store,
@@ -242,7 +240,7 @@ def _place(
 ) -> Place:
     addressing = schema_addressing(config, store)
     layout = Layout(columns, addressing.prefix, caseless, kept)
-    gone = Dropped(schemas, there, addressing.prefix)
+    gone = Dropped(schemas, attributes, addressing.prefix)
     # The whole prefix if partition folders come first, or if the server ignores case.
     anywhere = addressing.partition or caseless
     folders = [addressing.prefix.strip("/")] if anywhere else gone.folders()
@@ -250,9 +248,9 @@ def _place(
 
 
 def _stores(
-    columns: Sequence[Column], name: str | None, config: Any, everywhere: bool
+    columns: Sequence[Column], name: str | None, config: Any, all_stores: bool
 ) -> list[Store]:
     names = [column.store for column in columns] if name is None else [name]
-    if everywhere and name is None:  # nothing tells the store of what was dropped
+    if all_stores and name is None:  # nothing tells the store of what was dropped
         names += [each for each, spec in config.stores.items() if isinstance(spec, dict)]
     return list({store.name: store for store in (open_store(config, n) for n in names)}.values())

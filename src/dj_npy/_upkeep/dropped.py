@@ -43,23 +43,23 @@ class Dropped:
     ) -> None:
         self._prefix = [part for part in prefix.split("/") if part]
         self._schemas = {name_in_path(schema) for schema in schemas}
-        self._there: dict[tuple[str, ...], set[str]] = {}
+        self._existing: dict[tuple[str, ...], set[str]] = {}
         for names in attributes:
             schema, table, attribute = _folded(*map(name_in_path, names))
-            self._there.setdefault((schema, table), set()).add(attribute)
+            self._existing.setdefault((schema, table), set()).add(attribute)
 
     def folders(self) -> list[str]:
         """Return the schemas' folders, unless partition folders come first."""
         return ["/".join([*self._prefix, schema]) for schema in sorted(self._schemas)]
 
-    def owner(self, path: str) -> str | None:
+    def former_owner(self, path: str) -> str | None:
         """Return the dropped attribute or table of a path; None if there is none."""
         *folders, name = path.split("/")
         if (table := self._table(folders)) is None:
             return None
-        there = self._there.get(_folded(*table))
+        existing = self._existing.get(_folded(*table))
         if TEMPORARY.fullmatch(name):
-            return ".".join(table) if there is None else None
+            return ".".join(table) if existing is None else None
         stem = name.removesuffix(EXTENSION)
         before = [stem[: -n - 1] for n in _TOKENS if stem[-n - 1 : -n] == "_"]
         plain = [f"{'/'.join(folders)}/{each}{EXTENSION}" for each in before]
@@ -68,7 +68,7 @@ class Dropped:
         ] or [stem]
         if stem == name or not _ATTRIBUTE.fullmatch(names[0]):
             return None
-        if there is not None and not there.isdisjoint(_folded(stem, *before)):
+        if existing is not None and not existing.isdisjoint(_folded(stem, *before)):
             return None
         return ".".join([*table, names[0]])
 
@@ -83,19 +83,21 @@ class Dropped:
         if folders[:at] != self._prefix:
             return None
         rest = folders[at:]
-        in_front = 0
-        while in_front < len(rest) and "=" in rest[in_front]:
-            in_front += 1
-        of_key = [*rest[:in_front], *rest[in_front + 2 :]]
-        if len(rest) < in_front + 2 or not of_key:
+        partitions = 0
+        while partitions < len(rest) and "=" in rest[partitions]:
+            partitions += 1
+        key_folders = [*rest[:partitions], *rest[partitions + 2 :]]
+        if len(rest) < partitions + 2 or not key_folders:
             return None
-        schema, table = rest[in_front : in_front + 2]
+        schema, table = rest[partitions : partitions + 2]
         if schema not in self._schemas or not _TABLE.fullmatch(table):
             return None
-        if not all(map(_OF_KEY.fullmatch, of_key)):
+        if not all(map(_OF_KEY.fullmatch, key_folders)):
             return None
-        there = self._there.get(_folded(schema, table))
-        if there is not None and not there.issuperset(_folded(*(f.split("=")[0] for f in of_key))):
+        existing = self._existing.get(_folded(schema, table))
+        if existing is not None and not existing.issuperset(
+            _folded(*(f.split("=")[0] for f in key_folders))
+        ):
             return None
         return schema, table
 

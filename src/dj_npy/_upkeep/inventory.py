@@ -61,8 +61,8 @@ class Inventory:
         )
         self._files.execute("CREATE TABLE referred (path TEXT PRIMARY KEY) WITHOUT ROWID")
         # Numbers of slashes in paths of files and of rows: others need no lookup.
-        self._listed: set[int] = set()
-        self._named: set[int] = set()
+        self._listed_depths: set[int] = set()
+        self._referenced_depths: set[int] = set()
         self._folders = False  # whether a row refers to a folder
 
     def __enter__(self) -> "Inventory":
@@ -91,12 +91,12 @@ class Inventory:
         except OverflowError:
             until = datetime.min.replace(tzinfo=UTC)
 
-        def found() -> Iterator[tuple[Any, ...]]:
+        def rows() -> Iterator[tuple[Any, ...]]:
             for folder in folders:
                 for is_upload in (False, True):
                     for each in store.uploads(folder) if is_upload else store.files(folder):
                         kind: str | None = layout.classify(each.path)
-                        owner = gone.owner(each.path) if kind is None else None
+                        owner = gone.former_owner(each.path) if kind is None else None
                         if (kind or owner) is None and not is_upload:
                             kind = _UNKNOWN if layout.may_be_live(each.path) else None
                         if (kind or owner) is None or _SURROGATE.search(each.path):
@@ -112,7 +112,7 @@ class Inventory:
                                 f"{each.path} in store {store.name!r}: its time makes no sense"
                             )
                         core = folded(layout.relative_path(each.path))
-                        self._listed.add(core.count("/"))
+                        self._listed_depths.add(core.count("/"))
                         yield (core, number, what, each.path, each.nbytes, modified, each.version,
                                each.modified <= until, owner, each.leads_to)  # fmt: skip
 
@@ -120,17 +120,17 @@ class Inventory:
         self._files.executemany(
             "INSERT INTO files (core, store, what, path, nbytes, modified, version, old, owner, "
             "leads_to) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            found(),
+            rows(),
         )
         self._files.execute("COMMIT")
 
-    def spare(self, references: Iterable[str], near: Sequence[LocalStore] = ()) -> None:
+    def spare(self, references: Iterable[str], local_stores: Sequence[LocalStore] = ()) -> None:
         """
         Mark the files that a row may refer to: see `_format.names`.
 
         Ignores the store's name and root in a row: two names may lead to one place, and one store
         may lie within another. Links and mounts within a store are resolved through the local
-        stores, `near`.
+        stores, `local_stores`.
         """
         execute = self._files.execute
         execute("CREATE INDEX IF NOT EXISTS by_core ON files (core)")
@@ -141,22 +141,22 @@ class Inventory:
             path = folded(reference)
             if reference.endswith("/"):
                 self._folders = True
-                self._refer(f"{ending}/" for ending in endings_below(path))
+                self._add_references(f"{ending}/" for ending in endings_below(path))
                 continue
-            self._named.add(path.count("/"))
-            self._refer([path])
+            self._referenced_depths.add(path.count("/"))
+            self._add_references([path])
             marked = 0
             for ending in endings(path):
-                if ending.count("/") in self._listed:
+                if ending.count("/") in self._listed_depths:
                     marked += execute(f"{mark} core = ?", (ending,)).rowcount
             if not marked:
-                for version in versions_of(reference, near):
+                for version in versions_of(reference, local_stores):
                     execute(f"{mark} version = ?", (version,))
         for row, path in self._not_live():
             if any(
-                ending.count("/") in self._named and self._is_referred(ending)
+                ending.count("/") in self._referenced_depths and self._is_referred(ending)
                 for ending in endings_below(folded(path))
-            ) or (self._folders and self._is_in_a_folder(folded(path))):
+            ) or (self._folders and self._is_in_referenced_folder(folded(path))):
                 execute("UPDATE files SET live = 1 WHERE rowid = ?", (row,))
         # One file with two names, through links and mounts; a row never means a temporary file.
         for same in ("version", "leads_to"):
@@ -166,7 +166,7 @@ class Inventory:
             )
         execute("COMMIT")
 
-    def _refer(self, paths: Iterable[str]) -> None:
+    def _add_references(self, paths: Iterable[str]) -> None:
         rows = ((path,) for path in paths)
         self._files.executemany("INSERT OR IGNORE INTO referred VALUES (?)", rows)
 
@@ -174,7 +174,7 @@ class Inventory:
         found = self._files.execute("SELECT 1 FROM referred WHERE path = ?", (path,))
         return found.fetchone() is not None
 
-    def _is_in_a_folder(self, path: str) -> bool:
+    def _is_in_referenced_folder(self, path: str) -> bool:
         """Whether a row refers to a folder that contains a file, at any depth."""
         while "/" in path:
             path = path.rpartition("/")[0]
@@ -192,7 +192,7 @@ class Inventory:
             yield from rows
             last = rows[-1][0]
 
-    def has_of(self, schema: str) -> bool:
+    def has_files_of(self, schema: str) -> bool:
         """Whether there are files of a dropped schema."""
         beginning = f"{name_in_path(schema)}."
         [[found]] = self._files.execute(

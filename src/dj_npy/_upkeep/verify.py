@@ -28,7 +28,7 @@ SOUND = ("as described", "as inserted", "no checksum", "changed since insert")
 """Results for files that are not damaged."""
 _KEPT = 10_000
 """Findings that a report lists; all are counted."""
-_TOGETHER, _TOGETHER_BYTES = 64, 4 << 20
+_BATCH, _BATCH_BYTES = 64, 4 << 20
 """Files per work item: passing one to a thread and back has a cost."""
 _IN_FLIGHT = 256 << 20
 
@@ -96,12 +96,12 @@ class Report:
             lines.append(
                 f"{finding.what}: {finding.table} ({key}) {finding.attribute}: {finding.message}"
             )
-        if (more := sum(self.counts[what] for what in self._told) - len(self.findings)) > 0:
+        if (more := sum(self.counts[what] for what in self._listed) - len(self.findings)) > 0:
             lines.append(f"... and {more:,} more")
         return "\n".join(lines)
 
     @property
-    def _told(self) -> list[str]:
+    def _listed(self) -> list[str]:
         return [what for what in self.counts if what not in SOUND[:3]]
 
 
@@ -148,10 +148,10 @@ def verify(*schemas_or_tables: Any, checksums: bool = False, progress: bool = Fa
     with ExitStack() as stack:
         # Rows are first spooled to a file: the database would not wait while terabytes are read.
         rows = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
-        given = list(map(_checked, schemas_or_tables))
+        given = list(map(_check_argument, schemas_or_tables))
         configs = [_spool(each, number, rows, report) for number, each in enumerate(given)]
         rows.seek(0)
-        ahead = Pipeline(_steps(rows, configs, checksums), settings.max_workers, _IN_FLIGHT)
+        ahead = Pipeline(_work_items(rows, configs, checksums), settings.max_workers, _IN_FLIGHT)
         total = (report.checked, report.nbytes)
         bar = stack.enter_context(Progress("verify", total if progress else None))
         try:
@@ -164,7 +164,7 @@ def verify(*schemas_or_tables: Any, checksums: bool = False, progress: bool = Fa
     return report
 
 
-class _Place(NamedTuple):
+class _RowToCheck(NamedTuple):
     """A row to check."""
 
     table: str
@@ -217,7 +217,7 @@ def _selected(
             )
 
 
-def _checked(given: Any) -> Any:
+def _check_argument(given: Any) -> Any:
     kind = given if isinstance(given, type) else type(given)
     if issubclass(kind, dj.expression.QueryExpression) or schema_name(given) is not None:
         return given
@@ -226,33 +226,35 @@ def _checked(given: Any) -> Any:
     )
 
 
-def _steps(rows: Iterable[str], configs: list[StoreConfig], checksums: bool) -> Iterator[WorkItem]:
-    places: list[_Place] = []
+def _work_items(
+    rows: Iterable[str], configs: list[StoreConfig], checksums: bool
+) -> Iterator[WorkItem]:
+    places: list[_RowToCheck] = []
     nbytes = 0
     for line in rows:
         number, table, key, attribute, stored = json.loads(line)
         row = _row(stored)
-        place = _Place(table, key, attribute, row, configs[number], _nbytes(row))
+        place = _RowToCheck(table, key, attribute, row, configs[number], _nbytes(row))
         size = place.nbytes if checksums else 0
-        if places and (len(places) == _TOGETHER or nbytes + size > _TOGETHER_BYTES):
-            yield _step(places, nbytes, checksums)
+        if places and (len(places) == _BATCH or nbytes + size > _BATCH_BYTES):
+            yield _work_item(places, nbytes, checksums)
             places, nbytes = [], 0
         places.append(place)
         nbytes += size
     if places:
-        yield _step(places, nbytes, checksums)
+        yield _work_item(places, nbytes, checksums)
 
 
-def _step(places: list[_Place], nbytes: int, checksums: bool) -> WorkItem:
-    task = Task(partial(_examined_together, places, checksums))
+def _work_item(places: list[_RowToCheck], nbytes: int, checksums: bool) -> WorkItem:
+    task = Task(partial(_examine_batch, places, checksums))
     return WorkItem(places, [task], min(nbytes, PART * SIDE_BY_SIDE))
 
 
-def _examined_together(places: list[_Place], checksums: bool) -> list[tuple[str, str]]:
-    return [examined(place.row, place.config, checksums) for place in places]
+def _examine_batch(places: list[_RowToCheck], checksums: bool) -> list[tuple[str, str]]:
+    return [examine(place.row, place.config, checksums) for place in places]
 
 
-def examined(row: ArrayMetadata, config: StoreConfig, checksums: bool) -> tuple[str, str]:
+def examine(row: ArrayMetadata, config: StoreConfig, checksums: bool) -> tuple[str, str]:
     """
     Check the file of a row; return the result, and a message or an empty text.
 
@@ -294,7 +296,7 @@ def _damage(file: ArrayFile) -> str:
     return "other bytes"
 
 
-def _add(report: Report, place: _Place, what: str, message: str) -> None:
+def _add(report: Report, place: _RowToCheck, what: str, message: str) -> None:
     report.counts[what] += 1
     if what in SOUND[:3] or len(report.findings) >= _KEPT:
         return
