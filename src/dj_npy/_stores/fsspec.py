@@ -66,7 +66,7 @@ class GenericStore(RemoteStore):
     find : callable, optional
         Yields path and info of each file with a prefix. Default is the file system's listing.
     redactor : Redactor
-        The credentials, which are removed from all messages.
+        Removes the credentials from all messages.
     """
 
     def __init__(

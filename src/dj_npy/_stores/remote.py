@@ -78,7 +78,7 @@ class RemoteStore(Store):
     identity : str
         Unique description of the location: service, bucket, location.
     redactor : Redactor, optional
-        The credentials, which are removed from all messages.
+        Removes the credentials from all messages.
     """
 
     _failures: tuple[type[Exception], ...] = (Exception,)

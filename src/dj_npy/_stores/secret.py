@@ -111,7 +111,7 @@ def plain(value: Any) -> Any:
 
 class Redactor:
     """
-    The secrets of a store, which are removed from its messages.
+    Removes the secrets of a store from its messages.
 
     Parameters
     ----------

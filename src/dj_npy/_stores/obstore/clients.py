@@ -57,7 +57,7 @@ def cloud_store(name: str, spec: Spec, identity: str, redactor: Redactor) -> Clo
     identity : str
         Unique description of the location.
     redactor : Redactor
-        The credentials, which are removed from all messages.
+        Removes the credentials from all messages.
 
     Raises
     ------

@@ -74,7 +74,7 @@ class CloudStore(CloudReader):
     identity : str
         Unique description of the location: service, bucket, location.
     redactor : Redactor
-        The credentials, which are removed from all messages.
+        Removes the credentials from all messages.
     direct : bool
         Whether objects may be read from presigned URLs, without a proxy.
     proxy : str, optional
