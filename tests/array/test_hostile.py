@@ -277,7 +277,7 @@ def test_on_windows_a_path_has_no_backslash_and_no_colon(
     monkeypatch.setattr(os, "name", "nt")
     try:
         with pytest.raises(StoreError, match="refused the path"):
-            opened.checked(path)
+            opened.check_path(path)
     finally:
         monkeypatch.undo()
 
@@ -381,7 +381,7 @@ def cached(name: str = "a", nbytes: int = 1000) -> bytes:
     def download(file: FileIO) -> None:
         filecache.write_at(file, 0, memoryview(name[0].encode() * nbytes))
 
-    with filecache.opened((name,), nbytes, download, f"the array {name!r}") as file:
+    with filecache.open_copy((name,), nbytes, download, f"the array {name!r}") as file:
         return file.read()
 
 
@@ -502,7 +502,7 @@ for path in sys.argv[2:]:
         except PermissionError:
             print("not opened")
 try:
-    _filecache.opened(("a",), 10, lambda file: write_at(file, 0, memoryview(b"0" * 10)), "it")
+    _filecache.open_copy(("a",), 10, lambda file: write_at(file, 0, memoryview(b"0" * 10)), "it")
     print("mapped")
 except dj_npy.StoreError as error:
     print(error)

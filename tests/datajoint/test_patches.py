@@ -721,7 +721,7 @@ def test_an_update_passes_on_what_a_newer_original_takes(
 
 
 def test_what_is_asked_for_again_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dj_npy._datajoint.patches, "_told", set())
+    monkeypatch.setattr(dj_npy._datajoint.patches, "_warned", set())
     monkeypatch.delattr(DeepHash, "_hash")
     monkeypatch.setattr(AutoPopulate, "_populate1", lambda *_: None)
     populate = dj_npy._datajoint.patches.hash_of_a_three_part_make(AutoPopulate._populate1)

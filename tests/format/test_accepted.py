@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import dj_npy
 from dj_npy import ArrayCorruptError, ArrayInvalidError, Blocks, NpyRef
-from dj_npy._datajoint.insertion import _lasting
+from dj_npy._datajoint.insertion import _copy_row
 from dj_npy._format import npyfile
 from dj_npy._format.accepted import check_dtype
 from tests.support.arrays import SIMPLE, same_data
@@ -373,7 +373,7 @@ def foreign(stored: Stored, store: Path, dtype: np.dtype[Any]) -> NpyRef:
 
 @pytest.mark.parametrize("dtype", ["S0", "U0", "V0"])
 def test_elements_without_bytes_are_copied_as_they_are(dtype: str) -> None:
-    row = _lasting({"array": np.ndarray((3, 2), dtype)})
+    row = _copy_row({"array": np.ndarray((3, 2), dtype)})
     assert row["array"].dtype == np.dtype(dtype)
 
 

@@ -18,7 +18,7 @@ from dj_npy._stores import opening
 from dj_npy._stores.fsspec import GenericStore
 from dj_npy._stores.obstore import amazon, clients
 from dj_npy._stores.obstore.store import CloudStore
-from dj_npy._stores.secret import Hidden
+from dj_npy._stores.secret import Redactor
 from tests.stores.test_conformance import location, store_of
 from tests.support.conformance import beginning, create
 from tests.support.servers import (
@@ -238,8 +238,8 @@ def test_a_default_that_is_no_name(store: Path) -> None:
 
 def test_secrets_of_a_plugin_are_found_at_any_depth() -> None:
     options = {"auth": {"password": "nested-pw"}, "hosts": ["list-pw", 5]}
-    hidden = Hidden({"protocol": "x", "options": options})
-    assert hidden.redacted("nested-pw, list-pw, 5") == "***, ***, 5"
+    redactor = Redactor({"protocol": "x", "options": options})
+    assert redactor.redact("nested-pw, list-pw, 5") == "***, ***, 5"
 
 
 def test_a_proxy_server(listener: Listener) -> None:
@@ -522,10 +522,10 @@ def test_google_through_fsspec_goes_through_the_proxy(
 
 def test_every_secret_is_known_to_be_one() -> None:
     connection = "AccountName=me;AccountKey=thekey==;SharedAccessSignature=?sv=1&sig=x"
-    hidden = Hidden(azure(connection_string=connection, account_key="akey", secure=True))
+    redactor = Redactor(azure(connection_string=connection, account_key="akey", secure=True))
     for secret in (connection, "akey", "thekey==", "?sv=1&sig=x"):
-        assert hidden.redacted(f"said {secret}.") == "said ***."
-    assert hidden.redacted("true") == "true"
+        assert redactor.redact(f"said {secret}.") == "said ***."
+    assert redactor.redact("true") == "true"
 
 
 def test_one_client_a_store_and_process(moto: str, location: str) -> None:

@@ -19,7 +19,7 @@ def store_of(settings: dict[str, Any]) -> Store:
     """The store of these settings, opened anew."""
     stores: dict[str, Any] = {"default": "main", "main": settings}
     config = SimpleNamespace(stores=stores, get_store_spec=lambda name: dict(stores[name]))
-    opening._opened.clear()
+    opening._open_stores.clear()
     opening._recent.clear()
     return open_store(config, "main")
 

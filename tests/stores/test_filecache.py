@@ -37,7 +37,7 @@ class Server:
             self.downloads.append(name)
             filecache.write_at(file, 0, memoryview(name[0].encode() * nbytes))
 
-        return filecache.opened((name,), nbytes, download, f"the array {name!r}")
+        return filecache.open_copy((name,), nbytes, download, f"the array {name!r}")
 
     def read(self, name: str, nbytes: int = 1000) -> bytes:
         with self.opened(name, nbytes) as file:
@@ -138,10 +138,10 @@ def test_a_failed_download_leaves_nothing(server: Server) -> None:
         raise ArrayCorruptError("changed while it was read")
 
     with pytest.raises(ArrayCorruptError):
-        filecache.opened(("a",), 1000, download, "it")
+        filecache.open_copy(("a",), 1000, download, "it")
     assert copies() == []
     with pytest.raises(StoreError, match="expected a copy of 1000 bytes"):
-        filecache.opened(("a",), 1000, lambda file: None, "it")
+        filecache.open_copy(("a",), 1000, lambda file: None, "it")
     assert server.read("a") == b"a" * 1000
 
 
@@ -199,7 +199,7 @@ def download(file):
 
 dj_npy.settings.cache_dir = arguments[0]
 def mapped():
-    with _filecache.opened(("a",), 5, download, "the array") as file:
+    with _filecache.open_copy(("a",), 5, download, "the array") as file:
         own = file.read()
         with _filecache.working_copy(("a",), file, "the array") as copy:
             return own.decode(), stat.S_IMODE(os.fstat(copy.fileno()).st_mode) == 0o600

@@ -48,7 +48,7 @@ def ids_of_rows(recording: Any) -> list[str | None]:
 
 def forget() -> None:
     """Know of stores what a new process does."""
-    opening._opened.clear()
+    opening._open_stores.clear()
     opening._recent.clear()
 
 
@@ -447,7 +447,7 @@ def test_threads_that_write_first_get_one_id(
         found: list[Any] = []
 
         def write() -> None:
-            found.append(identity.first(LocalStore("main", str(folder))))  # noqa: B023
+            found.append(identity.assign_id(LocalStore("main", str(folder))))  # noqa: B023
 
         threads = [threading.Thread(target=write) for _ in range(8)]
         for thread in threads:

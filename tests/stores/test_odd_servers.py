@@ -18,7 +18,7 @@ from dj_npy._cli.remotefile import beginning_of_url
 from dj_npy._concurrency.threads import in_time
 from dj_npy._stores import Store, open_store, opening, remote
 from dj_npy._stores.base import PROBE, Listed
-from dj_npy._stores.environment import ca_bundle, tls, trusted
+from dj_npy._stores.environment import ca_bundle, ca_certificates, tls
 from dj_npy._stores.fsspec import GenericStore
 from dj_npy._stores.obstore import amazon
 from dj_npy._stores.obstore.store import CloudStore
@@ -110,7 +110,7 @@ def test_an_error_names_what_was_asked_for(
     uses: list[Callable[[], Any]] = [
         lambda: create(store, b"1", "lab/a.npy"),
         lambda: create(store, bytes(70 << 20), "lab/a.npy"),
-        lambda: store.copied(iter(["lab/b.npy", "lab/c.npy"]), "lab/a.npy", 10),
+        lambda: store.create_copy(iter(["lab/b.npy", "lab/c.npy"]), "lab/a.npy", 10),
         lambda: store.open_to_change("lab/a.npy"),
     ]
     for use in uses:
@@ -299,7 +299,7 @@ def test_a_folder_of_a_plugin_that_cannot_be_listed_is_not_empty(location: str) 
         list(store.files())
 
 
-@pytest.mark.parametrize("use", [ca_bundle, trusted, tls])
+@pytest.mark.parametrize("use", [ca_bundle, ca_certificates, tls])
 def test_certificates_in_a_fifo(
     use: Callable[[], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -398,7 +398,7 @@ class TestErrors:
 
     def test_a_failed_precondition(self, opened: Store, moto: str) -> None:
         error = exceptions.PreconditionError("the wall of text\n\nDebug source: ...")
-        message = str(opened.refused(error, "lab/a.npy", "write"))
+        message = str(opened.translate_error(error, "lab/a.npy", "write"))
         assert message.endswith("the object has changed meanwhile")
         assert moto.split(":")[0] not in message
 
@@ -412,7 +412,7 @@ class TestErrors:
         own_words = {advice for _, advice in failures._ADVICE}
         for kind in kinds:
             error = kind("Generic S3 error: it went wrong\n\nDebug source:\nGeneric {...}")
-            translated = opened.refused(error, "lab/a.npy", "write")
+            translated = opened.translate_error(error, "lab/a.npy", "write")
             message = str(translated)
             assert isinstance(translated, StoreError)
             assert "could not write the array at 'lab/a.npy' in store 'main'" in message
@@ -430,14 +430,14 @@ class TestErrors:
         for before in range(150, 210):
             text = f"{'x' * before}{SECRET_KEY}"
             for kind in (exceptions.GenericError, ValueError):
-                message = str(store.refused(kind(text), "lab/a.npy", "write"))
+                message = str(store.translate_error(kind(text), "lab/a.npy", "write"))
                 assert SECRET_KEY[:8] not in message
 
     def test_what_a_message_leaves_out(self) -> None:
         text = "Generic S3 error: error at http://user:pass@host/x?sig=abc - broken\n\nDebug source"
-        assert failures.in_short(text) == "broken"
+        assert failures.first_line(text) == "broken"
         text = "Generic S3 error: no http://user:pass@host/x?sig=abc there\n"
-        assert failures.in_short(text) == "S3 error: no ... there"
+        assert failures.first_line(text) == "S3 error: no ... there"
 
 
 @pytest.mark.usefixtures("impatient")

@@ -24,7 +24,7 @@ from tblib import pickling_support
 import dj_npy
 from dj_npy import NpyError
 from dj_npy._stores import Store, opening
-from dj_npy._stores.secret import Hidden
+from dj_npy._stores.secret import Redactor
 from tests.stores.test_conformance import location, store_of
 from tests.stores.test_remote import impatient
 from tests.support.conformance import create
@@ -159,7 +159,7 @@ def walk(store: Store) -> Any:
 
 
 def copied(store: Store) -> Any:
-    return store.copied(iter(["lab/b.npy", "lab/c.npy"]), "lab/a.npy", 10)
+    return store.create_copy(iter(["lab/b.npy", "lab/c.npy"]), "lab/a.npy", 10)
 
 
 def mapped(store: Store) -> Any:
@@ -184,7 +184,7 @@ def refusals(settings: dict[str, Any], secrets: list[str], caplog: Any) -> int:
     refused = 0
     for use in (read, write) if opening._forked else USES:
         try:
-            opening._opened.clear()
+            opening._open_stores.clear()
             store = store_of(settings)
             use(store, "lab/a.npy") if use in (Store.stat, Store.remove) else use(store)  # type: ignore[operator]
         except NpyError as error:
@@ -437,7 +437,7 @@ SPELLED = {
 @pytest.mark.parametrize("setting", ["decoded", "encoded"])
 def test_every_common_encoding_is_known(how: str, setting: str) -> None:
     value = SIGNED if setting == "encoded" else f"{SECRET}'1"
-    said = Hidden({"password": value}).redacted(f"it was {SPELLED[how]} that was sent")
+    said = Redactor({"password": value}).redact(f"it was {SPELLED[how]} that was sent")
     assert said.startswith("it was ")
     assert said.endswith(" that was sent")
     for part in (SECRET[:8], SECRET[-6:], SPELLED[how]):
@@ -466,7 +466,7 @@ NO_TOKENS = [
 
 @pytest.mark.parametrize("text", TOKENS)
 def test_what_has_the_form_of_a_secret_is_not_told(text: str) -> None:
-    said = Hidden({}).redacted(f"before {text} after")
+    said = Redactor({}).redact(f"before {text} after")
     assert "SUPER" in text
     assert "SUPER" not in said
     assert said.startswith("before ")
@@ -475,4 +475,4 @@ def test_what_has_the_form_of_a_secret_is_not_told(text: str) -> None:
 
 @pytest.mark.parametrize("text", NO_TOKENS)
 def test_what_has_none_is_told(text: str) -> None:
-    assert Hidden({}).redacted(text) == text
+    assert Redactor({}).redact(text) == text

@@ -177,5 +177,5 @@ def test_a_file_server_that_has_gone_is_not_taken_for_a_folder_that_is_not_there
         return stat(path, *more, **options)
 
     monkeypatch.setattr(os, "stat", gone)
-    error = opened.refused(OSError(errno.ENOTCONN, ""), "lab/a.npy", "read")
+    error = opened.translate_error(OSError(errno.ENOTCONN, ""), "lab/a.npy", "read")
     assert str(error).endswith("Transport endpoint is not connected")

@@ -206,7 +206,7 @@ class Conformance:
             lambda: opened.remove(path),
             lambda: opened.open_to_map(path),
             lambda: opened.create([path], [], 0),
-            lambda: opened.copied(names(), path, 0),
+            lambda: opened.create_copy(names(), path, 0),
         ):
             with pytest.raises(StoreError, match="refused the path"):
                 use()
@@ -268,11 +268,11 @@ class Conformance:
     def test_a_copy_by_the_server(self, opened: Store, raw: Raw) -> None:
         raw.put("digits", DIGITS)
         raw.put(PLAIN, b"taken")
-        path = opened.copied(names(), "digits", 10)
+        path = opened.create_copy(names(), "digits", 10)
         if path is not None:
             assert raw.get(path) == DIGITS
         assert raw.get(PLAIN) == b"taken"
         if path is not None:
             with pytest.raises(ArrayMissingError):
-                opened.copied(names(), "no/such.npy", 10)
+                opened.create_copy(names(), "no/such.npy", 10)
         assert raw.keys() - {PROBE} == {"digits", PLAIN, path} - {None}

@@ -201,11 +201,11 @@ def test_what_addressing_made_is_known(
         path = array_path("lab", table, {"subject": subject, "n": n}, attribute, prefix=prefix,
                           partition=partition)  # fmt: skip
         folder = path.rpartition("/")[0]
-        owner = dropped.owner(with_token(path) if token else path)
+        owner = dropped.former_owner(with_token(path) if token else path)
         assert (owner is not None) is gone
         assert owner is None or owner.endswith(f".{attribute}")
         assert dropped.is_key_folder(folder) == ("=" in folder.rpartition("/")[2])
-        temporary = dropped.owner(f"{folder}/.0123456789abcdef.dj-npy-tmp")
+        temporary = dropped.former_owner(f"{folder}/.0123456789abcdef.dj-npy-tmp")
         assert (temporary is not None) is (table != "there")
 
 
@@ -242,8 +242,8 @@ PLAIN = "lab/old/n=1/x.npy"
 )
 def test_what_is_there_or_was_never_ours_is_not(path: str) -> None:
     dropped = Dropped(["lab"], THERE, "")
-    assert dropped.owner(PLAIN) == "lab.old.x"
-    assert dropped.owner(path) is None
+    assert dropped.former_owner(PLAIN) == "lab.old.x"
+    assert dropped.former_owner(path) is None
 
 
 def test_a_folder_that_a_row_refers_to_keeps_what_is_in_it(

@@ -19,7 +19,7 @@ import dj_npy._upkeep.collect
 from dj_npy._datajoint.catalog import EVER_S, Snapshot, snapshot
 from dj_npy._datajoint.outcome import Session, Written
 from dj_npy._stores import open_store
-from dj_npy._upkeep.collect import _settled
+from dj_npy._upkeep.collect import _settled_snapshot
 from tests.conftest import is_mariadb
 from tests.upkeep.test_collect import WAVEFORM, files, paths
 
@@ -168,7 +168,7 @@ def test_a_transaction_that_ends_while_it_is_asked_for_is_seen(
         return original(self)
 
     monkeypatch.setattr(Snapshot, "open_for_s", ends)
-    with _settled(database.connection, timedelta(days=1)) as now:
+    with _settled_snapshot(database.connection, timedelta(days=1)) as now:
         assert "late.npy" in now.references()
     rows.connection.query(f"DELETE FROM {rows.full_table_name} WHERE recording_id = 99")
 

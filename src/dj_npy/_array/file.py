@@ -141,7 +141,7 @@ def _in_its_store(method: Callable[P, T]) -> Callable[P, T]:
             return method(*args, **kwargs)
         except (ArrayMissingError, ArrayCorruptError) as error:
             file: Any = args[0]
-            reason = identity.misplaced(file.store, file.row)
+            reason = identity.wrong_store_reason(file.store, file.row)
             if reason is None:
                 raise
             raise StoreError(f"could not read {file.store.where(file.path)}: {reason}") from error
@@ -296,7 +296,7 @@ class ArrayFile:
         except NpyError:
             raise
         except OSError as error:  # no address space left, or the disk fails
-            raise self.store.refused(error, self.path, "map") from error
+            raise self.store.translate_error(error, self.path, "map") from error
 
     def _first(self, selection: Selection, most: float, read: "_Read") -> _Beginning:
         """

@@ -14,7 +14,7 @@ from urllib.request import Request
 from dj_npy._cli.command import UsageError
 from dj_npy._errors import ArrayMissingError, StoreError
 from dj_npy._stores import open_store, remote
-from dj_npy._stores.deadline import opened
+from dj_npy._stores.deadline import open_url
 from dj_npy._stores.described import own_config
 
 Beginning = Callable[[int], tuple[bytes, int]]
@@ -50,7 +50,7 @@ def beginning_of_url(url: str) -> tuple[str, Beginning]:
             )
         try:
             until = time.monotonic() + remote.REQUEST_S
-            with opened(request, remote.SILENCE_S, until) as answer:
+            with open_url(request, remote.SILENCE_S, until) as answer:
                 data = answer.read(length)
                 said = re.fullmatch(r"bytes 0-\d+/(\d+)", answer.headers["Content-Range"] or "")
                 nbytes = said[1] if said else answer.headers["Content-Length"]

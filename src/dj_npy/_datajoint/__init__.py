@@ -1,6 +1,6 @@
 """
-All that touches DataJoint.
+Everything that touches DataJoint.
 
-The `codec`, an `insertion` and its `outcome`, what a `catalog` says of columns and rows, and
-`patches`, one a fault of DataJoint's.
+The `codec`, an `insertion` and its `outcome`, the `catalog` of columns and rows, and `patches`, one
+per fault of DataJoint.
 """

@@ -1,4 +1,4 @@
-"""What a database says of ``<npy@>`` columns and their rows, all at one moment."""
+"""Read ``<npy@>`` columns and their rows from a database, all in one snapshot."""
 
 import copy
 import re
@@ -17,12 +17,12 @@ from dj_npy._format.layout import Column
 from dj_npy._format.mentions import mentions
 
 _AT_ONCE = 2000
-"""Rows that are fetched at a time."""
-_SPECIAL = re.compile(r":(<[^:]+>):")
-"""How DataJoint keeps an attribute's codec: in front of its comment."""
+"""Rows per fetch."""
+_CODEC_COMMENT = re.compile(r":(<[^:]+>):")
+"""DataJoint stores an attribute's codec at the start of its comment."""
 
-# Of PostgreSQL the catalogue itself: `information_schema` hides what this account may not read,
-# and what may not be read must be an error.
+# PostgreSQL's catalog itself: `information_schema` hides what the account must not read, which
+# should be an error.
 _COLUMNS = {
     "postgresql": """
         SELECT n.nspname, c.relname, a.attname,
@@ -56,11 +56,11 @@ _VERSIONED = """
     WHERE table_type = 'SYSTEM VERSIONED'"""
 _TEXTS = {"json", "longtext", "mediumtext", "text", "tinytext", "varchar", "char"}
 """
-Types that a path may be in: JSON, and what it may have been altered to, or copied into.
+Types that may contain a path: JSON, and what it may have been altered or copied to.
 
-Of PostgreSQL, whatever is text, composed, or of a kind of its own, and arrays of these; not bytes.
+For PostgreSQL: text, composite and user-defined types, and arrays of these; not bytea.
 """
-# A JSON is kept as it was written by some, so any character of it may be escaped.
+# Some types keep JSON as written, so any of its characters may be escaped.
 _MENTIONS = {
     "postgresql": """{0} ILIKE '%.npy%' OR {0} LIKE '%is_dir%'
         OR strpos({0}, chr(92) || 'u00') > 0""",
@@ -73,15 +73,14 @@ _REWRITTEN = """
     WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
       AND c.relfilenode <> pg_relation_filenode(c.oid)"""
 """
-Tables of PostgreSQL that were rewritten since a snapshot was made, in which they seem empty then.
+PostgreSQL tables that were rewritten since the snapshot, in which they seem empty then.
 
-The one number is as the snapshot has it, the other as it is now.
-https://www.postgresql.org/docs/current/mvcc-caveats.html
+`relfilenode` is that of the snapshot, `pg_relation_filenode` the current one.
 """
 EVER_S = 1e18
-"""The age of a transaction of which the server does not tell when it began."""
-# One that was prepared has no session any more: PostgreSQL does not say when it began, and MySQL
-# has forgotten that after a restart. So it may be of any age.
+"""The age of a transaction whose start the server does not know."""
+# A prepared transaction has no session: PostgreSQL does not say when it began, and MySQL forgets
+# that in a restart. So it may be of any age.
 _OPEN_FOR = {
     "postgresql": f"""
         SELECT max(age) FROM (
@@ -95,8 +94,8 @@ _OPEN_FOR = {
                       timestampdiff(SECOND, trx_started, now()) + 1))
         FROM information_schema.innodb_trx WHERE trx_mysql_thread_id <> connection_id()""",
 }
-# Those that have written something, are in the middle of a statement, or see the database as it
-# once was. PostgreSQL tells of them to any account, but not of how old they are.
+# Transactions that have written something, are running a statement, or use an old snapshot.
+# PostgreSQL shows them to any account, but not their age.
 _COPYING = {
     "postgresql": """
         SELECT l.virtualxid FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
@@ -109,7 +108,7 @@ _COPYING = {
         WHERE trx_mysql_thread_id <> connection_id()
           AND (trx_mysql_thread_id = 0 OR trx_rows_modified > 0 OR trx_query IS NOT NULL)""",
 }
-# MySQL reads its list of transactions anew only if nobody has asked for it in the last 0.1 s.
+# MySQL refreshes its list of transactions only if nobody has read it in the last 0.1 s.
 _IS_LISTED = """
     SELECT count(*) FROM information_schema.innodb_trx
     WHERE trx_mysql_thread_id = connection_id()"""
@@ -126,40 +125,40 @@ _UNLOCK = {
 
 
 def is_npy(codec: Any, store: str | None) -> bool:
-    """Whether what a codec leaves in the database is the JSON of an ``<npy@>`` value."""
+    """Whether a codec's column in the database has the JSON of an ``<npy@>`` value."""
     try:
         _, chain, _ = dj.codecs.resolve_dtype(f"<{codec.name}>", store_name=store)
-    except DataJointError:  # it is not registered here
+    except DataJointError:  # not registered here
         return False
     return any(isinstance(each, NpyCodec) for each in chain)
 
 
 class Snapshot:
     """
-    One moment of a database: rows that go from one table to another are seen in one of them.
+    A snapshot of a database: a row that moves between tables is seen in exactly one.
 
-    Made by :func:`snapshot`. Raises what the database raises; nothing is left out silently.
+    Created by :func:`snapshot`. Raises what the database raises; nothing is skipped silently.
 
     Parameters
     ----------
     connection : datajoint.Connection
-        Its own, with a transaction that has begun.
+        Its own, in an open transaction.
     """
 
     def __init__(self, connection: Any) -> None:
         self.adapter, self._raw = connection.adapter, connection._conn
         self.backend: str = connection.adapter.backend
-        self._described: list[Any] | None = None
+        self._column_rows: list[Any] | None = None
         self._locks = False
 
     def attributes(self, schemas: Iterable[str]) -> set[tuple[str, str, str]]:
-        """Return schema, table and name of all attributes of those schemas, in whatever case."""
+        """Return schema, table and name of all attributes of these schemas; ignores case."""
         wanted = {schema.casefold() for schema in schemas}
         return {tuple(each[:3]) for each in self._all_columns() if each[0].casefold() in wanted}
 
     @cached_property
     def caseless(self) -> bool:
-        """Whether schemas and tables may be called in any case: of MySQL on Windows, on macOS."""
+        """Whether names of schemas and tables ignore case: MySQL on Windows and macOS."""
         if self.backend == "postgresql":
             return False
         [(kept,)] = self.select("SELECT @@lower_case_table_names")
@@ -167,31 +166,33 @@ class Snapshot:
 
     def columns(self, schemas: Iterable[str]) -> list[Column]:
         """Return the ``<npy@>`` columns of some schemas, declared in this process or not."""
-        called = {self._of_server(name): name for name in schemas}
-        described = [each for each in self._all_columns() if self._of_server(each[0]) in called]
+        asked_names = {self._normalized(name): name for name in schemas}
+        described = [
+            each for each in self._all_columns() if self._normalized(each[0]) in asked_names
+        ]
         found = []
-        if missing := {*called} - {self._of_server(each[0]) for each in described}:
-            names = ", ".join(sorted(repr(called[each]) for each in missing))
+        if missing := {*asked_names} - {self._normalized(each[0]) for each in described}:
+            names = ", ".join(sorted(repr(asked_names[each]) for each in missing))
             raise ArrayInvalidError(
                 f"no schema {names} with a table in it is visible to this account"
             )
         for schema, table, attribute, _, comment, _ in described:
-            special = _SPECIAL.match(comment or "")
-            if special is None:
+            codec_comment = _CODEC_COMMENT.match(comment or "")
+            if codec_comment is None:
                 continue
             try:
-                codec, store = dj.codecs.lookup_codec(special[1])
+                codec, store = dj.codecs.lookup_codec(codec_comment[1])
             except DataJointError:
                 continue
             if is_npy(codec, store):
                 key = [each[2] for each in described if each[:2] == (schema, table) and each[5]]
-                # DataJoint hides what begins so, as the key of a table that has none.
+                # DataJoint hides names that begin so, such as the key of a table without one.
                 key = [name for name in key if not name.startswith("_")]
                 found.append(Column(schema, table, attribute, tuple(key), store or None))
         return found
 
     def rows(self, column: Column) -> Iterator[tuple[Any, ...]]:
-        """Yield the key and the JSON, as text, of each row that has a value."""
+        """Yield the key and the JSON, as text, of each row with a value."""
         quote = self.adapter.quote_identifier
         attribute = quote(column.attribute)
         names = ", ".join([*map(quote, column.key), attribute])
@@ -202,10 +203,10 @@ class Snapshot:
 
     def references(self) -> Iterator[str]:
         """
-        Yield every path to a ``.npy`` file or a folder in any JSON or text of any table.
+        Yield every path to a ``.npy`` file or folder in any JSON or text of any table.
 
-        More than the columns whose codec is known to this process: a column may be of a codec
-        that is not registered here, and rows may be copied.
+        Not only of known ``<npy@>`` columns: a codec may not be registered here, and rows may be
+        copied.
 
         Raises
         ------
@@ -213,7 +214,7 @@ class Snapshot:
             If a value cannot be read, or a table may have seemed empty.
         """
         quote = self.adapter.quote_identifier
-        # A former row of MariaDB can be asked for, and so be copied.
+        # Former rows of MariaDB can be queried, and so be copied.
         versioned = set(() if self.backend == "postgresql" else self.select(_VERSIONED))
         for schema, table, attribute, kind, _, _ in self._all_columns():
             if kind not in _TEXTS:
@@ -225,7 +226,7 @@ class Snapshot:
                 rows += " FOR SYSTEM_TIME ALL"
             where = _MENTIONS[self.backend].format(text)
             if self.backend == "mysql":
-                # In place of what is longer than its max_allowed_packet, it has none, or nothing.
+                # MySQL returns NULL or '' for a value longer than its max_allowed_packet.
                 something = "IS NOT NULL" if kind == "json" else "<> ''"
                 where += f" OR (coalesce({text}, '') = '' AND {column} {something})"
             try:
@@ -251,7 +252,7 @@ class Snapshot:
                 )
 
     def select(self, query: str, args: tuple[()] | None = None) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of a query, `_AT_ONCE` of them in memory."""
+        """Yield the rows of a query, with `_AT_ONCE` of them in memory."""
         with self._cursor() as cursor:
             try:
                 cursor.execute(query, args)
@@ -264,36 +265,36 @@ class Snapshot:
 
     def open_for_s(self) -> float | None:
         """
-        Return for how long the longest other transaction is open; None: it may not be asked.
+        Return the age of the oldest other transaction in seconds; None if not permitted.
 
-        It is `EVER_S`, if that is not known of one.
+        `EVER_S` if the age of one is unknown.
         """
         listed = self._transactions(_OPEN_FOR[self.backend])
         if listed is None:
             return None
         seconds = float(listed[0][0] or 0)
-        return seconds if seconds >= 0 else EVER_S  # it began at a later time: a clock was set back
+        return seconds if seconds >= 0 else EVER_S  # negative: a clock was set back
 
     def may_be_copying(self) -> set[str]:
         """
-        Return the other transactions that may have copied rows which this moment does not show.
+        Return other transactions that may have copied rows which this snapshot does not show.
 
-        To be asked after the rows were read; none, if it may not be asked.
+        Call this after the rows were read. Empty if not permitted.
         """
         return {transaction for (transaction,) in self._transactions(_COPYING[self.backend]) or ()}
 
     def _transactions(self, query: str) -> list[tuple[Any, ...]] | None:
-        """Return what the server's list of transactions says; None, if it may not be asked."""
-        until = time.monotonic() + _LISTED_WITHIN_S
+        """Query the server's list of transactions; None if not permitted."""
+        deadline = time.monotonic() + _LISTED_WITHIN_S
         try:
-            # This one's own is in it, unless the list is older than that.
+            # The list is outdated while our own transaction is not in it.
             while self.backend == "mysql" and [*self.select(_IS_LISTED)] == [(0,)]:
-                if time.monotonic() > until:
+                if time.monotonic() > deadline:
                     break
                 time.sleep(_ASK_AGAIN_S)
             else:
                 return [*self.select(query)]
-        except Exception:  # MySQL wants the privilege PROCESS
+        except Exception:  # MySQL requires the privilege PROCESS
             return None
         raise StoreError(
             "the server's list of open transactions is out of date: MySQL does not read it anew "
@@ -301,14 +302,14 @@ class Snapshot:
             "removed. Stop that, and try again"
         )
 
-    def is_alone(self) -> bool:
-        """Lock out other collections on this server, until this connection ends."""
+    def try_lock(self) -> bool:
+        """Try to lock out other collections on this server, until this connection ends."""
         [(got,)] = self.select(_LOCK[self.backend])
         self._locks = bool(got)
         return self._locks
 
-    def wait_at_most(self, seconds: int) -> None:
-        """Have queries fail that wait longer for a lock, which may be the caller's own."""
+    def limit_lock_wait(self, seconds: int) -> None:
+        """Limit how long queries wait for a lock, which may be the caller's own."""
         with self._raw.cursor() as cursor:
             cursor.execute(
                 f"SET LOCAL lock_timeout = '{seconds}s'"
@@ -317,33 +318,33 @@ class Snapshot:
             )
 
     def end(self) -> None:
-        """End the transaction; the connection, and the lock, stay."""
+        """End the transaction; keep the connection and the lock."""
         self._raw.rollback()
 
     def unlock(self) -> None:
-        """Let other collections in: a server may take its time to see that a connection ended."""
+        """Release the lock: a server may notice the end of a connection late."""
         if self._locks:
             with self._raw.cursor() as cursor:
                 cursor.execute(_UNLOCK[self.backend])
 
-    def _of_server(self, schema: str) -> str:
+    def _normalized(self, schema: str) -> str:
         return schema.lower() if self.caseless else schema
 
     def _all_columns(self) -> list[Any]:
-        if self._described is None:
-            self._described = list(self.select(_COLUMNS[self.backend]))
-            # What it cannot open, or not in time, MariaDB leaves out, with a warning.
+        if self._column_rows is None:
+            self._column_rows = list(self.select(_COLUMNS[self.backend]))
+            # MariaDB leaves out tables that it cannot open in time, with a warning.
             warned = () if self.backend == "postgresql" else self.select("SHOW WARNINGS")
             if reasons := [str(reason) for _, _, reason in warned]:
                 raise StoreError(
                     f"the server does not tell of all tables: {'; '.join(reasons):.500}. Nothing "
                     f"was removed. Mend that, or try again"
                 )
-        return self._described
+        return self._column_rows
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
-        # The client's ordinary cursors hold the whole result in memory.
+        # The drivers' default cursors load the whole result.
         if self.backend == "postgresql":
             with self._raw.cursor(name="dj_npy") as cursor:
                 cursor.itersize = _AT_ONCE
@@ -357,7 +358,7 @@ class Snapshot:
 
 @contextmanager
 def another_session(connection: Any) -> Iterator[Any]:
-    """Connect to a server once more, for what the caller's connection is not to be touched."""
+    """Open another connection to the same server, to leave the caller's alone."""
     own = copy.copy(connection)
     own.connect()
     try:
@@ -369,9 +370,9 @@ def another_session(connection: Any) -> Iterator[Any]:
 @contextmanager
 def snapshot(connection: Any) -> Iterator[Snapshot]:
     """
-    Look at the database as it is now, over a connection of its own.
+    Open a snapshot of the database, on a connection of its own.
 
-    What the caller's connection is in the middle of is not touched, and not seen.
+    The caller's transaction is neither touched nor seen.
     """
     with another_session(connection) as own:
         if own.adapter.backend == "postgresql":
@@ -379,14 +380,14 @@ def snapshot(connection: Any) -> Iterator[Snapshot]:
 
             own._conn.autocommit = False
             own._conn.set_session(isolation_level="REPEATABLE READ", readonly=True)
-            # Otherwise a JSON that Python cannot parse is an error in the middle of the rows.
+            # Otherwise a JSON that Python cannot parse would raise between the rows.
             for register in (extras.register_default_json, extras.register_default_jsonb):
                 register(own._conn, loads=str)
-            statements = ["SET LOCAL row_security = off"]  # hidden rows become an error
+            statements = ["SET LOCAL row_security = off"]  # makes hidden rows an error
         else:
             statements = [
-                # Whatever the server's own are: no rows are left out, and ages are told by the
-                # clock by which transactions have begun.
+                # Independent of the server's defaults: all rows are returned, and ages are computed
+                # in the time zone in which transactions are recorded.
                 "SET sql_select_limit = 18446744073709551615, time_zone = 'SYSTEM'",
                 "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
                 "START TRANSACTION WITH CONSISTENT SNAPSHOT",
@@ -398,13 +399,13 @@ def snapshot(connection: Any) -> Iterator[Snapshot]:
         try:
             yield now
         finally:
-            with suppress(Exception):  # the server ends a transaction at once only if told so
+            with suppress(Exception):  # otherwise the server may end the transaction later
                 now.end()
                 now.unlock()
 
 
 def schema_name(given: Any) -> str | None:
-    """Return the name of a schema, if `given` is one or a name."""
+    """Return the name of a schema, given it or its name; None for anything else."""
     if isinstance(given, str):
         return given
     is_table = isinstance(given, (type, dj.expression.QueryExpression))
@@ -412,5 +413,5 @@ def schema_name(given: Any) -> str | None:
 
 
 def connection_of(given: Any) -> Any:
-    """Return the connection of a schema or a table; that of ``dj.conn()`` for a name."""
+    """Return the connection of a schema or a table; for a name, ``dj.conn()``."""
     return dj.conn() if isinstance(given, str) else given.connection

@@ -1,4 +1,4 @@
-"""The ``<npy@>`` column type: from a row's value to a file and a JSON, and back."""
+"""The ``<npy@>`` column type: converts between values of rows and files with a JSON."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -20,7 +20,7 @@ from dj_npy._format.npyfile import CHECKSUM, Header
 from dj_npy._format.path import array_path, with_token
 from dj_npy._stores import Store, identity, open_store, schema_addressing
 
-# A reload of this module, too, finds the name taken.
+# Also for a reload of this module, where the name is taken by ours.
 with suppress(dj.DataJointError):
     unregister_codec("npy")
 
@@ -29,30 +29,30 @@ class NpyCodec(dj.SchemaCodec):
     """
     Store arrays as ``.npy`` files at paths that mirror the database; fetch references.
 
-    In a table definition: ``waveform : <npy@>`` in the default store, ``<npy@archive>`` in
-    the one called ``archive``. The column itself holds a JSON of ``path``, ``store``,
-    ``dtype``, ``shape``, ``offset``, ``checksum``, ``fortran_order`` where true, and
-    ``store_id`` where the store has one.
+    In a table definition: ``waveform : <npy@>`` in the default store, ``<npy@archive>`` in the
+    store named ``archive``. The column itself has a JSON of ``path``, ``store``, ``dtype``,
+    ``shape``, ``offset``, ``checksum``, ``fortran_order`` if true, and ``store_id`` if the store
+    has one.
     """
 
     name = "npy"
 
     def validate(self, value: Any) -> None:
         """
-        Check that a value would come back from a ``.npy`` file as it is.
+        Check that a ``.npy`` file would return a value unchanged.
 
         Parameters
         ----------
         value : ndarray, NpyRef, Blocks or dask.array.Array
-            An array of any shape, memory order and byte order, a reference to one that is
-            stored already, or one that is still to come, or to be computed.
+            An array of any shape, memory order and byte order, a reference to a stored one, or an
+            array that is still to be produced or computed.
 
         Raises
         ------
         ArrayInvalidError
-            For anything else, for Python objects as elements, and for arrays that carry more
-            than their data (masks, units) or whose dtype would come back as another or not at
-            all: with metadata, of hundreds of fields, nested more than 15 deep.
+            For anything else, for Python objects as elements, and for arrays that have more than
+            data (masks, units) or whose dtype a file would change or not restore: with metadata, of
+            hundreds of fields, nested more than 15 deep.
         """
         if isinstance(value, (NpyRef, Blocks)):
             return
@@ -72,14 +72,14 @@ class NpyCodec(dj.SchemaCodec):
         """
         Write an array to its store and describe it.
 
-        Nothing that exists is overwritten: where the plain name is taken, the file gets one
-        with a random token, and the description says so.
+        Nothing is overwritten: if the plain name is taken, the file name gets a random token, and
+        so does the path in the description.
 
         Parameters
         ----------
         value : ndarray, NpyRef, Blocks or dask.array.Array
-            What :meth:`validate` accepts. Of an `NpyRef` the file's bytes are copied; a Dask
-            array is computed one row of chunks after the other.
+            What :meth:`validate` accepts. The file of an `NpyRef` is copied; a Dask array is
+            computed one row of chunks at a time.
         key : dict
             Primary key of the row, in primary-key order.
         context : dict
@@ -95,7 +95,7 @@ class NpyCodec(dj.SchemaCodec):
         Raises
         ------
         ArrayInvalidError, StoreError
-            If the value or the store refuses. No file is left.
+            If the value is not accepted, or the store fails. No file is left.
         """
         self.validate(value)
         insertion = current.get()
@@ -120,7 +120,7 @@ class NpyCodec(dj.SchemaCodec):
         schema, table, attribute, primary_key = self._extract_context(key, context)
         config = self._codec_config(key, context) or dj.config
         store = open_store(config, store_name)
-        store_id = identity.written_to(store, witness.get())
+        store_id = identity.id_for_write(store, witness.get())
         prefix, partition, token_length = schema_addressing(config, store)
         plain = array_path(
             schema,
@@ -132,11 +132,11 @@ class NpyCodec(dj.SchemaCodec):
         )
         names = chain([plain], map(with_token, repeat(plain), repeat(token_length)))
         if isinstance(value, NpyRef):
-            header, path, checksum = _copied(value, store, names)
+            header, path, checksum = _copy_file(value, store, names)
         else:
             contents = value if isinstance(value, Blocks) else npyfile.NpyBytes(value)
             header = contents.header
-            path, checksum = _stored(store, names, contents, header.file_size)
+            path, checksum = _create_file(store, names, contents, header.file_size)
         if insertion is not None:
             insertion.note(store, path, attribute)
         description = {
@@ -175,16 +175,16 @@ class NpyCodec(dj.SchemaCodec):
         return NpyRef(stored, context["config"] if context else dj.config)
 
 
-def _copied(ref: NpyRef, store: Store, names: Iterator[str]) -> tuple[Header, str, str]:
-    """Copy the file of a reference, by the server where it can."""
+def _copy_file(ref: NpyRef, store: Store, names: Iterator[str]) -> tuple[Header, str, str]:
+    """Copy the file of a reference, on the server if possible."""
     file = file_of(ref)
     source, header, expected = file.store, file.header(), file.row.checksum
     check_header(header)
     if source is store and expected:
-        path = store.copied(names, ref.path, header.file_size)
+        path = store.create_copy(names, ref.path, header.file_size)
         if path is not None:
             return header, path, expected
-    path, checksum = _stored(store, names, source.pieces(ref.path), header.file_size)
+    path, checksum = _create_file(store, names, source.pieces(ref.path), header.file_size)
     if expected not in (None, checksum):
         store.remove(path)
         raise ArrayCorruptError(
@@ -195,7 +195,7 @@ def _copied(ref: NpyRef, store: Store, names: Iterator[str]) -> tuple[Header, st
     return header, path, checksum
 
 
-def _stored(
+def _create_file(
     store: Store, names: Iterator[str], pieces: Iterable[memoryview], nbytes: int
 ) -> tuple[str, str]:
     """Create a file and return its path and checksum."""

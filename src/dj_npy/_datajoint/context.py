@@ -1,7 +1,7 @@
 """
-What is handed to a codec past DataJoint, which calls it and passes no arguments of ours on.
+Arguments passed to a codec past DataJoint, which calls it and forwards none of ours.
 
-Every context variable of this room, each with its reason, and the one way to set them.
+Every context variable of this package, each with its reason, and the only way to set them.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Encoding(Protocol):
-    """A statement whose rows are being encoded, and whose arrays may have been begun before."""
+    """A statement whose rows are being encoded, with arrays perhaps uploaded in advance."""
 
     @property
     def table_name(self) -> str:
@@ -23,28 +23,28 @@ class Encoding(Protocol):
         ...
 
     def encoded(self, attribute: str) -> dict[str, Any] | None:
-        """Return what describes the array of an attribute, if it is written already."""
+        """Return the description of an attribute's array if its upload has started, else None."""
         ...
 
     def note(self, store: Store, path: str, attribute: str) -> None:
-        """Take note of a file that has been created."""
+        """Record a file that was created."""
         ...
 
     def wrote(self, nbytes: int) -> None:
-        """Take note of an array that was not begun before."""
+        """Record an array that was not uploaded in advance."""
         ...
 
-    def sends(self, connection: Any, query: str, sent: Any) -> None:
-        """Take note of a query that is about to be sent."""
+    def note_query(self, connection: Any, query: str, sent: Any) -> None:
+        """Record a query that is about to be sent."""
         ...
 
 
 class Bulk(NamedTuple):
-    """How the rows of an insert are to be uploaded side by side."""
+    """How an insert uploads its arrays in parallel."""
 
     max_workers: int
     wrote: Callable[[int], object]
-    """Called with the bytes of each array that has been written."""
+    """Called with the size of each array that was written."""
 
 
 row_key: ContextVar[dict[str, Any] | None] = ContextVar("row_key", default=None)
@@ -53,24 +53,24 @@ current: ContextVar[Encoding | None] = ContextVar("current", default=None)
 """
 The statement whose rows are being encoded in this thread.
 
-`Table.insert` calls the codec a value at a time, which is how the codec tells it of files.
+`Table.insert` calls the codec once per value; this is how the codec reports files.
 """
 bulk: ContextVar[Bulk | None] = ContextVar("bulk", default=None)
-"""While set, an insert uploads its arrays side by side: `Table.insert` refuses unknown options."""
+"""While set, an insert uploads arrays in parallel: `Table.insert` refuses unknown options."""
 witness: ContextVar[Witness | None] = ContextVar("witness", default=None)
-"""Whom to ask what rows say of a store that is being written to: only the table knows them."""
+"""Knows what rows say about the store of a write: only the table can tell."""
 
 
 def call_with(values: dict[ContextVar[Any], Any], call: Callable[[], T]) -> T:
     """
-    Call while context variables have these values.
+    Call a function with some context variables set.
 
-    That is in a context of its own, so no exception can leave one set, wherever it bursts in.
+    The call has its own context, so no exception, whenever it comes, can leave one set.
     """
 
-    def within() -> T:
+    def set_and_call() -> T:
         for variable, value in values.items():
             variable.set(value)
         return call()
 
-    return copy_context().run(within)
+    return copy_context().run(set_and_call)

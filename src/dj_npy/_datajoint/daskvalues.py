@@ -1,4 +1,4 @@
-"""Dask arrays to insert: computed one row of chunks after the other."""
+"""Dask arrays to insert: computed one row of chunks at a time."""
 
 import sys
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from dj_npy._format.npyfile import AnyArray
 
 
 def is_dask(value: Any) -> bool:
-    """Whether it is a Dask array: if so, somebody has imported Dask."""
+    """Whether a value is a Dask array; does not import Dask."""
     dask_array = sys.modules.get("dask.array")
     return isinstance(value, getattr(dask_array, "Array", ()))
 
 
 def check_dask(array: Any) -> None:
-    """Refuse a Dask array whose blocks a ``.npy`` file would change, or whose shape is unknown."""
+    """Raise for a Dask array whose blocks a ``.npy`` file would change, or with unknown shape."""
     if any(n != n for n in array.shape):
         raise ArrayInvalidError(
             f"<npy> needs to know the shape of a Dask array, and that of {array.name!r:.80} is "
@@ -29,7 +29,7 @@ def check_dask(array: Any) -> None:
 
 
 def to_store(value: Any) -> Any:
-    """Return what is written of a value to insert: of a Dask array, its blocks as they come."""
+    """Return the value to write: for a Dask array, its blocks, computed on demand."""
     if not is_dask(value):
         return value
     if not value.shape:

@@ -1,4 +1,4 @@
-"""One INSERT or UPDATE with arrays: what it writes, and what becomes of that if it fails."""
+"""One INSERT or UPDATE with arrays: the files it writes, and their removal if it fails."""
 
 import copy
 import os
@@ -17,72 +17,72 @@ from dj_npy._concurrency.ahead import Pipeline, Task, WorkItem
 from dj_npy._datajoint import transactions
 from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._datajoint.context import bulk, call_with, current, witness
-from dj_npy._datajoint.outcome import Session, Written, take_back
+from dj_npy._datajoint.outcome import Session, Written, remove_files
 from dj_npy._errors import ArrayInvalidError
 from dj_npy._format.blocks import Blocks
 from dj_npy._stores import Store, identity, open_store
 
 _IN_FLIGHT = 256 << 20
-"""Bytes of arrays that are uploaded side by side; a larger one goes alone."""
+"""Bytes of arrays that are uploaded at the same time; a larger one is uploaded alone."""
 _COPIED = 64 << 20
 """
-Bytes up to which an array is copied that may change once the next row is asked for.
+Size in bytes up to which an array is copied if it may change with the next row.
 
-A larger one is written before that; its own parts go side by side.
+A larger one is written before the next row is requested; its parts are uploaded in parallel.
 """
 _QUIET_S = 1
-"""How long the database is not spoken to before it is asked whether it is still there."""
+"""Seconds of silence after which the database connection is checked before the INSERT."""
 
 
 class Statement:
     """
-    One INSERT or UPDATE in the making: the files that are written for its rows.
+    One INSERT or UPDATE in progress, and the files written for its rows.
 
     Parameters
     ----------
     table : datajoint.Table
-        Whose rows they are.
+        The table of the rows.
     """
 
     def __init__(self, table: Any) -> None:
         self._table = table
         self._connection = table.connection
         self._process = os.getpid()
-        self._ready = True  # to be sent
-        self._session: Session | None = None  # in which it is sent, once it may have been
+        self._all_encoded = True  # all rows are encoded
+        self._session: Session | None = None  # the one it is sent in, once it may have been
         self._query: str | None = None
         self._sent: transactions.Sent | None = None
         self._written: list[Written] = []
-        self._told: dict[str, bool] = {}
-        self._given_up = False
+        self._findable: dict[str, bool] = {}
+        self._has_failed = False
         self._mutex = threading.Lock()
 
-    @cached_property  # DataJoint makes it anew each time it is asked
+    @cached_property  # DataJoint builds it on each access
     def table_name(self) -> str:
         """The full name of the table, quoted."""
         return str(self._table.full_table_name)
 
     def encoded(self, attribute: str) -> dict[str, Any] | None:  # noqa: ARG002
-        """Return what describes an array of the row that is being encoded, if it was begun."""
+        """Return the description of the current row's array if its upload has started."""
         return None
 
     def note(self, store: Store, path: str, attribute: str) -> None:
-        """Remember a file, or remove it if it comes too late."""
-        if attribute not in self._told:
-            self._told[attribute] = _is_told(self._table.heading.attributes.get(attribute))
-        written = Written(store, path, self.table_name, attribute, self._told[attribute])
+        """Record a file, or remove it if the statement has already failed."""
+        if attribute not in self._findable:
+            self._findable[attribute] = _is_findable(self._table.heading.attributes.get(attribute))
+        written = Written(store, path, self.table_name, attribute, self._findable[attribute])
         with self._mutex:
-            if not self._given_up:
+            if not self._has_failed:
                 self._written.append(written)
                 return
-        take_back([written])
+        remove_files([written])
 
     def wrote(self, nbytes: int) -> None:
-        """Tell that an array has been written."""
+        """Record an array that was written."""
 
-    def sends(self, connection: Any, query: str, sent: transactions.Sent) -> None:
-        """Take note of a query that is about to be sent while this statement is."""
-        if connection is not self._connection or self._sent is not None or not self._ready:
+    def note_query(self, connection: Any, query: str, sent: transactions.Sent) -> None:
+        """Record a query that is about to be sent during this statement."""
+        if connection is not self._connection or self._sent is not None or not self._all_encoded:
             return
         if transactions.WRITES_NOTHING.match(query):
             return
@@ -99,29 +99,29 @@ class Statement:
     def _succeeded(self) -> None:
         transaction = transactions.of(self._connection)
         if transaction is not None and self._session is not None:
-            transaction.keep(self._session, self._written)
+            transaction.add_files(self._session, self._written)
 
     def _failed(self, error: BaseException) -> None:
-        """Remove the files to which no row refers, if that is certain."""
+        """Remove the files if certainly no row refers to them."""
         if os.getpid() != self._process:
-            return  # a forked child that has left the rows' generator: they are the parent's
+            return  # a forked child that left the rows' generator: the files are the parent's
         with self._mutex:
             written = list(self._written)
         if self._session is not None and written:
             query = self._query if self._was_alone else None
-            if not self._session.took_none(written, error, query):
+            if not self._session.left_no_row(written, error, query):
                 return
         with self._mutex:
-            self._given_up = True
+            self._has_failed = True
             written, self._written = self._written, []
-        take_back(written)
+        remove_files(written)
 
 
 class Update(Statement):
     """One UPDATE."""
 
     def run(self, send: Callable[[], Any]) -> Any:
-        """Have the row encoded and sent; leave no file without a row, if that is certain."""
+        """Encode and send the row; leave no file without a row, if that is certain."""
         try:
             result = call_with({current: self, bulk: None}, send)
         except BaseException as error:
@@ -138,48 +138,48 @@ class Insertion(Statement):
     Parameters
     ----------
     table : datajoint.Table
-        Whose rows they are.
+        The table of the rows.
     skip_duplicates : bool
-        Whether the server is to leave out rows that are there already.
+        Whether the server skips rows that exist already.
     """
 
     def __init__(self, table: Any, skip_duplicates: bool) -> None:
         super().__init__(table)
-        self._ready = False
-        self._begun: dict[str, tuple[Task[dict[str, Any]], int]] = {}
+        self._all_encoded = False
+        self._uploads: dict[str, tuple[Task[dict[str, Any]], int]] = {}
         self._bulk = bulk.get()
-        self._looks_for_skipped = skip_duplicates and self._bulk is not None
+        self._removes_skipped = skip_duplicates and self._bulk is not None
         self._own_transaction = False
 
     def run(self, rows: Iterable[Any], send: Callable[[Iterable[Any]], Any]) -> Any:
         """
-        Have the rows encoded and sent; leave no file without a row, if that is certain.
+        Encode and send the rows; leave no file without a row, if that is certain.
 
-        `send` takes all rows before it sends anything.
+        `send` consumes all rows before it sends anything.
         """
         ahead = None
         if self._bulk is not None:
             workers = self._bulk.max_workers
-            ahead = Pipeline(self._steps(rows), workers, _IN_FLIGHT, patient=True)
-        watched = self._watched(rows if ahead is None else self._uploaded(ahead))
+            ahead = Pipeline(self._work_items(rows), workers, _IN_FLIGHT, patient=True)
+        checked_rows = self._rows_then_ping(rows if ahead is None else self._uploaded(ahead))
         with self._transaction():
             try:
-                result = call_with({current: self, bulk: None}, lambda: send(watched))
+                result = call_with({current: self, bulk: None}, lambda: send(checked_rows))
             except BaseException as error:
                 if ahead is not None:
                     ahead.close()
                 self._failed(error)
                 raise
             finally:
-                self._begun = {}
+                self._uploads = {}
             skipped = self._skipped()
-        take_back(skipped)
+        remove_files(skipped)
         self._succeeded()
         return result
 
     def encoded(self, attribute: str) -> dict[str, Any] | None:
-        """Return what describes an array of the row that is being encoded, if it was begun."""
-        begun = self._begun.pop(attribute, None)
+        """Return the description of the current row's array if its upload has started."""
+        begun = self._uploads.pop(attribute, None)
         if begun is None:
             return None
         task, nbytes = begun
@@ -188,31 +188,31 @@ class Insertion(Statement):
         return description
 
     def wrote(self, nbytes: int) -> None:
-        """Tell that an array has been written."""
+        """Record an array that was written."""
         if self._bulk is not None:
             self._bulk.wrote(nbytes)
 
-    def _watched(self, rows: Iterable[Any]) -> Iterator[Any]:
+    def _rows_then_ping(self, rows: Iterable[Any]) -> Iterator[Any]:
         begun = time.monotonic()
         yield from rows
-        self._ready = True
+        self._all_encoded = True
         if self._written and time.monotonic() - begun > _QUIET_S:
-            # If the server has hung up, that is told while it is certain that nothing was sent.
+            # If the server has closed the connection, this fails while certainly nothing was sent.
             self._connection.query("SELECT 1")
-        if self._looks_for_skipped:
-            # MySQL says with an answer whether there is a transaction. DataJoint may believe in
-            # one that a COMMIT of the user's has ended, and then begins no other.
+        if self._removes_skipped:
+            # MySQL reports with each answer whether a transaction is open. DataJoint may believe in
+            # one that the user's own COMMIT has ended, and then starts no other.
             self._connection.query("SELECT 1")
             if Session(self._connection).in_transaction:
                 return
-            self._looks_for_skipped = not self._connection.in_transaction
-            if self._looks_for_skipped:
-                self._own_transaction = True  # before it is: Ctrl-C may come in between
+            self._removes_skipped = not self._connection.in_transaction
+            if self._removes_skipped:
+                self._own_transaction = True  # set first: Ctrl-C may come in between
                 self._connection.start_transaction()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """End the transaction that was begun for this statement alone."""
+        """End the transaction, if it was started only for this statement."""
         committing = False
         try:
             yield
@@ -222,57 +222,59 @@ class Insertion(Statement):
         except BaseException:
             if self._own_transaction:
                 if not committing:
-                    self._succeeded()  # so far: a rollback takes back what it kept
-                with suppress(Exception):  # a session that is lost; what was raised is told
+                    self._succeeded()  # for now: the rollback removes what it recorded
+                with suppress(Exception):  # the session may be lost; the first error is raised
                     self._connection.cancel_transaction()
             raise
 
     def _skipped(self) -> list[Written]:
         """
-        Return the files of rows that were there already, while no other session sees the others.
+        Return the files of skipped rows, before another session can see the inserted ones.
 
-        Once rows are committed another session may move them, and so they would not be found.
+        Another session may move committed rows, which then would not be found.
         """
-        if not self._looks_for_skipped or not self._was_alone or self._session is None:
+        if not self._removes_skipped or not self._was_alone or self._session is None:
             return []
         referenced = self._session.referenced(self._written)
-        if referenced is None or not self._session.goes_on():
+        if referenced is None or not self._session.still_in_transaction():
             return []
         skipped = [file for file in self._written if file not in referenced]
         self._written = list(referenced)
         return skipped
 
-    # Side by side
+    # Concurrent uploads
 
     def _uploaded(self, ahead: Pipeline) -> Iterator[Any]:
-        """Yield the rows, their arrays written: :meth:`encoded` returns what describes them."""
+        """Yield the rows after their arrays: :meth:`encoded` returns the descriptions."""
         for step in ahead:
-            self._begun = {
+            self._uploads = {
                 attribute: (task, nbytes)
                 for task, (attribute, nbytes) in zip(step.tasks, step.item[1], strict=True)
             }
             yield step.item[0]
-            self._begun = {}  # what comes next may run an insert of its own
+            self._uploads = {}  # the caller may run another insert
 
-    def _steps(self, rows: Iterable[Any]) -> Iterator[WorkItem]:
-        # Whoever makes the rows as they are asked for may make them in the same memory.
-        lasting = isinstance(rows, (list, tuple, np.ndarray))
+    def _work_items(self, rows: Iterable[Any]) -> Iterator[WorkItem]:
+        # A generator of rows may reuse the same memory for each.
+        is_materialized = isinstance(rows, (list, tuple, np.ndarray))
         codecs = _codecs(self._table)
         agreed: set[str | None] = set()
         for given in rows:
-            row = given if lasting else _lasting(given)
+            row = given if is_materialized else _copy_row(given)
             if row is None:
                 yield WorkItem((given, []), alone=True)
                 continue
-            tasks, about, total = [], [], 0
+            tasks, names_and_sizes, total = [], [], 0
             values = _by_name(self._table, row)
             key = {name: values[name] for name in self._table.primary_key if name in values}
             for attribute, (codec, store) in codecs.items():
                 value = values.get(attribute)
                 if not isinstance(value, (np.ndarray, NpyRef)):
                     continue
-                if store not in agreed:  # the database is asked in this thread, and once
-                    identity.written_to(open_store(self._connection._config, store), witness.get())
+                if store not in agreed:  # in this thread, which may use the database, and once
+                    identity.id_for_write(
+                        open_store(self._connection._config, store), witness.get()
+                    )
                     agreed.add(store)
                 context = {
                     "schema": self._table.database,
@@ -281,9 +283,9 @@ class Insertion(Statement):
                     "config": self._connection._config,
                 }
                 tasks.append(Task(_upload(codec, value, key, context, store, self)))
-                about.append((attribute, value.nbytes))
+                names_and_sizes.append((attribute, value.nbytes))
                 total += min(value.nbytes, _COPIED) if isinstance(value, NpyRef) else value.nbytes
-            yield WorkItem((row, about), tasks, total)
+            yield WorkItem((row, names_and_sizes), tasks, total)
 
 
 def _upload(
@@ -296,16 +298,16 @@ def _upload(
     return upload
 
 
-def _is_told(attribute: Any) -> bool:
-    """Whether a row has the path of an attribute's file at the top of a JSON."""
+def _is_findable(attribute: Any) -> bool:
+    """Whether a row has the path of an attribute's file at the top level of a JSON."""
     if attribute is None or attribute.codec is None:
-        return False  # of another codec, which has ours write
+        return False  # another codec, which writes through ours
     _, chain, _ = dj.codecs.resolve_dtype(f"<{attribute.codec.name}>", store_name=attribute.store)
     return type(chain[-1]) is NpyCodec
 
 
 def _codecs(table: Any) -> dict[str, tuple[NpyCodec, str | None]]:
-    """Our codec and the store's name, for each attribute that is ``<npy@>`` itself."""
+    """Return our codec and the store's name for each attribute that is ``<npy@>`` itself."""
     found = {}
     for name, attribute in table.heading.attributes.items():
         if attribute.codec is not None and attribute.codec.name == NpyCodec.name:
@@ -318,7 +320,7 @@ def _codecs(table: Any) -> dict[str, tuple[NpyCodec, str | None]]:
 
 
 def _by_name(table: Any, row: Any) -> Mapping[str, Any]:
-    """Return the values of a row; none if it is no row, which DataJoint will tell."""
+    """Return the values of a row by name; empty for an invalid row, for which DataJoint raises."""
     if isinstance(row, Mapping):
         return row
     if isinstance(row, np.void) and row.dtype.names:
@@ -328,8 +330,8 @@ def _by_name(table: Any, row: Any) -> Mapping[str, Any]:
     return {}
 
 
-def _lasting(row: Any) -> Any:
-    """Return a row that stays as it is now; None if that takes too much, or is not to be had."""
+def _copy_row(row: Any) -> Any:
+    """Return a deep copy of a row; None if it is too large or cannot be copied."""
     try:
         if isinstance(row, np.void) and row.dtype.names:
             return {name: _copy(row[name]) for name in row.dtype.names}
@@ -352,6 +354,6 @@ def _copy(value: Any) -> Any:
             raise ArrayInvalidError("too large to be copied")
         if not value.nbytes:  # nothing can change, and a copy of |S0 would be |S1
             return value
-        # Of a memory map, deepcopy would make another map; of any other, it keeps the class.
+        # deepcopy of a memory map would be another map; of other arrays, it keeps the class.
         return np.array(value) if type(value) is np.memmap else copy.deepcopy(value)
     return copy.deepcopy(value)

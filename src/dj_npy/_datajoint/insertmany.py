@@ -1,4 +1,4 @@
-"""Many rows at once: insert them, their arrays being written side by side."""
+"""Insert many rows, and upload their arrays in parallel."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,34 +22,34 @@ def insert(
     **options: Any,
 ) -> None:
     """
-    Insert rows, their arrays being written side by side.
+    Insert rows, and write their arrays in parallel.
 
-    As ``table.insert(rows, **options)``, errors included. If a row or the database refuses, the
-    files are removed; so are those of rows that ``skip_duplicates`` has skipped, which it takes
-    a walk over the table's column to find, in a transaction with the INSERT. Where a row may be
-    there, or a trigger may have copied it, the files stay.
+    As ``table.insert(rows, **options)``, with the same errors. If a row or the database refuses,
+    the files are removed. So are the files of rows that ``skip_duplicates`` skipped; this needs a
+    scan of the table's column, in one transaction with the INSERT. If a row may exist, or a trigger
+    may have copied it, the files stay.
 
     Parameters
     ----------
     table : datajoint.Table
         A table, or its class.
     rows
-        As `datajoint.Table.insert` takes them. If they are made as they are asked for, by a
-        generator for one, arrays up to 64 MiB are copied, so that the next row may be made
-        in the same memory, and larger ones are written before it is asked for.
+        As for `datajoint.Table.insert`. If a generator makes them, arrays up to 64 MiB are copied,
+        so that it may reuse the memory for the next row, and larger ones are written before the
+        next row is requested.
     max_workers : int, optional
-        Threads. Default ``dj_npy.settings.max_workers``. They are at work on 256 MiB at a time,
-        or on one array.
+        Threads. Default ``dj_npy.settings.max_workers``. They work on 256 MiB at a time, or on one
+        larger array.
     progress : bool
-        Show a bar.
+        Show a progress bar.
     options
         ``replace``, ``skip_duplicates``, ``ignore_extra_fields``, ``allow_direct_insert``,
-        ``chunk_size``: those of `datajoint.Table.insert`.
+        ``chunk_size``, as for `datajoint.Table.insert`.
 
     Raises
     ------
     datajoint.DataJointError
-        Whatever ``table.insert`` raises.
+        As ``table.insert`` does.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def insert(
 
 
 def _total_of_rows(rows: Any) -> tuple[int, int]:
-    """The same of rows that are to be inserted; zero where they are only made when asked for."""
+    """Return number and bytes of the arrays in `rows`; zeros for a generator."""
     if not isinstance(rows, (list, tuple, np.ndarray)):
         return 0, 0
     arrays = [

@@ -1,12 +1,12 @@
 """
-What has become of a statement that raised.
+Find out what a statement that raised has done.
 
-The exception does not say. A time limit, a signal handler or Ctrl-C may raise when the row is
-there already, and raise any class. So a file is taken back only if nothing had been sent, if the
-server itself says that it refused the statement, or if a transaction that is still open, asked in
-its own session, has no row with the file's path. Once a row may be committed it proves nothing
-that it is not found: another session may have moved it. In doubt the file stays: an orphan can
-be collected, a row without its file cannot be mended.
+The exception does not tell. A time limit, a signal handler or Ctrl-C may raise when the row already
+exists, and raise any class. So a file is removed only if nothing had been sent, if the server
+itself says that it refused the statement, or if a transaction that is still open, queried in its
+own session, has no row with the file's path. Once a row may be committed, not finding it proves
+nothing: another session may have moved it. In doubt the file stays: an orphan can be collected, a
+row without its file cannot be repaired.
 """
 
 import json
@@ -29,9 +29,9 @@ from dj_npy._stores import Store
 _IN_TRANSACTION, _IN_FAILED_TRANSACTION, _NOT_CONNECTED = 2, 3, 4
 """libpq's PQTRANS_INTRANS, _INERROR and _UNKNOWN."""
 _STATUS_IN_TRANS, _STATUS_AUTOCOMMIT = 1, 2
-"""What the protocol of MySQL says of a session: in a transaction, and committing by itself."""
+"""Status flags in MySQL's protocol: in a transaction, and autocommit."""
 _OUTCOME_UNKNOWN = ("08", "40003")
-"""SQLSTATEs with which PostgreSQL says that it does not know either."""
+"""SQLSTATEs with which PostgreSQL says that it does not know the outcome."""
 _MAY_BE_UNSEEN = """
     SELECT %s, (
         WITH RECURSIVE parts (oid) AS (
@@ -41,10 +41,10 @@ _MAY_BE_UNSEEN = """
             SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal))
         FROM pg_catalog.pg_class c JOIN parts ON parts.oid = c.oid)"""
 """
-Whether PostgreSQL may have rows of a table that are not found in it.
+Whether PostgreSQL may have rows of a table that a query does not find.
 
-Row security hides them from an account; a rule or any trigger, of the table or of a part of it, may
-put them elsewhere.
+Row security hides them from an account; a rule or a trigger, of the table or one of its partitions,
+may put them elsewhere.
 """
 _MAY_BE_ELSEWHERE = """
     SELECT %s, (
@@ -53,42 +53,42 @@ _MAY_BE_ELSEWHERE = """
         SELECT 1 FROM information_schema.triggers
         WHERE event_object_schema = %s AND event_object_table = %s)"""
 """
-What MySQL and MariaDB say of a table now: its engine, and whether there are triggers.
+What MySQL and MariaDB say about a table: its engine, and whether it has triggers.
 
-A trigger may put rows into a table that a rollback leaves alone, even of a duplicate that is then
-skipped. Who may not create triggers is told of none.
+A trigger may put rows into a table that a rollback leaves alone, even for a duplicate that is then
+skipped. An account without TRIGGER sees none of them.
 """
 _WRITTEN = "SHOW SESSION STATUS WHERE variable_name IN ('Com_insert', 'Com_replace', 'Com_update')"
 _REMOVALS = 16
 _PATHS = 500
-"""How many paths are looked for by one query."""
+"""Paths per query."""
 _ALL = 2**63 - 1
-"""Rows: without a limit of its own, a query has that of the session, `sql_select_limit`."""
+"""Rows: a query without LIMIT has the session's, `sql_select_limit`."""
 
 
 class Written(NamedTuple):
-    """A file that has been created for a row."""
+    """A file that was created for a row."""
 
     store: Store
     path: str
     table: str
-    """Its full name, quoted."""
+    """The full name of the table, quoted."""
     attribute: str
-    told: bool
-    """Whether the attribute of a row has the path where it is looked for."""
+    is_findable: bool
+    """Whether a query on the attribute finds the path."""
 
 
 class Session:
     """
-    The session of a connection in which one statement is about to be sent.
+    The database session in which one statement is about to be sent.
 
     Parameters
     ----------
     connection : datajoint.Connection
-        Its session of this moment.
+        Its current session.
     answered : bool
-        Whether the last statement of this session was answered, and not by an error: what
-        MySQL says of transactions comes with an answer.
+        Whether the last statement of this session was answered without an error: MySQL reports the
+        state of transactions with each answer.
     """
 
     def __init__(self, connection: Any, answered: bool = True) -> None:
@@ -100,37 +100,39 @@ class Session:
             in_transaction = status in (_IN_TRANSACTION, _IN_FAILED_TRANSACTION)
         else:
             status = self.raw.server_status
-            # Without autocommit, the next statement begins one.
+            # Without autocommit, the next statement starts one.
             open_ended = status & _STATUS_IN_TRANS or not status & _STATUS_AUTOCOMMIT
             in_transaction = answered and bool(open_ended)
-        # `Connection.in_transaction` would ask the server, and believe in one that is lost.
+        # `Connection.in_transaction` would query the server, and believe in one that is lost.
         self.in_transaction: bool = in_transaction
 
-    def took_none(self, files: Sequence[Written], error: BaseException, query: str | None) -> bool:
+    def left_no_row(
+        self, files: Sequence[Written], error: BaseException, query: str | None
+    ) -> bool:
         """
-        Return whether certainly no row has come of a statement.
+        Return whether a statement certainly left no row.
 
         Parameters
         ----------
         files : sequence of Written
-            Those of its rows.
+            The files of its rows.
         error : BaseException
-            What was raised.
+            The error it raised.
         query : str, optional
-            The very object that was sent, if nothing else was meanwhile or since.
+            The very object that was sent, if nothing else was sent during it or since.
         """
         if self._connection._conn is not self.raw:
-            # Connected again: the statement may have been sent again, without the transaction.
+            # Reconnected: the statement may have been sent again, outside the transaction.
             again = Session(self._connection, False)
             return (
                 self.in_transaction
                 and self._leaves_nothing(files)
-                and (again._has_written_nothing() or again.took_none(files, error, query))
+                and (again._has_written_nothing() or again.left_no_row(files, error, query))
             )
         if self._is_lost():
-            # Its transaction was not committed, and so is rolled back.
+            # Its transaction was not committed, so it is rolled back.
             return self.in_transaction and self._leaves_nothing(files)
-        refused = query is not None and self._refused(files, error, query)
+        refused = query is not None and self._server_refused(files, error, query)
         if self._is_postgresql:
             if self.raw.info.transaction_status == _IN_FAILED_TRANSACTION:
                 return query is not None and self.in_transaction
@@ -139,68 +141,68 @@ class Session:
         else:
             errors = self._errors_of_the_last_statement()
             if errors is None:
-                # Answers would go on being taken for those to other questions.
+                # Otherwise answers would still be taken for those to other queries.
                 self.raw.close()
                 return self.in_transaction and self._leaves_nothing(files)
             if refused and errors > 0:
-                return self.is_whole(files[0].table)
+                return self.is_transactional(files[0].table)
         may_ask = query is not None and self.in_transaction
-        return may_ask and self.referenced(files) == set() and self.goes_on()
+        return may_ask and self.referenced(files) == set() and self.still_in_transaction()
 
-    def goes_on(self) -> bool:
-        """Whether, as an answer of just now says, no one has ended the transaction meanwhile."""
+    def still_in_transaction(self) -> bool:
+        """Whether, according to the answer just received, the transaction is still open."""
         return self._connection._conn is self.raw and Session(self._connection).in_transaction
 
     def referenced(self, files: Iterable[Written]) -> set[Written] | None:
-        """Return the files to which a row of their table refers; None: nobody knows."""
+        """Return the files to which a row of their table refers; None if that is unknown."""
         used: set[Written] = set()
         by_column: dict[tuple[str, str], list[Written]] = defaultdict(list)
         for file in files:
-            if not file.told:
+            if not file.is_findable:
                 return None
             by_column[file.table, file.attribute].append(file)
-        for (table, attribute), some in by_column.items():
-            waiting = iter(some)
-            while asked := {file.path: file for file in islice(waiting, _PATHS)}:
-                paths = self._paths(table, attribute, list(asked))
+        for (table, attribute), column_files in by_column.items():
+            waiting = iter(column_files)
+            while batch := {file.path: file for file in islice(waiting, _PATHS)}:
+                paths = self._referenced_paths(table, attribute, list(batch))
                 if paths is None:
                     return None
-                used.update(asked[path] for path in paths)
+                used.update(batch[path] for path in paths)
         return used
 
     def forget_warnings(self) -> None:
         """
-        Have MySQL and MariaDB forget what they have warned of.
+        Clear the warnings of MySQL and MariaDB.
 
-        MariaDB keeps it through statements that read no table, a ROLLBACK as well.
+        MariaDB keeps them through statements that read no table, even a ROLLBACK.
         """
         if not self._is_postgresql:
-            self._asked("SELECT %s, engine FROM information_schema.engines LIMIT 1")
+            self._query("SELECT %s, engine FROM information_schema.engines LIMIT 1")
 
     def rolled_back_as_a_whole(self) -> bool:
         """
-        Whether the last statement, a ROLLBACK, has left nothing of its transaction.
+        Whether the last statement, a ROLLBACK, undid its whole transaction.
 
-        MySQL and MariaDB warn if a table that knows no transactions was changed in it, by
-        whatever statement, trigger or function (1196, ER_WARNING_NOT_COMPLETE_ROLLBACK).
+        MySQL and MariaDB warn if a non-transactional table was changed in it, by any statement,
+        trigger or function (1196, ER_WARNING_NOT_COMPLETE_ROLLBACK).
         """
         if self._is_postgresql:
             return True
-        answer = self._asked("SELECT %s, @@warning_count")
+        answer = self._query("SELECT %s, @@warning_count")
         return answer is not None and int(answer[0][1]) == 0
 
     def _is_lost(self) -> bool:
         if self._is_postgresql:
-            # Another thread may be at work in it, so it need not be idle.
+            # Another thread may be using the session, so it need not be idle.
             return bool(self.raw.info.transaction_status == _NOT_CONNECTED)
         return not self.raw.open
 
-    def _refused(self, files: Sequence[Written], error: BaseException, query: str) -> bool:
+    def _server_refused(self, files: Sequence[Written], error: BaseException, query: str) -> bool:
         """
-        Whether the driver has raised an error of the server's while it executed this very query.
+        Whether the driver raised an error of the server while executing this very query.
 
-        What a signal handler raises, of whatever class, has the handler among its frames. PyMySQL
-        makes errors of its own, too, so MySQL has to be asked besides.
+        An error that a signal handler raises has the handler among its frames. PyMySQL also raises
+        errors of its own, so MySQL is queried as well.
         """
         driver = _driver(self._is_postgresql)
         cause: BaseException | None = error
@@ -220,61 +222,61 @@ class Session:
 
     def _errors_of_the_last_statement(self) -> int | None:
         """
-        Ask MySQL how many errors the last statement of the session had.
+        Query MySQL for the number of errors of the session's last statement.
 
-        None if it does not answer, or what is read is the answer to an earlier statement: an
-        exception has come between a statement and its answer.
+        None if it does not answer, or if the answer is that to an earlier statement: an exception
+        came between a statement and its answer.
         """
-        answer = self._asked("SELECT %s, @@error_count")
+        answer = self._query("SELECT %s, @@error_count")
         return None if answer is None else int(answer[0][1])
 
-    def _paths(self, table: str, attribute: str, paths: list[str]) -> list[str] | None:
+    def _referenced_paths(self, table: str, attribute: str, paths: list[str]) -> list[str] | None:
         adapter = self._connection.adapter
         column = adapter.quote_identifier(attribute)
-        if not self.is_whole(table):
+        if not self.is_transactional(table):
             return None
         if self._is_postgresql:
             path = f"{column} ->> 'path'"
         else:
-            # DataJoint's own expression is cut at 512 characters on MySQL, and then is NULL.
+            # DataJoint's own expression is cut at 512 characters on MySQL, and is NULL then.
             path = f"JSON_UNQUOTE(JSON_EXTRACT({column}, '$.path'))"
-        some = ",".join(["%s"] * len(paths))
-        found = self._asked(
+        placeholders = ",".join(["%s"] * len(paths))
+        found = self._query(
             f"SELECT %s, t.path FROM (SELECT 1 AS one) one LEFT JOIN "
-            f"(SELECT {path} AS path FROM {table} WHERE {path} IN ({some})) t ON 1 = 1 "
+            f"(SELECT {path} AS path FROM {table} WHERE {path} IN ({placeholders})) t ON 1 = 1 "
             f"LIMIT {_ALL}",
             paths,
         )
         return None if found is None else [row[1] for row in found if row[1] in paths]
 
-    def is_whole(self, table: str) -> bool:
+    def is_transactional(self, table: str) -> bool:
         """
-        Whether all that comes of a statement is in the table itself, and goes with a rollback.
+        Whether a statement changes only the table itself, and a rollback undoes it.
 
-        MyISAM's tables keep what a statement that failed, or a transaction, had done.
+        MyISAM tables keep the changes of failed statements and rolled-back transactions.
         """
         if self._is_postgresql:
-            hidden = self._asked(_MAY_BE_UNSEEN, [table])
+            hidden = self._query(_MAY_BE_UNSEEN, [table])
             return hidden is not None and not hidden[0][1]
         name = table.strip("`").split("`.`")
-        answer = self._asked(_MAY_BE_ELSEWHERE, [*name, *name])
+        answer = self._query(_MAY_BE_ELSEWHERE, [*name, *name])
         if not answer or str(answer[0][1]).lower() != "innodb" or answer[0][2]:
             return False
         return sees_triggers(self._select, *name)
 
     def _leaves_nothing(self, files: Iterable[Written]) -> bool:
-        """Whether a transaction goes as a whole with its session, which cannot be asked."""
+        """Whether a transaction ends entirely with its session, which cannot be queried."""
         if self._is_postgresql:
             return True
         try:
             with another_session(self._connection) as own:
                 session = Session(own)
-                return all(map(session.is_whole, {file.table for file in files}))
+                return all(map(session.is_transactional, {file.table for file in files}))
         except Exception:
             return False
 
     def _has_written_nothing(self) -> bool:
-        """Whether MySQL says that no INSERT or UPDATE has come in this session."""
+        """Whether MySQL counts no INSERT or UPDATE in this session."""
         if self._is_postgresql:
             return False
         try:
@@ -291,16 +293,16 @@ class Session:
         except _driver(self._is_postgresql).Error as error:
             raise DataJointError(str(error)) from error
 
-    def _asked(self, query: str, args: Sequence[str] = ()) -> list[tuple[Any, ...]] | None:
+    def _query(self, query: str, args: Sequence[str] = ()) -> list[tuple[Any, ...]] | None:
         """
-        Return the answer to a query whose first column is its first argument, a random one.
+        Return the rows of a query whose first column is its first argument, a random token.
 
-        None if it is refused, or that is not in the first column of every row. Not through
-        DataJoint, which would connect again.
+        None if the query fails, or any row has another token. Not through DataJoint, which would
+        reconnect.
         """
         question = secrets.token_hex(8)
         try:
-            with self.raw.cursor() as cursor, self._unharmed(cursor):
+            with self.raw.cursor() as cursor, self._savepoint(cursor):
                 cursor.execute(query, [question, *args])
                 rows = list(cursor.fetchall())
         except _driver(self._is_postgresql).Error:
@@ -308,8 +310,8 @@ class Session:
         return rows if rows and all(row[0] == question for row in rows) else None
 
     @contextmanager
-    def _unharmed(self, cursor: Any) -> Iterator[None]:
-        """Have an error within not end the transaction of PostgreSQL that there may be."""
+    def _savepoint(self, cursor: Any) -> Iterator[None]:
+        """Keep an error from ending PostgreSQL's transaction, if there is one."""
         if not self._is_postgresql or self.raw.info.transaction_status != _IN_TRANSACTION:
             yield
             return
@@ -322,8 +324,8 @@ class Session:
         cursor.execute("RELEASE SAVEPOINT dj_npy_question")
 
 
-def take_back(files: Iterable[Written]) -> None:
-    """Remove files; one that cannot be is left, as what went wrong before has to be told."""
+def remove_files(files: Iterable[Written]) -> None:
+    """Remove files; ignore failures, because the first error is the one to raise."""
     refused = []
 
     def remove(file: Written) -> bool:
@@ -331,7 +333,7 @@ def take_back(files: Iterable[Written]) -> None:
             file.store.remove(file.path)
         except NpyError:
             refused.append(file)
-        # So many: the server has died, and each may take as long as to find that out.
+        # After so many, the server has died, and each may take as long to find out.
         return len(refused) < _REMOVALS
 
     all_in_threads(remove, files, _REMOVALS)
@@ -346,7 +348,7 @@ def _driver(is_postgresql: bool) -> Any:
 
 
 def _raised_by(driver: str, error: BaseException, query: str) -> bool:
-    """Whether an error comes out of DataJoint's call for this query, and there of the driver."""
+    """Whether an error came from DataJoint's call for this query, and there from the driver."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     ours = [n for n, frame in enumerate(frames) if frame.f_locals.get("query") is query]
     return bool(ours) and all(

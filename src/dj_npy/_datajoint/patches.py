@@ -1,11 +1,11 @@
 """
-Faults of DataJoint 2.3, and one of pandas, that the specification cannot live with.
+Patches for faults of DataJoint 2.3, and one of pandas, that break the specification.
 
-One function each; `CORRECTIONS`, at the end, says where they go.
+One function per fault; `CORRECTIONS`, at the end, lists what each replaces.
 
-Each replaces a method by one that calls the original, and changes nothing where the original
-no longer has the fault. The replaced method is its replacement's ``__wrapped__``. Where another
-DataJoint has no method of that name, nothing is replaced, and a warning says what is lost.
+Each wraps a method, and changes nothing once the original no longer has the fault. The original is
+the ``__wrapped__`` of its replacement. If another DataJoint has no method of that name, nothing is
+replaced, and a warning says what is lost.
 """
 
 import functools
@@ -28,7 +28,7 @@ from dj_npy._datajoint.catalog import snapshot
 from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._datajoint.context import call_with, current, row_key, witness
 from dj_npy._datajoint.insertion import Insertion, Update
-from dj_npy._datajoint.storerows import RowsOf
+from dj_npy._datajoint.storerows import TableWitness
 from dj_npy._format.layout import Layout
 from dj_npy._format.names import Listing
 
@@ -36,22 +36,22 @@ Method = Callable[..., Any]
 
 
 class Correction(NamedTuple):
-    """One fault, and where it is mended."""
+    """One fault, and the methods that correct it."""
 
     places: dict[str, Callable[[Method], Method]]
-    """Methods, ``module:Class.name``, and what makes the replacement of each: all or none."""
+    """Methods, ``module:Class.name``, and the decorator for each: all are applied, or none."""
     lost: str
-    """What goes wrong where one of them is not there."""
+    """What goes wrong if one of them is missing."""
     needs: tuple[str, ...] = ()
-    """What else must be there."""
+    """What else must exist."""
 
 
 def default_store(original: Method) -> Method:
     """
     ``<npy@>``, ``<blob@>``, ``<hash@>``, ``<object@>`` and ``<attach@>`` fail on insert.
 
-    The heading calls the default store ``""``, for which `Config.get_store_spec` looks among
-    the configured ones and finds none.
+    The heading names the default store ``""``, which `Config.get_store_spec` looks up as a
+    configured name and does not find.
     """
 
     def get_store_spec(self: Any, store: str | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -69,9 +69,9 @@ def fetch_without_loading(original: Method) -> Method:
     """
     `fetch` and `to_arrays` load every array of every row.
 
-    They put what the codec decoded through `numpy.array`, which takes any array-like apart.
-    Within them a reference tells NumPy that it is one object; but not to another codec that
-    is chained to ours and decodes what we hand it.
+    They pass decoded values to `numpy.array`, which loads any array-like. Meanwhile a reference
+    poses as a single object to NumPy; but not to another codec that is chained to ours and decodes
+    its value.
     """
 
     def fetch(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -81,7 +81,7 @@ def fetch_without_loading(original: Method) -> Method:
 
 
 def decode_without_loading(original: Method) -> Method:
-    """See `fetch_without_loading`; besides, what decodes an ``<npy@>`` value is not looked up."""
+    """See `fetch_without_loading`; and skip the codec lookup for each ``<npy@>`` value."""
 
     def decode_attribute(attr: Any, data: Any, *args: Any, **kwargs: Any) -> Any:
         codec = attr.codec
@@ -99,38 +99,37 @@ def decode_without_loading(original: Method) -> Method:
 
 
 def _is_ours(codec: Any) -> bool:
-    """Whether a column's values are decoded by our codec and by no other."""
+    """Whether our codec, and no other, decodes a column's values."""
     return codec.name == "npy" and type(dj.codecs._codec_registry.get("npy")) is NpyCodec
 
 
 def key_of_an_update(original: Method) -> Method:
     """
-    `Table.update1` does not tell the codec the row's key, so a path cannot mirror it.
+    `Table.update1` does not pass the row's key to the codec, so a path cannot mirror it.
 
-    And as a refused insert, a refused update leaves its file.
+    Also, a failed update leaves its file, as a failed insert does.
     """
 
     def update1(self: Any, row: Any, *args: Any, **kwargs: Any) -> Any:
-        # What is not a mapping is the original's to complain about.
+        # The original raises for anything but a mapping.
         names = self.primary_key if isinstance(row, Mapping) else ()
         key = {name: row[name] for name in names if name in row}
-        known: dict[ContextVar[Any], Any] = {row_key: key, witness: RowsOf(self)}
+        variables: dict[ContextVar[Any], Any] = {row_key: key, witness: TableWitness(self)}
         send = functools.partial(original, self, row, *args, **kwargs)
-        return Update(self).run(lambda: call_with(known, send))
+        return Update(self).run(lambda: call_with(variables, send))
 
     return update1
 
 
 def hash_of_a_three_part_make(original: Method) -> Method:
     """
-    `populate` hashes all that a three-part `make` has fetched, element by element, twice.
+    `populate` hashes everything that a three-part `make` fetched, element by element, twice.
 
-    That would load every array. The row of an array, with path and checksum, tells as well
-    whether it has changed.
+    That would load every array. Its row, with path and checksum, shows a change as well.
     """
 
     def _populate1(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # As late as DataJoint imports it: it takes long.
+        # Imported as late as DataJoint does, because it takes long.
         _correct(_HASH)
         return original(self, *args, **kwargs)
 
@@ -142,7 +141,7 @@ def _hash_of_a_reference(original: Method) -> Method:
         if not isinstance(obj, NpyRef):
             return original(self, obj, *args, **kwargs)
         result = original(self, row_of(obj), *args, **kwargs)
-        self.hashes[obj] = result  # it is looked up by what was asked for
+        self.hashes[obj] = result  # DeepHash looks up the original object
         return result
 
     return _hash
@@ -150,10 +149,10 @@ def _hash_of_a_reference(original: Method) -> Method:
 
 def files_of_refused_rows(original: Method) -> Method:
     """
-    An insert that fails leaves the files of its rows.
+    A failed insert leaves the files of its rows.
 
-    `Table` encodes row after row, then sends one INSERT. What it has created is removed where
-    it is certain that no row refers to it: see `Insertion`.
+    `Table` encodes row after row, then sends one INSERT. Files are removed if certainly no row
+    refers to them: see `Insertion`.
     """
     parameters = inspect.signature(original)
 
@@ -163,31 +162,31 @@ def files_of_refused_rows(original: Method) -> Method:
         send = functools.partial(
             insertion.run, rows, lambda rows: original(self, rows, *args, **kwargs)
         )
-        return call_with({witness: RowsOf(self)}, send)
+        return call_with({witness: TableWitness(self)}, send)
 
     return _insert_rows
 
 
 def files_of_rolled_back_transactions(original: Method) -> Method:
     """
-    A transaction that is rolled back leaves the files of the rows that it had inserted.
+    A rolled-back transaction leaves the files of the rows that it had inserted.
 
-    They are removed once the server has answered to the rollback: see `Transaction`.
+    They are removed after the server has answered the ROLLBACK: see `Transaction`.
     """
 
     def cancel_transaction(self: Any, *args: Any, **kwargs: Any) -> Any:
         transaction = transactions.end(self)
         if transaction is not None:
-            transaction.rolls_back(self)
+            transaction.before_rollback(self)
         result = original(self, *args, **kwargs)
         if transaction is not None:
-            transaction.rolled_back(self)
+            transaction.after_rollback(self)
         return result
 
     return cancel_transaction
 
 
-def _begun(original: Method) -> Method:
+def _track_start(original: Method) -> Method:
     def start_transaction(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
         transactions.begin(self)
@@ -196,22 +195,22 @@ def _begun(original: Method) -> Method:
     return start_transaction
 
 
-def _committed(original: Method) -> Method:
+def _track_commit(original: Method) -> Method:
     def commit_transaction(self: Any, *args: Any, **kwargs: Any) -> Any:
-        transactions.end(self)  # whatever comes of it
+        transactions.end(self)  # whether the COMMIT succeeds or not
         return original(self, *args, **kwargs)
 
     return commit_transaction
 
 
-def _sent(original: Method) -> Method:
+def _track_query(original: Method) -> Method:
     def query(self: Any, query: str, *args: Any, **options: Any) -> Any:
         statement, transaction = current.get(), transactions.of(self)
         sent = transactions.Sent(self)
         if statement is not None:
-            statement.sends(self, query, sent)
+            statement.note_query(self, query, sent)
         if transaction is not None:
-            transaction.sends(query, None if statement is None else statement.table_name)
+            transaction.note_statement(query, None if statement is None else statement.table_name)
         try:
             result = original(self, query, *args, **options)
         except BaseException as error:
@@ -229,10 +228,10 @@ def _sent(original: Method) -> Method:
 
 def cost_of_a_heading(original: Method) -> Method:
     """
-    For each value of each row, DataJoint copies the heading.
+    DataJoint copies the heading for each value of each row.
 
-    `Heading.__getitem__` builds a dict of all attributes to look one up. Here it is looked up
-    where it is. With `cost_of_a_chain`, a fetch takes an eighth less time.
+    `Heading.__getitem__` builds a dict of all attributes to look up one. This looks it up in place.
+    With `cost_of_a_chain`, a fetch takes an eighth less time.
     """
 
     def __getitem__(self: Any, name: str, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
@@ -246,21 +245,21 @@ def cost_of_a_heading(original: Method) -> Method:
 
 def cost_of_a_chain(original: Method) -> Method:
     """
-    For each value of each row, DataJoint works out a chain of codecs.
+    DataJoint resolves a chain of codecs for each value of each row.
 
-    Here a chain is kept for as long as its codecs are the registered ones.
+    This caches a chain while its codecs are the registered ones.
     """
-    known: dict[tuple[str, str | None], Any] = {}
+    cache: dict[tuple[str, str | None], Any] = {}
 
     def resolve_dtype(dtype: str, *args: Any, **kwargs: Any) -> Any:
         if args or kwargs.keys() - {"store_name"}:  # such as within a chain
             return original(dtype, *args, **kwargs)
-        asked = dtype, kwargs.get("store_name")
-        resolved = known.get(asked)
+        cache_key = dtype, kwargs.get("store_name")
+        resolved = cache.get(cache_key)
         if resolved is None or any(
             dj.codecs._codec_registry.get(codec.name) is not codec for codec in resolved[1]
         ):
-            resolved = known[asked] = original(dtype, **kwargs)
+            resolved = cache[cache_key] = original(dtype, **kwargs)
         return resolved
 
     return resolve_dtype
@@ -270,9 +269,10 @@ def garbage_collection(original: Method) -> Method:
     """
     `datajoint.gc` removes files of rows that it does not see.
 
-    It reads the rows before it lists the store, those of the given schemas only, takes an error
-    for no rows, and knows no age. Here it is not shown what is left to :func:`dj_npy.collect`,
-    nor any array to which a row of any schema refers once the store has been listed.
+    It reads rows before it lists the store, and only of the given schemas; it takes an error for no
+    rows, and ignores a file's age. Here, it is shown neither the files that are left to
+    :func:`dj_npy.collect`, nor any array to which a row of any schema refers after the store was
+    listed.
     """
 
     def list_schema_paths(self: Any, schema_name: str, *args: Any, **kwargs: Any) -> dict[str, int]:
@@ -295,9 +295,9 @@ def garbage_collection(original: Method) -> Method:
 
 def tables_of_references(original: Method) -> Method:
     """
-    Pandas before 3.1 prints a cell that has a length by iterating it, which loads the array.
+    Pandas before 3.1 prints a cell with a length by iterating it, which loads the array.
 
-    What decides that, `is_sequence`, is asked by nothing else there; later ones have none.
+    `is_sequence`, which decides that, has no other use there; later versions lack it.
     """
 
     def is_sequence(thing: Any, *args: Any, **kwargs: Any) -> Any:
@@ -308,9 +308,9 @@ def tables_of_references(original: Method) -> Method:
 
 def codec_of_an_older_heading(original: Method) -> Method:  # noqa: ARG001
     """
-    A heading that was loaded before this package holds an instance of the built-in codec.
+    A heading loaded before this package has an instance of the built-in codec.
 
-    It validates with that, then looks the codec up by name and encodes with ours.
+    It validates with that, then looks up the codec by name and encodes with ours.
     """
 
     def validate(self: Any, value: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG001
@@ -353,10 +353,10 @@ CORRECTIONS = (
     ),
     Correction(
         {
-            "datajoint.connection:Connection.start_transaction": _begun,
-            "datajoint.connection:Connection.commit_transaction": _committed,
+            "datajoint.connection:Connection.start_transaction": _track_start,
+            "datajoint.connection:Connection.commit_transaction": _track_commit,
             "datajoint.connection:Connection.cancel_transaction": files_of_rolled_back_transactions,
-            "datajoint.connection:Connection.query": _sent,
+            "datajoint.connection:Connection.query": _track_query,
         },
         "a transaction that is rolled back leaves its files for `dj_npy.collect`",
     ),
@@ -382,29 +382,29 @@ _HASH = Correction(
     {"deepdiff:DeepHash._hash": _hash_of_a_reference},
     "a `make` in three parts loads the arrays that it has fetched, twice",
 )
-_PRINTING = "pandas.io.formats.printing:is_sequence"
-_told: set[tuple[str, str]] = set()
-"""What was said to be lost, and why: warning filters forget that, and `populate` asks again."""
+_PANDAS_IS_SEQUENCE = "pandas.io.formats.printing:is_sequence"
+_warned: set[tuple[str, str]] = set()
+"""Warnings already given: warning filters forget them, and `populate` asks again."""
 
 
 def apply() -> None:
-    """Make every correction; once, also if this package is imported anew."""
+    """Apply every correction, once, even if this package is imported again."""
     for correction in CORRECTIONS:
         _correct(correction)
     with suppress(LookupError):
-        _replace(*_found(_PRINTING), tables_of_references)
+        _replace(*_resolve(_PANDAS_IS_SEQUENCE), tables_of_references)
 
 
 def _correct(correction: Correction) -> None:
     try:
-        found = [(*_found(place), correct) for place, correct in correction.places.items()]
+        found = [(*_resolve(place), correct) for place, correct in correction.places.items()]
         for place in correction.needs:
-            _found(place)
+            _resolve(place)
     except LookupError as missing:
         absent = missing.args[0], correction.lost
-        if absent in _told:
+        if absent in _warned:
             return
-        _told.add(absent)
+        _warned.add(absent)
         warnings.warn(
             f"DataJoint {dj.__version__} has no {missing.args[0]}, which dj-npy corrects: "
             f"{correction.lost}. See whether there is a newer dj-npy",
@@ -415,8 +415,8 @@ def _correct(correction: Correction) -> None:
         _replace(owner, name, correct)
 
 
-def _found(place: str) -> tuple[Any, str]:
-    """Return what has a method, and the method's name."""
+def _resolve(place: str) -> tuple[Any, str]:
+    """Return the object that has a method, and the method's name."""
     module, _, path = place.partition(":")
     *owners, name = path.split(".")
     try:

@@ -1,4 +1,4 @@
-"""What the rows of a database say of the store that they were written to."""
+"""What the rows of a database say about the store of their files."""
 
 import json
 import threading
@@ -15,16 +15,16 @@ from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._stores import Store, identity
 
 _LostConnection: Any = getattr(dj.errors, "LostConnectionError", ())
-_NEWEST, _AMONG = 20, 200
-"""Values that are looked at, and the rows among which they are sought: many may have none."""
-_PATIENCE_S = 2
+_NEWEST, _SCANNED = 20, 200
+"""Values to check, and the newest rows to search for them: many may be NULL."""
+_LOCK_TIMEOUT_S = 2
 _IN_TRANSACTION, _FAILED = 2, 3
 """libpq's PQTRANS_INTRANS and _INERROR."""
 
 
-class RowsOf:
+class TableWitness:
     """
-    The rows of a table into which is written, and of its schema: an `identity.Witness`.
+    The rows of a table that is written to, and of its schema: an `identity.Witness`.
 
     Parameters
     ----------
@@ -39,43 +39,43 @@ class RowsOf:
 
     @cached_property
     def key(self) -> Hashable:
-        """The table, and in which database."""
+        """Identifies the table and its connection."""
         return id(self._connection), self._table.database, self._table.table_name
 
     def rows(self, store: Store) -> Iterator[list[ArrayMetadata] | None]:
-        """Yield rows as `identity.Witness` says."""
+        """Yield rows as `identity.Witness` specifies."""
         default = self._connection._config.stores.get("default")
         try:
-            yield list(_of(store, default, self._of_table()))
+            yield list(_referring_rows(store, default, self._newest_values()))
         except _LostConnection:
             raise
-        except Exception:  # of DataJoint or a driver, such as for an account that may only insert
+        except Exception:  # DataJoint's or the driver's: the account may have INSERT only
             yield None
         try:
-            # Over a connection of its own: a refusal would end the caller's transaction.
+            # On another connection: an error would end the caller's transaction.
             with snapshot(self._connection) as now:
-                now.wait_at_most(_PATIENCE_S)
+                now.limit_lock_wait(_LOCK_TIMEOUT_S)
                 columns = now.columns([self._table.database])
-                yield list(_of(store, default, _newest_of(now, columns)))
+                yield list(_referring_rows(store, default, _newest_of(now, columns)))
         except Exception:
             yield None
 
-    def _of_table(self) -> Iterator[Any]:
-        """Yield newest values over the connection of the insert, which sees what it has done."""
+    def _newest_values(self) -> Iterator[Any]:
+        """Yield the newest values on the insert's connection, which sees its own changes."""
         connection, heading = self._connection, self._table.heading
-        guarded = False
+        uses_savepoint = False
         if connection.adapter.backend == "postgresql":
             status = connection._conn.info.transaction_status
             if status == _FAILED:
                 raise StoreError("the transaction has failed")
-            guarded = status == _IN_TRANSACTION
+            uses_savepoint = status == _IN_TRANSACTION
 
         def execute(statement: str) -> None:
-            # Past DataJoint, where a savepoint has a transaction forget its files.
+            # Not through DataJoint, where a savepoint makes the transaction forget its files.
             with connection._conn.cursor() as cursor:
                 cursor.execute(statement)
 
-        if guarded:  # an error would end the transaction
+        if uses_savepoint:  # an error would end the transaction
             execute("SAVEPOINT dj_npy_store")
         found: list[Any] = []
         try:
@@ -84,31 +84,31 @@ class RowsOf:
                     table, key = self._table.full_table_name, self._table.primary_key
                     sql = _newest(connection.adapter, table, name, key)
                     found += connection.query(sql.replace("%", "%%")).fetchall()
-        except _LostConnection:  # and so is the transaction, as the caller is to know
+        except _LostConnection:  # the transaction is lost too, which the caller must know
             raise
         except Exception:
-            if guarded:
+            if uses_savepoint:
                 execute("ROLLBACK TO SAVEPOINT dj_npy_store")
             raise
-        if guarded:
+        if uses_savepoint:
             execute("RELEASE SAVEPOINT dj_npy_store")
         return (value for (value,) in found)
 
 
 def check_stores(connection: Any, columns: Sequence[Column], stores: Iterable[Store]) -> None:
     """
-    Raise for a store that is not the one which the rows of some columns mean.
+    Raise if a store is not the one that the rows of some columns mean.
 
     Raises
     ------
     StoreError
-        With what was found and expected.
+        If one is not: says what was found and expected.
     """
     default = connection._config.stores.get("default")
     with snapshot(connection) as now:
         values = list(_newest_of(now, columns))
     for store in stores:
-        rows = list(_of(store, default, values))
+        rows = list(_referring_rows(store, default, values))
         reason = identity.contradiction(store, identity.read(store), rows)
         if reason is not None:
             raise StoreError(f"refused to collect {reason}. Nothing was removed")
@@ -119,7 +119,7 @@ def rows_of(
 ) -> Iterator[ArrayMetadata]:
     """Yield every row of some columns that refers to a store."""
     for column in columns:
-        yield from _of(store, default, (row[-1] for row in now.rows(column)))
+        yield from _referring_rows(store, default, (row[-1] for row in now.rows(column)))
 
 
 def _newest_of(now: Snapshot, columns: Iterable[Column]) -> Iterator[Any]:
@@ -135,16 +135,16 @@ def _newest(adapter: Any, table: str, attribute: str, key: Sequence[str]) -> str
     order = ", ".join(f"{adapter.quote_identifier(each)} DESC" for each in key)
     return (
         f"SELECT {name} FROM (SELECT {name} FROM {table}{f' ORDER BY {order}' if order else ''} "
-        f"LIMIT {_AMONG}) AS newest WHERE {name} IS NOT NULL LIMIT {_NEWEST}"
+        f"LIMIT {_SCANNED}) AS newest WHERE {name} IS NOT NULL LIMIT {_NEWEST}"
     )
 
 
-def _of(store: Store, default: Any, values: Iterable[Any]) -> Iterator[ArrayMetadata]:
-    """Yield the rows that refer to a store, of what columns hold."""
+def _referring_rows(store: Store, default: Any, values: Iterable[Any]) -> Iterator[ArrayMetadata]:
+    """Yield the rows that refer to a store, from values of columns."""
     for value in values:
         try:
             row = ArrayMetadata(json.loads(value) if isinstance(value, str) else value)
             if (row.store or default) == store.name and row.path:
                 yield row
-        except (ArrayCorruptError, ValueError, RecursionError):  # nobody's, or odd
+        except (ArrayCorruptError, ValueError, RecursionError):  # not ours, or invalid
             continue

@@ -1,4 +1,4 @@
-"""Stores: one contract (`base`), one module a backend."""
+"""Stores: one interface (`base`) and one module per backend."""
 
 from dj_npy._stores.base import Listed, Replace, Stat, Store
 from dj_npy._stores.described import StoreConfig, describe

@@ -1,4 +1,4 @@
-"""What every store can do, and the checks that stand in front of all of them."""
+"""The interface of all stores, with the checks that they share."""
 
 import os
 import re
@@ -12,58 +12,58 @@ from typing import Any, NamedTuple
 from dj_npy._concurrency.threads import cancellable
 from dj_npy._errors import ArrayInvalidError, ArrayMissingError, NpyError, StoreError
 from dj_npy._selection.parts import Limits, Part
-from dj_npy._stores.pieces import Made, counted, targets
+from dj_npy._stores.pieces import RecordedPieces, counted, targets
 
 Buffer = memoryview | bytearray
 Replace = Callable[[Sequence[memoryview], str], None]
-"""Replaces a file by contents of that checksum, and raises if another has done so meanwhile."""
+"""Replaces a file by contents with that checksum; raises if another writer has changed it."""
 
-_ASTRAY = timedelta(seconds=2)
+_TIME_TOLERANCE = timedelta(seconds=2)
 """
-Most by which two answers about the time of one file differ.
+Tolerance between two timestamps of the same file.
 
-Some servers tell fractions of a second only in a listing, and rclone's times are some
-milliseconds apart as well.
+Some servers give fractions of a second only in listings, and rclone's times differ by some
+milliseconds.
 """
 UNTIMED = datetime.max.replace(tzinfo=UTC)
-"""The time of a file whose own makes no sense: it is younger than any other."""
+"""The time of a file without a valid one: it counts as newer than any other."""
 _HEX_TAG = re.compile(r"[0-9a-fA-F]{32}(?:-\d+)?")
-_CLIMBS = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\0\ud800-\udfff]")
-_CLIMBS_ON_WINDOWS = re.compile(r"\\|:")
+_UNSAFE = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\0\ud800-\udfff]")
+_UNSAFE_ON_WINDOWS = re.compile(r"\\|:")
 _LONGEST_PATH = 4096
-"""Characters: Linux takes no longer one, and object stores a quarter of it."""
+"""Characters: the limit of Linux; that of object stores is a quarter of it."""
 MARKER = ".dj-npy-store"
-"""A file at a store's root that says which store it is."""
+"""A file at a store's root that identifies the store."""
 PROBE = ".dj-npy-probe"
-"""An empty object that stays at a store's root: whether it can be created twice tells a lot."""
+"""An empty object that stays at a store's root, to probe whether it can be created twice."""
 
 
 CLOCK = ".dj-npy-clock"
-"""A folder at a store's root, of an object that comes and goes; or stays, if it must."""
+"""A folder at a store's root for a temporary object; it stays where removal is not allowed."""
 
 
 class Stat(NamedTuple):
-    """What a store knows of a file without reading it."""
+    """Metadata of a file that a store returns without reading it."""
 
     nbytes: int
     version: str
-    """Changes whenever the contents do; ``""`` where the store cannot tell."""
+    """Changes with the contents; ``""`` where the store has no versions."""
 
 
 class Listed(NamedTuple):
-    """A file in a listing, or an upload that has not ended."""
+    """A file in a listing, or an unfinished upload."""
 
     path: str
     nbytes: int
     modified: datetime
-    """With a time zone; by the store's clock, as :meth:`Store.now` is. It may be `UNTIMED`."""
+    """With a time zone, by the store's clock as in :meth:`Store.now`, or `UNTIMED`."""
     version: str
-    """As in `Stat`; of an upload, its number."""
+    """As in `Stat`; for an upload, its id."""
     leads_to: str = ""
     """
-    The version of the file of this machine that would be lost with it, or to which a link leads.
+    The version of the local file that would be lost with it, or that a link points to.
 
-    Empty, if the file has other names, hard links, which it keeps.
+    Empty if the file has other hard links, which keep it.
     """
 
 
@@ -71,90 +71,88 @@ class Store(ABC):
     """
     Files at paths, created once and never overwritten.
 
-    A path is relative to the store, its components joined by ``/``; one that is absolute or
-    climbs out of the store is refused before any I/O. Offsets and sizes are in bytes.
+    A path is relative to the store, its components joined by ``/``. An absolute path, or one that
+    leaves the store, is refused before any I/O. Offsets and sizes are in bytes.
 
-    Every method raises :class:`StoreError` where the store cannot be used (no permission, no
-    space, no such folder), and those that take an existing path :class:`ArrayMissingError`
-    where there is no file.
+    Every method raises :class:`StoreError` if the store cannot be used (no permission, no space, no
+    such folder); methods that take an existing path raise :class:`ArrayMissingError` if there is no
+    file.
 
     Parameters
     ----------
     name : str
-        What the DataJoint configuration calls the store.
+        Name of the store in the DataJoint configuration.
     """
 
     is_local = False
-    """Whether reading a little more, or once more, costs next to nothing."""
+    """Whether reading a little more, or again, costs next to nothing."""
     single_read_max = 0
-    """Bytes of a file up to which :meth:`read_files` is the quickest way to read it."""
+    """File size in bytes up to which :meth:`read_files` is the fastest way to read."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.known: Any = None
-        """What is known of which store this is: see `_identity`."""
-        self.read_lately: Any = None
+        """What is known of this store's identity: see `_identity`."""
+        self.last_read: Any = None
 
     def create(self, paths: Iterable[str], pieces: Iterable[memoryview], nbytes: int) -> str:
         """
-        Create a file under the first of `paths` that is not taken, and return that path.
+        Create a file at the first of `paths` that does not exist, and return that path.
 
-        When this returns, readers in other processes see the whole file and the store keeps
-        it. When it raises, nothing is left.
+        When this returns, the file is durable and other processes see all of it. When it raises,
+        nothing is left.
 
         Parameters
         ----------
         paths : iterable of str
-            Names in one folder, in the order they are tried: first the one that is wanted,
-            then endless random ones, which nobody else has. A store that cannot create
-            exclusively begins with the second.
+            Names in one folder, in the order to try: first the wanted name, then endless random
+            ones, which are unique. A store that cannot create exclusively starts with the second.
         pieces : iterable of memoryview
-            The file's bytes. A piece stays as it is for as long as it is referred to.
+            The file's bytes. A piece does not change while it is referenced.
         nbytes : int
-            How many they are; any other number raises :class:`ArrayInvalidError`.
+            Size of the file; any other raises :class:`ArrayInvalidError`.
         """
-        checked = (self.checked(path) for path in paths)
-        made = Made(counted(cancellable(pieces), nbytes))
+        safe = (self.check_path(path) for path in paths)
+        recorded = RecordedPieces(counted(cancellable(pieces), nbytes))
         try:
-            return self._create(checked, iter(made), nbytes)
+            return self._create(safe, iter(recorded), nbytes)
         except BaseException:
-            if made.failure is None:
+            if recorded.failure is None:
                 raise
         try:
-            raise made.failure  # and not what the store makes of it
+            raise recorded.failure  # and not the store's error that followed from it
         finally:
-            made.failure = None  # its traceback holds what holds it
+            recorded.failure = None  # break the reference cycle through its traceback
 
-    def copied(self, paths: Iterable[str], source: str, nbytes: int) -> str | None:
+    def create_copy(self, paths: Iterable[str], source: str, nbytes: int) -> str | None:
         """
-        Create a copy of `source`, a file of this store, without its bytes coming here.
+        Create a copy of `source`, a file of this store, within the store.
 
-        Otherwise as :meth:`create`. Returns None where the store cannot.
+        Otherwise as :meth:`create`. Returns None if the store cannot.
         """
-        return self._copied(map(self.checked, paths), self.checked(source), nbytes)
+        return self._create_copy(map(self.check_path, paths), self.check_path(source), nbytes)
 
     def read_parts(self, path: str, parts: Iterable[Part]) -> Stat | None:
         """
-        Read some parts of a file, and return its size and version.
+        Read parts of a file, and return its size and version.
 
-        Returns None, with nothing read that could be relied on, if the file ends within a
-        part, or was another for one part than for the next.
+        Returns None, and the data are invalid, if the file ends within a part or changed between
+        two parts.
 
         Parameters
         ----------
         path : str
             The file.
         parts : iterable of Part
-            At least one. In the file's order, without overlap; they are looked at as they
-            are read, few at a time.
+            At least one, in file order, without overlap; consumed lazily, a few at a time.
         """
-        return self._read_parts(self.checked(path), cancellable(parts))
+        return self._read_parts(self.check_path(path), cancellable(parts))
 
     def read_into(self, path: str, start: int, buffers: Sequence[memoryview]) -> int | None:
         """
-        Fill `buffers`, one after the other, from `start` on, and return the file's size.
+        Fill `buffers`, one after the other, starting at `start`, and return the file's size.
 
-        Returns None, with nothing read that could be relied on, if the file ends before.
+        Returns None, and the data are invalid, if the file ends before.
         """
         if start < 0:
             raise ArrayInvalidError(f"cannot read {self.where(path)} from byte {start} on")
@@ -174,44 +172,46 @@ class Store(ABC):
 
     def read_files(self, files: Iterable[tuple[str, Sequence[Buffer], int]]) -> list[bool]:
         """
-        Fill buffers from each file's beginning on.
+        Fill buffers from the beginning of each file.
 
         Parameters
         ----------
         files : iterable of tuple
-            Path, buffers, and their bytes in all.
+            Path, buffers, and their total size.
 
         Returns
         -------
         list of bool
-            Whether the file is as long as its buffers, and was read. What is the matter with
-            one that is not, the other methods tell.
+            Whether the file was read and is exactly as long as its buffers. Where it is False, the
+            other methods raise the reason.
         """
-        return self._read_files((self.checked(path), some, nbytes) for path, some, nbytes in files)
+        return self._read_files(
+            (self.check_path(path), some, nbytes) for path, some, nbytes in files
+        )
 
     def read_beginning(self, path: str, length: int) -> tuple[bytes, Stat]:
-        """Return the first `length` bytes, at least one, or all there are, and size and version."""
-        return self._read_beginning(self.checked(path), length)
+        """Return the first `length` bytes (at least 1), or all there are, with size and version."""
+        return self._read_beginning(self.check_path(path), length)
 
     def pieces(self, path: str) -> Iterable[memoryview]:
-        """Return the file's bytes in pieces; a piece stays as it is while it is referred to."""
-        return cancellable(self._pieces(self.checked(path)))
+        """Return the file's bytes in pieces; a piece does not change while it is referenced."""
+        return cancellable(self._pieces(self.check_path(path)))
 
     def remove(self, path: str) -> None:
-        """Remove a file; one that is not there is none the less removed."""
-        self._remove(self.checked(path))
+        """Remove a file, if it exists."""
+        self._remove(self.check_path(path))
 
     def stat(self, path: str) -> Stat:
         """Return size and version of a file."""
-        return self._stat(self.checked(path))
+        return self._stat(self.check_path(path))
 
     def files(self, folder: str = "") -> Iterator[Listed]:
         """
-        Yield every file in `folder` and below, ``""`` being the whole store; in no order.
+        Yield every file in `folder` and below, in no order; ``""`` is the whole store.
 
-        A folder that is not there is empty. What a store has of its own is left out.
+        A missing folder is empty. The store's own files are left out.
         """
-        found = self._files(self.checked(folder) if folder else "")
+        found = self._files(self.check_path(folder) if folder else "")
         own = {MARKER, PROBE}
         return (
             each
@@ -220,7 +220,7 @@ class Store(ABC):
         )
 
     def now(self) -> datetime:
-        """Return the time of the store's own clock, with a time zone. This writes to the store."""
+        """Return the time of the store's clock, with a time zone. This writes to the store."""
         now = self._now()
         if now == UNTIMED:
             raise StoreError(
@@ -231,12 +231,12 @@ class Store(ABC):
 
     def remove_listed(self, listed: Listed) -> bool:
         """
-        Remove a file, if it is still the one that was listed, and return whether it was.
+        Remove a file if it is still as it was listed, and return whether it was.
 
-        Where the store lists it as before, and yet tells something else when it is asked for it,
-        that is an error: it would never go.
+        If the store still lists it so, but reports it otherwise by itself, that is an error: it
+        could never be removed.
         """
-        path = self.checked(listed.path)
+        path = self.check_path(listed.path)
         try:
             found = self._listed(path)
         except ArrayMissingError:
@@ -247,79 +247,79 @@ class Store(ABC):
                 for each in self._files(path.rpartition("/")[0])
             ):
                 raise StoreError(
-                    f"could not remove {self.where(path)}: the store lists it as {_told(listed)}, "
-                    f"and tells when asked for it that it is {_told(found)}. Remove it by hand"
+                    f"could not remove {self.where(path)}: the store lists it as "
+                    f"{_describe(listed)}, and tells when asked for it that it is "
+                    f"{_describe(found)}. Remove it by hand"
                 )
             return False
         self._remove(path)
         return True
 
     def uploads(self, folder: str = "") -> Iterator[Listed]:
-        """Yield the uploads into `folder` and below that have begun and not ended."""
-        return self._uploads(self.checked(folder) if folder else "")
+        """Yield the unfinished uploads into `folder` and below."""
+        return self._uploads(self.check_path(folder) if folder else "")
 
     def abort(self, upload: Listed) -> None:
-        """Throw away what has been uploaded of one."""
+        """Abort an unfinished upload."""
         self._abort(upload)
 
-    def prune(self, folder: str, may_go: Callable[[str], bool]) -> None:
-        """Remove the empty folders below `folder` of which `may_go`, where a store has such."""
-        self._prune(self.checked(folder) if folder else "", may_go)
+    def prune(self, folder: str, is_removable: Callable[[str], bool]) -> None:
+        """Remove empty folders below `folder` for which `is_removable` holds, if there are any."""
+        self._prune(self.check_path(folder) if folder else "", is_removable)
 
     def place(self) -> object:
-        """Return what changes where another folder has come into the place of the store's."""
+        """Return a value that changes if another folder takes the place of the store's."""
         return None
 
     def is_empty(self) -> bool:
-        """Whether the store is a folder with nothing in it."""
+        """Whether the store is an empty folder."""
         return False
 
     def mark(self, contents: bytes, *, replace: bool = False) -> bool:
         """
-        Create the store's `MARKER` unless there is one, or replace it.
+        Create the store's `MARKER` unless it exists, or replace it.
 
         Returns whether it certainly has these contents now.
         """
         return self._mark(contents, replace)
 
     def open_to_map(self, path: str) -> FileIO:
-        """Open a file of this machine that holds the same bytes, for a memory map."""
-        return self._open_to_map(self.checked(path))
+        """Open a local file with the same bytes, for a memory map."""
+        return self._open_to_map(self.check_path(path))
 
     def open_to_change(self, path: str) -> tuple[FileIO, Replace | None]:
         """
-        Open a file of this machine that holds the same bytes, for a map that is written to.
+        Open a local file with the same bytes, for a writable memory map.
 
-        Returns the file, and what brings its new contents into the store; None if it is the
-        very file that the store has.
+        Returns the file, and a function that writes its new contents to the store; None if the file
+        is the store's own.
         """
-        return self._open_to_change(self.checked(path))
+        return self._open_to_change(self.check_path(path))
 
     def changed(self, path: str) -> str | None:
         """
-        Return the checksum of what a file was last changed to through such a map.
+        Return the checksum of a file after its last change through such a map.
 
-        It is ``""`` where only that it may have been changed is known, and None where not
-        even that is.
+        ``""`` if only a possible change is known, None if not even that.
         """
-        return self._changed(self.checked(path))
+        return self._changed(self.check_path(path))
 
     @property
     @abstractmethod
     def limits(self) -> Limits:
-        """In what portions the store is best read."""
+        """The read sizes that suit the store best."""
 
     def where(self, path: str) -> str:
-        """Return what an error calls a file: store and path."""
+        """Return how an error names a file: path and store."""
         return f"the array at {path!r} in store {self.name!r}"
 
-    def checked(self, path: str) -> str:
+    def check_path(self, path: str) -> str:
         """Return `path`, or raise if it could leave the store."""
         if (
             not isinstance(path, str)
             or len(path) > _LONGEST_PATH
-            or _CLIMBS.search(path)
-            or (os.name == "nt" and _CLIMBS_ON_WINDOWS.search(path))
+            or _UNSAFE.search(path)
+            or (os.name == "nt" and _UNSAFE_ON_WINDOWS.search(path))
         ):
             raise StoreError(
                 f"refused the path {path!r:.300} in store {self.name!r}: a path is relative, of "
@@ -329,13 +329,13 @@ class Store(ABC):
         return path
 
     @abstractmethod
-    def refused(self, error: Exception, path: str, verb: str) -> NpyError:
-        """Return what to raise for a backend's error: the one place where it is translated."""
+    def translate_error(self, error: Exception, path: str, verb: str) -> NpyError:
+        """Return the error to raise for a backend's error. Translates all of them."""
 
     @abstractmethod
     def _create(self, paths: Iterator[str], pieces: Iterator[memoryview], nbytes: int) -> str: ...
 
-    def _copied(self, paths: Iterator[str], source: str, nbytes: int) -> str | None:  # noqa: ARG002
+    def _create_copy(self, paths: Iterator[str], source: str, nbytes: int) -> str | None:  # noqa: ARG002
         return None
 
     @abstractmethod
@@ -351,7 +351,7 @@ class Store(ABC):
 
     @abstractmethod
     def _part_of(self, nbytes: int) -> int:
-        """Return in parts of what size so many bytes in a row are best read."""
+        """Return the best part size to read so many consecutive bytes."""
 
     @abstractmethod
     def _read_beginning(self, path: str, length: int) -> tuple[bytes, Stat]: ...
@@ -380,7 +380,7 @@ class Store(ABC):
     def _abort(self, upload: Listed) -> None:
         raise NotImplementedError(upload)
 
-    def _prune(self, folder: str, may_go: Callable[[str], bool]) -> None:  # noqa: B027
+    def _prune(self, folder: str, is_removable: Callable[[str], bool]) -> None:  # noqa: B027
         pass
 
     @abstractmethod
@@ -397,18 +397,18 @@ class Store(ABC):
 
 
 def _are_one(one: Listed, other: Listed) -> bool:
-    # Another of that name was made after the listing, and so is later by `older_than`.
+    # A new file of that name was created after the listing, so it is newer by `older_than`.
     return (
         (one.nbytes, _tag(one.version)) == (other.nbytes, _tag(other.version))
-        and abs(one.modified - other.modified) < _ASTRAY
+        and abs(one.modified - other.modified) < _TIME_TOLERANCE
     )  # fmt: skip
 
 
 def _tag(version: str) -> str:
-    """Return a version as it is, however it is quoted; some write hexadecimal digits large."""
+    """Return a version without its quotes; some servers write hexadecimal digits in capitals."""
     tag = version.strip().removeprefix("W/").strip('"')
     return tag.lower() if _HEX_TAG.fullmatch(tag) else tag
 
 
-def _told(listed: Listed) -> str:
+def _describe(listed: Listed) -> str:
     return f"of {listed.nbytes} bytes, version {listed.version!r}, {listed.modified}"

@@ -1,4 +1,4 @@
-"""HTTP requests that end in time, however slowly a server answers."""
+"""HTTP requests with a deadline, however slowly a server answers."""
 
 import io
 import socket
@@ -12,7 +12,7 @@ from dj_npy._stores.environment import Proxies, tls
 
 
 class _Timed(socket.SocketIO):
-    """Bytes from a socket, none of which is waited for beyond a time."""
+    """Reads from a socket, each with the same deadline."""
 
     def __init__(self, sock: socket.socket, until: float) -> None:
         super().__init__(sock, "r")
@@ -27,14 +27,14 @@ class _Timed(socket.SocketIO):
 
 
 class Timed(HTTPConnection):
-    """A connection whose answers, head included, have come `until` then, or raise an error."""
+    """A connection whose answers, headers included, arrive by `until`, or raise an error."""
 
     until = 0.0
 
     def response_class(  # type: ignore[override]
         self, sock: socket.socket, *args: Any, **options: Any
     ) -> HTTPResponse:
-        """Return an answer that is read in time."""
+        """Return a response that is read by the deadline."""
         response = HTTPResponse(sock, *args, **options)
         response.fp.close()
         sock._io_refs += 1  # type: ignore[attr-defined]  # as `makefile` does
@@ -43,7 +43,7 @@ class Timed(HTTPConnection):
 
 
 class Connection(Timed):
-    """The same, told when at once."""
+    """The same, with the deadline as an argument."""
 
     def __init__(self, *args: Any, until: float = 0, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -54,8 +54,8 @@ class SecureConnection(Connection, HTTPSConnection):
     """The same over TLS."""
 
 
-def opened(request: Request, silence_s: float, until: float, proxy: str | None = None) -> Any:
-    """As `urllib.request.urlopen`: the answer, and those to redirections, come `until` then."""
+def open_url(request: Request, silence_s: float, until: float, proxy: str | None = None) -> Any:
+    """As `urllib.request.urlopen`, with a deadline `until` for the answer and its redirects."""
 
     class Plain(HTTPHandler):
         def http_open(self, request: Request) -> HTTPResponse:

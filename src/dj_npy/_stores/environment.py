@@ -1,4 +1,4 @@
-"""What the environment says of the network, alike for every client: certificates, proxies, keys."""
+"""Network settings from the environment, the same for every client: certificates, proxies, keys."""
 
 import base64
 import os
@@ -22,22 +22,22 @@ _ENCRYPTION = {
     "AWS_SSE_KMS_KEY_ID": "SSEKMSKeyId",
     "AWS_SSE_BUCKET_KEY_ENABLED": "BucketKeyEnabled",
 }
-"""As obstore reads them, and what botocore calls them."""
-_YES = ("true", "1", "yes", "on")
+"""The variables that obstore reads, and botocore's arguments."""
+_TRUE = ("true", "1", "yes", "on")
 
 
 def ca_bundle() -> str | None:
     """
-    Return the file of certificates to trust: the first that a variable names, or None.
+    Return the file of CA certificates: the first one that a variable names, or None.
 
     Raises
     ------
     StoreError
-        If it cannot be read, or has none in it.
+        If it cannot be read, or has no certificates.
     """
     for variable in _BUNDLES:
         path = os.environ.get(variable)
-        if not path or os.path.isdir(path):  # requests takes a folder; nobody else does
+        if not path or os.path.isdir(path):  # only requests accepts a folder
             continue
         what = f"the environment variable {variable} names {path!r}, a file of certificates"
         try:
@@ -57,36 +57,36 @@ def _contents(path: str) -> bytes:
         return file.read()
 
 
-def trusted() -> bytes | None:
-    """Return the certificates of :func:`ca_bundle`."""
+def ca_certificates() -> bytes | None:
+    """Return the contents of :func:`ca_bundle`."""
     path = ca_bundle()
     return None if path is None else _contents(path)
 
 
 def tls() -> ssl.SSLContext:
-    """Return what trusts the system's certificates, and those of :func:`ca_bundle`."""
+    """Return an SSL context with the system's certificates and those of :func:`ca_bundle`."""
     context = ssl.create_default_context()
     if path := ca_bundle():
         context.load_verify_locations(path)
     return context
 
 
-def proxy_for(url: str, said: Any = None) -> str | None:
+def proxy_for(url: str, configured: Any = None) -> str | None:
     """
-    Return the proxy of requests to `url`: of the store's settings, or the environment's.
+    Return the proxy for requests to `url`: from the store's settings, or the environment.
 
-    The one place where that is decided: every client is told, and asks nobody else.
+    The only place where this is decided: every client is configured with the result.
 
     Raises
     ------
     StoreError
-        If it is of a kind that not every client knows.
+        If not every client supports this kind of proxy.
     """
-    if said:
-        return str(said)
+    if configured:
+        return str(configured)
     parts, proxies = urlsplit(url), getproxies()
     found = proxies.get(parts.scheme) or proxies.get("all")
-    if not found or _goes_directly(parts, proxies.get("no", "")):
+    if not found or _bypasses_proxy(parts, proxies.get("no", "")):
         return None
     found = found if "://" in found else f"http://{found}"
     if not found.lower().startswith(("http://", "https://")):
@@ -97,8 +97,8 @@ def proxy_for(url: str, said: Any = None) -> str | None:
     return found
 
 
-def _goes_directly(parts: SplitResult, exceptions: str) -> bool:
-    """Whether `NO_PROXY` has a host: its name, domain, port, network, or ``*``."""
+def _bypasses_proxy(parts: SplitResult, exceptions: str) -> bool:
+    """Whether `NO_PROXY` matches: by host, domain, port, network, or ``*``."""
     host = parts.hostname or ""
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     if proxy_bypass(f"{host}:{port}"):
@@ -106,50 +106,50 @@ def _goes_directly(parts: SplitResult, exceptions: str) -> bool:
     for exception in exceptions.split(","):
         if exception.strip() == "*":
             return True
-        with suppress(ValueError):  # either is no number
+        with suppress(ValueError):  # not IP addresses
             if ip_address(host) in ip_network(exception.strip(), strict=False):
                 return True
     return False
 
 
 class Proxies(ProxyHandler):
-    """The proxy that :func:`proxy_for` says, for `urllib`, which has exceptions of its own."""
+    """The proxy of :func:`proxy_for` for `urllib`, whose own exceptions differ."""
 
-    def __init__(self, said: Any = None) -> None:
+    def __init__(self, configured: Any = None) -> None:
         super().__init__({})
-        self._said = said
+        self._configured = configured
 
     def http_open(self, request: Request) -> Any:
-        """Have a request sent through the proxy."""
-        proxy = urlsplit(proxy_for(request.full_url, self._said) or "")
+        """Send a request through the proxy."""
+        proxy = urlsplit(proxy_for(request.full_url, self._configured) or "")
         if not proxy.netloc or request.has_proxy():
             return None
         if proxy.username is not None:
             login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
             value = f"Basic {base64.b64encode(login).decode()}"
             request.add_unredirected_header("Proxy-Authorization", value)
-        wanted = request.type
+        scheme = request.type
         request.set_proxy(proxy.netloc.rpartition("@")[2], proxy.scheme)
-        if wanted in ("https", proxy.scheme):
-            return None  # goes on to what opens connections
+        if scheme in ("https", proxy.scheme):
+            return None  # left to the handler that opens connections
         return self.parent.open(request, timeout=request.timeout)
 
     https_open = http_open
 
 
 def encryption() -> dict[str, Any]:
-    """Return the arguments of botocore for an object that the bucket wants encrypted."""
+    """Return botocore's arguments for server-side encryption."""
     found: dict[str, Any] = {
         name: os.environ[variable]
         for variable, name in _ENCRYPTION.items()
         if os.environ.get(variable)
     }
     if "BucketKeyEnabled" in found:
-        found["BucketKeyEnabled"] = found["BucketKeyEnabled"].lower() in _YES
+        found["BucketKeyEnabled"] = found["BucketKeyEnabled"].lower() in _TRUE
     return found
 
 
-def payer() -> dict[str, str]:
-    """Return the header by which one pays for requests to the bucket of somebody else."""
-    said = os.environ.get("AWS_REQUEST_PAYER", "").lower()
-    return {"x-amz-request-payer": "requester"} if said in (*_YES, "requester") else {}
+def payer_header() -> dict[str, str]:
+    """Return the header for requester-pays buckets."""
+    value = os.environ.get("AWS_REQUEST_PAYER", "").lower()
+    return {"x-amz-request-payer": "requester"} if value in (*_TRUE, "requester") else {}

@@ -24,17 +24,17 @@ logger = logging.getLogger("dj_npy")
 
 _PARTIAL = ".part"
 _ABANDONED_S = 3600.0
-"""Age after which a download that does not grow is nobody's any more."""
+"""Age in seconds after which a download that does not grow is abandoned."""
 _LOCKS = 64
 _OURS = re.compile(rf"[0-9a-f]{{64}}({re.escape(_PARTIAL)})?")
-"""Names of copies and of downloads: nothing else is ever removed."""
+"""Names of copies and downloads: no other file is ever removed."""
 
-_threads = [threading.Lock() for _ in range(_LOCKS)]
+_thread_locks = [threading.Lock() for _ in range(_LOCKS)]
 
 
 def _forget_locks() -> None:
-    """In a forked child: no thread of it holds any."""
-    _threads[:] = [threading.Lock() for _ in range(_LOCKS)]
+    """In a forked child: replace the locks, which no thread of it holds."""
+    _thread_locks[:] = [threading.Lock() for _ in range(_LOCKS)]
 
 
 if hasattr(os, "register_at_fork"):
@@ -42,81 +42,80 @@ if hasattr(os, "register_at_fork"):
 
 
 class QuietFile(FileIO):
-    """A file that is closed when nobody has it any more, without a warning."""
+    """A file that is closed without a warning when it is garbage collected."""
 
     def __del__(self) -> None:
         self.close()
 
 
-def opened(
-    key: tuple[str, ...], nbytes: int, download: Callable[[FileIO], None], what: str
+def open_copy(
+    key: tuple[str, ...], nbytes: int, download: Callable[[FileIO], None], label: str
 ) -> FileIO:
     """
-    Open the copy of a remote file, which is downloaded if it is not there.
+    Open the local copy of a remote file; download it if needed.
 
-    However many threads and processes ask, it is downloaded once. It appears whole or not
-    at all. The copies that were opened longest ago are removed beyond
-    ``settings.cache_bytes``; a map of one that is removed stays as it is (on Windows, it is
-    not removed).
+    It is downloaded once for all threads and processes, and appears whole or not at all. Beyond
+    ``settings.cache_bytes``, the copies opened longest ago are removed; a map of a removed copy
+    stays valid (on Windows, a mapped copy is not removed).
 
     Parameters
     ----------
     key : tuple of str
-        What the copy is of, the version of its contents included.
+        Identifies the remote file and the version of its contents.
     nbytes : int
         Size of the file.
     download : callable
-        Writes the file's bytes to a file that is open for it.
-    what : str
+        Writes the file's bytes to an open file.
+    label : str
         What an error calls the file.
 
     Raises
     ------
     StoreError
-        If the cache folder cannot be used, or is open to others.
+        If the cache folder cannot be used, or others may enter it.
     """
     name = _name(key)
-    with _usable(what, nbytes):
+    with _translate_errors(label, nbytes):
         folder = _private_folder("maps")
         copy = folder / name
-        with _one_at_a_time(folder, name):
-            file = _whole(copy, nbytes) or _downloaded(copy, nbytes, download, what)
-            with suppress(OSError):  # another process has just removed it to make room
+        with _locked(folder, name):
+            file = _open_complete(copy, nbytes) or _download(copy, nbytes, download, label)
+            with suppress(OSError):  # another process just removed it to make room
                 os.utime(file.fileno() if os.utime in os.supports_fd else copy)
             return file
 
 
-def working_copy(key: tuple[str, ...], original: FileIO, what: str) -> FileIO:
+def working_copy(key: tuple[str, ...], original: FileIO, label: str) -> FileIO:
     """
-    Open a copy of a file that is to be changed; nobody but who asks for it removes it.
+    Open a writable copy of a file; only the caller removes it.
 
     Parameters
     ----------
     key : tuple of str
-        What the copy is of.
+        Identifies the remote file.
     original : FileIO
-        What is copied.
-    what : str
+        The file to copy.
+    label : str
         What an error calls the file.
 
     Raises
     ------
     StoreError
-        If the cache folder cannot be used, or is open to others.
+        If the cache folder cannot be used, or others may enter it.
     """
     name = _name(key)
-    with _usable(what, os.fstat(original.fileno()).st_size):
+    with _translate_errors(label, os.fstat(original.fileno()).st_size):
         folder = _private_folder("changed")
         others = sorted(map(str, folder.glob(f"{name[:32]}-*.npy")))
         if others:
             logger.warning(
                 "There are other working copies of %s: %s. Their names end in the number of the "
                 "process; if it has ended, what it changed was never written back.",
-                what,
+                label,
                 ", ".join(others),
             )
         path = folder / f"{name[:32]}-{secrets.token_hex(4)}-{os.getpid()}.npy"
-        file = FileIO(os.fspath(path), "x+", opener=_privately)
+        file = FileIO(os.fspath(path), "x+", opener=_open_private)
         try:
             shutil.copyfileobj(original, file, 1 << 20)
         except BaseException:
@@ -132,14 +131,14 @@ def _name(key: tuple[str, ...]) -> str:
 
 
 @contextmanager
-def _usable(what: str, nbytes: int) -> Iterator[None]:
+def _translate_errors(label: str, nbytes: int) -> Iterator[None]:
     try:
         yield
     except NpyError:
         raise
     except OSError as error:
         raise StoreError(
-            f"could not map {what}: its copy cannot be kept in {str(settings.cache_dir)!r} "
+            f"could not map {label}: its copy cannot be kept in {str(settings.cache_dir)!r} "
             f"({error.strerror or error}). Set DJ_NPY_CACHE_DIR to a folder of yours, or one for "
             f"all users (chmod 1777), with {nbytes / 1e6:.0f} MB to spare, or load the array "
             f"instead of mapping it"
@@ -147,7 +146,7 @@ def _usable(what: str, nbytes: int) -> Iterator[None]:
 
 
 def write_at(file: FileIO, offset: int, data: memoryview) -> None:
-    """Write at a position of a file, whatever other threads do with the same file."""
+    """Write at an offset of a file, safe with other threads at the same file."""
     if not hasattr(os, "pwrite"):  # Windows
         with FileIO(os.fspath(file.name), "r+") as own:
             own.seek(offset)
@@ -160,10 +159,10 @@ def write_at(file: FileIO, offset: int, data: memoryview) -> None:
 
 
 def _private_folder(name: str) -> Path:
-    """Make a folder in the cache, which may be of many users, that is this user's alone."""
+    """Create a folder in the cache, which users may share, that is private to this user."""
     cache = Path(settings.cache_dir).absolute()
     cache.mkdir(parents=True, exist_ok=True)
-    if os.name == "nt":  # a folder below the user's own is the user's own
+    if os.name == "nt":  # the cache is below the user's own folder
         (cache / name).mkdir(exist_ok=True)
         return cache / name
     own = cache / f"user-{os.geteuid()}"
@@ -184,34 +183,34 @@ def _refuse_unless_private(folder: Path) -> None:
 
 
 @contextmanager
-def _one_at_a_time(folder: Path, name: str) -> Iterator[None]:
-    """Hold one of a few locks that are never removed: another copy may have to wait."""
+def _locked(folder: Path, name: str) -> Iterator[None]:
+    """Hold one of a fixed set of locks, which are never removed; unrelated copies may share one."""
     number = int(name[:8], 16) % _LOCKS
-    # A lock of the file holds against other processes only, and ends when any thread of
-    # this one closes the file.
-    with _threads[number]:
+    # A file lock excludes only other processes, and ends when any thread of this one closes the
+    # file.
+    with _thread_locks[number]:
         lock = folder / f"lock-{number:02}"
-        os.close(_privately(str(lock), os.O_RDWR | os.O_CREAT))  # not through a link, as it would
+        os.close(_open_private(str(lock), os.O_RDWR | os.O_CREAT))  # which would follow a link
         with InterProcessLock(lock):
             yield
 
 
-def _privately(path: str, flags: int) -> int:
+def _open_private(path: str, flags: int) -> int:
     return open_regular(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
-def _downloaded(copy: Path, nbytes: int, download: Callable[[FileIO], None], what: str) -> FileIO:
+def _download(copy: Path, nbytes: int, download: Callable[[FileIO], None], label: str) -> FileIO:
     _make_room(copy.parent, nbytes)
     partial = copy.with_suffix(_PARTIAL)
-    with suppress(FileNotFoundError):  # of a process that was killed
+    with suppress(FileNotFoundError):  # left by a process that was killed
         partial.unlink()
-    file = FileIO(partial, "x+", opener=_privately)
+    file = FileIO(partial, "x+", opener=_open_private)
     try:
         download(file)
         if os.fstat(file.fileno()).st_size != nbytes:
-            raise StoreError(f"could not map {what}: expected a copy of {nbytes} bytes")
+            raise StoreError(f"could not map {label}: expected a copy of {nbytes} bytes")
         os.fsync(file.fileno())
-        if os.name == "nt":  # where an open file cannot be renamed
+        if os.name == "nt":  # Windows cannot rename an open file
             file.close()
         os.replace(partial, copy)
     except BaseException:
@@ -221,18 +220,18 @@ def _downloaded(copy: Path, nbytes: int, download: Callable[[FileIO], None], wha
         raise
     if file.closed:
         return open_to_read(os.fspath(copy))
-    file.name = os.fspath(copy)  # that of a map is what joblib's workers open
+    file.name = os.fspath(copy)  # joblib's workers open a map by this name
     file.seek(0)
     return file
 
 
-def _whole(copy: Path, nbytes: int) -> FileIO | None:
+def _open_complete(copy: Path, nbytes: int) -> FileIO | None:
     try:
-        file = FileIO(os.fspath(copy), "r", opener=_privately)
+        file = FileIO(os.fspath(copy), "r", opener=_open_private)
     except FileNotFoundError:
         return None
     status = os.fstat(file.fileno())
-    # Should somebody have put another folder in the place of ours since we looked at it.
+    # Another folder may have been put in the place of ours since it was checked.
     private = os.name == "nt" or (status.st_uid == os.geteuid() and not status.st_mode & 0o077)
     if private and status.st_size == nbytes:
         return file
@@ -241,12 +240,12 @@ def _whole(copy: Path, nbytes: int) -> FileIO | None:
 
 
 def _make_room(folder: Path, nbytes: int) -> None:
-    """Remove what was opened longest ago until `nbytes` more are within the limit."""
+    """Remove the least recently opened copies until `nbytes` more fit the limit."""
     copies = []
     for entry in os.scandir(folder):
         if not _OURS.fullmatch(entry.name):
             continue
-        with suppress(OSError):  # another process has removed it, or Windows maps it
+        with suppress(OSError):  # another process removed it, or Windows maps it
             status = entry.stat(follow_symlinks=False)
             if not entry.name.endswith(_PARTIAL):
                 copies.append((status.st_mtime, status.st_size, entry.path))

@@ -1,4 +1,4 @@
-"""Files on any fsspec file system: plugins, forked processes, rare credentials."""
+"""Files on any fsspec file system: plugins, forked processes, credentials obstore cannot use."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,20 +24,20 @@ from dj_npy._stores.reasons import (
     reason_of,
 )
 from dj_npy._stores.remote import Answer, RemoteStore, part_size, pauses
-from dj_npy._stores.secret import Hidden
+from dj_npy._stores.secret import Redactor
 
 _VERSION = ("ETag", "etag", "e_tag", "generation", "version_id", "mtime", "LastModified", "created")
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
 
-_CUT = {
+_CUT_SHORT = {
     "ClientPayloadError",
     "IncompleteRead",
     "IncompleteReadError",
     "ResponseStreamingError",
     "AioReadTimeoutError",
 }
-"""Errors of an answer that has begun to come, which botocore does not ask for again."""
-_CUTS = 3
+"""Errors in the middle of an answer, which botocore does not retry."""
+_MAX_CUTS = 3
 
 
 class GenericStore(RemoteStore):
@@ -47,26 +47,26 @@ class GenericStore(RemoteStore):
     Parameters
     ----------
     name : str
-        What the DataJoint configuration calls the store.
+        Name of the store in the DataJoint configuration.
     filesystem : AbstractFileSystem
-        Where the files are.
+        The file system.
     full_path : callable
-        From a path in the store to one of the file system.
+        Turns a path in the store into one of the file system.
     identity : str
-        Where it is, in words that no other store has: service, bucket, location.
+        Unique description of the location: service, bucket, location.
     service : bool
-        Whether this is S3, GCS or Azure: ``pipe_file(mode="create")`` is one conditional
-        request, and there are no folders to be made. Of an unknown file system the former
-        may be a look and a write, between which another writer finds time.
+        Whether this is S3, GCS or Azure: there ``pipe_file(mode="create")`` is one conditional
+        request, and folders need not be made. On an unknown file system it may be a check and a
+        write, with a race between them.
     remove : callable, optional
-        Removes a file by one request: a removal that was carried out and is asked for again
-        would take the next object of that name. Default is the file system's own.
-    look : callable, optional
-        Tells what `info` of the file system does of a file. Default is that itself.
+        Removes a file with exactly one request: a removal that is repeated after it was carried out
+        would remove the next object of that name. Default is the file system's own.
+    get_info : callable, optional
+        Returns what the file system's `info` does. Default is `info`.
     find : callable, optional
-        Yields path and that of each file that begins so. Default is what the file system lists.
-    hidden : Hidden
-        The credentials: no message has them.
+        Yields path and info of each file with a prefix. Default is the file system's listing.
+    redactor : Redactor
+        Removes the credentials from all messages.
     """
 
     def __init__(
@@ -78,33 +78,33 @@ class GenericStore(RemoteStore):
         *,
         service: bool = False,
         remove: Callable[[str], None] | None = None,
-        look: Callable[[str], dict[str, Any]] | None = None,
+        get_info: Callable[[str], dict[str, Any]] | None = None,
         find: Callable[[str], Iterator[tuple[str, dict[str, Any]]]] | None = None,
-        hidden: Hidden | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
-        super().__init__(name, identity, hidden)
+        super().__init__(name, identity, redactor)
         self._filesystem, self._full_path = filesystem, full_path
         self._service = service
         self._remove_file = remove or filesystem.rm_file
-        self._look, self._find = look or filesystem.info, find
-        self._code_is_told = look is not None
+        self._get_info, self._find = get_info or filesystem.info, find
+        self._has_code = get_info is not None
         if not service:
             self._exclusive = False
 
     # Writing
 
-    def _reserves(self, wanted: str) -> bool:  # noqa: ARG002
-        # An interrupt leaves what it interrupts to fsspec's own thread, where it goes on.
+    def _can_reserve(self, wanted: str) -> bool:  # noqa: ARG002
+        # After an interrupt, the request goes on in fsspec's own thread.
         return False
 
     def _put_new(self, path: str, contents: Sequence[memoryview]) -> bool:
         full, data = self._full_path(path), b"".join(contents)
-        put = partial(_asked, self._filesystem.pipe_file, full, data, mode="create")
+        put = partial(_in_time, self._filesystem.pipe_file, full, data, mode="create")
         with self._translated(path, "write", but=FileExistsError), suppress(FileExistsError):
             try:
-                _again(put, lambda error: is_under_way(_code_of(error)), pauses())
+                _retry(put, lambda error: is_under_way(_code_of(error)), pauses())
             except OSError as error:
-                # s3fs knows this answer by the words of Amazon alone.
+                # s3fs recognizes this answer only by Amazon's wording.
                 if _code_of(error) == "PreconditionFailed":
                     return False
                 raise
@@ -115,7 +115,7 @@ class GenericStore(RemoteStore):
         full = self._full_path(path)
         with self._translated(path, "write"):
             self._make_folder(full)
-            _asked(self._filesystem.pipe_file, full, b"".join(contents))
+            _in_time(self._filesystem.pipe_file, full, b"".join(contents))
 
     def _upload(self, path: str, pieces: Iterable[memoryview], nbytes: int) -> None:
         full = self._full_path(path)
@@ -123,36 +123,39 @@ class GenericStore(RemoteStore):
         try:
             with self._translated(path, "write"):
                 self._make_folder(full)
-                file = _asked(self._filesystem.open, full, "wb", block_size=part_size(nbytes))
+                file = _in_time(self._filesystem.open, full, "wb", block_size=part_size(nbytes))
             for piece in pieces:
                 with self._translated(path, "write"):
-                    _asked(file.write, piece)
+                    _in_time(file.write, piece)
             with self._translated(path, "write"):
-                _asked(file.close)
+                _in_time(file.close)
         except BaseException:
-            # Closing would make an object of what there is. A file that can be thrown away
-            # is told so, and that it is closed; any other is removed.
+            # Closing would create an object from what was written. So discard the file if it can
+            # be, and mark it as closed; remove any other.
             with suppress(Exception):
-                _asked(file.discard)
+                _in_time(file.discard)
                 file.closed = True
             with suppress(Exception):
-                _asked(file.close)
+                _in_time(file.close)
             with suppress(NpyError):
                 self._remove(path)
             raise
 
     def _make_folder(self, full: str) -> None:
-        if self._service:  # where it would make a bucket
+        if self._service:  # there, it would create a bucket
             return
-        with suppress(OSError, NotImplementedError):  # the file will tell what is wrong
-            _asked(self._filesystem.makedirs, full.rpartition("/")[0], exist_ok=True)
+        with suppress(OSError, NotImplementedError):  # opening the file raises the error
+            _in_time(self._filesystem.makedirs, full.rpartition("/")[0], exist_ok=True)
 
     def _copy(self, source: str, path: str) -> None:
         with self._translated(source, "copy"):
-            _asked(self._filesystem.cp_file, self._full_path(source), self._full_path(path))
+            _in_time(self._filesystem.cp_file, self._full_path(source), self._full_path(path))
 
     def _remove(self, path: str) -> None:
-        with self._translated(path, "remove", but=FileNotFoundError), suppress(FileNotFoundError):
+        with (
+            self._translated(path, "remove", but=FileNotFoundError),
+            suppress(FileNotFoundError),
+        ):
             self._remove_file(self._full_path(path))
 
     # Reading
@@ -164,13 +167,13 @@ class GenericStore(RemoteStore):
         if start >= stop:
             return Answer(b"", size, version)
         with self._translated(path, "read"):
-            cat = partial(_asked, self._filesystem.cat_file, self._full_path(path))
-            data = _again(partial(cat, start=start, end=stop), _is_cut, islice(pauses(), _CUTS))
-        if len(data) == size > stop - start:  # the server has ignored the range
+            cat = partial(_in_time, self._filesystem.cat_file, self._full_path(path))
+            data = _retry(partial(cat, start=start, end=stop), _is_cut, islice(pauses(), _MAX_CUTS))
+        if len(data) == size > stop - start:  # the server ignored the range
             data = data[start:stop]
         if len(data) != stop - start:
             raise self._cut_short(path, stop - start, len(data))
-        # The bytes do not say of which version they are; what was the same before and after is.
+        # The answer does not name its version, so the version must be the same before and after.
         self._check_version(path, Answer(data, *self._stat(path)), before)
         return Answer(data, size, version)
 
@@ -181,7 +184,7 @@ class GenericStore(RemoteStore):
         full = self._full_path(path)
         with self._translated(path, "read"):
             self._filesystem.invalidate_cache(full.rpartition("/")[0])
-            info = _asked(self._look, full)
+            info = _in_time(self._get_info, full)
         if info.get("type") == "directory":
             raise self._missing(path)
         return dict(info)
@@ -194,19 +197,22 @@ class GenericStore(RemoteStore):
                 for full, info in self._find(f"{root}{folder}/" if folder else root):
                     yield _listed_as(full.removeprefix(root), info)
             return
-        with self._translated(folder, "list", but=FileNotFoundError), suppress(FileNotFoundError):
+        with (
+            self._translated(folder, "list", but=FileNotFoundError),
+            suppress(FileNotFoundError),
+        ):
             self._filesystem.invalidate_cache()
             prefix = str(self._filesystem._strip_protocol(root)).rstrip("/") + "/"
-            for full, info in self._found(top):
+            for full, info in self._find_below(top):
                 path = full.removeprefix(prefix)
                 if path.startswith(f"{folder}/" if folder else ""):
                     yield _listed_as(path, info)
 
-    def _found(self, top: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        if self._service:  # whose pages only the file system knows
+    def _find_below(self, top: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        if self._service:  # its pages are internal to the file system
             yield from self._filesystem.find(top, detail=True).items()
             return
-        folders = self._filesystem.walk(top, detail=True, on_error=_unless_gone)
+        folders = self._filesystem.walk(top, detail=True, on_error=_raise_unless_missing)
         for _, _, files in each_in_time(folders, remote.REQUEST_S):
             yield from ((info["name"], info) for info in files.values())
 
@@ -215,22 +221,22 @@ class GenericStore(RemoteStore):
 
     # Errors
 
-    def refused(self, error: Exception, path: str, verb: str) -> NpyError:
+    def translate_error(self, error: Exception, path: str, verb: str) -> NpyError:
         what = f"could not {verb} {self.where(path)} ({self.identity})"
-        said = _answer_of(error)
-        text = self._hidden.redacted(str(error))
-        code = str(said.get("Code") or text.partition(":")[0])
+        answer = _error_in(error)
+        text = self._redactor.redact(str(error))
+        code = str(answer.get("Code") or text.partition(":")[0])
         is_denied = _is_denied(error) or is_expired(code)
         if isinstance(error, FileNotFoundError):
-            # A plugin's folders are made with the first file, so there need be none yet.
+            # A plugin's folders are created with the first file, so they may not exist yet.
             is_new = path == MARKER and not self._service
-            there = not no_bucket(code) and (self._code_is_told or self._answers(path))
-            if verb in ("read", "copy") and (is_new or there):
+            is_there = not no_bucket(code) and (self._has_code or self._bucket_exists(path))
+            if verb in ("read", "copy") and (is_new or is_there):
                 return self._missing(path)
             reason = "no such bucket, container or folder"
-        elif advice := reason_of(code, f"{said.get('Message')} {text}", verb, _status_of(error)):
-            words = self._hidden.redacted(
-                ": ".join(filter(None, map(said.get, ("Code", "Message"))))
+        elif advice := reason_of(code, f"{answer.get('Message')} {text}", verb, _status_of(error)):
+            words = self._redactor.redact(
+                ": ".join(filter(None, map(answer.get, ("Code", "Message"))))
             )[:200]
             reason = f"{advice} ({words})" if words else advice
         elif is_denied:
@@ -241,32 +247,32 @@ class GenericStore(RemoteStore):
                 reason = f"{UNKNOWN_CERTIFICATE} ({reason})"
             elif isinstance(error, TimeoutError) or "timeout on endpoint" in text:
                 reason = f"{STALLS} ({reason})"
-        return self._refusal(f"{what}: {reason}{self._and_the_proxy(error)}", is_denied)
+        return self._store_error(f"{what}: {reason}{self._proxy_hint(error)}", is_denied)
 
-    def _answers(self, path: str) -> bool:
-        """Whether the bucket is there, if the file system has such."""
+    def _bucket_exists(self, path: str) -> bool:
+        """Whether the bucket exists, if the file system has buckets."""
         bucket = self._full_path(path).lstrip("/").split("/")[0]
         try:
-            return bool(_asked(self._filesystem.exists, bucket))
+            return bool(_in_time(self._filesystem.exists, bucket))
         except PermissionError:
             return True
         except Exception:
             return False
 
 
-def _asked(method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+def _in_time(method: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """
-    Call what sends one request, whose answer comes in time or is an error.
+    Call a method that sends one request, with a time limit.
 
-    Not a removal: one that is interrupted must not go on, and meet the next object of that name.
+    Not for removals: an interrupted one must not go on and remove the next object of that name.
     """
     return in_time(partial(method, *args, **options), remote.REQUEST_S)
 
 
-def _again(
+def _retry(
     call: Callable[[], Any], is_later: Callable[[Exception], bool], waits: Iterator[float]
 ) -> Any:
-    """Return what a call returns, trying again what is only of this moment."""
+    """Return the result of a call, retrying errors for which `is_later` holds."""
     while True:
         try:
             return call()
@@ -278,40 +284,40 @@ def _again(
 
 
 def _is_cut(error: Exception) -> bool:
-    return type(error).__name__ in _CUT
+    return type(error).__name__ in _CUT_SHORT
 
 
 def _response_of(error: Exception) -> dict[str, Any]:
-    """What botocore has told of an answer, if it was it that asked."""
+    """Return botocore's parsed response of an error, or an empty dict."""
     responses = (getattr(each, "response", None) for each in (error, error.__cause__))
     return next((each for each in responses if isinstance(each, dict)), {})
 
 
-def _answer_of(error: Exception) -> dict[str, Any]:
-    """What the server has said, if botocore has told it."""
-    said = _response_of(error).get("Error")
-    return said if isinstance(said, dict) else {}
+def _error_in(error: Exception) -> dict[str, Any]:
+    """Return code and message of a server's answer, if botocore parsed it."""
+    found = _response_of(error).get("Error")
+    return found if isinstance(found, dict) else {}
 
 
 def _code_of(error: Exception) -> str:
-    return str(_answer_of(error).get("Code"))
+    return str(_error_in(error).get("Code"))
 
 
 def _status_of(error: Exception) -> int:
-    """The status of a server's answer; 0 if that is not known."""
+    """Return the HTTP status of a server's answer; 0 if unknown."""
     if response := _response_of(error):
         return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
-    said = (getattr(error, name, None) for name in ("status_code", "status", "code"))
-    return next((each for each in said if isinstance(each, int)), 0)
+    codes = (getattr(error, name, None) for name in ("status_code", "status", "code"))
+    return next((each for each in codes if isinstance(each, int)), 0)
 
 
 def _is_denied(error: Exception) -> bool:
-    """Whether credentials were refused, which every file system tells in its own way."""
+    """Whether credentials were refused; each file system reports that differently."""
     is_forbidden = type(error) is OSError and str(error).startswith("Forbidden: ")  # gcsfs
     return isinstance(error, PermissionError) or is_forbidden or _status_of(error) in (401, 403)
 
 
-def _unless_gone(error: OSError) -> None:
+def _raise_unless_missing(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):
         raise error
 
@@ -322,7 +328,7 @@ def _stat_of(info: dict[str, Any]) -> Stat:
 
 def _listed_as(path: str, info: dict[str, Any]) -> Listed:
     size, version = _stat_of(info)
-    if not isinstance(size, int):  # it cannot be told from another
+    if not isinstance(size, int):  # it cannot be told from another version
         return Listed(path, 0, UNTIMED, version)
     return Listed(path, size, _modified(info), version)
 
@@ -334,7 +340,7 @@ def _modified(info: dict[str, Any]) -> datetime:
             found = datetime.fromtimestamp(found, UTC) if found > 0 else None
         if isinstance(found, str):
             found = datetime.fromisoformat(found)
-        if not isinstance(found, datetime):  # unknown is young: nothing is removed for its age
+        if not isinstance(found, datetime):  # an unknown time counts as new: never removed for age
             return UNTIMED
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError, OSError):

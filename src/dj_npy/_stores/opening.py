@@ -1,4 +1,4 @@
-"""From DataJoint's configuration to a store."""
+"""Open stores from DataJoint's configuration."""
 
 import json
 import logging
@@ -22,20 +22,20 @@ from dj_npy._stores.obstore.amazon import (
     region_of,
     s3_filesystem,
     s3_find,
-    s3_look,
+    s3_info,
     s3_remove,
     server_time,
 )
 from dj_npy._stores.obstore.microsoft import azure_filesystem
 from dj_npy._stores.remote import RemoteStore
-from dj_npy._stores.secret import TOKENS_UNTOLD, Hidden, cut, shown
+from dj_npy._stores.secret import TOKEN_FILTER, Redactor, without_context, without_secrets
 
-_SOME_SERVICE = "https://storage.googleapis.com"
+_ANY_SERVICE = "https://storage.googleapis.com"
 _SERVICES = ("s3", "gcs", "azure")
 
 
 class Addressing(NamedTuple):
-    """How a store's configuration shapes the paths in it."""
+    """The settings of a store that determine paths in it."""
 
     prefix: str
     partition: str
@@ -43,15 +43,15 @@ class Addressing(NamedTuple):
 
 
 # One store object per configured store and process.
-_opened: dict[str, Store] = {}
-# The same by the configuration they came from: this much can be asked for every array.
+_open_stores: dict[str, Store] = {}
+# The same by configuration and name: a cheap lookup, done for every array.
 _recent: dict[tuple[int, str], tuple[dict[str, Any], Store]] = {}
 _MAX_RECENT = 1000
 
 
 def open_store(config: StoreConfig, name: str | None) -> Store:
     """
-    Return the store that DataJoint's configuration calls `name`.
+    Return the store called `name` in DataJoint's configuration.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def open_store(config: StoreConfig, name: str | None) -> Store:
     Raises
     ------
     datajoint.DataJointError
-        If no such store is configured, or not properly.
+        If the store is not configured, or not properly.
     """
     stores = config.stores
     name = name or stores.get("default") or ""
@@ -71,7 +71,7 @@ def open_store(config: StoreConfig, name: str | None) -> Store:
         raise StoreError("stores['default'] must be the name of a store, and that a text")
     settings = stores.get(name)
     known = _recent.get((id(config), name))
-    # Compared by value: a configuration may be changed in place, and an id used again.
+    # Compared by value: a configuration may change in place, and an id be reused.
     if known is not None and known[0] == settings:
         return known[1]
     if name and settings is None:
@@ -85,10 +85,10 @@ def open_store(config: StoreConfig, name: str | None) -> Store:
         raise StoreError(f"store {name!r} has no `protocol`, or one that is no text")
     spec = config.get_store_spec(name or None)
     identity = json.dumps([name, spec], sort_keys=True, default=repr)
-    store = _opened.get(identity)
+    store = _open_stores.get(identity)
     if store is None:
-        with cut():
-            store = _opened.setdefault(identity, _new_store(name, spec))
+        with without_context():
+            store = _open_stores.setdefault(identity, _new_store(name, spec))
         if isinstance(store, RemoteStore) and not spec.get("access_key"):
             store.denied = partial(_forget, identity)
     if len(_recent) >= _MAX_RECENT:
@@ -98,8 +98,8 @@ def open_store(config: StoreConfig, name: str | None) -> Store:
 
 
 def _forget(identity: str) -> None:
-    """Open a store anew when it is next used: credentials that it was refused may be others."""
-    store = _opened.pop(identity, None)
+    """Open a store anew on next use, as new credentials may be found after a refusal."""
+    store = _open_stores.pop(identity, None)
     for key, (_, recent) in list(_recent.items()):
         if recent is store:
             _recent.pop(key, None)
@@ -107,10 +107,10 @@ def _forget(identity: str) -> None:
 
 def schema_addressing(config: StoreConfig, store: Store) -> Addressing:
     """
-    Return what the user's settings say about paths in a store.
+    Return the user's settings for paths in a store.
 
-    Read as the user wrote them: DataJoint fills in a `schema_prefix` of ``_schema`` where
-    none was set, which the specification's paths do not have.
+    Taken as the user wrote them: DataJoint fills in a default `schema_prefix` of ``_schema``, which
+    the specification's paths do not have.
     """
     settings = config.stores[store.name]
     for key, kind in (("schema_prefix", str), ("partition_pattern", str), ("token_length", int)):
@@ -141,16 +141,16 @@ def _new_store(name: str, spec: dict[str, Any]) -> Store:
             f"installed: pip install '{package}'"
         ) from error
     except Exception as error:
-        # Of any kind: credentials are looked for by botocore, google-auth, azure-identity ...
-        said = Hidden(spec).redacted(str(error))
-        said = re.sub(r"\w+://\S+|\w+=\S+", "...", " ".join(said.split()))[:200]
+        # Of any type: botocore, google-auth, azure-identity and others look for credentials.
+        message = Redactor(spec).redact(str(error))
+        message = re.sub(r"\w+://\S+|\w+=\S+", "...", " ".join(message.split()))[:200]
         raise StoreError(
-            f"store {name!r} cannot be opened with its settings ({type(error).__name__}: {said})"
+            f"store {name!r} cannot be opened with its settings ({type(error).__name__}: {message})"
         ) from None
 
 
 def _folder(name: str, location: str) -> str:
-    """Return the folder of a local store; what another process takes for another is refused."""
+    """Return the folder of a local store; refuse a relative path, which depends on the process."""
     meant = os.path.expanduser(re.sub(r"^file:(//[^/]*)?", "", location))
     if location and os.path.isabs(location):
         return location
@@ -166,22 +166,22 @@ def _service_store(name: str, spec: dict[str, Any]) -> Store:
             raise StoreError(f"store {name!r}: `{key}` has a line break or control character in it")
     bucket = spec.get("bucket") or spec.get("container")
     if not isinstance(bucket, str) or not re.fullmatch(r"[$\w.-]+", bucket, re.ASCII):
-        said = Hidden(spec).redacted(repr(bucket))
-        raise StoreError(f"store {name!r}: {said} is no name of a bucket or container")
+        redacted_name = Redactor(spec).redact(repr(bucket))
+        raise StoreError(f"store {name!r}: {redacted_name} is no name of a bucket or container")
     account = str(spec.get("account_name") or "")
     if spec["protocol"] == "azure" and not re.fullmatch(r"[A-Za-z0-9-]*", account):
         raise StoreError(f"store {name!r}: `account_name` is no name of an account")
     proxy = spec.get("proxy_server")
     if proxy and not re.match(r"https?://[^/\s]+", str(proxy)):
         raise StoreError(f"store {name!r}: `proxy_server` must begin with http:// or https://")
-    # An object's name has no empty component: neither obstore nor this package takes one.
+    # obstore and this package refuse empty components in object names.
     spec["location"] = "/".join(filter(None, str(spec.get("location") or "").split("/")))
     if spec["protocol"] == "s3":
         spec["endpoint"] = endpoint_of(name, spec)
         spec["region"] = region_of(spec)
     store = _client_store(name, spec, _identity(spec))
-    proxy = proxy_for(spec.get("endpoint") or _SOME_SERVICE, spec.get("proxy_server"))
-    store.via = shown(proxy) if proxy else None
+    proxy = proxy_for(spec.get("endpoint") or _ANY_SERVICE, spec.get("proxy_server"))
+    store.via = without_secrets(proxy) if proxy else None
     if spec["protocol"] == "s3":
         url = f"{spec['endpoint']}/{bucket}"
         store.ask_time = partial(server_time, url, spec.get("proxy_server"))
@@ -193,7 +193,7 @@ def _client_store(name: str, spec: dict[str, Any], identity: str) -> RemoteStore
         from dj_npy._stores.obstore.clients import UnsupportedByObstore, cloud_store
 
         try:
-            return cloud_store(name, spec, identity, Hidden(spec))
+            return cloud_store(name, spec, identity, Redactor(spec))
         except UnsupportedByObstore:
             pass
     return _generic_store(name, spec, identity)
@@ -201,16 +201,16 @@ def _client_store(name: str, spec: dict[str, Any], identity: str) -> RemoteStore
 
 def _identity(spec: dict[str, Any]) -> str:
     connection = spec.get("connection_string") or ""
-    said = re.search(r"(?i)BlobEndpoint=([^;]+)", connection)
-    said = said or re.search(r"(?i)AccountName=([^;]+)", connection)
-    where = spec.get("endpoint") or (said[1] if said else spec.get("account_name") or "")
+    found = re.search(r"(?i)BlobEndpoint=([^;]+)", connection)
+    found = found or re.search(r"(?i)AccountName=([^;]+)", connection)
+    where = spec.get("endpoint") or (found[1] if found else spec.get("account_name") or "")
     where = where.rpartition("://")[2].rpartition("@")[2].rstrip("/").lower()
     bucket = spec.get("bucket") or spec.get("container")
     return f"{spec['protocol']}://{'/'.join(filter(None, (where, bucket, spec['location'])))}"
 
 
 def _google_filesystem(spec: dict[str, Any]) -> Any:
-    """Return one that is told which proxy and which certificates to use."""
+    """Return a gcsfs file system with our proxy and certificates."""
     import aiohttp
     import gcsfs
     from fsspec.asyn import get_loop, sync
@@ -218,7 +218,7 @@ def _google_filesystem(spec: dict[str, Any]) -> Any:
     async def connector() -> Any:
         return aiohttp.TCPConnector(ssl=tls())
 
-    url = os.environ.get("STORAGE_EMULATOR_HOST") or _SOME_SERVICE
+    url = os.environ.get("STORAGE_EMULATOR_HOST") or _ANY_SERVICE
     proxy = proxy_for(url if "://" in url else f"http://{url}", spec.get("proxy_server"))
     return gcsfs.GCSFileSystem(
         project=spec.get("project"),
@@ -229,50 +229,50 @@ def _google_filesystem(spec: dict[str, Any]) -> Any:
 
 
 def _generic_store(name: str, spec: dict[str, Any], identity: str | None = None) -> GenericStore:
-    from datajoint.storage import StorageBackend  # what is not needed may go
+    from datajoint.storage import StorageBackend  # optional, so imported late
 
-    # What is asked of DataJoint's backend makes no request.
+    # DataJoint's backend is used without any request.
     backend = StorageBackend(spec)
-    on_s3, hidden = spec["protocol"] == "s3", Hidden(spec)
+    on_s3, redactor = spec["protocol"] == "s3", Redactor(spec)
     if on_s3:
         filesystem = s3_filesystem(spec)
         if not spec.get("access_key"):
-            hidden.ask = ambient_secrets()
+            redactor.ask = ambient_secrets()
     elif spec["protocol"] == "azure":
         filesystem = azure_filesystem(spec)
     elif spec["protocol"] == "gcs":
         filesystem = _google_filesystem(spec)
-        hidden.ask = lambda: [filesystem.credentials.credentials.token]
+        redactor.ask = lambda: [filesystem.credentials.credentials.token]
     else:
         filesystem = backend.fs
-    logging.getLogger(type(filesystem).__module__.partition(".")[0]).addFilter(TOKENS_UNTOLD)
+    logging.getLogger(type(filesystem).__module__.partition(".")[0]).addFilter(TOKEN_FILTER)
     return GenericStore(
         name,
         filesystem,
         backend._full_path,
-        identity or shown(backend.get_url("").rstrip("/")),
+        identity or without_secrets(backend.get_url("").rstrip("/")),
         service=spec["protocol"] in _SERVICES,
         remove=s3_remove(spec) if on_s3 else None,
-        look=s3_look(spec) if on_s3 else None,
+        get_info=s3_info(spec) if on_s3 else None,
         find=s3_find(spec) if on_s3 else None,
-        hidden=hidden,
+        redactor=redactor,
     )
 
 
-# Obstore's threads do not survive a fork, and whatever is asked of it then hangs for ever.
+# obstore's threads do not survive a fork, after which every call would hang.
 _forked = False
-_of_the_parent: list[Any] = []
+_parent_stores: list[Any] = []
 
 
-def _leave_the_parents_stores() -> None:
+def _abandon_parent_stores() -> None:
     """In a forked child: open stores anew, through fsspec if obstore may have been in use."""
     global _forked
     _forked = _forked or "obstore" in sys.modules
-    # Kept, as even to let go of a client might wait for one of its threads.
-    _of_the_parent.append((_opened.copy(), _recent.copy()))
-    _opened.clear()
+    # Kept, because even dropping a client might wait for one of its threads.
+    _parent_stores.append((_open_stores.copy(), _recent.copy()))
+    _open_stores.clear()
     _recent.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_the_parents_stores)
+    os.register_at_fork(after_in_child=_abandon_parent_stores)

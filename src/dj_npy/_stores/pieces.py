@@ -1,4 +1,4 @@
-"""Contents as they pass by: counted, cut to buffers, and what was raised in making them."""
+"""Pieces of a file: counted, cut to buffers, with errors of their source recorded."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -6,7 +6,7 @@ from dj_npy._errors import ArrayInvalidError
 
 
 def targets(buffers: Sequence[memoryview], offset: int, length: int) -> Iterator[memoryview]:
-    """Yield the parts of the buffers that bytes `offset` to `offset + length` of them all are."""
+    """Yield the slices of `buffers` for bytes `offset` to `offset + length` of them all."""
     for buffer in buffers:
         if part := buffer[offset : offset + length]:
             yield part
@@ -14,8 +14,8 @@ def targets(buffers: Sequence[memoryview], offset: int, length: int) -> Iterator
         offset = max(0, offset - len(buffer))
 
 
-class Made:
-    """Pieces, and what was raised in making them."""
+class RecordedPieces:
+    """Pieces, and the error that their source raised."""
 
     def __init__(self, pieces: Iterable[memoryview]) -> None:
         self._pieces = pieces
@@ -32,7 +32,7 @@ class Made:
 
 
 def counted(pieces: Iterable[memoryview], nbytes: int) -> Iterator[memoryview]:
-    """Pass the pieces on, and raise if they are not `nbytes` in all."""
+    """Yield the pieces, and raise if their total is not `nbytes`."""
     left = nbytes
     for piece in pieces:
         left -= len(piece)

@@ -1,4 +1,4 @@
-"""What servers call their reasons, and what to say of them."""
+"""Error codes of servers, and what to tell the user."""
 
 import re
 
@@ -23,7 +23,7 @@ _TOO_LARGE = "the server takes nothing of this size"
 _OVERLOADED = "the server is overloaded; try again later"
 STALLS = "time-out: the server or the network stalls"
 _FAILED = "the server has failed; try again later"
-# What a server calls its reason, and what to say; the first that fits.
+# Patterns of error codes, and what to say; the first match counts.
 _CODES = (
     ("InvalidObjectState|BlobArchived", "the object is in an archive (Glacier): have it restored"),
     ("RequestTimeTooSkewed|RequestExpired", "the clock of this machine is wrong: set it"),
@@ -46,7 +46,7 @@ _STATUS = {
     504: _FAILED,
     507: _FULL,
 }
-# The reason that an answer of "AccessDenied" may give.
+# Reasons in the message of an "AccessDenied" answer.
 _DENIALS = (
     ("(?i)kms|encrypt",
      "access denied: the bucket wants encryption (KMS), by a key that these credentials may use"),
@@ -55,29 +55,29 @@ _DENIALS = (
 
 
 def is_expired(code: str) -> bool:
-    """Whether a server's code says that credentials hold no longer."""
+    """Whether an error code means that the credentials have expired."""
     return bool(re.search(_NO_LONGER, code))
 
 
 def no_bucket(code: str) -> bool:
-    """Whether a server's code says that there is no bucket, rather than no object in it."""
+    """Whether an error code means that the bucket, not the object, is missing."""
     return code in _NO_BUCKET
 
 
 def is_under_way(code: str) -> bool:
-    """Whether a server's code says that another request must end first."""
+    """Whether an error code means that another request must end first."""
     return bool(re.fullmatch(_UNDER_WAY, code))
 
 
 def reason_of(code: str, message: str, verb: str = "", status: int = 0) -> str | None:
-    """Return what to say of a server's code and message; None if nothing better is known."""
+    """Return what to tell the user for a code and message; None if nothing better is known."""
     for codes, reason in _CODES:
         if re.search(codes, code):
             return reason
     if code not in ("AccessDenied", "AllAccessDisabled", "AuthorizationPermissionMismatch"):
         if status == 401:
             return CHECK_THE_KEYS
-        # Whatever it is that has a name of its own, it is not the keys.
+        # A code of its own is about something else than the keys.
         is_named = status == 403 and code not in ("", "403")
         return f"the server refuses this: {code}" if is_named else _STATUS.get(status)
     found = next((reason for words, reason in _DENIALS if re.search(words, message)), _RIGHTS)
@@ -87,6 +87,6 @@ def reason_of(code: str, message: str, verb: str = "", status: int = 0) -> str |
 
 
 def code_of(text: str) -> str:
-    """What an XML answer of a server calls its reason, if `text` has one."""
+    """Return the error code in a server's XML answer, or an empty text."""
     found = re.search("<Code>([^<]+)</Code>", text)
     return found[1].strip() if found else ""

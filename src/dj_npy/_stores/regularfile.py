@@ -1,4 +1,4 @@
-"""Opening files, and nothing else that may have been put in the place of one."""
+"""Open regular files, and refuse anything else in their place."""
 
 import errno
 import os
@@ -8,20 +8,20 @@ from io import FileIO
 
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _LEASE_S, _LOOK_S = 100, 0.01
-"""How long others (Samba, a server of NFS) may take to hand a file back, and how often to ask."""
+"""Seconds that others (Samba, an NFS server) may take to break a lease, and between two tries."""
 
 
 def open_regular(path: str, flags: int, mode: int = 0o666) -> int:
     """
-    Open a file; an `opener` for `FileIO`.
+    Open a regular file; an `opener` for `FileIO`.
 
-    Raises OSError at once, naming what is there, for a FIFO (which would wait for its other
-    end), a device, a socket or a folder.
+    For a FIFO (which would block until its other end opens), a device, a socket or a folder, raises
+    OSError at once, which says what is there.
     """
-    descriptor = _opened(path, flags | NONBLOCK, mode)
+    descriptor = _open_when_free(path, flags | NONBLOCK, mode)
     try:
         _refuse_other_than_file(os.fstat(descriptor))
-        if NONBLOCK:  # with it, what is on tape would be refused instead of waited for
+        if NONBLOCK:  # with it, a file on tape would be refused, not waited for
             os.set_blocking(descriptor, True)
     except BaseException:
         os.close(descriptor)
@@ -34,7 +34,7 @@ def open_to_read(path: str) -> FileIO:
     return FileIO(path, "r", opener=open_regular)
 
 
-def _opened(path: str, flags: int, mode: int) -> int:
+def _open_when_free(path: str, flags: int, mode: int) -> int:
     until = time.monotonic() + _LEASE_S
     while True:
         try:

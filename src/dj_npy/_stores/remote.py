@@ -1,4 +1,4 @@
-"""What all stores behind a network share: how objects are created, and read side by side."""
+"""What all network stores share: exclusive creation and concurrent reads."""
 
 import errno
 import random
@@ -19,84 +19,84 @@ from dj_npy._selection.parts import Limits, Part
 from dj_npy._settings import settings
 from dj_npy._stores import filecache
 from dj_npy._stores.base import CLOCK, MARKER, PROBE, Replace, Stat, Store
-from dj_npy._stores.secret import Hidden, cut
+from dj_npy._stores.secret import Redactor, without_context
 
 T = TypeVar("T")
 
 _CLOCK = f"{CLOCK}/now"
-"""An object that is there until it is seen what time the store gives it."""
+"""A temporary object, written to see what time the store gives it."""
 _CLOCK_TRIES = 3
 ONE_REQUEST = 16 << 20
-"""Bytes up to which one request is as fast as several."""
+"""Size in bytes up to which one request is as fast as several."""
 PART = 8 << 20
-"""Bytes of one of several requests, upwards and downwards."""
+"""Size in bytes of each of several requests, for reads and writes."""
 SIDE_BY_SIDE = 8
-"""Requests in flight: 8 of 8 MiB keep a transfer within 64 MiB beside the array."""
+"""Concurrent requests: 8 of 8 MiB keep a transfer within 64 MiB beside the array."""
 ONE_PUT = 64 << 20
-"""Bytes up to which an object is created by one conditional request."""
+"""Size in bytes up to which an object is created by one conditional request."""
 _SETTLED_S = 1
-"""After so long, the last of several who wrote an object side by side has written it."""
+"""Seconds until concurrent writers of an object have finished."""
 CONNECT_TIMEOUT_S = 10
 SILENCE_S = 30
-"""How long a server may send nothing while it is read from."""
+"""Seconds without data after which a read fails."""
 REQUEST_S = 300
-"""How long one request may take: 64 MiB want 1.8 Mbit/s."""
+"""Time limit of one request in seconds: 64 MiB need 1.8 Mbit/s."""
 RETRY_S = 120
-"""How long a request that failed is tried again."""
+"""Seconds for which a failed request is retried."""
 _TRIES = 9
 _BACK_OFF_S = 0.1
 _MAX_BACK_OFF_S = 10
 _NAMES = 4
-"""Names that are tried, all but the first of which nobody else can have."""
+"""Names to try; all but the first are random, so unique."""
 MAX_PARTS = 10_000  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
-MAX_COPY = 5 << 30  # the same: what one CopyObject takes
-MAX_PUT = 5 << 30  # and one PutObject
+MAX_COPY = 5 << 30  # the same page: limit of one CopyObject
+MAX_PUT = 5 << 30  # and of one PutObject
 
 
 class Answer(NamedTuple):
-    """What a server said to a request for a range."""
+    """A server's answer to a range request."""
 
     data: Any
-    """The bytes there are of the range."""
+    """The bytes of the range, or fewer at the end of the object."""
     size: int
-    """Of the whole object."""
+    """Size of the whole object."""
     version: str
     """As in `Stat`."""
 
 
 class RemoteStore(Store):
     """
-    A store whose objects are reached by requests.
+    A store whose objects are accessed by requests.
 
-    A backend brings the requests: `_get`, `_put_new`, `_put`, `_upload`, `_copy`, `_remove`,
-    `_stat`, `_files`, `_listed` and `refused`.
+    A backend implements `_get`, `_put_new`, `_put`, `_upload`, `_copy`, `_remove`, `_stat`,
+    `_files`, `_listed` and `translate_error`.
 
     Parameters
     ----------
     name : str
-        What the DataJoint configuration calls the store.
+        Name of the store in the DataJoint configuration.
     identity : str
-        Where it is, in words that no other store has: service, bucket, location.
-    hidden : Hidden, optional
-        The credentials: no message has them.
+        Unique description of the location: service, bucket, location.
+    redactor : Redactor, optional
+        Removes the credentials from all messages.
     """
 
     _failures: tuple[type[Exception], ...] = (Exception,)
-    """What a request may raise."""
+    """The errors that a request may raise."""
     via: str | None = None
-    """The proxy that requests go through, as it may be shown."""
+    """URL of the proxy in use, without secrets."""
 
-    def __init__(self, name: str, identity: str, hidden: Hidden | None = None) -> None:
+    def __init__(self, name: str, identity: str, redactor: Redactor | None = None) -> None:
         super().__init__(name)
-        self.identity, self._hidden = identity, hidden or Hidden({})
-        self._exclusive: bool | None = None  # not asked yet
+        self.identity, self._redactor = identity, redactor or Redactor({})
+        self._exclusive: bool | None = None  # not probed yet
         self._checksums = False
         self._probing_for = PROBE
-        self._asking = threading.Lock()
+        self._probe_lock = threading.Lock()
         self.ask_time: Callable[[], datetime | None] = lambda: None
-        """Returns the server's time, if it can be had without writing anything."""
+        """Returns the server's time if it is available without a write."""
         self.denied: Callable[[], object] = lambda: None
-        """Called when credentials were refused: others may have come into their place."""
+        """Called when credentials were refused, to look for new ones."""
 
     # Writing
 
@@ -108,39 +108,39 @@ class RemoteStore(Store):
             if self._creates_exclusively(first):
                 return self._create_first_available(paths, contents)
             path = _random_name(paths)
-            return self._written(path, lambda: self._put(path, contents))
-        path = self._reserved(paths, first)
+            return self._write_or_remove(path, lambda: self._put(path, contents))
+        path = self._reserve_name(paths, first)
         self._upload(path, pieces, nbytes)
         return path
 
-    def _copied(self, paths: Iterator[str], source: str, nbytes: int) -> str | None:
+    def _create_copy(self, paths: Iterator[str], source: str, nbytes: int) -> str | None:
         if nbytes > MAX_COPY or not self._creates_exclusively(source):
             return None
-        path = self._reserved(paths, source)
-        return self._written(path, lambda: self._copy(source, path))
+        path = self._reserve_name(paths, source)
+        return self._write_or_remove(path, lambda: self._copy(source, path))
 
-    def _reserved(self, paths: Iterator[str], wanted: str) -> str:
-        """Return a name that may be written to by more than one request."""
+    def _reserve_name(self, paths: Iterator[str], wanted: str) -> str:
+        """Return a name that several requests may write to."""
         return (
             self._create_first_available(paths, [])
-            if self._reserves(wanted)
+            if self._can_reserve(wanted)
             else _random_name(paths)
         )
 
-    def _reserves(self, wanted: str) -> bool:
-        """Whether a name may be reserved: what is begun under it ends before it is free again."""
+    def _can_reserve(self, wanted: str) -> bool:
+        """Whether a name may be reserved: no write to it continues after the name is free again."""
         return self._creates_exclusively(wanted)
 
     def _create_first_available(self, paths: Iterator[str], contents: list[memoryview]) -> str:
         for path in islice(paths, _NAMES):
             if self._put_new(path, contents):
                 return path
-        self._exclusive = False  # whatever it is asked, it says that the name is taken
+        self._exclusive = False  # the server reports every name as taken
         path = next(paths)
-        return self._written(path, lambda: self._put(path, contents))
+        return self._write_or_remove(path, lambda: self._put(path, contents))
 
-    def _written(self, path: str, write: Callable[[], None]) -> str:
-        """Write under a name that is ours, or leave nothing there."""
+    def _write_or_remove(self, path: str, write: Callable[[], None]) -> str:
+        """Write to a name that is ours, or leave nothing there."""
         try:
             write()
         except BaseException:
@@ -151,19 +151,19 @@ class RemoteStore(Store):
 
     def _creates_exclusively(self, wanted: str) -> bool:
         """
-        Whether the server honours ``If-None-Match: *``: some ignore it and overwrite.
+        Whether the server honours ``If-None-Match: *``; some ignore it and overwrite.
 
-        `wanted` is what an error calls the object, rather than the one that is tried.
+        `wanted` is the path that errors name, instead of the probe's.
         """
-        with self._asking:
+        with self._probe_lock:
             while self._exclusive is None:
                 self._probing_for, checksums = wanted, self._checksums
                 try:
                     self._exclusive = not (self._put_new(PROBE, []) and self._put_new(PROBE, []))
                 except StoreError:
-                    # Does it refuse the condition, or any request? Then this will raise.
+                    # Is the condition refused, or any request? In the latter case this raises.
                     self._put(PROBE, [])
-                    if self._checksums == checksums:  # or it was these that it refused
+                    if self._checksums == checksums:  # or the checksums were refused
                         self._exclusive = False
             return self._exclusive
 
@@ -172,7 +172,7 @@ class RemoteStore(Store):
         if not replace and self._creates_exclusively(MARKER):
             return self._put_new(MARKER, data)
         if not replace:
-            # Another process may have been first while this one asked what the server does.
+            # Another process may have been first during the probe.
             with suppress(ArrayMissingError):
                 self._stat(MARKER)
                 return False
@@ -184,12 +184,12 @@ class RemoteStore(Store):
     def _now(self) -> datetime:
         if (now := self.ask_time()) is not None:
             return now
-        # Always the same name, as it may be that none can be removed.
-        for _ in range(_CLOCK_TRIES):  # another process may remove it meanwhile
+        # Always the same name, because removal may not be allowed.
+        for _ in range(_CLOCK_TRIES):  # another process may remove it
             try:
-                # Other contents: rclone takes no note of what is written again as it was.
+                # New contents each time: rclone ignores a write of the same contents.
                 self._put(_CLOCK, [memoryview(secrets.token_bytes(8))])
-                # As it is listed: by itself, its time may be told in whole seconds only.
+                # From the listing: a HEAD may give its time in whole seconds only.
                 for each in self._files(_CLOCK.partition("/")[0]):
                     if each.path == _CLOCK:
                         return each.modified
@@ -222,7 +222,7 @@ class RemoteStore(Store):
 
     def _read_part(self, path: str, part: Part) -> Stat:
         answer = self._get(path, part.start, part.start + part.nbytes)
-        if len(answer.data) == part.nbytes:  # or the object ends before
+        if len(answer.data) == part.nbytes:  # otherwise the object ends before
             part.put(memoryview(answer.data))
         return Stat(answer.size, answer.version)
 
@@ -240,7 +240,7 @@ class RemoteStore(Store):
         return self._parts(path, 0, expected.nbytes, unchanged, at_once=SIDE_BY_SIDE // 2)
 
     def _open_to_map(self, path: str) -> FileIO:
-        return self._copy_of(path, self._stat(path))
+        return self._open_cached(path, self._stat(path))
 
     def _open_to_change(self, path: str) -> tuple[FileIO, Replace | None]:
         raise StoreError(
@@ -250,8 +250,8 @@ class RemoteStore(Store):
             f"lost. Map it with 'c', and insert what has become of it"
         )
 
-    def _copy_of(self, path: str, stat: Stat) -> FileIO:
-        """Open the copy on this machine of that version of an object."""
+    def _open_cached(self, path: str, stat: Stat) -> FileIO:
+        """Open the local copy of that version of an object."""
 
         def download(file: FileIO) -> None:
             def write(first: int, answer: Answer) -> None:
@@ -261,9 +261,9 @@ class RemoteStore(Store):
             for _ in self._parts(path, 0, stat.nbytes, write):
                 pass
 
-        # Without a version the next object of that name might be taken for this one.
+        # Without a version, the next object of that name might be mistaken for this one.
         version = stat.version or secrets.token_hex(16)
-        return filecache.opened(
+        return filecache.open_copy(
             (self.identity, path, version), stat.nbytes, download, self.where(path)
         )
 
@@ -279,7 +279,7 @@ class RemoteStore(Store):
         use: Callable[[int, Answer], T],
         at_once: int = SIDE_BY_SIDE,
     ) -> Iterator[T]:
-        """Yield ``use(first, answer)`` of one part after the other, each used in its thread."""
+        """Yield ``use(first, answer)`` for each part in order; `use` runs in the part's thread."""
 
         def fetch(first: int) -> T:
             return use(first, self._get(path, first, min(first + PART, stop)))
@@ -307,8 +307,8 @@ class RemoteStore(Store):
     def _translated(
         self, path: str, verb: str, but: type[Exception] | tuple[type[Exception], ...] = ()
     ) -> Iterator[None]:
-        """Have what a request raises told as ours, `but` what is awaited."""
-        with cut():
+        """Translate the errors of a request, except `but`."""
+        with without_context():
             try:
                 yield
             except NpyError:
@@ -316,34 +316,34 @@ class RemoteStore(Store):
             except self._failures as error:
                 if isinstance(error, but):
                     raise
-                raise self.refused(error, path, verb) from None
+                raise self.translate_error(error, path, verb) from None
 
-    def _refuse(self, error: Exception, path: str, verb: str) -> NoReturn:
-        with cut():
-            raise self.refused(error, path, verb) from None
+    def _raise_translated(self, error: Exception, path: str, verb: str) -> NoReturn:
+        with without_context():
+            raise self.translate_error(error, path, verb) from None
 
-    def _and_the_proxy(self, error: Exception) -> str:
-        """Return what to add to what is said of an error, if it may be the proxy's."""
+    def _proxy_hint(self, error: Exception) -> str:
+        """Return a hint at the proxy to append to an error that it may have caused."""
         if self.via is None or isinstance(error, PermissionError):
             return ""
         return f". It goes through the proxy {self.via}: is that running, and right?"
 
-    def _refusal(self, message: str, is_denied: bool) -> StoreError:
-        refused = StoreError(message)
+    def _store_error(self, message: str, is_denied: bool) -> StoreError:
+        error = StoreError(message)
         if is_denied:
-            refused.errno = errno.EACCES
+            error.errno = errno.EACCES
             self.denied()
-        return refused
+        return error
 
-    # What a backend brings
+    # What a backend implements
 
     @abstractmethod
     def _get(self, path: str, start: int, stop: int) -> Answer:
-        """Return bytes `start` to `stop`, 0 <= start < stop, or all that there are of them."""
+        """Return bytes `start` to `stop`, 0 <= start < stop, or fewer at the end of the object."""
 
     @abstractmethod
     def _put_new(self, path: str, contents: Sequence[memoryview]) -> bool:
-        """Create an object unless there is one, and return whether this was done."""
+        """Create an object unless it exists, and return whether it was created."""
 
     @abstractmethod
     def _put(self, path: str, contents: Sequence[memoryview]) -> None:
@@ -352,14 +352,14 @@ class RemoteStore(Store):
     @abstractmethod
     def _upload(self, path: str, pieces: Iterable[memoryview], nbytes: int) -> None:
         """
-        Write an object in parts under a name that is ours, or raise and leave nothing there.
+        Upload an object in parts to a name that is ours, or raise and leave nothing there.
 
-        It is removed by whoever writes it, when nothing of it is under way any more.
+        The writer removes it, when no request for it is in progress any more.
         """
 
     @abstractmethod
     def _copy(self, source: str, path: str) -> None:
-        """Have the server copy `source` over `path`."""
+        """Copy `source` over `path` on the server."""
 
 
 def _random_name(paths: Iterator[str]) -> str:
@@ -367,7 +367,7 @@ def _random_name(paths: Iterator[str]) -> str:
 
 
 def pauses() -> Iterator[float]:
-    """Yield the seconds to wait before each further try of a request: 33 in all, at most."""
+    """Yield the seconds to wait before each retry of a request: 33 in total at most."""
     until = time.monotonic() + RETRY_S
     for attempt in range(1, _TRIES):
         pause = min(_BACK_OFF_S * 2**attempt, _MAX_BACK_OFF_S) * random.random()
@@ -377,5 +377,5 @@ def pauses() -> Iterator[float]:
 
 
 def part_size(nbytes: int) -> int:
-    """Size of the parts an object of `nbytes` is uploaded in: so many that S3 takes them."""
+    """Return the part size to upload an object of `nbytes` within S3's limit of parts."""
     return max(PART, -(-nbytes // MAX_PARTS))

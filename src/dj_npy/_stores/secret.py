@@ -1,4 +1,4 @@
-"""What is secret: all settings of a store that are not known to be public, and what is in them."""
+"""Secrets: all settings of a store that are not known to be public, and their parts."""
 
 import json
 import logging
@@ -33,11 +33,11 @@ _PUBLIC = {
     "region",
 }
 _SHORTEST = 4
-"""Characters of a secret: what is shorter would be found in any text."""
+"""Shortest secret in characters: a shorter one would match in any text."""
 _SHORTEST_WITHIN = 6
-"""The same for what is looked for in other settings, where short names are common."""
+"""The same for the search in other settings, where short names are common."""
 _LOGIN = re.compile(r"(?<=://)(.*)@", re.DOTALL)
-"""Up to the last ``@``: a password need not be quoted as it should be."""
+"""Up to the last ``@``: a password may be wrongly quoted."""
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 _OF_A_CONNECTION = re.compile(r"(?i)(?:AccountKey|SharedAccessSignature)=([^;]+)")
 _NAMES = (
@@ -47,13 +47,13 @@ _NAMES = (
     r"|password|passwd|pwd"
 )
 _FORMS = (
-    # A parameter of a query or of a connection string, or a field of JSON. A folder is none.
+    # A parameter of a query or a connection string, or a JSON field; not a folder.
     re.compile(
         rf"""((?:(?<![\w/-])|(?<=%26)|(?<=u0026))(?:{_NAMES})(?:=|%3D|\\u003d|"\s*:\s*"))"""
         r"""([^&;,\s<>"'\\]+)""",
         re.IGNORECASE,
     ),
-    # The header of a request that was let in.
+    # An Authorization header.
     re.compile(
         r"""(\b(?:Bearer|Basic|SharedKey\w*)(?:\s|%20)+)([^\s,;<>"'\\]{8,})""", re.IGNORECASE
     ),
@@ -61,15 +61,15 @@ _FORMS = (
     re.compile(r"()\b(eyJ[\w-]{8,}(?:\.[\w-]*)*)"),  # a JSON web token
     re.compile(r"()\b(ya29\.[\w.-]+|(?:AKIA|ASIA)[A-Z0-9]{16}\b)"),  # Google's, Amazon's
 )
-"""What is a secret by its form, whoever's it is: what stays, and the secret."""
+"""Patterns of secrets, whosever they are: the part that stays, and the secret."""
 
 
 def public(settings: dict[str, Any]) -> dict[str, Any]:
     """
-    Return the settings that may travel, in a form that can be hashed.
+    Return the settings that a pickle may contain, in a hashable form.
 
-    A setting whose name is public stays none the less where its value has a login, a query or
-    another setting's secret in it, or is of a kind that has no place in a configuration.
+    A setting with a public name is left out if its value contains a login, a query or another
+    setting's secret, or is of a type that does not belong in a configuration.
     """
     found = {name: plain(value) for name, value in settings.items() if name in _PUBLIC}
     others = _texts([value for name, value in settings.items() if name not in _PUBLIC])
@@ -83,7 +83,7 @@ def public(settings: dict[str, Any]) -> dict[str, Any]:
             return settings[name] is None
         text = str(value)
         return name == "protocol" or not (
-            any(secret in said for secret in secrets for said in (text, unquote(text)))
+            any(secret in spelled for secret in secrets for spelled in (text, unquote(text)))
             or _has_secret(text, name == "endpoint", name in folders)
         )
 
@@ -91,7 +91,7 @@ def public(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has_secret(text: str, is_address: bool, is_folder: bool) -> bool:
-    """Whether a text has a login, a query or a token in it; a folder's name has ``:@?`` as well."""
+    """Whether a text has a login, a query or a token; a folder's name may have ``:@?`` too."""
     if (is_address or "://" in text) and re.search("[@?#]", text):
         return True
     if is_folder and not text.startswith(("//", "\\\\")):
@@ -100,7 +100,7 @@ def _has_secret(text: str, is_address: bool, is_folder: bool) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Return a text, a number or a tuple of such; None for all else."""
+    """Return a text, a number or a tuple of these; None for anything else."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, (list, tuple)):
@@ -109,33 +109,33 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float)) else None
 
 
-class Hidden:
+class Redactor:
     """
-    What no message of a store may have.
+    Removes the secrets of a store from its messages.
 
     Parameters
     ----------
     settings : dict
-        Of the store.
+        Settings of the store.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._secrets = _secrets(settings)
         self._spellings: list[re.Pattern[str]] | None = None
         self.ask: Callable[[], Iterable[str | None]] = tuple
-        """Returns what was handed out elsewhere; asked when something is to be told."""
+        """Returns credentials handed out elsewhere; called before each message."""
 
-    def learn(self, *secrets: str | None) -> None:
-        """Add what has been handed out: credentials that were found, or renewed."""
+    def add(self, *secrets: str | None) -> None:
+        """Add credentials that were found or renewed."""
         new = set(filter(None, secrets))
         if not new <= self._secrets:
             self._secrets = self._secrets | new
             self._spellings = None
 
-    def redacted(self, text: str) -> str:
-        """Return what a message may say of `text`; to be called before anything is cut from it."""
-        with suppress(Exception):  # what is to be told is more than that
-            self.learn(*self.ask())
+    def redact(self, text: str) -> str:
+        """Return `text` without secrets. Call this before the text is shortened."""
+        with suppress(Exception):  # the message matters more
+            self.add(*self.ask())
         patterns = self._spellings
         if patterns is None:
             patterns = self._spellings = spellings(self._secrets)
@@ -145,15 +145,15 @@ class Hidden:
 
 
 def without_tokens(text: str) -> str:
-    """Return a text without what is a secret by its form."""
+    """Return a text without anything that has the form of a secret."""
     for form in _FORMS:
         text = form.sub(r"\1***", text)
     return text
 
 
-class _TokensUntold(logging.Filter):
+class _TokenFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        """Have a log of somebody else's say no secret."""
+        """Remove secrets from a log record of another package."""
         record.msg, record.args = without_tokens(record.getMessage()), ()
         if record.exc_info:
             said = logging.Formatter().formatException(record.exc_info)
@@ -161,12 +161,12 @@ class _TokensUntold(logging.Filter):
         return True
 
 
-TOKENS_UNTOLD = _TokensUntold()
+TOKEN_FILTER = _TokenFilter()
 
 
 def _secrets(settings: dict[str, Any]) -> set[str]:
-    shown = public(settings)
-    found = set(_texts([value for name, value in settings.items() if name not in shown]))
+    public_settings = public(settings)
+    found = set(_texts([value for name, value in settings.items() if name not in public_settings]))
     for text in list(found):
         found.update(_OF_A_CONNECTION.findall(text))
         for form in _FORMS:
@@ -175,25 +175,25 @@ def _secrets(settings: dict[str, Any]) -> set[str]:
             found.update([login, login.partition(":")[2], login.rpartition(":")[2]])
         for query in _QUERY.findall(text):
             found.update([query[1:], *re.findall(r"=([^&#]+)", query)])
-    # The protocol and the like may be nested in what is secret as a whole.
-    return found - {str(value) for value in shown.values()}
+    # The protocol and similar values may be nested in a secret setting.
+    return found - {str(value) for value in public_settings.values()}
 
 
 def spellings(secrets: Iterable[str]) -> list[re.Pattern[str]]:
-    """Return what finds secrets as they look in addresses, headers, JSON, HTML; longest first."""
+    """Return patterns of secrets as spelled in URLs, headers, JSON and HTML; longest first."""
     found: set[str] = set()
     for text in secrets:
-        for said in (text, unquote(text), unquote_plus(text)):
-            if len(said) >= _SHORTEST:
-                data = said.encode(errors="replace")
-                found.update([said, b64encode(data).decode(), urlsafe_b64encode(data).decode()])
+        for spelled in (text, unquote(text), unquote_plus(text)):
+            if len(spelled) >= _SHORTEST:
+                data = spelled.encode(errors="replace")
+                found.update([spelled, b64encode(data).decode(), urlsafe_b64encode(data).decode()])
     longest_first = sorted(found, key=len, reverse=True)
     return [re.compile("".join(map(_spelled, text))) for text in longest_first]
 
 
 @cache
 def _spelled(char: str) -> str:
-    """Return a pattern of a character: itself, or escaped for an address, JSON or HTML."""
+    """Return a pattern for a character: itself, or escaped for a URL, JSON or HTML."""
     if char.isascii() and char.isalnum():
         return char
     code = ord(char)
@@ -206,8 +206,8 @@ def _spelled(char: str) -> str:
     return f"(?:{'|'.join(plainly)}|(?i:{'|'.join(coded)}))"
 
 
-def shown(address: str) -> str:
-    """Return an address without the password, the query and the fragment it may have."""
+def without_secrets(address: str) -> str:
+    """Return a URL without its password, query and fragment."""
     if "://" not in address:
         return re.sub(r"(?s)\?.*=.*", "", re.sub(r"(?s):.*@", "@", address))
     named = _LOGIN.sub(lambda login: login[1].partition(":")[0] + "@", address)
@@ -215,12 +215,12 @@ def shown(address: str) -> str:
 
 
 @contextmanager
-def cut() -> Iterator[None]:
+def without_context() -> Iterator[None]:
     """
-    Have an error of ours stand alone.
+    Cut the context from an error of ours.
 
-    What it came of may hold a request, with its secrets, and travels along when an error is
-    pickled with its traceback.
+    The original error may contain a request with its secrets, and would be pickled along with the
+    traceback.
     """
     try:
         yield

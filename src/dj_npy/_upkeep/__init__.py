@@ -1,1 +1,1 @@
-"""Whether each row has its file (`verify`), and which files have no row (`collect`)."""
+"""Check that each row has its file (`verify`), and remove files without a row (`collect`)."""

@@ -1,4 +1,4 @@
-"""Tell that a store is the one that some rows mean: it was moved, merged or restored."""
+"""Confirm that a moved, merged or restored store is the one that its rows mean."""
 
 import random
 from collections import Counter
@@ -17,34 +17,32 @@ _AT_ONCE = 16
 
 def adopt(schema_or_table: Any, store: str | None = None, *, force: bool = False) -> list[str]:
     """
-    Tell that a store is the one that the rows of a schema or a table were written to.
+    Confirm that a store is the one to which the rows of a schema or a table were written.
 
-    Needed only where the file ``.dj-npy-store`` at the store's root has not come along: after a
-    move that left it behind, a restored copy without it, or when two stores were put together.
-    Some files of each store that the rows name are looked for; then its id is written into that
-    file, beside those that are there.
+    Needed only if the file ``.dj-npy-store`` at the store's root is missing: after a move without
+    it, a restore without it, or a merge of two stores. Checks some files of each store that the
+    rows name; then adds its id to the ids in that file.
 
     Parameters
     ----------
     schema_or_table : datajoint.Schema, str or datajoint.Table
-        Whose rows.
+        A schema or a table.
     store : str, optional
         Name of the store. Default: the default one.
     force : bool
-        Also where most of the files are not there.
+        Adopt even if most of the files are missing.
 
     Returns
     -------
     list of str
-        The ids of the store from now on. New rows get the first.
+        The new ids of the store. New rows get the first.
 
     Raises
     ------
     StoreError
-        If most of the files are not there: nothing was written. Or if the store cannot be
-        written to.
+        If most of the files are missing: nothing was written. Or if the store is not writable.
     ArrayInvalidError
-        For what is neither schema nor table, or not there.
+        If it is neither a schema nor a table, or does not exist.
 
     Examples
     --------
@@ -60,35 +58,38 @@ def adopt(schema_or_table: Any, store: str | None = None, *, force: bool = False
                 f"expected a schema, its name or a table, not {type(schema_or_table).__name__}"
             )
     connection = connection_of(schema_or_table if table is None else table)
-    place = open_store(connection._config, store)
+    target = open_store(connection._config, store)
     counts: Counter[str | None] = Counter()
     samples: dict[str | None, list[ArrayMetadata]] = {}
     with snapshot(connection) as now:
         columns = now.columns([schema])
         if table is not None:
             columns = [each for each in columns if each.table == table.table_name]
-        for row in rows_of(now, columns, place, connection._config.stores.get("default")):
+        for row in rows_of(now, columns, target, connection._config.stores.get("default")):
             _sample(row, counts, samples)
-    found = identity.read(place)
+    found = identity.read(target)
     if found is None:
-        raise StoreError(f"the file .dj-npy-store in store {place.name!r} may not be read")
+        raise StoreError(f"the file .dj-npy-store in store {target.name!r} may not be read")
     if not force:
-        for said, rows in samples.items():
-            if said not in found:
-                _check(place, said, rows, counts[said])
-    ids = (*found, *(said for said, _ in counts.most_common() if said and said not in found))
+        for store_id, rows in samples.items():
+            if store_id not in found:
+                _check_files(target, store_id, rows, counts[store_id])
+    ids = (
+        *found,
+        *(store_id for store_id, _ in counts.most_common() if store_id and store_id not in found),
+    )
     if not ids:
-        ids = identity.first(place)
+        ids = identity.assign_id(target)
     elif ids != found:
-        identity.replace(place, ids)
-    place.known = None
+        identity.replace(target, ids)
+    target.known = None
     return list(ids)
 
 
 def _sample(
     row: ArrayMetadata, counts: Counter[str | None], samples: dict[str | None, list[ArrayMetadata]]
 ) -> None:
-    """Keep some rows of each store, each as likely as the others."""
+    """Keep a uniform random sample of the rows of each store."""
     counts[row.store_id] += 1
     kept = samples.setdefault(row.store_id, [])
     if len(kept) < _SAMPLES:
@@ -97,20 +98,20 @@ def _sample(
         kept[at] = row
 
 
-def _check(place: Any, said: str | None, rows: list[ArrayMetadata], count: int) -> None:
-    """Raise if most of some rows' files are not there."""
+def _check_files(target: Any, store_id: str | None, rows: list[ArrayMetadata], count: int) -> None:
+    """Raise if most of some rows' files are missing."""
     missing: list[str] = []
 
     def look(row: ArrayMetadata) -> bool:
-        if not identity.is_there(place, row):
+        if not identity.is_there(target, row):
             missing.append(row.path)
         return True
 
     all_in_threads(look, rows, _AT_ONCE)
     if 2 * len(missing) > len(rows):
         raise StoreError(
-            f"store {place.name!r} was not adopted: of {count:,} rows that were written to "
-            f"{f'store {said}' if said else 'a store without an id'}, {len(rows)} were looked at, "
-            f"and the files of {len(missing)} are not there, or of another size, such as "
-            f"{missing[0]!r}. Copy them there first, or, if they are lost, use force"
+            f"store {target.name!r} was not adopted: of {count:,} rows that were written to "
+            f"{f'store {store_id}' if store_id else 'a store without an id'}, {len(rows)} were "
+            f"looked at, and the files of {len(missing)} are not there, or of another size, such "
+            f"as {missing[0]!r}. Copy them there first, or, if they are lost, use force"
         )

@@ -1,4 +1,4 @@
-"""Remove the files that no row refers to, and never another."""
+"""Remove the files that no row refers to, and no others."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,16 +12,16 @@ from dj_npy._datajoint.storerows import check_stores
 from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._format.layout import Column, Layout
 from dj_npy._stores import Store, open_store, schema_addressing
-from dj_npy._stores.local.links import beginnings, local_stores
+from dj_npy._stores.local.links import local_stores, nested_roots
 from dj_npy._stores.local.store import LocalStore
 from dj_npy._upkeep.collection import Collection
 from dj_npy._upkeep.dropped import Dropped
 from dj_npy._upkeep.inventory import Inventory, Place
 
 _WAIT_S = 2
-"""How long short transactions are waited for where no age allows for them."""
+"""Seconds to wait for short transactions that `older_than` does not cover."""
 _WAIT_FOR_COPIES_S = 60
-"""How long transactions are waited for that may have copied rows."""
+"""Seconds to wait for transactions that may have copied rows."""
 
 
 def collect(
@@ -34,40 +34,39 @@ def collect(
     dropped: bool = False,
 ) -> Collection:
     """
-    Find, and remove, the files of some schemas to which no row refers.
+    Find, and optionally remove, the files of some schemas to which no row refers.
 
-    Such are left by rows that were deleted or replaced, by transactions that were rolled back,
-    and by processes that were killed. The stores are listed first, and what rows refer to is
-    read after that, of all schemas of the database: rows that were copied share a file. Only
-    files that have the name of an array of an ``<npy@>`` column are looked at; all others are
-    left alone. Memory does not grow with their number.
+    Such files are left by deleted or replaced rows, rolled-back transactions and killed processes.
+    The stores are listed first; then the references of all schemas of the database are read, as
+    copied rows share a file. Only files named like an array of an ``<npy@>`` column are considered;
+    all others are left alone. Memory use does not grow with their number.
 
-    Run it with an account that sees all schemas which use the store, and on no store that
-    another database server uses as well.
+    Run it with an account that sees all schemas that use the store, and never on a store that
+    another database server also uses.
 
     Parameters
     ----------
     schemas : datajoint.Schema or str
-        Whose files are looked at; one at least.
+        The schemas whose files are checked; at least one.
     store : str, optional
-        Name of a store. Default: those that the schemas' ``<npy@>`` columns name.
+        Name of a store. Default: the stores of the schemas' ``<npy@>`` columns.
     older_than : timedelta
-        What is younger is spared: a file is written before its row is. So this is to be longer
-        than any insert and any transaction takes; one that is open for longer and that this
-        account may see is an error.
+        Younger files are spared, as a file is written before its row. Use more than the duration of
+        any insert and transaction; an open transaction that is older, and that this account can
+        see, is an error.
     dry_run : bool
-        Only tell. Nothing is removed.
+        Only report. Nothing is removed.
     at_most : int, optional
-        How many arrays may be removed; if there are more, none is. Default: as many as there are
-        of rows in that store, or 20 if these are fewer; and none where no row has any, which is
-        more likely a database that lacks rows than a store without use.
+        Most arrays to remove; if there are more, none is removed. Default: as many as that store
+        has with a row, or 20 if these are fewer; and none if no row has any, which is more likely a
+        database that lacks rows than an unused store.
     blind : bool
-        Remove, though the account does not see all that may refer to a file: see
+        Remove even if the account cannot see everything that may refer to a file: see
         ``found.unseen``. On MySQL and MariaDB it needs ``SELECT`` and ``PROCESS`` on ``*.*``.
     dropped : bool
-        Also remove the files of schemas, tables and columns that are gone, which are only
-        counted otherwise, and look for them in all stores. They are known by their paths alone:
-        see first in ``found.owners`` whose they are.
+        Also remove the files of dropped schemas, tables and columns, which are otherwise only
+        counted, and look for them in all stores. They are recognized by their paths alone: check
+        ``found.owners`` first.
 
     Returns
     -------
@@ -78,12 +77,12 @@ def collect(
     Raises
     ------
     ArrayInvalidError
-        For what is no schema, no age, or no number.
+        For an invalid schema, age or number.
     StoreError
-        If more would go than `at_most`, the account is blind, a store cannot be listed, or is not
-        the one that the rows mean; if another collection is under way, a transaction is open
-        for too long, or has changed something and does not end within a minute, or this
-        connection is within one. Nothing was removed.
+        If `at_most` would be exceeded, the account cannot see everything, a store cannot be listed
+        or is not the one that the rows mean; if another collection is running, if a transaction is
+        open for too long, or has changed something and does not end within a minute, or if this
+        connection is in a transaction. Nothing was removed.
     datajoint.DataJointError
         If the database refuses a query. Nothing was removed.
 
@@ -111,16 +110,16 @@ def collect(
     report = Collection(dry_run, older_than, names)
     with ExitStack() as stack:
         before = stack.enter_context(snapshot(connection))
-        if not dry_run and not before.is_alone():
+        if not dry_run and not before.try_lock():
             raise StoreError("another collection is at work on this database. Nothing was removed")
-        there = before.attributes(names)
-        # A disk that is blind to case would show the files of `lab` as those of `LAB`.
-        visible = {schema.casefold() for schema, _, _ in there}
+        attributes = before.attributes(names)
+        # A case-insensitive disk would show the files of `lab` as those of `LAB`.
+        visible = {schema.casefold() for schema, _, _ in attributes}
         gone = [name for name in names if name.casefold() not in visible]
         columns = before.columns([name for name in names if name not in gone])
         caseless = before.caseless
         seen = sight(before.select, before.backend)
-        before.end()  # the lock stays
+        before.end()  # keeps the lock
         report.unseen = seen.unseen
         if not (dry_run or blind or (seen.schemas and seen.transactions)):
             raise StoreError(
@@ -135,25 +134,25 @@ def collect(
                 f"{'; '.join(seen.unseen)}. Nothing was removed. Collect with an account that "
                 f"does, or without dropped=True (--dropped)"
             )
-        everywhere = dropped or gone or not columns
-        stores = _stores(columns, store, connection._config, bool(everywhere))
+        all_stores = dropped or gone or not columns
+        stores = _stores(columns, store, connection._config, bool(all_stores))
         report.stores = [each.name for each in stores]
         check_stores(connection, columns, stores)
         inventory = stack.enter_context(Inventory())
-        near = local_stores(connection._config)
-        about = (columns, names, there, connection._config, caseless)
-        places = [_place(*about, each, beginnings(each, near)) for each in stores]
+        local = local_stores(connection._config)
+        common = (columns, names, attributes, connection._config, caseless)
+        places = [_place(*common, each, nested_roots(each, local)) for each in stores]
         for number, place in enumerate(places):
             inventory.list(number, place, older_than, report)
-        if missing := [name for name in gone if not inventory.has_of(name)]:
+        if missing := [name for name in gone if not inventory.has_files_of(name)]:
             raise ArrayInvalidError(
                 f"no schema {', '.join(map(repr, missing))} with a table in it is visible to this "
                 f"account, nor files of one in a store ({', '.join(report.stores)})"
             )
         if not dry_run:
-            _spare_what_is_copied(connection, inventory, near)
-        with _settled(connection, None if dry_run else older_than) as after:
-            inventory.spare(after.references(), near)
+            _spare_copied(connection, inventory, local)
+        with _settled_snapshot(connection, None if dry_run else older_than) as after:
+            inventory.spare(after.references(), local)
         inventory.count(report, stores, dropped)
         report.weigh(inventory.shares(stores), at_most)
         if dry_run:
@@ -166,18 +165,16 @@ def collect(
     return report
 
 
-def _spare_what_is_copied(
-    connection: Any, inventory: Inventory, near: Sequence[LocalStore]
-) -> None:
+def _spare_copied(connection: Any, inventory: Inventory, local: Sequence[LocalStore]) -> None:
     """
-    Spare what rows refer to now, and wait for the transactions that may have copied others.
+    Spare what rows refer to now, and wait for transactions that may have copied others.
 
-    ``INSERT ... SELECT`` copies a reference, however old its file is. While that is not
-    committed and the copied row is deleted, no moment shows either of them. But whatever was
-    copied after now was to be seen now, and whatever was before is to be seen after this.
+    ``INSERT ... SELECT`` copies a reference to a file of any age. If the copied row is deleted
+    before that is committed, no snapshot shows either row. But whatever is copied after now is seen
+    now, and whatever was copied before is seen after this function.
     """
     with snapshot(connection) as now:
-        inventory.spare(now.references(), near)
+        inventory.spare(now.references(), local)
         copying = now.may_be_copying()
     until = time.monotonic() + _WAIT_FOR_COPIES_S
     while copying:
@@ -193,11 +190,11 @@ def _spare_what_is_copied(
 
 
 @contextmanager
-def _settled(connection: Any, older_than: timedelta | None) -> Iterator[Snapshot]:
-    """Look at the database once no transaction is open for longer than the age of files."""
+def _settled_snapshot(connection: Any, older_than: timedelta | None) -> Iterator[Snapshot]:
+    """Open a snapshot when no transaction is older than the age of files."""
     if older_than is not None:
         _wait_for_old_transactions(connection, older_than)
-    # Only now: one that had ended when it was asked for is to be seen.
+    # Not earlier: transactions that had ended by then must be seen.
     with snapshot(connection) as now:
         yield now
 
@@ -235,7 +232,7 @@ def _name(given: Any) -> str:
 def _place(
     columns: Sequence[Column],
     schemas: Sequence[str],
-    there: Iterable[tuple[str, str, str]],
+    attributes: Iterable[tuple[str, str, str]],
     config: Any,
     caseless: bool,
     store: Store,
@@ -243,17 +240,17 @@ def _place(
 ) -> Place:
     addressing = schema_addressing(config, store)
     layout = Layout(columns, addressing.prefix, caseless, kept)
-    gone = Dropped(schemas, there, addressing.prefix)
-    # In other folders, too, if a partition comes first or the server takes a name in any case.
+    gone = Dropped(schemas, attributes, addressing.prefix)
+    # The whole prefix if partition folders come first, or if the server ignores case.
     anywhere = addressing.partition or caseless
     folders = [addressing.prefix.strip("/")] if anywhere else gone.folders()
     return Place(store, layout, gone, folders)
 
 
 def _stores(
-    columns: Sequence[Column], name: str | None, config: Any, everywhere: bool
+    columns: Sequence[Column], name: str | None, config: Any, all_stores: bool
 ) -> list[Store]:
     names = [column.store for column in columns] if name is None else [name]
-    if everywhere and name is None:  # nothing says which was that of what is gone
+    if all_stores and name is None:  # nothing tells the store of what was dropped
         names += [each for each, spec in config.stores.items() if isinstance(spec, dict)]
     return list({store.name: store for store in (open_store(config, n) for n in names)}.values())

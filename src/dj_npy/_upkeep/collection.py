@@ -1,4 +1,4 @@
-"""What a collection has found and done, and when it is too much to be done unasked."""
+"""The report of a collection, and whether it would remove too much."""
 
 import json
 from collections import Counter
@@ -10,9 +10,9 @@ from typing import NamedTuple
 from dj_npy._text import in_units
 
 KEPT = 10_000
-"""Files that a report names; all are counted."""
+"""Files that a report lists; all are counted."""
 _FEW = 20
-"""Arrays that may go though they are more than those that stay."""
+"""Arrays that may be removed even if more than those that stay."""
 
 
 class Orphan(NamedTuple):
@@ -20,23 +20,23 @@ class Orphan(NamedTuple):
 
     what: str
     """
-    ``"array"``; ``"temporary file"``, of a process that was killed; ``"reservation"``, an empty
-    file of one; ``"upload"``, one to S3 that has neither been completed nor aborted;
-    ``"dropped"``, a file of a schema, table or column that is gone.
+    ``"array"``; ``"temporary file"``, of a killed process; ``"reservation"``, an empty file of
+    one; ``"upload"``, one to S3 that was neither completed nor aborted; ``"dropped"``, a file of
+    a dropped schema, table or column.
     """
     store: str
     path: str
     nbytes: int
-    """Zero, where it is not known: of an upload."""
+    """Zero if unknown: for an upload."""
     modified: datetime
 
 
 @dataclass
 class Collection:
     """
-    What `collect` has found, and done.
+    The result of `collect`.
 
-    `str` of it is a text, ``to_json()`` a JSON.
+    ``str(found)`` is text, ``found.to_json()`` JSON.
     """
 
     dry_run: bool
@@ -45,59 +45,59 @@ class Collection:
     stores: list[str] = field(default_factory=list)
     """Names of the stores that were listed."""
     live: int = 0
-    """Files to which a row refers."""
+    """Number of files to which a row refers."""
     young: int = 0
-    """Files to which none does, and which are spared as younger than `older_than`."""
+    """Number of files without a row that are spared as younger than `older_than`."""
     unknown: int = 0
-    """Files in the schemas' folders that are of no ``<npy@>`` column. They are never touched."""
+    """Number of files in the schemas' folders of no ``<npy@>`` column. They are never touched."""
     dropped: int = 0
-    """Orphans of schemas, tables and columns that are gone. They go only if it was said so."""
+    """Number of orphans of dropped schemas, tables and columns. Removed only on request."""
     dropped_nbytes: int = 0
     owners: Counter[str] = field(default_factory=Counter)
-    """How many of them are of what, the 10,000 largest: ``schema.table.attribute``."""
+    """Number of these per ``schema.table.attribute``, the 10,000 largest."""
     counts: Counter[str] = field(default_factory=Counter)
-    """How many orphans there were, by what they are: see `Orphan`."""
+    """Number of orphans by kind: see `Orphan`."""
     nbytes: int = 0
-    """Of the orphans."""
+    """Total size of the orphans."""
     newest: int = 0
-    """How many arrays among them are newer than any to which a row refers."""
+    """Number of arrays among them that are newer than any file of a row."""
     removed: int = 0
     changed: int = 0
-    """Orphans that had gone, or were other files, when they were to be removed."""
+    """Number of orphans that had vanished or changed before their removal."""
     odd: list[str] = field(default_factory=list)
-    """Files that are spared as something makes no sense, and what; the first 10,000."""
+    """Files that are spared because something about them is invalid, and what; the first 10,000."""
     failures: list[str] = field(default_factory=list)
     """What could not be removed, and why; the first 10,000."""
     unseen: list[str] = field(default_factory=list)
-    """What the database does not tell this account: rows and transactions that may be there."""
+    """Rows and transactions that may exist but that this account cannot see."""
     too_many: str = ""
-    """Why more would go than goes without `at_most`; empty, if not."""
+    """Why `at_most` is needed for this removal; empty if it is not."""
     orphans: list[Orphan] = field(default_factory=list)
     """The first 10,000."""
 
     @property
     def ok(self) -> bool:
-        """Whether all that was to be removed was."""
+        """Whether everything was removed that should be."""
         return not self.failures
 
     @property
     def arrays(self) -> int:
-        """How many arrays there are among the orphans: what `at_most` is about."""
+        """Number of arrays among the orphans: `at_most` limits this."""
         return self.counts["array"] + self.counts["dropped"]
 
     def weigh(self, shares: Iterable[tuple[str, int, int]], at_most: int | None) -> None:
         """
-        Set `too_many`, if more would go than was asked for, or than a clean-up takes along.
+        Set `too_many` if more would be removed than `at_most`, or than is plausible.
 
-        That is so of a store if none stays, or if more go than stay and than a few: so many
-        rows are rarely deleted, and a database that lacks rows looks the same.
+        For a store that is if no array stays, or if more are removed than stay and than a few: so
+        many rows are rarely deleted, and a database that lacks rows looks the same.
 
         Parameters
         ----------
         shares : iterable of tuple
-            Of each store its name, how many arrays stay, and how many would go.
+            For each store its name, the number of arrays that stay, and of those to remove.
         at_most : int, optional
-            How many may go of all.
+            Most arrays to remove in total.
         """
         off = []
         for store, live, gone in shares:
@@ -118,7 +118,7 @@ class Collection:
             )
 
     def to_json(self) -> str:
-        """Return all of it as a JSON."""
+        """Return the whole report as JSON."""
         own = {
             **vars(self),
             "older_than": self.older_than.total_seconds(),

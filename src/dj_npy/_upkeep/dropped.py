@@ -1,4 +1,4 @@
-"""Which paths were those of schemas, tables and columns that are gone."""
+"""Recognize paths of schemas, tables and columns that were dropped."""
 
 import re
 from collections.abc import Iterable
@@ -11,29 +11,29 @@ from dj_npy._format.path import EXTENSION, is_with_token, name_in_path
 from dj_npy._stores import Listed, Store
 
 _ENCODED = r"(?:[A-Za-z0-9_.-]|%[0-9A-F]{2})"
-# `name=value`, or as much of one or several as a file system takes, and a hash.
+# `name=value`, or several, cut to what a file system allows, with a hash.
 _CUT = rf"(?:{_ENCODED}|[=,])*(?:%[0-9A-F]?)?=[0-9a-f]{{32}}"
 _OF_KEY = re.compile(rf"[a-z]{_ENCODED}*=(?:{_ENCODED}*|{_CUT})")
 _TABLE = re.compile(rf"{_ENCODED}+")
 _ATTRIBUTE = re.compile(r"[a-z][a-z0-9_]*")
 _TOKENS = range(8, 17)
-"""Characters of a token, ours or DataJoint's."""
+"""Length of a token, ours or DataJoint's."""
 
 
 class Dropped:
     """
-    The paths that `_addressing` made in a store for attributes that are no more.
+    Paths that `array_path` made in a store for attributes that no longer exist.
 
-    They are known by their form alone: ``schema/table/name=value.../attribute.npy``, the name
-    with a token or plain; at least one folder is of a key. What could be of an attribute that
-    is there, of whatever codec, is none.
+    They are recognized by form alone: ``schema/table/name=value.../attribute.npy``, the name plain
+    or with a token; at least one folder belongs to a key. Paths that may belong to an existing
+    attribute, of any codec, are excluded.
 
     Parameters
     ----------
     schemas : iterable of str
-        The schemas that are looked at, there or not.
+        The schemas to check, existing or not.
     attributes : iterable of tuple
-        Schema, table and attribute of all that is there of them.
+        Schema, table and name of all their existing attributes.
     prefix : str
         The store's ``schema_prefix``.
     """
@@ -43,23 +43,23 @@ class Dropped:
     ) -> None:
         self._prefix = [part for part in prefix.split("/") if part]
         self._schemas = {name_in_path(schema) for schema in schemas}
-        self._there: dict[tuple[str, ...], set[str]] = {}
+        self._existing: dict[tuple[str, ...], set[str]] = {}
         for names in attributes:
             schema, table, attribute = _folded(*map(name_in_path, names))
-            self._there.setdefault((schema, table), set()).add(attribute)
+            self._existing.setdefault((schema, table), set()).add(attribute)
 
     def folders(self) -> list[str]:
-        """Return where the schemas' files are, unless a partition's folders come first."""
+        """Return the schemas' folders, unless partition folders come first."""
         return ["/".join([*self._prefix, schema]) for schema in sorted(self._schemas)]
 
-    def owner(self, path: str) -> str | None:
-        """Return of which attribute, or table, that is gone a file was, by its path."""
+    def former_owner(self, path: str) -> str | None:
+        """Return the dropped attribute or table of a path; None if there is none."""
         *folders, name = path.split("/")
         if (table := self._table(folders)) is None:
             return None
-        there = self._there.get(_folded(*table))
+        existing = self._existing.get(_folded(*table))
         if TEMPORARY.fullmatch(name):
-            return ".".join(table) if there is None else None
+            return ".".join(table) if existing is None else None
         stem = name.removesuffix(EXTENSION)
         before = [stem[: -n - 1] for n in _TOKENS if stem[-n - 1 : -n] == "_"]
         plain = [f"{'/'.join(folders)}/{each}{EXTENSION}" for each in before]
@@ -68,40 +68,42 @@ class Dropped:
         ] or [stem]
         if stem == name or not _ATTRIBUTE.fullmatch(names[0]):
             return None
-        if there is not None and not there.isdisjoint(_folded(stem, *before)):
+        if existing is not None and not existing.isdisjoint(_folded(stem, *before)):
             return None
         return ".".join([*table, names[0]])
 
     def is_key_folder(self, folder: str) -> bool:
-        """Whether a folder, once it is empty, is of no use: it is one of a key."""
+        """Whether a folder may be removed when empty: it belongs to a key."""
         folders = folder.split("/")
         return _OF_KEY.fullmatch(folders[-1]) is not None and self._table(folders) is not None
 
     def _table(self, folders: list[str]) -> tuple[str, str] | None:
-        """Return schema and table of an entity that has these folders."""
+        """Return schema and table of the row that these folders belong to."""
         at = len(self._prefix)
         if folders[:at] != self._prefix:
             return None
         rest = folders[at:]
-        in_front = 0
-        while in_front < len(rest) and "=" in rest[in_front]:
-            in_front += 1
-        of_key = [*rest[:in_front], *rest[in_front + 2 :]]
-        if len(rest) < in_front + 2 or not of_key:
+        partitions = 0
+        while partitions < len(rest) and "=" in rest[partitions]:
+            partitions += 1
+        key_folders = [*rest[:partitions], *rest[partitions + 2 :]]
+        if len(rest) < partitions + 2 or not key_folders:
             return None
-        schema, table = rest[in_front : in_front + 2]
+        schema, table = rest[partitions : partitions + 2]
         if schema not in self._schemas or not _TABLE.fullmatch(table):
             return None
-        if not all(map(_OF_KEY.fullmatch, of_key)):
+        if not all(map(_OF_KEY.fullmatch, key_folders)):
             return None
-        there = self._there.get(_folded(schema, table))
-        if there is not None and not there.issuperset(_folded(*(f.split("=")[0] for f in of_key))):
+        existing = self._existing.get(_folded(schema, table))
+        if existing is not None and not existing.issuperset(
+            _folded(*(f.split("=")[0] for f in key_folders))
+        ):
             return None
         return schema, table
 
 
 def is_array(store: Store, listed: Listed) -> bool:
-    """Whether a file is one of an array, as far as its header and size tell."""
+    """Whether a file is an array, according to its header and size."""
     where = store.where(listed.path)
     try:
         prefix, stat = store.read_beginning(listed.path, npyfile.FIRST_READ)
@@ -111,11 +113,11 @@ def is_array(store: Store, listed: Listed) -> bool:
         npyfile.parse_header(prefix, stat.nbytes, where)
     except ArrayCorruptError:
         return False
-    except ArrayMissingError:  # which its removal will tell
+    except ArrayMissingError:  # its removal will report that
         pass
     return True
 
 
 def _folded(*names: str) -> tuple[str, ...]:
-    """Return names as a server or a disk might take them that is blind to case."""
+    """Return names as a case-insensitive server or disk compares them."""
     return tuple(map(folded, names))

@@ -1,4 +1,4 @@
-"""What is in the stores, on the disk and not in memory, and which of it a row may mean."""
+"""An inventory of stores, on disk, and which of its files rows may refer to."""
 
 import re
 import sqlite3
@@ -20,15 +20,15 @@ from dj_npy._upkeep.collection import KEPT, Collection, Orphan
 from dj_npy._upkeep.dropped import Dropped, is_array
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-"""Bytes in a name that are no text; no row can refer to it."""
+"""Bytes in a name that are not valid text; no row can refer to it."""
 _REMOVALS = 16
 _AT_ONCE = 1000
 _UNKNOWN = "unknown"
-"""What is never removed, but may be the file of a row, which is to be counted as such."""
+"""Files that are never removed, but count as live if a row refers to them."""
 
 
 class Place(NamedTuple):
-    """Where in a store the files of some schemas are, and how they are called."""
+    """Where the files of some schemas are in a store, and how they are named."""
 
     store: Store
     layout: Layout
@@ -36,23 +36,23 @@ class Place(NamedTuple):
     folders: list[str]
 
     def prune(self, dropped: bool) -> None:
-        """Remove the folders of keys in which nothing is left."""
+        """Remove empty folders of keys."""
 
-        def may_go(folder: str) -> bool:
+        def is_removable(folder: str) -> bool:
             is_of_gone = dropped and self.gone.is_key_folder(folder)
             return self.layout.is_key_folder(folder) or (
                 is_of_gone and not self.layout.keeps(folder)
             )
 
         for folder in self.folders:
-            self.store.prune(folder, may_go)
+            self.store.prune(folder, is_removable)
 
 
 class Inventory:
-    """Files of several stores, and which of them a row refers to; on the disk, not in memory."""
+    """Files of several stores, and which of them a row refers to; on disk, not in memory."""
 
     def __init__(self) -> None:
-        # "": a private file of SQLite's, removed when this is closed.
+        # "": a temporary file of SQLite, removed on close.
         self._files = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._files.execute("PRAGMA journal_mode = OFF")
         self._files.execute(
@@ -60,10 +60,10 @@ class Inventory:
             "modified TEXT, version TEXT, old INT, owner TEXT, leads_to TEXT, live INT DEFAULT 0)"
         )
         self._files.execute("CREATE TABLE referred (path TEXT PRIMARY KEY) WITHOUT ROWID")
-        # Slashes in the paths of either, most often as many in all: others are not looked up.
-        self._listed: set[int] = set()
-        self._named: set[int] = set()
-        self._folders = False  # whether a row refers to one
+        # Numbers of slashes in paths of files and of rows: others need no lookup.
+        self._listed_depths: set[int] = set()
+        self._referenced_depths: set[int] = set()
+        self._folders = False  # whether a row refers to a folder
 
     def __enter__(self) -> "Inventory":
         return self
@@ -78,25 +78,25 @@ class Inventory:
         older_than: timedelta,
         report: Collection,
     ) -> None:
-        """Take up what a store has in some folders, and is, or was, of a column."""
+        """Add a store's files in some folders that belong, or belonged, to a column."""
         store, layout, gone, folders = place
         try:
             now = store.now()
         except StoreError:
             if not report.dry_run:
                 raise
-            now = datetime.now(UTC)  # a store that may only be read
+            now = datetime.now(UTC)  # a read-only store
         try:
             until = now - older_than
         except OverflowError:
             until = datetime.min.replace(tzinfo=UTC)
 
-        def found() -> Iterator[tuple[Any, ...]]:
+        def rows() -> Iterator[tuple[Any, ...]]:
             for folder in folders:
                 for is_upload in (False, True):
                     for each in store.uploads(folder) if is_upload else store.files(folder):
                         kind: str | None = layout.classify(each.path)
-                        owner = gone.owner(each.path) if kind is None else None
+                        owner = gone.former_owner(each.path) if kind is None else None
                         if (kind or owner) is None and not is_upload:
                             kind = _UNKNOWN if layout.may_be_live(each.path) else None
                         if (kind or owner) is None or _SURROGATE.search(each.path):
@@ -112,7 +112,7 @@ class Inventory:
                                 f"{each.path} in store {store.name!r}: its time makes no sense"
                             )
                         core = folded(layout.relative_path(each.path))
-                        self._listed.add(core.count("/"))
+                        self._listed_depths.add(core.count("/"))
                         yield (core, number, what, each.path, each.nbytes, modified, each.version,
                                each.modified <= until, owner, each.leads_to)  # fmt: skip
 
@@ -120,17 +120,17 @@ class Inventory:
         self._files.executemany(
             "INSERT INTO files (core, store, what, path, nbytes, modified, version, old, owner, "
             "leads_to) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            found(),
+            rows(),
         )
         self._files.execute("COMMIT")
 
-    def spare(self, references: Iterable[str], near: Sequence[LocalStore] = ()) -> None:
+    def spare(self, references: Iterable[str], local_stores: Sequence[LocalStore] = ()) -> None:
         """
-        Mark the files that may be referred to: see `_names`.
+        Mark the files that a row may refer to: see `_format.names`.
 
-        Whatever a row calls its store, and wherever that begins: two names may lead to one
-        place, or one store lie within another. Where links and mounts within a store lead is
-        seen through the stores of this machine, `near`.
+        Ignores the store's name and root in a row: two names may lead to one place, and one store
+        may lie within another. Links and mounts within a store are resolved through the local
+        stores, `local_stores`.
         """
         execute = self._files.execute
         execute("CREATE INDEX IF NOT EXISTS by_core ON files (core)")
@@ -141,24 +141,24 @@ class Inventory:
             path = folded(reference)
             if reference.endswith("/"):
                 self._folders = True
-                self._refer(f"{ending}/" for ending in endings_below(path))
+                self._add_references(f"{ending}/" for ending in endings_below(path))
                 continue
-            self._named.add(path.count("/"))
-            self._refer([path])
+            self._referenced_depths.add(path.count("/"))
+            self._add_references([path])
             marked = 0
             for ending in endings(path):
-                if ending.count("/") in self._listed:
+                if ending.count("/") in self._listed_depths:
                     marked += execute(f"{mark} core = ?", (ending,)).rowcount
             if not marked:
-                for version in versions_of(reference, near):
+                for version in versions_of(reference, local_stores):
                     execute(f"{mark} version = ?", (version,))
         for row, path in self._not_live():
             if any(
-                ending.count("/") in self._named and self._is_referred(ending)
+                ending.count("/") in self._referenced_depths and self._is_referred(ending)
                 for ending in endings_below(folded(path))
-            ) or (self._folders and self._is_in_a_folder(folded(path))):
+            ) or (self._folders and self._is_in_referenced_folder(folded(path))):
                 execute("UPDATE files SET live = 1 WHERE rowid = ?", (row,))
-        # One file by two names, through links and mounts; a row never means one in the making.
+        # One file with two names, through links and mounts; a row never means a temporary file.
         for same in ("version", "leads_to"):
             execute(
                 f"{mark} what <> 'temporary file' AND {same} IN "
@@ -166,7 +166,7 @@ class Inventory:
             )
         execute("COMMIT")
 
-    def _refer(self, paths: Iterable[str]) -> None:
+    def _add_references(self, paths: Iterable[str]) -> None:
         rows = ((path,) for path in paths)
         self._files.executemany("INSERT OR IGNORE INTO referred VALUES (?)", rows)
 
@@ -174,8 +174,8 @@ class Inventory:
         found = self._files.execute("SELECT 1 FROM referred WHERE path = ?", (path,))
         return found.fetchone() is not None
 
-    def _is_in_a_folder(self, path: str) -> bool:
-        """Whether a row refers to a folder that a file is in, however deep."""
+    def _is_in_referenced_folder(self, path: str) -> bool:
+        """Whether a row refers to a folder that contains a file, at any depth."""
         while "/" in path:
             path = path.rpartition("/")[0]
             if any(self._is_referred(f"{ending}/") for ending in endings_below(path)):
@@ -192,8 +192,8 @@ class Inventory:
             yield from rows
             last = rows[-1][0]
 
-    def has_of(self, schema: str) -> bool:
-        """Whether there are files of a schema that is gone."""
+    def has_files_of(self, schema: str) -> bool:
+        """Whether there are files of a dropped schema."""
         beginning = f"{name_in_path(schema)}."
         [[found]] = self._files.execute(
             "SELECT EXISTS (SELECT * FROM files WHERE substr(owner, 1, ?) = ?)",
@@ -202,7 +202,7 @@ class Inventory:
         return bool(found)
 
     def count(self, report: Collection, stores: Sequence[Store], dropped: bool) -> None:
-        """Tell what was found; from now on, what was dropped is no orphan unless it is to be."""
+        """Fill in the report; then exclude dropped files from the orphans unless `dropped`."""
         for live, old, what, gone, count, nbytes in self._files.execute(
             "SELECT live, old, what, owner IS NOT NULL, count(*), sum(nbytes) FROM files "
             "GROUP BY 1, 2, 3, 4"
@@ -237,7 +237,7 @@ class Inventory:
         ]
 
     def shares(self, stores: Sequence[Store]) -> Iterator[tuple[str, int, int]]:
-        """Yield of each store how many arrays a row refers to, and how many would go."""
+        """Yield for each store the number of arrays with a row, and of those to remove."""
         for number, live, gone in self._files.execute(
             "SELECT store, sum(live), sum(old AND NOT live) FROM files "
             "WHERE what IN ('array', 'dropped') GROUP BY store"
@@ -245,7 +245,7 @@ class Inventory:
             yield stores[number].name, live, gone
 
     def remove(self, report: Collection, stores: Sequence[Store]) -> None:
-        """Remove what is old enough and not referred to."""
+        """Remove files that are old enough and without a row."""
 
         def remove(orphan: tuple[int, str, Listed]) -> bool:
             number, what, listed = orphan

@@ -1,4 +1,4 @@
-"""Whether every row has its file, and that the right one."""
+"""Check that every row has its file, and the right one."""
 
 import json
 import tempfile
@@ -25,11 +25,11 @@ from dj_npy._stores.remote import PART, SIDE_BY_SIDE
 from dj_npy._text import in_units, short_repr
 
 SOUND = ("as described", "as inserted", "no checksum", "changed since insert")
-"""What is said of files that are not damaged."""
+"""Results for files that are not damaged."""
 _KEPT = 10_000
-"""Findings that a report holds; all are counted."""
-_TOGETHER, _TOGETHER_BYTES = 64, 4 << 20
-"""Files that one step looks at: each step is handed to a thread and back."""
+"""Findings that a report lists; all are counted."""
+_BATCH, _BATCH_BYTES = 64, 4 << 20
+"""Files per work item: passing one to a thread and back has a cost."""
 _IN_FLIGHT = 256 << 20
 
 
@@ -53,23 +53,23 @@ class Finding(NamedTuple):
 @dataclass
 class Report:
     """
-    What `verify` has found.
+    The result of `verify`.
 
-    `str` of it is a text, ``to_json()`` a JSON.
+    ``str(report)`` is text, ``report.to_json()`` JSON.
     """
 
     checksums: bool
     """Whether every byte was read."""
     tables: list[str] = field(default_factory=list)
-    """What was looked at: ``schema.table.attribute``."""
+    """What was checked: ``schema.table.attribute``."""
     checked: int = 0
-    """Arrays."""
+    """Number of arrays."""
     nbytes: int = 0
-    """Of these arrays, as their rows say."""
+    """Total size of these arrays, according to their rows."""
     counts: Counter[str] = field(default_factory=Counter)
     """
-    How many were what: as for `Finding`, or ``"as inserted"``, to the byte; ``"as described"``,
-    where only size, shape and dtype were looked at; ``"no checksum"``, where the row, of
+    Number of arrays per result: as in `Finding`, or ``"as inserted"``, to the byte; ``"as
+    described"``, if only size, shape and dtype were checked; ``"no checksum"``, if the row, of
     DataJoint's own codec, has none.
     """
     findings: list[Finding] = field(default_factory=list)
@@ -81,7 +81,7 @@ class Report:
         return all(what in SOUND for what in self.counts)
 
     def to_json(self) -> str:
-        """Return all of it as a JSON."""
+        """Return the whole report as JSON."""
         findings = [finding._asdict() for finding in self.findings]
         return json.dumps({"ok": self.ok, **vars(self), "findings": findings}, indent=2)
 
@@ -96,30 +96,30 @@ class Report:
             lines.append(
                 f"{finding.what}: {finding.table} ({key}) {finding.attribute}: {finding.message}"
             )
-        if (more := sum(self.counts[what] for what in self._told) - len(self.findings)) > 0:
+        if (more := sum(self.counts[what] for what in self._listed) - len(self.findings)) > 0:
             lines.append(f"... and {more:,} more")
         return "\n".join(lines)
 
     @property
-    def _told(self) -> list[str]:
+    def _listed(self) -> list[str]:
         return [what for what in self.counts if what not in SOUND[:3]]
 
 
 def verify(*schemas_or_tables: Any, checksums: bool = False, progress: bool = False) -> Report:
     """
-    Check that every row's file is there, whole, and of the shape and dtype that the row says.
+    Check that every row's file exists, is complete, and has the row's shape and dtype.
 
-    Damage is reported, not raised. Files are looked at side by side, in memory that does not
-    grow with their number. Rows of transactions that are not committed are not seen.
+    Damage is reported, not raised. Files are checked in parallel; memory use does not grow with
+    their number. Rows of uncommitted transactions are not seen.
 
     Parameters
     ----------
     schemas_or_tables : datajoint.Schema, str, datajoint.Table or query
-        Names of schemas, schemas, tables, or what is left of them by restrictions.
+        Names of schemas, schemas, tables, or restricted tables.
     checksums : bool
         Read all bytes, and compare their checksum with the row's.
     progress : bool
-        Show a bar.
+        Show a progress bar.
 
     Returns
     -------
@@ -129,7 +129,7 @@ def verify(*schemas_or_tables: Any, checksums: bool = False, progress: bool = Fa
     Raises
     ------
     ArrayInvalidError
-        For what is neither, or a schema that is not there.
+        For an argument of another type, or a schema that does not exist.
     datajoint.DataJointError
         If the database refuses a query.
 
@@ -146,12 +146,12 @@ def verify(*schemas_or_tables: Any, checksums: bool = False, progress: bool = Fa
         raise ArrayInvalidError("verify takes one schema or table at least")
     report = Report(checksums)
     with ExitStack() as stack:
-        # What the database says is put aside first: it would not wait while terabytes are read.
+        # Rows are first spooled to a file: the database would not wait while terabytes are read.
         rows = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
-        given = list(map(_checked, schemas_or_tables))
+        given = list(map(_check_argument, schemas_or_tables))
         configs = [_spool(each, number, rows, report) for number, each in enumerate(given)]
         rows.seek(0)
-        ahead = Pipeline(_steps(rows, configs, checksums), settings.max_workers, _IN_FLIGHT)
+        ahead = Pipeline(_work_items(rows, configs, checksums), settings.max_workers, _IN_FLIGHT)
         total = (report.checked, report.nbytes)
         bar = stack.enter_context(Progress("verify", total if progress else None))
         try:
@@ -164,8 +164,8 @@ def verify(*schemas_or_tables: Any, checksums: bool = False, progress: bool = Fa
     return report
 
 
-class _Place(NamedTuple):
-    """A row that is to be looked at."""
+class _RowToCheck(NamedTuple):
+    """A row to check."""
 
     table: str
     key: dict[str, Any]
@@ -176,7 +176,7 @@ class _Place(NamedTuple):
 
 
 def _spool(given: Any, number: int, rows: Any, report: Report) -> StoreConfig:
-    """Write the rows of one argument to a file, and return the configuration of their stores."""
+    """Write the rows of one argument to a file, and return their store configuration."""
     connection = connection_of(given)
     with snapshot(connection) as now:
         for table, names, attribute, found in _selected(given, now):
@@ -194,7 +194,7 @@ def _spool(given: Any, number: int, rows: Any, report: Report) -> StoreConfig:
 def _selected(
     given: Any, now: Snapshot
 ) -> Iterator[tuple[str, Sequence[str], str, Iterable[tuple[Any, ...]]]]:
-    """Yield name of the table, those of its key, attribute, and key and JSON of each row."""
+    """Yield table name, key names, attribute, and an iterator of key and JSON per row."""
     schema = schema_name(given)
     if schema is not None:
         for column in now.columns([schema]):
@@ -206,7 +206,7 @@ def _selected(
         if attribute.codec is not None and is_npy(attribute.codec, attribute.store):
             expression = query.proj(name)
             names = expression.heading.names
-            # As DataJoint itself sends it: with arguments, none, so that %% is one %.
+            # With empty arguments, as DataJoint sends it, so that %% becomes %.
             found = now.select(expression.make_sql(), ())
             at = names.index(name)
             yield (
@@ -217,7 +217,7 @@ def _selected(
             )
 
 
-def _checked(given: Any) -> Any:
+def _check_argument(given: Any) -> Any:
     kind = given if isinstance(given, type) else type(given)
     if issubclass(kind, dj.expression.QueryExpression) or schema_name(given) is not None:
         return given
@@ -226,37 +226,39 @@ def _checked(given: Any) -> Any:
     )
 
 
-def _steps(rows: Iterable[str], configs: list[StoreConfig], checksums: bool) -> Iterator[WorkItem]:
-    places: list[_Place] = []
+def _work_items(
+    rows: Iterable[str], configs: list[StoreConfig], checksums: bool
+) -> Iterator[WorkItem]:
+    places: list[_RowToCheck] = []
     nbytes = 0
     for line in rows:
         number, table, key, attribute, stored = json.loads(line)
         row = _row(stored)
-        place = _Place(table, key, attribute, row, configs[number], _nbytes(row))
+        place = _RowToCheck(table, key, attribute, row, configs[number], _nbytes(row))
         size = place.nbytes if checksums else 0
-        if places and (len(places) == _TOGETHER or nbytes + size > _TOGETHER_BYTES):
-            yield _step(places, nbytes, checksums)
+        if places and (len(places) == _BATCH or nbytes + size > _BATCH_BYTES):
+            yield _work_item(places, nbytes, checksums)
             places, nbytes = [], 0
         places.append(place)
         nbytes += size
     if places:
-        yield _step(places, nbytes, checksums)
+        yield _work_item(places, nbytes, checksums)
 
 
-def _step(places: list[_Place], nbytes: int, checksums: bool) -> WorkItem:
-    task = Task(partial(_examined_together, places, checksums))
+def _work_item(places: list[_RowToCheck], nbytes: int, checksums: bool) -> WorkItem:
+    task = Task(partial(_examine_batch, places, checksums))
     return WorkItem(places, [task], min(nbytes, PART * SIDE_BY_SIDE))
 
 
-def _examined_together(places: list[_Place], checksums: bool) -> list[tuple[str, str]]:
-    return [examined(place.row, place.config, checksums) for place in places]
+def _examine_batch(places: list[_RowToCheck], checksums: bool) -> list[tuple[str, str]]:
+    return [examine(place.row, place.config, checksums) for place in places]
 
 
-def examined(row: ArrayMetadata, config: StoreConfig, checksums: bool) -> tuple[str, str]:
+def examine(row: ArrayMetadata, config: StoreConfig, checksums: bool) -> tuple[str, str]:
     """
-    Look at the file of a row and return what is to be said of it, and the message if there is one.
+    Check the file of a row; return the result, and a message or an empty text.
 
-    Nothing is raised: see `Report.counts`.
+    Does not raise: see `Report.counts`.
     """
     if isinstance(row.json, str):
         return "invalid row", f"the row's JSON cannot be read, or is a text: {short_repr(row.json)}"
@@ -280,7 +282,7 @@ def examined(row: ArrayMetadata, config: StoreConfig, checksums: bool) -> tuple[
 
 
 def _damage(file: ArrayFile) -> str:
-    """What is wrong with a file with which something is."""
+    """Return what is wrong with a damaged file."""
     row = file.row
     header = len(npyfile.header_bytes(row.dtype, row.shape, False))
     try:
@@ -289,12 +291,12 @@ def _damage(file: ArrayFile) -> str:
         file.header()
     except ArrayCorruptError:
         return "other array"
-    except NpyError:  # it has gone meanwhile
+    except NpyError:  # removed meanwhile
         return "unreadable"
     return "other bytes"
 
 
-def _add(report: Report, place: _Place, what: str, message: str) -> None:
+def _add(report: Report, place: _RowToCheck, what: str, message: str) -> None:
     report.counts[what] += 1
     if what in SOUND[:3] or len(report.findings) >= _KEPT:
         return

@@ -1,1 +1,1 @@
-"""Files on disks of this machine, and on file servers that are mounted."""
+"""Files on local disks and mounted file servers."""

@@ -1,4 +1,4 @@
-"""Bytes between memory and a file of this machine."""
+"""Read and write local files."""
 
 import os
 from collections.abc import Iterable
@@ -9,13 +9,13 @@ import numpy as np
 
 from dj_npy._selection.parts import Part
 from dj_npy._settings import settings
-from dj_npy._stores.local.naming import UNKNOWN, of_libc
+from dj_npy._stores.local.naming import UNKNOWN, libc_function
 from dj_npy._stores.regularfile import open_to_read
 
 _WRITE_BACK = 16 << 20
-"""Bytes after which the disk is set to work: 256 MB are synced in two thirds of the time."""
+"""Bytes after which write-back starts: 256 MB are synced in two thirds of the time."""
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
-_sync_file_range = of_libc("sync_file_range")
+_sync_file_range = libc_function("sync_file_range")
 _NO_FILE_SYNC = (
     "This file system cannot sync a file. With DJ_NPY_FSYNC=0 inserts do not wait for the disk, "
     "and what a power cut leaves of them is up to it"
@@ -23,7 +23,7 @@ _NO_FILE_SYNC = (
 
 
 def write(file: FileIO, pieces: Iterable[memoryview]) -> None:
-    """Write pieces to a file, and wait for the disk if that is wanted."""
+    """Write pieces to a file, and sync it if `settings.fsync`."""
     started = written = 0
     for piece in pieces:
         while piece:
@@ -43,14 +43,14 @@ def write(file: FileIO, pieces: Iterable[memoryview]) -> None:
 
 
 def _start_write_back(descriptor: int, offset: int, nbytes: int) -> None:
-    """Set the disk to work on what is written while more is being written (Linux)."""
+    """Start write-back of what is written while more is being written (Linux)."""
     if _sync_file_range is not None:
-        # Its errors are not looked at: fsync will meet them again.
+        # Errors are ignored: fsync will report them.
         _sync_file_range(descriptor, c_int64(offset), c_int64(nbytes), _SYNC_FILE_RANGE_WRITE)
 
 
 class Scratch:
-    """Memory that bytes are read into before they are taken from there."""
+    """A reusable buffer for data that are copied out after each read."""
 
     def __init__(self) -> None:
         self._memory = memoryview(b"")
@@ -62,12 +62,12 @@ class Scratch:
 
 
 def read_part(file: FileIO, part: Part, scratch: Scratch) -> bool:
-    """Read a part, and return whether the file is as long as that."""
+    """Read a part, and return whether the file is long enough."""
     if part.take is None:
         position = part.start
         for target in part.targets:
             if not _read_at(file, position, target):
-                return False  # it was cut short while we read
+                return False  # it was truncated meanwhile
             position += len(target)
         return True
     data, done = scratch.of(part.nbytes), 0
@@ -80,7 +80,7 @@ def read_part(file: FileIO, part: Part, scratch: Scratch) -> bool:
 
 
 def _read_at(file: FileIO, position: int, target: memoryview) -> bool:
-    """Fill `target` from a position on, and return whether the file is as long as that."""
+    """Fill `target` from `position`, and return whether the file is long enough."""
     if not hasattr(os, "preadv"):  # Windows, macOS before 11
         with open_to_read(os.fspath(file.name)) as own:
             own.seek(position)

@@ -1,4 +1,4 @@
-"""Where paths lead on this machine, through links and mounts, and whatever a store is called."""
+"""Resolve paths on this machine, through links, mounts and store names."""
 
 import os
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from dj_npy._stores.opening import open_store
 
 
 def local_stores(config: StoreConfig) -> list[LocalStore]:
-    """Return the configured stores that are folders of this machine, and can be opened."""
+    """Return the configured local stores that can be opened."""
     found: list[Store] = []
     for name, settings in config.stores.items():
         if isinstance(settings, dict) and str(settings.get("protocol")).lower() == "file":
@@ -25,17 +25,17 @@ def local_stores(config: StoreConfig) -> list[LocalStore]:
 
 
 def versions_of(path: str, stores: Sequence[LocalStore]) -> list[str]:
-    """Return the version, as a listing has it, of each file to which a path leads in a store."""
+    """Return the version of the file at a path in each store that has it."""
     found = []
     for store in stores:
         with suppress(NpyError):
-            if os.path.exists(os.path.join(store.location, store.checked(path))):
+            if os.path.exists(os.path.join(store.location, store.check_path(path))):
                 found.append(store.stat(path).version)
     return found
 
 
-def beginnings(store: Store, others: Sequence[LocalStore]) -> set[str]:
-    """Return the paths in a store, `folded`, at which another begins."""
+def nested_roots(store: Store, others: Sequence[LocalStore]) -> set[str]:
+    """Return the paths in a store, `folded`, that are roots of other stores."""
     if not isinstance(store, LocalStore):
         return set()
     outer = f"{folded(os.path.realpath(store.location))}/"

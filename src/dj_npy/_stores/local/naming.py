@@ -1,4 +1,4 @@
-"""How a file of this machine, or of a file server, gets a name that nobody else has."""
+"""Give a file, local or on a file server, a name that is not taken."""
 
 import ctypes
 import errno
@@ -9,7 +9,7 @@ from stat import S_IMODE
 from typing import Any
 
 
-def of_libc(name: str) -> Any:
+def libc_function(name: str) -> Any:
     """Return a function of the C library, or None."""
     try:
         return getattr(ctypes.CDLL(None, use_errno=True), name)
@@ -17,73 +17,73 @@ def of_libc(name: str) -> Any:
         return None
 
 
-_renameat2, _statfs = of_libc("renameat2"), of_libc("statfs")
+_renameat2, _statfs = libc_function("renameat2"), libc_function("statfs")
 _RENAME_NOREPLACE, _AT_FDCWD = 1, -100  # linux/fs.h, fcntl.h
-_OF_THIS_MACHINE = {
+_LOCAL_FILE_SYSTEMS = {
     *(0xEF53, 0x58465342, 0x9123683E, 0xF2F52010),  # ext2 to 4, XFS, Btrfs, F2FS
     *(0x2FC12FC1, 0xCA451A4E, 0x01021994, 0x794C7630),  # ZFS, bcachefs, tmpfs, overlayfs
     *(0x4D44, 0x2011BAB0, 0x7366746E),  # FAT, exFAT, NTFS
 }
 """
-`f_type` of file systems whose names are given by this machine's kernel alone.
+`f_type` of file systems whose names only this machine's kernel assigns.
 
-Elsewhere that a name is free may be the client's belief: SMB's lets the server replace what is
-there, though it was asked not to.
+Elsewhere, a free name may be only the client's view: SMB's rename lets the server replace a file in
+spite of RENAME_NOREPLACE.
 """
 
 UNKNOWN = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-"""What a file system answers to what it does not know."""
-# FAT, some FUSE and network file systems: they do not know links, or not here.
+"""Errors with which a file system answers to operations that it does not support."""
+# FAT, some FUSE and network file systems: no hard links, or not here.
 _NO_LINKS = {*UNKNOWN, errno.EPERM, errno.EMLINK, errno.EXDEV}
-_NO_RENAME = {*UNKNOWN, errno.EPERM}  # EPERM: of a container
+_NO_RENAME = {*UNKNOWN, errno.EPERM}  # EPERM: in a container
 _NO_FOLDER_SYNC = {*UNKNOWN, errno.EBADF, errno.EACCES, errno.EPERM}
 """
-SMB, DrvFs, some of FUSE; EACCES: who may write to a folder need not read it.
+SMB, DrvFs, some FUSE; EACCES: write permission for a folder does not imply read permission.
 
-That a disk is full or fails (ENOSPC, EDQUOT, EIO) is not of these.
+A full or failing disk (ENOSPC, EDQUOT, EIO) is not among these.
 """
 
 
-_Way = Callable[[str, str], None]
-"""Gives the file at the first path the second, and raises FileExistsError if that is taken."""
+_Method = Callable[[str, str], None]
+"""Renames the file at the first path to the second; raises FileExistsError if that exists."""
 
 
 class Names:
-    """Gives files their names, and remembers what file systems do not know."""
+    """Gives files their names, and remembers what file systems do not support."""
 
     def __init__(self) -> None:
-        self._renames: dict[int, bool] = {}  # whether a file system knows RENAME_NOREPLACE
+        self._renames: dict[int, bool] = {}  # device: supports RENAME_NOREPLACE
 
     def give(self, temporary: str, final: str, own: os.stat_result) -> bool:
         """
         Give a file its final name, unless that is taken.
 
-        An error is no verdict: a file server may have done what it says it has not, as the
-        answer to its client's first request was lost.
+        An error proves nothing: a file server may have renamed the file and its first answer been
+        lost.
         """
-        ways: list[tuple[_Way, set[int]]] = [(os.link, _NO_LINKS), (_reserve, set())]
+        methods: list[tuple[_Method, set[int]]] = [(os.link, _NO_LINKS), (_reserve, set())]
         if self._knows_rename(temporary, own.st_dev):
-            ways.insert(0, (_rename, _NO_RENAME))
-        for way, unknown in ways:
+            methods.insert(0, (_rename, _NO_RENAME))
+        for method, unknown in methods:
             try:
-                way(temporary, final)
+                method(temporary, final)
             except OSError as error:
                 if not has_moved(temporary, final, own):
                     if isinstance(error, FileExistsError):
                         return False
                     if error.errno not in unknown:
                         raise
-                    if way is _rename and error.errno in UNKNOWN:
+                    if method is _rename and error.errno in UNKNOWN:
                         self._renames[own.st_dev] = False
                     continue
-            if way is os.link:
+            if method is os.link:
                 remove_if_there(temporary)
             return True
         raise AssertionError("not reached")
 
     def _knows_rename(self, path: str, device: int) -> bool:
         if device not in self._renames:
-            known = None not in (_renameat2, _statfs) and _type_of(path) in _OF_THIS_MACHINE
+            known = None not in (_renameat2, _statfs) and _type_of(path) in _LOCAL_FILE_SYSTEMS
             self._renames[device] = known
         return self._renames[device]
 
@@ -97,33 +97,33 @@ def _rename(temporary: str, final: str) -> None:
 
 
 def _reserve(temporary: str, final: str) -> None:
-    """Reserve the name, then rename over the reservation: nobody refers to it yet."""
+    """Create an empty file, then rename over it: no row refers to it yet."""
     os.close(os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         os.replace(temporary, final)
     except BaseException:
         with suppress(OSError):
-            if not os.lstat(final).st_size:  # it has not been done after all
+            if not os.lstat(final).st_size:  # the rename did not happen
                 os.unlink(final)
         raise
 
 
 def has_moved(temporary: str, final: str, own: os.stat_result) -> bool:
-    """Whether a file has its final name, beside its temporary one or in the place of it."""
+    """Whether a file has its final name, in addition to or instead of its temporary one."""
     try:
         found = os.lstat(final)
     except OSError:
         return False
-    # Where files have no numbers, or all the same, there are no links either.
+    # File systems without inode numbers, or with equal ones, have no links either.
     if not found.st_ino or not os.path.samestat(found, own) or found.st_size != own.st_size:
         return False
     if os.path.lexists(temporary):
         return found.st_nlink == 2
-    return found.st_mtime_ns == own.st_mtime_ns  # a number may be used again
+    return found.st_mtime_ns == own.st_mtime_ns  # inode numbers are reused
 
 
 def replace_file(new: str, old: str) -> None:
-    """Put a file in the place of another, with its mode, group and, if allowed, owner."""
+    """Replace a file by another, keeping its mode, group and, if allowed, owner."""
     with suppress(AttributeError, OSError):
         before = os.stat(old)
         for owner in ((-1, before.st_gid), (before.st_uid, -1)):
@@ -139,14 +139,14 @@ def replace_file(new: str, old: str) -> None:
 
 
 def _type_of(path: str) -> int:
-    """Return by which number Linux knows a path's file system."""
-    answer = (ctypes.c_long * 64)()  # twice a `struct statfs`, which begins with it
+    """Return the `f_type` of a path's file system."""
+    answer = (ctypes.c_long * 64)()  # twice the size of `struct statfs`, whose first field it is
     failed = _statfs(os.fsencode(path), answer)
     return 0 if failed else answer[0] & 0xFFFFFFFF
 
 
 def remove_if_there(path: str) -> None:
-    """Remove a file, unless it has gone."""
+    """Remove a file, if it exists."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -154,7 +154,7 @@ def remove_if_there(path: str) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Make the names in a folder durable, where a folder can be synced."""
+    """Sync the names in a folder, where a folder can be synced."""
     if os.name == "nt":  # Windows cannot open a folder; NTFS journals names by itself
         return
     try:

@@ -1,16 +1,16 @@
-"""Whose a file or folder is, for who may not use it."""
+"""Describe the owner of a file or folder, for errors about permissions."""
 
 import os
 from contextlib import suppress
 from stat import S_IMODE, S_ISDIR, filemode
 
-with suppress(ImportError):  # Windows knows users otherwise
+with suppress(ImportError):  # not on Windows
     from grp import getgrgid
     from pwd import getpwuid
 
 
-def whose(path: str) -> str:
-    """Say of whom a file or folder is, or the nearest one on the way to it that can be seen."""
+def describe_owner(path: str) -> str:
+    """Describe the owner of a path, or of its nearest parent that can be seen."""
     if os.name == "nt":
         return ""
     nearest = os.path.normpath(path)

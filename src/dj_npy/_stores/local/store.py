@@ -1,4 +1,4 @@
-"""Files in a folder of this machine, or of a file server mounted there."""
+"""Files in a local folder, or one of a mounted file server."""
 
 import errno
 import os
@@ -26,18 +26,18 @@ from dj_npy._stores.local.naming import (
     replace_file,
     sync_folder,
 )
-from dj_npy._stores.local.owners import whose
+from dj_npy._stores.local.owners import describe_owner
 from dj_npy._stores.regularfile import NONBLOCK, open_regular, open_to_read
 
 _CHANGED = "user.dj_npy.changed"
-"""Extended attribute of a file that was opened to be changed."""
+"""Extended attribute of a file that was opened for writing."""
 _ATTEMPTS = 100
-"""How often a file and its folder are made, as collections keep removing the folder."""
+"""Tries to create a file and its folder, while collections keep removing the folder."""
 _CLOCK_S = 0.005
 _READ_PIECE = 1 << 20
 _MAX_DURABLE = 10_000
 _SIDE_BY_SIDE = 32 << 20
-"""Bytes from which several threads read: one alone copies 256 MB a quarter slower."""
+"""Size in bytes from which several threads read: one copies 256 MB a quarter slower."""
 _READERS = 4
 _READ = os.O_RDONLY | NONBLOCK | getattr(os, "O_CLOEXEC", 0)
 _PART = 8 << 20
@@ -55,10 +55,10 @@ class LocalStore(Store):
     Parameters
     ----------
     name : str
-        What the DataJoint configuration calls the store.
+        Name of the store in the DataJoint configuration.
     location : str
-        The folder. It must exist: one that does not is more likely a file server that is not
-        mounted than a place to put data.
+        The folder. It must exist: a missing one is more likely a file server that is not mounted
+        than a place to put data.
     """
 
     is_local = True
@@ -68,7 +68,7 @@ class LocalStore(Store):
         super().__init__(name)
         self.location = os.path.abspath(location)
         self._durable: set[str] = set()  # folders whose names have been synced
-        self._durable_since = 0  # the location's time of change
+        self._durable_since = 0  # mtime of the location
         self._names = Names()
 
     def _create(
@@ -93,32 +93,32 @@ class LocalStore(Store):
                     self._sync_names(folder)
             except BaseException:
                 names = [file.name]
-                # Ctrl-C may have come between the last step and its being noted.
+                # Ctrl-C may have come after the rename and before `named` was set.
                 if named or (own and has_moved(file.name, self._full(path), own)):
                     names.append(self._full(path))
                 for name in names:
-                    with suppress(OSError):  # what went wrong first is what has to be told
+                    with suppress(OSError):  # the first error is the one to raise
                         os.unlink(name)
                 raise
-        except NpyError:  # of the store that the pieces come from
+        except NpyError:  # from the store that the pieces come from
             raise
         except OSError as error:
-            raise self.refused(error, path, "write") from error
+            raise self.translate_error(error, path, "write") from error
         return path
 
     def _new_file(self, folder: str) -> Any:
-        """Create a file that nobody else knows of, and its folder if need be."""
+        """Create a file with a random name, and its folder if needed."""
         for attempt in count(1):
             name = _temporary_in(folder)
             try:
                 self._make_folder(folder)
                 return open(name, "xb", buffering=0)
-            except FileExistsError:  # nobody else has such a name: the answer was lost
+            except FileExistsError:  # the name is unique: the answer was lost
                 with suppress(OSError):
                     os.unlink(name)
                 if attempt == _ATTEMPTS:
                     raise
-            except OSError as error:  # a collection has removed the folder, it being empty
+            except OSError as error:  # a collection removed the empty folder
                 if error.errno not in (errno.ENOENT, errno.ESTALE) or attempt == _ATTEMPTS:
                     raise
         raise AssertionError("not reached")
@@ -129,25 +129,25 @@ class LocalStore(Store):
         try:
             os.mkdir(folder)
         except FileExistsError:
-            return  # or a file is in the way, which opening a file in it will tell
+            return  # or it is a file: opening a file in it will fail
         except FileNotFoundError:
             self._make_folder(os.path.dirname(folder))
             with suppress(FileExistsError):  # another process was faster
                 os.mkdir(folder)
-        except OSError:  # where nothing may be made, not all say that it is there
+        except OSError:  # on read-only file systems, some give another error
             if os.path.isdir(folder):
                 return
             raise
-        self._durable.discard(folder)  # it was there before, and was removed
+        self._durable.discard(folder)  # it is new: it was removed before
 
     def _sync_names(self, folder: str) -> None:
         """
-        Make the file's name durable, and those of the folders that lead to it.
+        Sync the file's name, and those of the folders that lead to it.
 
-        A folder's name is synced once a process, whoever has made the folder: another process
-        may have died before it came to that. A collection that removes folders, some of which
-        are then made anew, tells by the location's time of change. It cannot remove these any
-        more: there is a file in them.
+        A folder's name is synced once per process, whoever created the folder: another process may
+        have died before it did that. A collection that removes folders, some of which are then
+        created anew, changes the location's mtime. It cannot remove these folders any more, as they
+        contain a file.
         """
         changed = os.stat(self.location).st_mtime_ns
         if changed != self._durable_since:
@@ -173,7 +173,7 @@ class LocalStore(Store):
         waiting = iter(parts)
         few = list(islice(waiting, _READERS))
         many = len(few) == _READERS and all(part.nbytes >= _PART for part in few)
-        # One after the other, all parts may come through the same memory.
+        # Parts that are read one after the other can share a buffer.
         scratch = None if many else Scratch()
         try:
             with open_to_read(self._full(path)) as file:
@@ -192,7 +192,7 @@ class LocalStore(Store):
         except NpyError:
             raise
         except OSError as error:
-            raise self.refused(error, path, "read") from error
+            raise self.translate_error(error, path, "read") from error
 
     def _read_files(self, files: Iterable[tuple[str, Sequence[Buffer], int]]) -> list[bool]:
         if not hasattr(os, "preadv"):
@@ -202,7 +202,8 @@ class LocalStore(Store):
             try:
                 descriptor = os.open(f"{location}/{path}", _READ)
                 try:
-                    # That not one byte more is read tells the size, without asking for it.
+                    # One byte more is requested: if it does not come, that is the size, without a
+                    # stat.
                     read.append(os.preadv(descriptor, (*buffers, one_more), 0) == nbytes)
                 finally:
                     os.close(descriptor)
@@ -215,7 +216,7 @@ class LocalStore(Store):
             with open_to_read(self._full(path)) as file:
                 return file.read(length) or b"", _stat_of(os.fstat(file.fileno()))
         except OSError as error:
-            raise self.refused(error, path, "read") from error
+            raise self.translate_error(error, path, "read") from error
 
     def _pieces(self, path: str) -> Iterator[memoryview]:
         try:
@@ -223,19 +224,19 @@ class LocalStore(Store):
                 while piece := file.read(_READ_PIECE):
                     yield memoryview(piece)
         except OSError as error:
-            raise self.refused(error, path, "read") from error
+            raise self.translate_error(error, path, "read") from error
 
     def _remove(self, path: str) -> None:
         try:
             remove_if_there(self._full(path))
         except OSError as error:
-            raise self.refused(error, path, "remove") from error
+            raise self.translate_error(error, path, "remove") from error
 
     def _stat(self, path: str) -> Stat:
         try:
             stat = os.stat(self._full(path))
         except OSError as error:
-            raise self.refused(error, path, "read") from error
+            raise self.translate_error(error, path, "read") from error
         return _stat_of(stat)
 
     def _files(self, folder: str) -> Iterator[Listed]:
@@ -249,30 +250,30 @@ class LocalStore(Store):
             except OSError as error:
                 if error.errno in _GONE:  # removed meanwhile
                     continue
-                raise self.refused(error, path, "list") from error
+                raise self.translate_error(error, path, "list") from error
             if S_ISREG(stat.st_mode) or S_ISLNK(stat.st_mode):
                 yield self._listed_as(path, stat)
 
     def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
-        """Yield what is in a folder, which may be gone; not all of it is in memory at once."""
+        """Yield the entries of a folder, one at a time; a missing folder is empty."""
         try:
             with os.scandir(self._full(folder) if folder else self.location) as scanned:
                 yield from scanned
         except OSError as error:
             if error.errno not in _GONE or not os.path.isdir(self.location):
-                raise self.refused(error, folder, "list") from error
+                raise self.translate_error(error, folder, "list") from error
 
     def _listed(self, path: str) -> Listed:
         try:
             return self._listed_as(path, os.lstat(self._full(path)))
         except OSError as error:
-            raise self.refused(error, path, "read") from error
+            raise self.translate_error(error, path, "read") from error
 
     def _listed_as(self, path: str, stat: os.stat_result) -> Listed:
         version = _stat_of(stat).version
         leads_to = version if stat.st_nlink == 1 else ""
         if S_ISLNK(stat.st_mode):
-            with suppress(OSError):  # it leads to nothing
+            with suppress(OSError):  # a broken link
                 leads_to = _stat_of(os.stat(self._full(path))).version
         return Listed(path, stat.st_size, _time_of(stat), version, leads_to)
 
@@ -284,12 +285,13 @@ class LocalStore(Store):
                 with open(name, "wb") as file:
                     now = _time_of(os.fstat(file.fileno()))
                 remove_if_there(name)
-                # As for `_sync_names`, the location has now changed, as far as its clock can tell.
+                # `_sync_names` relies on it: the location's mtime has now changed, within the
+                # clock's resolution.
                 if os.stat(self.location).st_mtime_ns != before:
                     return now
                 time.sleep(_CLOCK_S)
         except OSError as error:
-            raise self.refused(error, "", "write") from error
+            raise self.translate_error(error, "", "write") from error
 
     def place(self) -> object:
         try:
@@ -297,7 +299,7 @@ class LocalStore(Store):
         except OSError:
             return None
         try:
-            # The roots of two disks that are mounted one after the other look alike.
+            # The roots of two disks that are mounted one after the other have equal numbers.
             marked = os.stat(self._full(MARKER)).st_mtime_ns
         except OSError:
             marked = None
@@ -319,35 +321,34 @@ class LocalStore(Store):
             except OSError as error:
                 with suppress(OSError):
                     os.unlink(self._full(path))
-                raise self.refused(error, MARKER, "write") from error
+                raise self.translate_error(error, MARKER, "write") from error
         return True
 
-    def _prune(self, folder: str, may_go: Callable[[str], bool]) -> None:
-        self._now()  # see `_sync_names`
-        self._prune_below(folder, may_go)
+    def _prune(self, folder: str, is_removable: Callable[[str], bool]) -> None:
+        self._now()  # changes the mtime: see `_sync_names`
+        self._prune_below(folder, is_removable)
 
-    def _prune_below(self, folder: str, may_go: Callable[[str], bool]) -> None:
+    def _prune_below(self, folder: str, is_removable: Callable[[str], bool]) -> None:
         for entry in self._entries(folder):
             path = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir(follow_symlinks=False):
-                self._prune_below(path, may_go)
-                if may_go(path):
-                    with suppress(OSError):  # it is not empty, or not ours to remove
+                self._prune_below(path, is_removable)
+                if is_removable(path):
+                    with suppress(OSError):  # not empty, or no permission
                         os.rmdir(self._full(path))
 
     def _open_to_map(self, path: str) -> FileIO:
         try:
             return open_to_read(self._full(path))
         except OSError as error:
-            raise self.refused(error, path, "map") from error
+            raise self.translate_error(error, path, "map") from error
 
     def _open_to_change(self, path: str) -> tuple[FileIO, None]:
         try:
-            file = FileIO(self._full(path), "r+", opener=_of_the_store)
+            file = FileIO(self._full(path), "r+", opener=_open_no_follow)
         except OSError as error:
-            raise self.refused(error, path, "map") from error
-        # Where the file system or the operating system has no such attributes, `verify` cannot
-        # tell a change from damage.
+            raise self.translate_error(error, path, "map") from error
+        # Without extended attributes, `verify` cannot tell a change from damage.
         with suppress(AttributeError, OSError):
             os.setxattr(file.fileno(), _CHANGED, b"mmap_mode='r+'")
         return file, None
@@ -361,7 +362,7 @@ class LocalStore(Store):
     def _full(self, path: str) -> str:
         return f"{self.location}/{path}"
 
-    def refused(self, error: Exception, path: str, verb: str) -> NpyError:
+    def translate_error(self, error: Exception, path: str, verb: str) -> NpyError:
         what = f"could not {verb} {self.where(path)} (folder {self.location!r})"
         try:
             is_there = S_ISDIR(os.stat(self.location).st_mode)
@@ -385,24 +386,24 @@ class LocalStore(Store):
             errno.ELOOP: "there is a symbolic link, which is not followed in order to change "
             "a file, nor in a circle",
         }
-        # `strerror` and not `str`: that would name the temporary file.
+        # not `str`, which would name the temporary file
         reason = advice.get(code) or getattr(error, "strerror", None) or type(error).__name__
         if code in _DENIED:
-            asked = self._full(path)
-            if verb in ("write", "remove"):  # which the folder permits, and not the file
-                asked = os.path.dirname(asked)
-            reason = f"permission denied for this user{whose(asked)}"
-        refused = StoreError(f"{what}: {reason}")
-        refused.errno = code or None
-        return refused
+            denied_path = self._full(path)
+            if verb in ("write", "remove"):  # the folder's permissions decide, not the file's
+                denied_path = os.path.dirname(denied_path)
+            reason = f"permission denied for this user{describe_owner(denied_path)}"
+        translated = StoreError(f"{what}: {reason}")
+        translated.errno = code or None
+        return translated
 
 
 def _temporary_in(folder: str) -> str:
     return f"{folder}/.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
 
 
-def _of_the_store(path: str, flags: int) -> int:
-    """Open a file, and not what a link in its place leads to."""
+def _open_no_follow(path: str, flags: int) -> int:
+    """Open a file, and refuse a symbolic link in its place."""
     return open_regular(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 

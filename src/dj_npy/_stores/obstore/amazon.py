@@ -1,4 +1,4 @@
-"""What both ways to S3, obstore and s3fs, want to know of a store's settings."""
+"""S3 settings that obstore and s3fs share: endpoint, region, credentials, botocore clients."""
 
 import base64
 import os
@@ -22,28 +22,28 @@ from dj_npy._concurrency.threads import each_in_time, in_time
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
 from dj_npy._stores.base import Listed
-from dj_npy._stores.deadline import Timed, opened
-from dj_npy._stores.environment import ca_bundle, encryption, payer, proxy_for
+from dj_npy._stores.deadline import Timed, open_url
+from dj_npy._stores.environment import ca_bundle, encryption, payer_header, proxy_for
 
 ATTEMPTS = 5
-"""How often botocore asks, with pauses that grow up to 8 s: some 15 s in all, at most."""
+"""Tries of botocore per request; the pauses between them grow up to 8 s, about 15 s in all."""
 _REGION = r"[a-z]{2}(?:-[a-z]+)+-\d"
 _AMAZON = re.compile(rf"s3(?:[.-]{_REGION})?\.amazonaws\.com(?:\.cn)?")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
 
 
 def is_amazon(host: str) -> bool:
-    """Whether a host is S3 itself, rather than a server that speaks its protocol."""
+    """Whether a host is Amazon S3, not another server with the S3 protocol."""
     return bool(_AMAZON.fullmatch(host.lower().removesuffix(":443")))
 
 
 def endpoint_of(name: str, spec: dict[str, Any]) -> str:
     """Return the endpoint as a URL without a path."""
-    said = str(spec["endpoint"]).rstrip("/")
-    if not re.match("(?i)https?://", said):
-        # DataJoint's default; the description in a pickle has none.
-        said = f"{'https' if spec.get('secure', True) else 'http'}://{said}"
-    parts = urlsplit(said)
+    endpoint = str(spec["endpoint"]).rstrip("/")
+    if not re.match("(?i)https?://", endpoint):
+        # DataJoint's default for `secure`; a pickled description has no `secure`.
+        endpoint = f"{'https' if spec.get('secure', True) else 'http'}://{endpoint}"
+    parts = urlsplit(endpoint)
     port = int(parts.netloc.rpartition(":")[2]) if re.search(r":\d+$", parts.netloc) else 443
     if not _HOST.fullmatch(parts.netloc) or parts.path or parts.query or port > 65535:
         raise StoreError(
@@ -54,10 +54,10 @@ def endpoint_of(name: str, spec: dict[str, Any]) -> str:
 
 
 def region_of(spec: dict[str, Any]) -> str:
-    """Return the region: of the endpoint, the environment, or the bucket."""
+    """Return the region named by the endpoint, the environment or the bucket."""
     host = urlsplit(spec["endpoint"]).netloc
-    if said := re.search(rf"({_REGION})(?:\.vpce)?\.amazonaws\.com", host):
-        return said[1]
+    if match := re.search(rf"({_REGION})(?:\.vpce)?\.amazonaws\.com", host):
+        return match[1]
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not region and is_amazon(host):
         region = bucket_region(f"{spec['endpoint']}/{spec['bucket']}", spec.get("proxy_server"))
@@ -65,10 +65,12 @@ def region_of(spec: dict[str, Any]) -> str:
 
 
 def bucket_region(url: str, proxy: str | None = None) -> str | None:
-    """Ask S3 in which region a bucket is; it tells that to anybody."""
+    """Ask S3 for the region of a bucket. Needs no credentials."""
     try:
         until = time.monotonic() + remote.SILENCE_S
-        with opened(Request(url, method="HEAD"), remote.CONNECT_TIMEOUT_S, until, proxy) as answer:
+        with open_url(
+            Request(url, method="HEAD"), remote.CONNECT_TIMEOUT_S, until, proxy
+        ) as answer:
             headers = answer.headers
     except HTTPError as error:
         headers = error.headers
@@ -82,13 +84,13 @@ def bucket_region(url: str, proxy: str | None = None) -> str | None:
 
 
 def server_time(url: str, proxy: str | None) -> datetime | None:
-    """Return a server's time, as it says to anybody; None if it does not, or another for it."""
-    time.sleep(1)  # it says whole seconds, and what was written before this call is not later
+    """Return the server's time from an anonymous HEAD; None if there is none, or it is cached."""
+    time.sleep(1)  # `Date` has whole seconds: nothing written before this call has a later time
     until = time.monotonic() + remote.SILENCE_S
     try:
         try:
             request = Request(url, method="HEAD", headers={"Cache-Control": "no-cache"})
-            with opened(request, remote.CONNECT_TIMEOUT_S, until, proxy) as answer:
+            with open_url(request, remote.CONNECT_TIMEOUT_S, until, proxy) as answer:
                 headers = answer.headers
         except HTTPError as error:
             headers = error.headers
@@ -113,41 +115,41 @@ def s3_filesystem(spec: dict[str, Any]) -> Any:
             "verify": ca_bundle(),
         },
         s3_additional_kwargs=encryption(),
-        config_kwargs={**_config(spec), "http_session_cls": _staying()},
+        config_kwargs={**_config(spec), "http_session_cls": _session_without_redirects()},
         session=_session(AioSession, spec),
         skip_instance_cache=True,
     )
-    filesystem.retries = 1  # of its own, each of which were `ATTEMPTS` of botocore's
-    # Buckets with Object Lock want a checksum, and this one every server knows.
+    filesystem.retries = 1  # s3fs would retry each of botocore's `ATTEMPTS`
+    # Buckets with Object Lock require a checksum; every server supports Content-MD5.
     events = filesystem.s3.meta.events
     for operation in ("PutObject", "UploadPart"):
         events.register(f"before-call.s3.{operation}", _add_checksum)
-    _have_it_stay(events, spec)
+    _stop_redirects(events, spec)
     return filesystem
 
 
-def _have_it_stay(events: Any, spec: dict[str, Any]) -> None:
-    """Have botocore take no redirect for one to another region, but at Amazon; it never ends."""
+def _stop_redirects(events: Any, spec: dict[str, Any]) -> None:
+    """Stop botocore's region redirects, which never end on servers other than Amazon S3."""
 
-    def stay(context: dict[str, Any], **_: Any) -> None:
+    def stop(context: dict[str, Any], **_: Any) -> None:
         context.setdefault("s3_redirect", {})["redirected"] = True
 
     if not is_amazon(urlsplit(spec["endpoint"]).netloc):
-        events.register("before-call.s3", stay)
+        events.register("before-call.s3", stop)
 
 
-def _staying() -> type:
-    """Return the HTTP session of s3fs, but one that follows no redirect; nor does botocore's."""
+def _session_without_redirects() -> type:
+    """Return the HTTP session class of s3fs, changed to follow no redirects."""
     from aiobotocore.httpsession import AIOHTTPSession
 
     get_session = AIOHTTPSession._get_session
 
-    class Staying(AIOHTTPSession):
+    class SessionWithoutRedirects(AIOHTTPSession):
         async def _get_session(self, proxy_url: str | None) -> Any:
             session = await get_session(self, proxy_url)
             return SimpleNamespace(request=partial(session.request, allow_redirects=False))
 
-    return Staying
+    return SessionWithoutRedirects
 
 
 def _add_checksum(params: dict[str, Any], **_: Any) -> None:
@@ -160,7 +162,7 @@ def _add_checksum(params: dict[str, Any], **_: Any) -> None:
 
 
 def ambient_secrets() -> Callable[[], Iterable[str | None]]:
-    """Return what tells the credentials that this machine has, as s3fs finds them, too."""
+    """Return a function that lists this machine's credentials, found as s3fs finds them."""
 
     @cache
     def credentials() -> Any:
@@ -168,19 +170,19 @@ def ambient_secrets() -> Callable[[], Iterable[str | None]]:
 
         return get_session().get_credentials()
 
-    def ask() -> Iterable[str | None]:
+    def frozen() -> Iterable[str | None]:
         found = credentials()
         return found.get_frozen_credentials() if found else ()
 
-    return ask
+    return frozen
 
 
 def s3_remove(spec: dict[str, Any]) -> Callable[[str], None]:
     """
-    Return what removes ``bucket/key`` by one request.
+    Return a function that removes ``bucket/key`` with exactly one request.
 
-    s3fs sends one again, and below it aiohttp does when a connection ends; botocore itself
-    can be told not to.
+    s3fs retries a removal, and so does aiohttp when a connection closes. botocore can be told not
+    to.
     """
     client = cache(partial(_client, spec, 1))
 
@@ -192,20 +194,20 @@ def s3_remove(spec: dict[str, Any]) -> Callable[[str], None]:
     return remove
 
 
-def s3_look(spec: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
+def s3_info(spec: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
     """
-    Return what tells size, version and time of ``bucket/key`` by a GET.
+    Return a function that gets size, version and time of ``bucket/key`` with a GET.
 
-    s3fs asks by a HEAD, whose answer has no code, then lists, which needs another right; and it
-    wants to be told a length.
+    s3fs sends a HEAD, whose answer has no error code, then lists, which needs another permission;
+    and it requires a Content-Length.
     """
     client = cache(partial(_client, spec))
 
     def get(bucket: str, key: str, **more: str) -> dict[str, Any]:
         answer = client().get_object(Bucket=bucket, Key=key, **more)
         with closing(answer["Body"]) as body:
-            said = re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.get("ContentRange") or "")
-            size = int(said[1]) if said else None
+            content_range = re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.get("ContentRange") or "")
+            size = int(content_range[1]) if content_range else None
             if size is None and more:
                 return get(bucket, key)
             if size is None:
@@ -215,7 +217,7 @@ def s3_look(spec: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
         found = {"size": size, "ETag": answer.get("ETag", ""), "name": f"{bucket}/{key}"}
         return {**found, "LastModified": answer.get("LastModified"), "type": "file"}
 
-    def look(full_path: str) -> dict[str, Any]:
+    def info(full_path: str) -> dict[str, Any]:
         bucket, _, key = full_path.partition("/")
         with _botocore_errors():
             try:
@@ -225,14 +227,14 @@ def s3_look(spec: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
                     raise
                 return get(bucket, key)
 
-    return look
+    return info
 
 
 def s3_find(spec: dict[str, Any]) -> Callable[[str], Iterator[tuple[str, dict[str, Any]]]]:
     """
-    Return what yields path, size, version and time of each object that begins ``bucket/prefix``.
+    Return a function that lists path, size, version and time of objects by ``bucket/prefix``.
 
-    Of s3fs's own listing, only the whole could be waited for, and not a page.
+    With the listing of s3fs, a time limit could cover only the whole, not each page.
     """
     client = cache(partial(_client, spec))
 
@@ -243,9 +245,9 @@ def s3_find(spec: dict[str, Any]) -> Callable[[str], Iterator[tuple[str, dict[st
             for page in each_in_time(
                 pages.paginate(Bucket=bucket, Prefix=prefix), remote.REQUEST_S
             ):
-                for each in page.get("Contents", ()):
-                    if not each["Key"].endswith("/"):  # a folder, to some
-                        yield f"{bucket}/{each['Key']}", {**each, "size": each["Size"]}
+                for entry in page.get("Contents", ()):
+                    if not entry["Key"].endswith("/"):  # some tools make such objects for folders
+                        yield f"{bucket}/{entry['Key']}", {**entry, "size": entry["Size"]}
 
     return find
 
@@ -265,20 +267,20 @@ class MultipartUploads:
         self._location = f"{spec['location']}/" if spec["location"] else ""
 
     def listed(self, folder: str) -> Iterator[Listed]:
-        """Yield those in `folder` of the store and below; their size is not known."""
+        """Yield the uploads in `folder` of the store and below; their size is not known."""
         prefix = self._location + (f"{folder}/" if folder else "")
         client = self._client()
-        # That there is none is an error to rclone.
+        # rclone answers with this error if there are no uploads.
         with suppress(client.exceptions.NoSuchUpload), _botocore_errors():
             pages = client.get_paginator("list_multipart_uploads")
-            asked = pages.paginate(Bucket=self._spec["bucket"], Prefix=prefix)
-            for page in each_in_time(asked, remote.REQUEST_S):
+            paginated = pages.paginate(Bucket=self._spec["bucket"], Prefix=prefix)
+            for page in each_in_time(paginated, remote.REQUEST_S):
                 for upload in page.get("Uploads", []):
                     path = upload["Key"].removeprefix(self._location)
                     yield Listed(path, 0, upload["Initiated"], upload["UploadId"])
 
     def abort(self, upload: Listed) -> None:
-        """Throw away what has been uploaded of one; one that is gone is none the less aborted."""
+        """Abort an upload; one that no longer exists counts as aborted."""
         client = self._client()
         with suppress(client.exceptions.NoSuchUpload), _botocore_errors():
             abort = partial(
@@ -287,12 +289,12 @@ class MultipartUploads:
                 Key=self._location + upload.path,
                 UploadId=upload.version,
             )
-            in_time(abort, remote.REQUEST_S)  # there is no other of that id
+            in_time(abort, remote.REQUEST_S)  # safe after a time-out: upload ids are unique
 
 
 @contextmanager
 def _botocore_errors() -> Iterator[None]:
-    """Raise what botocore raises as the errors that are told in one place."""
+    """Raise botocore's errors as built-in ones, which `translate_error` describes."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -310,7 +312,7 @@ def _botocore_errors() -> Iterator[None]:
 
 
 def _client(spec: dict[str, Any], attempts: int | None = None) -> Any:
-    """Return a client of botocore, each of whose requests ends in time, head included."""
+    """Return a botocore client whose requests, headers included, have a time limit."""
     from botocore.config import Config
     from botocore.session import Session
 
@@ -324,19 +326,19 @@ def _client(spec: dict[str, Any], attempts: int | None = None) -> Any:
         config=Config(**_config(spec, attempts)),
     )
     client._endpoint.http_session._pool_classes_by_scheme.update(_pools())
-    _have_it_stay(client.meta.events, spec)
+    _stop_redirects(client.meta.events, spec)
     return client
 
 
 @cache
 def _pools() -> dict[str, type]:
-    """Return, by scheme, what keeps botocore's connections, but such as end in time."""
+    """Return botocore's connection pools by scheme, changed to connections with a time limit."""
     from botocore import awsrequest
 
-    class Plain(_Prompt, awsrequest.AWSHTTPConnection):
+    class Plain(_TimeLimited, awsrequest.AWSHTTPConnection):
         pass
 
-    class Secure(_Prompt, awsrequest.AWSHTTPSConnection):
+    class Secure(_TimeLimited, awsrequest.AWSHTTPSConnection):
         pass
 
     class Plains(awsrequest.AWSHTTPConnectionPool):
@@ -348,11 +350,11 @@ def _pools() -> dict[str, type]:
     return {"http": Plains, "https": Secures}
 
 
-class _Prompt(Timed):
-    """A connection of botocore's whose answers come within `remote.REQUEST_S`."""
+class _TimeLimited(Timed):
+    """A botocore connection that answers within `remote.REQUEST_S`."""
 
     def connect(self) -> None:
-        self.until = time.monotonic() + remote.REQUEST_S  # a proxy is asked first
+        self.until = time.monotonic() + remote.REQUEST_S  # covers the CONNECT to a proxy
         super().connect()
 
     def request(self, *args: Any, **options: Any) -> None:
@@ -366,16 +368,16 @@ def _config(spec: dict[str, Any], attempts: int | None = None) -> dict[str, Any]
         "connect_timeout": remote.CONNECT_TIMEOUT_S,
         "read_timeout": remote.SILENCE_S,
         "retries": {"mode": "legacy", "total_max_attempts": attempts or ATTEMPTS},
-        # Some servers send the checksum of the object with a part of it.
+        # Some servers send the checksum of the whole object with a range.
         "response_checksum_validation": "when_required",
         "request_checksum_calculation": "when_required",
-        # Without any, botocore would look for some.
+        # Without this, botocore would read the environment.
         "proxies": {"http": proxy, "https": proxy} if proxy else {},
     }
 
 
 def _session(kind: Any, spec: dict[str, Any]) -> Any:
-    """Return a session that takes credentials from the environment and files, and nothing else."""
+    """Return a session that reads only credentials from the environment and files."""
     bare = {
         name: (None, None, default, convert)
         for name, (_, _, default, convert) in kind.SESSION_VARIABLES.items()
@@ -385,6 +387,6 @@ def _session(kind: Any, spec: dict[str, Any]) -> Any:
     if not spec.get("access_key"):
         found = kind().get_component("credential_provider")
         session.register_component("credential_provider", found)
-    headers = payer()
+    headers = payer_header()
     session.register("before-call.s3", lambda params, **_: params["headers"].update(headers))
     return session

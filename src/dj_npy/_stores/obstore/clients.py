@@ -1,4 +1,4 @@
-"""From a DataJoint store's settings to obstore's clients."""
+"""Create obstore clients from a DataJoint store's settings."""
 
 import base64
 import json
@@ -14,18 +14,18 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
-from dj_npy._stores.environment import proxy_for, trusted
+from dj_npy._stores.environment import ca_certificates, proxy_for
 from dj_npy._stores.obstore.amazon import MultipartUploads, is_amazon
-from dj_npy._stores.obstore.failures import in_short
+from dj_npy._stores.obstore.failures import first_line
 from dj_npy._stores.obstore.microsoft import is_microsoft
 from dj_npy._stores.obstore.reader import Client
 from dj_npy._stores.obstore.store import CloudStore
 from dj_npy._stores.regularfile import open_regular
-from dj_npy._stores.secret import Hidden
+from dj_npy._stores.secret import Redactor
 
 Spec = dict[str, Any]
 MakeClient = Callable[..., Client]
-"""From options of the HTTP client, a number of retries and more settings."""
+"""Takes options of the HTTP client, the number of retries, and more settings."""
 
 MAX_RETRIES = 8
 _BACK_OFF = {
@@ -35,49 +35,50 @@ _BACK_OFF = {
 }
 _CREDENTIALS_LAST = timedelta(minutes=5)
 _NO_PROXY = {"proxy_url": "http://none.invalid", "proxy_excludes": "*,0.0.0.0/0,::/0"}
-"""A proxy for no host: without any, obstore would look for one in the environment."""
+"""A proxy that no host uses: without one, obstore reads the environment."""
 _FOLLOWS = "obstore would take the secret along to wherever the server redirects it"
 
 
 class UnsupportedByObstore(Exception):  # noqa: N818
-    """Obstore has no words for these settings, or is not to be trusted with them; fsspec may."""
+    """obstore cannot express these settings, or would leak a secret with them; fsspec may do."""
 
 
-def cloud_store(name: str, spec: Spec, identity: str, hidden: Hidden) -> CloudStore:
+def cloud_store(name: str, spec: Spec, identity: str, redactor: Redactor) -> CloudStore:
     """
     Return the store that a DataJoint configuration describes.
 
     Parameters
     ----------
     name : str
-        What the configuration calls it.
+        Name of the store in the configuration.
     spec : dict
-        Its settings, of protocol ``s3``, ``gcs`` or ``azure``; `location` without empty
+        Its settings, with protocol ``s3``, ``gcs`` or ``azure``; `location` without empty
         components, `endpoint` as a URL, `region`.
     identity : str
-        Where it is, in words that no other store has.
-    hidden : Hidden
-        The credentials: no message has them.
+        Unique description of the location.
+    redactor : Redactor
+        Removes the credentials from all messages.
 
     Raises
     ------
-    Inexpressible
-        If the credentials are of a kind that obstore does not know.
+    UnsupportedByObstore
+        If obstore does not support this kind of credentials.
     StoreError
-        If the settings contradict themselves, or there are no credentials.
+        If the settings contradict each other, or there are no credentials.
     """
     make = {"s3": _s3, "gcs": _gcs, "azure": _azure}[spec["protocol"]]
     try:
-        client = make(name, spec, hidden)
-        # Buckets with Object Lock want one; SHA-256 is what obstore signs with anyway.
-        checked = {"checksum_algorithm": "SHA256"} if spec["protocol"] == "s3" else {}
+        client = make(name, spec, redactor)
+        # Buckets with Object Lock require a checksum; obstore computes SHA-256 for the signature
+        # anyway.
+        checksums = {"checksum_algorithm": "SHA256"} if spec["protocol"] == "s3" else {}
         reader = client({"read_timeout": timedelta(seconds=remote.SILENCE_S)}, MAX_RETRIES)
-        writer, remover = client({}, MAX_RETRIES, **checked), client({}, 0, **checked)
+        writer, remover = client({}, MAX_RETRIES, **checksums), client({}, 0, **checksums)
         plain = (client({}, MAX_RETRIES), client({}, 0)) if spec["protocol"] == "s3" else None
     except (BaseError, ValueError, TypeError) as error:
-        said = hidden.redacted(str(error))
+        message = redactor.redact(str(error))
         raise StoreError(
-            f"store {name!r} is not configured as obstore wants it: {in_short(said)}"
+            f"store {name!r} is not configured as obstore wants it: {first_line(message)}"
         ) from None
     return CloudStore(
         name,
@@ -85,13 +86,13 @@ def cloud_store(name: str, spec: Spec, identity: str, hidden: Hidden) -> CloudSt
         writer,
         remover,
         identity,
-        hidden=hidden,
+        redactor=redactor,
         direct=spec["protocol"] == "s3"
         and not proxy_for(spec["endpoint"], spec.get("proxy_server")),
         proxy=spec.get("proxy_server"),
         plain=plain,
-        # Azure and Google throw away by themselves what was not finished within a week.
-        unended=MultipartUploads(spec) if spec["protocol"] == "s3" else None,
+        # Azure and Google delete unfinished uploads themselves after a week.
+        unfinished=MultipartUploads(spec) if spec["protocol"] == "s3" else None,
     )
 
 
@@ -108,23 +109,23 @@ def _client_options(spec: Spec, url: str, more: Spec) -> Any:
         "allow_http": url.startswith("http://"),
         "user_agent": "dj-npy",
     }
-    if certificates := trusted():
+    if certificates := ca_certificates():
         options["root_certificate"] = certificates
     proxy = proxy_for(url, spec.get("proxy_server"))
     return {**options, **({"proxy_url": proxy} if proxy else _NO_PROXY)}
 
 
-def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
+def _s3(name: str, spec: Spec, redactor: Redactor) -> MakeClient:
     url, virtual = spec["endpoint"], False
     if is_amazon(urlsplit(url).netloc):
-        # A certificate for *.s3.amazonaws.com does not hold for a name with dots.
+        # The certificate for *.s3.amazonaws.com does not cover bucket names with dots.
         virtual = "." not in spec["bucket"]
         host = f"s3.{spec['region']}.amazonaws.com{'.cn' if url.endswith('.cn') else ''}"
         url = f"https://{spec['bucket']}.{host}" if virtual else f"https://{host}"
-    # All that the environment may set as well, which nobody but obstore would read there.
+    # All that obstore would otherwise read from the environment, where no other client reads it.
     options: Spec = {
         "endpoint": url,
-        "aws_endpoint_url_s3": url,  # it would win
+        "aws_endpoint_url_s3": url,  # takes precedence over `endpoint`
         "virtual_hosted_style_request": virtual,
         "conditional_put": "etag",
         "skip_signature": False,
@@ -138,13 +139,13 @@ def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
             f"to use the credentials of this machine"
         )
     if access:
-        # By a function, as the environment may have a session token of other credentials.
+        # As a provider, because the environment may have a session token of other credentials.
         keys = {"access_key_id": access, "secret_access_key": secret, "expires_at": None}
         options["credential_provider"] = lambda: keys
     else:
-        options |= _ambient_s3(name, spec, hidden)
+        options |= _ambient_s3(name, spec, redactor)
 
-    def client(more: Spec, retries: int, **said: Any) -> Client:
+    def client(more: Spec, retries: int, **settings: Any) -> Client:
         return S3Store(
             spec["bucket"],
             prefix=spec["location"] or None,
@@ -152,20 +153,20 @@ def _s3(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
             client_options=_client_options(spec, url, more),
             retry_config=_retry_config(retries),
             **options,
-            **said,
+            **settings,
         )
 
     return client
 
 
-def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
-    """Credentials as botocore finds them: environment, profile, single sign-on, machine."""
-    is_at_home = is_amazon(urlsplit(spec["endpoint"]).netloc)
+def _ambient_s3(name: str, spec: Spec, redactor: Redactor) -> Spec:
+    """Return credentials as botocore finds them: environment, profile, single sign-on, instance."""
+    is_on_amazon = is_amazon(urlsplit(spec["endpoint"]).netloc)
     try:
         from botocore.credentials import Credentials
         from botocore.session import get_session
-    except ImportError:  # obstore knows some of these places too
-        if not is_at_home:
+    except ImportError:  # obstore itself looks in some of these places
+        if not is_on_amazon:
             raise UnsupportedByObstore(_FOLLOWS) from None
         return {}
     credentials = get_session().get_credentials()
@@ -176,16 +177,16 @@ def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
             f"AWS_SECRET_ACCESS_KEY, or run `aws configure`"
         )
 
-    if not is_at_home and credentials.get_frozen_credentials().token:
+    if not is_on_amazon and credentials.get_frozen_credentials().token:
         raise UnsupportedByObstore(_FOLLOWS)
 
     def provide() -> Spec:
         nonlocal credentials
-        if type(credentials) is Credentials:  # of a file, in which there may be others by now
+        if type(credentials) is Credentials:  # from a file, which may have changed
             credentials = get_session().get_credentials() or credentials
-        frozen = credentials.get_frozen_credentials()  # renewed by botocore when they expire
-        hidden.learn(*frozen)
-        if not is_at_home and frozen.token:
+        frozen = credentials.get_frozen_credentials()  # botocore renews them when they expire
+        redactor.add(*frozen)
+        if not is_on_amazon and frozen.token:
             raise PermissionError("the credentials have a session token by now: try again")
         return {
             "access_key_id": frozen.access_key,
@@ -197,10 +198,10 @@ def _ambient_s3(name: str, spec: Spec, hidden: Hidden) -> Spec:
     return {"credential_provider": provide}
 
 
-def _gcs(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
+def _gcs(name: str, spec: Spec, redactor: Redactor) -> MakeClient:
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         raise UnsupportedByObstore("an emulator speaks Google's JSON API only")
-    credentials = _google_credentials(name, spec.get("token"), hidden)
+    credentials = _google_credentials(name, spec.get("token"), redactor)
     key = json.loads(credentials.get("service_account_key", "{}"))
     url = key.get("gcs_base_url", "https://storage.googleapis.com")
 
@@ -216,9 +217,9 @@ def _gcs(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
     return client
 
 
-def _google_credentials(name: str, token: Any, hidden: Hidden) -> Spec:
+def _google_credentials(name: str, token: Any, redactor: Redactor) -> Spec:
     """
-    Translate what gcsfs takes as `token`.
+    Translate gcsfs's `token` into obstore's settings.
 
     https://gcsfs.readthedocs.io/en/latest/#credentials
     """
@@ -228,10 +229,14 @@ def _google_credentials(name: str, token: Any, hidden: Hidden) -> Spec:
         try:
             import google.auth
             from obstore.auth.google import GoogleCredentialProvider
-        except ImportError:  # obstore looks for a key file and for Google's metadata server
+        except ImportError:  # obstore looks for a key file and the metadata server
             return {}
         try:
-            return {"credential_provider": partial(_learnt, GoogleCredentialProvider(), hidden)}
+            return {
+                "credential_provider": partial(
+                    _credentials_of, GoogleCredentialProvider(), redactor
+                )
+            }
         except google.auth.exceptions.DefaultCredentialsError:
             if not token:
                 raise UnsupportedByObstore("gcsfs looks in more places") from None
@@ -248,17 +253,17 @@ def _google_credentials(name: str, token: Any, hidden: Hidden) -> Spec:
     raise UnsupportedByObstore("a token that gcsfs may know")
 
 
-def _azure(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
+def _azure(name: str, spec: Spec, redactor: Redactor) -> MakeClient:
     parts = dict(
         part.split("=", 1)
         for part in str(spec.get("connection_string") or "").split(";")
         if "=" in part
     )
-    said = {key.lower(): value for key, value in parts.items()}
+    settings = {key.lower(): value for key, value in parts.items()}
     options: Spec = {}
-    account = said.get("accountname") or spec.get("account_name")
-    url = said.get("blobendpoint", "").rstrip("/")
-    if said.get("usedevelopmentstorage", "").lower() == "true":
+    account = settings.get("accountname") or spec.get("account_name")
+    url = settings.get("blobendpoint", "").rstrip("/")
+    if settings.get("usedevelopmentstorage", "").lower() == "true":
         options = {"use_emulator": True}
         url = "http://"
     else:
@@ -266,10 +271,10 @@ def _azure(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
             account = urlsplit(url).netloc.split(".")[0]
         if not account:
             raise StoreError(f"store {name!r} has no `account_name` and no `connection_string`")
-        if not url and "endpointsuffix" in said:
-            scheme = said.get("defaultendpointsprotocol", "https")
-            url = f"{scheme}://{account}.blob.{said['endpointsuffix']}"
-        # Always said, as the environment may have another.
+        if not url and "endpointsuffix" in settings:
+            scheme = settings.get("defaultendpointsprotocol", "https")
+            url = f"{scheme}://{account}.blob.{settings['endpointsuffix']}"
+        # Always given, because the environment may name another.
         url = url or f"https://{account}.blob.core.windows.net"
         options = {
             "endpoint": url,
@@ -277,13 +282,13 @@ def _azure(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
             "use_emulator": False,
             "skip_signature": False,
         }
-        if said.get("sharedaccesssignature") and not is_microsoft(url):
+        if settings.get("sharedaccesssignature") and not is_microsoft(url):
             raise UnsupportedByObstore(_FOLLOWS)
         options |= _azure_credentials(
             name,
-            said.get("accountkey") or spec.get("account_key"),
-            said.get("sharedaccesssignature"),
-            hidden,
+            settings.get("accountkey") or spec.get("account_key"),
+            settings.get("sharedaccesssignature"),
+            redactor,
         )
 
     def client(more: Spec, retries: int) -> Client:
@@ -298,8 +303,10 @@ def _azure(name: str, spec: Spec, hidden: Hidden) -> MakeClient:
     return client
 
 
-def _azure_credentials(name: str, key: str | None, signature: str | None, hidden: Hidden) -> Spec:
-    # By functions, as the environment may have a token, which would win.
+def _azure_credentials(
+    name: str, key: str | None, signature: str | None, redactor: Redactor
+) -> Spec:
+    # As providers, because a token in the environment would take precedence.
     if key:
         try:
             base64.b64decode(key, validate=True)
@@ -311,13 +318,13 @@ def _azure_credentials(name: str, key: str | None, signature: str | None, hidden
         return {"credential_provider": lambda: token}
     try:
         from obstore.auth.azure import AzureCredentialProvider
-    except ImportError:  # obstore looks in the environment and for a managed identity
+    except ImportError:  # obstore reads the environment and a managed identity
         return {}
-    return {"credential_provider": partial(_learnt, AzureCredentialProvider(), hidden)}
+    return {"credential_provider": partial(_credentials_of, AzureCredentialProvider(), redactor)}
 
 
-def _learnt(provider: Callable[[], Any], hidden: Hidden) -> Any:
-    """Return what a provider hands out, which no message then has."""
+def _credentials_of(provider: Callable[[], Any], redactor: Redactor) -> Any:
+    """Return the credentials of a provider, and have them redacted from messages."""
     found = provider()
-    hidden.learn(*(value for value in found.values() if isinstance(value, str)))
+    redactor.add(*(value for value in found.values() if isinstance(value, str)))
     return found

@@ -1,4 +1,4 @@
-"""Ranges of objects straight from a socket into an array's memory."""
+"""Read ranges of objects from a socket directly into an array's memory."""
 
 import re
 import ssl
@@ -18,15 +18,15 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")  # RFC 9110, section 14.
 
 class Direct:
     """
-    Reads that save the copy which any client makes that hands out bytes.
+    Reads without the copy that a client makes when it returns bytes.
 
-    It is asked first and may always decline: whatever is not exactly the answer that was
-    hoped for is left to obstore, which tries again, and tells one error from another.
+    It is tried first and may always decline: any answer but the expected one is left to obstore,
+    which retries and classifies errors.
 
     Parameters
     ----------
     sign : callable
-        From a path to a URL that may be read without further credentials.
+        Returns a presigned URL for a path.
     """
 
     def __init__(self, sign: Callable[[str], SplitResult]) -> None:
@@ -38,26 +38,27 @@ class Direct:
 
     def fill(self, path: str, start: int, targets: Sequence[memoryview]) -> tuple[int, str] | None:
         """
-        Fill `targets`, one after the other, from byte `start` of an object on.
+        Fill `targets`, one after the other, starting at byte `start` of an object.
 
-        Returns the object's size and version, or None, with `targets` in any state.
+        Returns the object's size and version, or None; then the contents of `targets` are
+        undefined.
         """
         if not self.works:
             return None
         url = self._sign(path)
-        while self._idle:  # the server may have closed these meanwhile
+        while self._idle:  # the server may have closed idle connections
             try:
-                return self._asked(self._idle.pop(), url, start, targets)
+                return self._request(self._idle.pop(), url, start, targets)
             except (ConnectionError, HTTPException, IndexError):
                 continue
-            except OSError:  # silence, on which no other connection will improve
+            except OSError:  # a time-out, which a new connection would not fix
                 return None
         try:
-            return self._asked(self._connected(url), url, start, targets)
+            return self._request(self._connect(url), url, start, targets)
         except (OSError, HTTPException):
             return None
 
-    def _connected(self, url: SplitResult) -> Connection:
+    def _connect(self, url: SplitResult) -> Connection:
         if url.scheme == "http":
             connection = Connection(url.netloc, timeout=remote.CONNECT_TIMEOUT_S)
         else:
@@ -69,7 +70,7 @@ class Direct:
         connection.connect()
         return connection
 
-    def _asked(
+    def _request(
         self,
         connection: Connection,
         url: SplitResult,
@@ -78,21 +79,21 @@ class Direct:
     ) -> tuple[int, str] | None:
         stop = start + sum(map(len, targets))
         whole = False
-        # One for the whole request: a server may drip its head, too.
+        # One deadline for the whole request: a server may also send its headers slowly.
         connection.until = time.monotonic() + remote.REQUEST_S
         try:
-            if connection.sock is None:  # the last answer was the last over it
+            if connection.sock is None:  # the server closed it after its last answer
                 connection.connect()
             connection.sock.settimeout(remote.SILENCE_S)
             connection.request(
                 "GET", f"{url.path}?{url.query}", headers={"Range": f"bytes={start}-{stop - 1}"}
             )
             response = connection.getresponse()
-            answered = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            if response.status != 206 or answered is None:
+            content_range = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if response.status != 206 or content_range is None:
                 self.works = response.status in (404, 416, 429) or response.status >= 500
                 return None
-            if (int(answered[1]), int(answered[2])) != (start, stop - 1):
+            if (int(content_range[1]), int(content_range[2])) != (start, stop - 1):
                 return None
             for target in targets:
                 while target:
@@ -101,7 +102,7 @@ class Direct:
                         return None
                     target = target[count:]
             whole = True
-            return int(answered[3]), response.headers.get("ETag", "")
+            return int(content_range[3]), response.headers.get("ETag", "")
         finally:
             if whole:
                 self._idle.append(connection)

@@ -1,4 +1,4 @@
-"""What obstore raises: which is which, and what to say of it."""
+"""Classify and describe the errors that obstore raises."""
 
 import re
 
@@ -6,31 +6,30 @@ from obstore import exceptions
 
 from dj_npy._stores.environment import UNKNOWN_CERTIFICATE
 from dj_npy._stores.reasons import CHECK_THE_KEYS, STALLS, code_of, is_under_way, reason_of
-from dj_npy._stores.secret import Hidden
+from dj_npy._stores.secret import Redactor
 
-# Not every error that obstore documents as its own is one: NotFoundError arrives as
-# FileNotFoundError.
+# obstore does not raise all the errors it documents: NotFoundError arrives as FileNotFoundError.
 MISSING = (exceptions.NotFoundError, FileNotFoundError)
 DENIED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
-TAKEN = (exceptions.AlreadyExistsError, FileExistsError)
+ALREADY_EXISTS = (exceptions.AlreadyExistsError, FileExistsError)
 CONDITION_FAILED = (exceptions.PreconditionError, exceptions.NotModifiedError)
 NOT_SUPPORTED = (exceptions.NotSupportedError, NotImplementedError)
 UNCLEAR = (exceptions.GenericError, exceptions.JoinError, OSError)
-"""After these, a request may have been carried out or not."""
+"""After these, it is unknown whether the request was carried out."""
 FAILURES = (exceptions.BaseError, OSError, ValueError, NotImplementedError)
 
-_LATER = (408, 409, 425, 429)
-"""What is about this moment, of the answers that are about the request."""
+_RETRYABLE = (408, 409, 425, 429)
+"""4xx statuses that are worth a retry."""
 _ADVICE = (
     (DENIED, CHECK_THE_KEYS),
-    (TAKEN, "there is such an object already"),
+    (ALREADY_EXISTS, "there is such an object already"),
     (CONDITION_FAILED, "the object has changed meanwhile"),
     (exceptions.InvalidPathError, "the service cannot have an object of this name"),
     (NOT_SUPPORTED, "the service does not support this request"),
     (exceptions.UnknownConfigurationKeyError, "obstore does not know one of the store's settings"),
     (exceptions.JoinError, "obstore's thread was stopped"),
 )
-# The wording of obstore's most general error, and what to say; no decision depends on it.
+# Parts of obstore's generic error message, and what to say; no decision depends on them.
 _HINTS = (
     (r"redirect|AuthorizationHeaderMalformed|IllegalLocation|30[17] ",
      "the bucket seems to be in another region: set AWS_REGION, or the endpoint of that region"),
@@ -44,15 +43,15 @@ _HINTS = (
 )  # fmt: skip
 
 
-def is_never(error: Exception) -> bool:
-    """Whether a server has said that it does not take such a request, and never will."""
+def is_permanent(error: Exception) -> bool:
+    """Whether a server will never accept such a request."""
     status = _status(str(error))
-    is_ours = status // 100 == 4 and status not in (400, *_LATER)
+    is_ours = status // 100 == 4 and status not in (400, *_RETRYABLE)
     return is_ours or status in (501, 505, 507) or code_of(str(error)) == "NotImplemented"
 
 
-def is_bad(error: Exception) -> bool:
-    """Whether a server did not like the form of a request: a header, for one."""
+def is_bad_request(error: Exception) -> bool:
+    """Whether a server rejected the form of a request, such as a header."""
     text = str(error)
     if code_of(text) in ("RequestTimeout", "Throttling"):
         return False
@@ -60,46 +59,46 @@ def is_bad(error: Exception) -> bool:
 
 
 def is_conflict(error: Exception) -> bool:
-    """Whether a request met another that is under way; a name that is taken is none."""
+    """Whether a request conflicts with one in progress; not if the name is taken."""
     return is_under_way(code_of(str(error)))
 
 
-def is_unmeasured(error: Exception) -> bool:
-    """Whether obstore misses a size in an answer, or cannot read it; all else is as well then."""
+def is_missing_size(error: Exception) -> bool:
+    """Whether only a size in the answer's headers was missing or unreadable for obstore."""
     return bool(re.search("(?i)content.?(length|range)", str(error).split("\n")[0]))
 
 
 def _status(text: str) -> int:
-    """The status of an answer; 0 if there was none."""
-    said = re.search(r"status code: (\d+)", text)
-    return int(said[1]) if said else 0
+    """Return the HTTP status; 0 if there was no answer."""
+    found = re.search(r"status code: (\d+)", text)
+    return int(found[1]) if found else 0
 
 
-def told(error: Exception, hidden: Hidden, verb: str = "") -> str:
-    """Return what a message says of an error: a reason, and what to do, without secrets."""
-    text = hidden.redacted(str(error))
-    reason = reason_of(code_of(text), _code(text), verb, _status(text))
+def describe_error(error: Exception, redactor: Redactor, verb: str = "") -> str:
+    """Return the reason of an error and what to do about it, without secrets."""
+    text = redactor.redact(str(error))
+    reason = reason_of(code_of(text), _code_and_message(text), verb, _status(text))
     if reason is None:
         reason = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), None)
     if reason is None:
         found = next((hint for words, hint in _HINTS if re.search(words, text)), None)
-        return f"{found} ({in_short(text)})" if found else in_short(text)
-    return f"{reason} ({_code(text)})" if _code(text) else reason
+        return f"{found} ({first_line(text)})" if found else first_line(text)
+    return f"{reason} ({_code_and_message(text)})" if _code_and_message(text) else reason
 
 
-def _code(text: str) -> str:
-    """What an XML answer of a server says in words, if `text` has one."""
+def _code_and_message(text: str) -> str:
+    """Return code and message of a server's XML answer, or an empty text."""
     words = [re.search(f"<{tag}>([^<]+)</{tag}>", text) for tag in ("Code", "Message")]
     return ": ".join(found[1].strip() for found in words if found)[:200]
 
 
-def in_short(text: str) -> str:
-    """One line of obstore's many, without addresses, which may hold a signature."""
+def first_line(text: str) -> str:
+    """Return one line of obstore's message, without URLs, which may have a signature."""
     status = re.search(r"status code: (\d+ [A-Za-z -]+)", text)
-    told = re.search(r'message: "([^"]+)"', text)
+    message = re.search(r'message: "([^"]+)"', text)
     if status:
-        return ", ".join(filter(None, [status[1].strip(), _code(text)]))
-    if told:
-        return told[1]
+        return ", ".join(filter(None, [status[1].strip(), _code_and_message(text)]))
+    if message:
+        return message[1]
     line = text.split("\n")[0].rsplit(" - ", 1)[-1].removeprefix("Generic ")
     return re.sub(r"\w+://\S+", "...", line)[:200]

@@ -1,4 +1,4 @@
-"""Reading objects in S3, GCS and Azure: by ranges, from the beginning, or past obstore."""
+"""Read objects in S3, GCS and Azure: by ranges, as a stream, or past obstore."""
 
 import sys
 import time
@@ -18,10 +18,10 @@ from dj_npy._errors import ArrayCorruptError, NpyError
 from dj_npy._selection.parts import Part
 from dj_npy._stores.base import Buffer, Stat
 from dj_npy._stores.obstore.direct import Direct
-from dj_npy._stores.obstore.failures import FAILURES, is_unmeasured
+from dj_npy._stores.obstore.failures import FAILURES, is_missing_size
 from dj_npy._stores.obstore.unmeasured import Unmeasured, chunks_of
 from dj_npy._stores.remote import PART, SIDE_BY_SIDE, Answer, RemoteStore
-from dj_npy._stores.secret import Hidden
+from dj_npy._stores.secret import Redactor
 
 Client = S3Store | GCSStore | AzureStore
 
@@ -30,17 +30,17 @@ _SIGNED_FOR = timedelta(minutes=5)
 _MOST_URLS = 1000
 _MIN_DIRECT_PART = 1 << 20
 _MAX_DIRECT_PART = 32 << 20
-_FORGET_S = 600
+_RETRY_RANGES_S = 600
 """Seconds until a server that ignored a range is asked again."""
 
 
 class CloudReader(RemoteStore):
     """
-    The half of `CloudStore` that reads.
+    The reading half of `CloudStore`.
 
     Parameters
     ----------
-    name, reader, identity, hidden, direct, proxy
+    name, reader, identity, redactor, direct, proxy
         As for `CloudStore`.
     """
 
@@ -52,20 +52,20 @@ class CloudReader(RemoteStore):
         reader: Client,
         identity: str,
         *,
-        hidden: Hidden | None,
+        redactor: Redactor | None,
         direct: bool,
         proxy: str | None,
     ) -> None:
-        super().__init__(name, identity, hidden)
+        super().__init__(name, identity, redactor)
         self._reader = reader
-        self._ranges: bool | None = None  # whether the server honours them; not known yet
-        self._ask_again = 0.0
-        self._direct = Direct(self._signed) if direct else None
-        self._unmeasured = Unmeasured(self._signed, proxy)
-        self._is_unmeasured = False  # a server that does not tell obstore what it wants to know
+        self._ranges: bool | None = None  # whether the server honours ranges; None is unknown
+        self._retry_ranges_at = 0.0
+        self._direct = Direct(self._sign_url) if direct else None
+        self._unmeasured = Unmeasured(self._sign_url, proxy)
+        self._is_unmeasured = False  # the server omits sizes that obstore requires
         self._urls: dict[str, tuple[SplitResult, float]] = {}
 
-    def _signed(self, path: str) -> SplitResult:
+    def _sign_url(self, path: str) -> SplitResult:
         url, until = self._urls.get(path) or (None, 0.0)
         if url is None or time.monotonic() > until:
             with self._translated(path, "read"):
@@ -77,21 +77,21 @@ class CloudReader(RemoteStore):
 
     def _get(self, path: str, start: int, stop: int) -> Answer:
         try:
-            if self._ranges is not False or time.monotonic() > self._ask_again:
+            if self._ranges is not False or time.monotonic() > self._retry_ranges_at:
                 return self._get_part(path, start, stop)
         except NpyError:
             raise
         except exceptions.GenericError as error:
-            return self._get_anyhow(path, start, stop, error)
+            return self._get_after_error(path, start, stop, error)
         except FAILURES as error:
-            self._refuse(error, path, "read")
+            self._raise_translated(error, path, "read")
         with self._translated(path, "read"):
             return self._get_through(path, start, stop)
 
-    def _get_anyhow(self, path: str, start: int, stop: int, error: Exception) -> Answer:
-        """The range begins past the end, or the server answers with the whole."""
+    def _get_after_error(self, path: str, start: int, stop: int, error: Exception) -> Answer:
+        """Read after an error: past the end of the object, or from a server that ignores ranges."""
         with self._translated(path, "read"):
-            if is_unmeasured(error) and (found := self._unmeasured.part(path, start, stop)):
+            if is_missing_size(error) and (found := self._unmeasured.part(path, start, stop)):
                 self._is_unmeasured = self._ranges = True
                 return Answer(*found)
             answer = self._get_through(path, start, stop)
@@ -99,7 +99,7 @@ class CloudReader(RemoteStore):
                 with suppress(exceptions.GenericError):
                     return self._get_range(path, start, stop)
                 self._ranges = False
-                self._ask_again = time.monotonic() + _FORGET_S
+                self._retry_ranges_at = time.monotonic() + _RETRY_RANGES_S
             return answer
 
     def _get_part(self, path: str, start: int, stop: int) -> Answer:
@@ -109,7 +109,7 @@ class CloudReader(RemoteStore):
 
     def _get_range(self, path: str, start: int, stop: int) -> Answer:
         result = obstore.get(self._reader, path, options={"range": (start, stop)})
-        # Each look at `meta` makes it anew, a tenth of the cost of a small request.
+        # Each access to `meta` builds it anew, at a tenth of the cost of a small request.
         data, meta = result.bytes(), result.meta
         size = meta["size"]
         self._ranges = True
@@ -125,11 +125,11 @@ class CloudReader(RemoteStore):
     def _stream(
         self, path: str, start: int, stop: int
     ) -> tuple[int, str, Iterator[tuple[int, memoryview]]]:
-        """Return size, version, and the range in chunks, each with where it begins."""
+        """Return size, version, and an iterator over the range in chunks, each with its offset."""
         try:
             result = obstore.get(self._reader, path)
         except exceptions.GenericError as error:
-            found = self._unmeasured.whole(path) if is_unmeasured(error) else None
+            found = self._unmeasured.whole(path) if is_missing_size(error) else None
             if found is None:
                 raise
             return found.size, found.version, chunks_of(found.data, start, min(stop, found.size))
@@ -150,7 +150,7 @@ class CloudReader(RemoteStore):
                         if done == wanted.stop:
                             return
                     raise self._cut_short(path, len(wanted), done - wanted.start)
-                except exceptions.GenericError:  # obstore goes on only by ranges
+                except exceptions.GenericError:  # obstore resumes only with ranges
                     failed += 1
                     if failed == _ATTEMPTS:
                         raise
@@ -177,14 +177,14 @@ class CloudReader(RemoteStore):
             yield use(start, Answer(b"", size, version))
             return
         while True:
-            with self._translated(path, "read"):  # and not what becomes of the chunk
+            with self._translated(path, "read"):  # not errors of `use`
                 first, chunk = next(chunks, (None, b""))
             if first is None:
                 return
             yield use(first, Answer(chunk, size, version))
 
     def _honours_ranges(self, path: str, start: int) -> bool:
-        if not self._ranges and time.monotonic() > self._ask_again:
+        if not self._ranges and time.monotonic() > self._retry_ranges_at:
             self._get(path, start, start + 1)
         return bool(self._ranges)
 
@@ -192,7 +192,7 @@ class CloudReader(RemoteStore):
         part = super()._part_of(nbytes)
         if self._direct is None or part == nbytes:
             return part
-        # Each of the threads has one, unless that were too much to ask again.
+        # One part per thread, unless it would be too much to request again.
         return min(max(part, -(-nbytes // SIDE_BY_SIDE)), _MAX_DIRECT_PART)
 
     def _read_parts(self, path: str, parts: Iterable[Part]) -> Stat | None:
@@ -208,7 +208,7 @@ class CloudReader(RemoteStore):
 
     @property
     def single_read_max(self) -> int:  # type: ignore[override]
-        """As in `Store`: one request alone is quicker through the socket, many are not."""
+        """As in `Store`: a single request is faster through the socket, many are not."""
         return 0 if current_token.get() is None else _MIN_DIRECT_PART
 
     def _read_files(self, files: Iterable[tuple[str, Sequence[Buffer], int]]) -> list[bool]:
@@ -216,7 +216,8 @@ class CloudReader(RemoteStore):
 
     def _read_file(self, path: str, buffers: Sequence[Buffer], nbytes: int) -> bool:
         try:
-            # That not one byte more comes tells the size, without a look at the answer's head.
+            # One byte more is requested: if it does not come, that is the size, without reading
+            # headers.
             data = memoryview(obstore.get_range(self._reader, path, start=0, end=nbytes + 1))
         except FAILURES:
             return False
@@ -228,12 +229,12 @@ class CloudReader(RemoteStore):
         return True
 
     def _read_part(self, path: str, part: Part) -> Stat:
-        # Of many small ones, obstore reads more at a time: it needs the interpreter less.
+        # obstore reads many small parts faster: it holds the GIL less.
         stat = self._read_directly(path, part) if part.nbytes >= _MIN_DIRECT_PART else None
         return stat or super()._read_part(path, part)
 
     def _read_directly(self, path: str, part: Part) -> Stat | None:
-        """Read a part past obstore; None if that was not to be."""
+        """Read a part past obstore; None if that failed."""
         if self._direct is None or not self._direct.works:
             return None
         data = memoryview(bytearray(part.nbytes if part.take else 0))
@@ -243,7 +244,7 @@ class CloudReader(RemoteStore):
         return None if found is None else Stat(*found)
 
     def _read_through(self, path: str, start: int, parts: Iterable[Part]) -> Stat | None:
-        """Read parts, the first of which begins at `start`, from one stream of the object."""
+        """Read parts from one stream of the object; the first begins at `start`."""
         with self._translated(path, "read"):
             size, version, chunks = self._stream(path, start, sys.maxsize)
         first, chunk = start, memoryview(b"")
@@ -263,6 +264,6 @@ class CloudReader(RemoteStore):
         return Stat(size, version)
 
     def _stat(self, path: str) -> Stat:
-        # Not by a HEAD, whose answer has no code: is the object missing, or the bucket?
+        # Not a HEAD: its answer has no error code to tell a missing object from a missing bucket.
         answer = self._get(path, 0, 1)
         return Stat(answer.size, answer.version)

@@ -15,17 +15,17 @@ from dj_npy._errors import NpyError, StoreError
 from dj_npy._stores import filecache, remote
 from dj_npy._stores.base import PROBE, Listed, Replace, Stat
 from dj_npy._stores.obstore.failures import (
+    ALREADY_EXISTS,
     CONDITION_FAILED,
     DENIED,
     FAILURES,
     MISSING,
-    TAKEN,
     UNCLEAR,
-    in_short,
-    is_bad,
+    describe_error,
+    first_line,
+    is_bad_request,
     is_conflict,
-    is_never,
-    told,
+    is_permanent,
 )
 from dj_npy._stores.obstore.reader import Client, CloudReader
 from dj_npy._stores.reasons import code_of, is_expired, no_bucket
@@ -34,27 +34,27 @@ from dj_npy._stores.remote import (
     part_size,
     pauses,
 )
-from dj_npy._stores.secret import Hidden
+from dj_npy._stores.secret import Redactor
 
 Version = dict[str, str | None]
 
 
-class Unended(Protocol):
-    """Uploads that have begun and not ended."""
+class UnfinishedUploads(Protocol):
+    """Multipart uploads that were neither completed nor aborted."""
 
     def listed(self, folder: str) -> Iterator[Listed]:
-        """Yield them, in `folder` of the store."""
+        """Yield the uploads in `folder` of the store."""
         ...
 
     def abort(self, upload: Listed) -> None:
-        """Throw one away."""
+        """Abort an upload."""
         ...
 
 
 MARK = "djnpy"
-"""Metadata of an object by which the writer knows its own; a name that Azure takes as well."""
+"""Object metadata by which a writer recognizes its own object; a name that Azure allows too."""
 CHANGED = "djnpychanged"
-"""Metadata of an object that was replaced: the checksum of what it was replaced by."""
+"""Object metadata of a replaced object: the checksum of its new contents."""
 _NO_ETAG = '"00000000000000000000000000000000"'
 
 
@@ -65,24 +65,24 @@ class CloudStore(CloudReader):
     Parameters
     ----------
     name : str
-        What the DataJoint configuration calls the store.
+        Name of the store in the DataJoint configuration.
     reader, writer, remover : obstore store
-        Clients of the store's location. The one that notices a silent server counts the
-        sending of a large object as silence, so it cannot write; and a removal that was
-        carried out and is asked for again would take the next object of that name. Nor is a
-        conditional request tried again by obstore, which takes a "never" for a "later".
+        Clients of the store's location. `reader` has a read time-out, which would also count the
+        upload of a large object as silence, so `writer` has none. `remover` does not retry: a
+        removal that is repeated after it was carried out would remove the next object of that name.
+        It also sends conditional requests, as obstore retries some refusals that are final.
     identity : str
-        Where it is, in words that no other store has: service, bucket, location.
-    hidden : Hidden
-        The credentials: no message has them.
+        Unique description of the location: service, bucket, location.
+    redactor : Redactor
+        Removes the credentials from all messages.
     direct : bool
-        Whether objects may be read from URLs that are signed here, without a proxy.
+        Whether objects may be read from presigned URLs, without a proxy.
     proxy : str, optional
-        Address of the proxy server in the store's settings.
+        URL of the proxy in the store's settings.
     plain : writer and remover, optional
-        Clients that send no checksums, if the others do: a server may not know them.
-    unended : Unended, optional
-        What lists multipart uploads, which obstore does not; None where none can be left.
+        Clients that send no checksums, for servers that do not support them.
+    unfinished : UnfinishedUploads, optional
+        Lists multipart uploads, which obstore cannot; None if the service leaves none.
     """
 
     def __init__(
@@ -93,22 +93,22 @@ class CloudStore(CloudReader):
         remover: Client,
         identity: str,
         *,
-        hidden: Hidden | None = None,
+        redactor: Redactor | None = None,
         direct: bool = False,
         proxy: str | None = None,
         plain: tuple[Client, Client] | None = None,
-        unended: Unended | None = None,
+        unfinished: UnfinishedUploads | None = None,
     ) -> None:
-        super().__init__(name, reader, identity, hidden=hidden, direct=direct, proxy=proxy)
-        self._unended = unended
+        super().__init__(name, reader, identity, redactor=redactor, direct=direct, proxy=proxy)
+        self._unfinished = unfinished
         self._writer, self._remover = writer, remover
         self._plain, self._checksums = plain, plain is not None
-        self._replaces: bool | None = None  # not asked yet
+        self._replaces: bool | None = None  # not probed yet
 
     # Writing
 
     def _put_new(self, path: str, contents: Sequence[memoryview]) -> bool:
-        return self._put_if("create", TAKEN, path, contents) is not None
+        return self._put_if("create", ALREADY_EXISTS, path, contents) is not None
 
     def _put_if(
         self,
@@ -119,7 +119,7 @@ class CloudStore(CloudReader):
         mark: str = "",
         **attributes: str,
     ) -> Version | None:
-        """Write an object if a condition holds, and return its version; None if it does not."""
+        """Write an object if a condition holds and return its version; otherwise return None."""
         mark = mark or secrets.token_hex(16)
         waits = pauses()
         while True:
@@ -134,28 +134,31 @@ class CloudStore(CloudReader):
                 )
             except FAILURES as error:
                 if isinstance(error, refusals) and not is_conflict(error):
-                    # Or is it the first try of this very request, whose answer was lost?
-                    return self._marked(path, mark)
-                if is_never(error) or not (isinstance(error, UNCLEAR) or is_conflict(error)):
-                    self._refuse(error, path, "write")
+                    # The first try of this very request may have succeeded, and its answer been
+                    # lost.
+                    return self._version_if_marked(path, mark)
+                if is_permanent(error) or not (isinstance(error, UNCLEAR) or is_conflict(error)):
+                    self._raise_translated(error, path, "write")
                 with suppress(NpyError):
-                    if version := self._marked(path, mark, self._remover):
+                    if version := self._version_if_marked(path, mark, self._remover):
                         return version
-                pause = None if is_bad(error) else next(waits, None)
+                pause = None if is_bad_request(error) else next(waits, None)
                 if pause is None:
-                    self._refuse(error, path, "write")
+                    self._raise_translated(error, path, "write")
                 time.sleep(pause)
             else:
                 return _version(result)
 
-    def _marked(self, path: str, mark: str, client: Client | None = None) -> Version | None:
-        """Return the version of an object if it has our mark, as far as that may be read."""
+    def _version_if_marked(
+        self, path: str, mark: str, client: Client | None = None
+    ) -> Version | None:
+        """Return the version of an object if it has our mark; None if not, or if not readable."""
         try:
             found = obstore.get(client or self._reader, path, options={"head": True})
         except (*MISSING, *DENIED):
             return None
         except FAILURES as error:
-            self._refuse(error, path, "write")
+            self._raise_translated(error, path, "write")
         return _version(found.meta) if found.attributes.get(MARK) == mark else None
 
     def _put(self, path: str, contents: Sequence[memoryview]) -> None:
@@ -171,8 +174,8 @@ class CloudStore(CloudReader):
                 put()
 
     def _goes_without_checksums(self, error: Exception) -> bool:
-        """Send none from now on, if a request was refused that had one."""
-        if self._plain is None or not is_bad(error):
+        """Stop sending checksums if a request with one was refused."""
+        if self._plain is None or not is_bad_request(error):
             return False
         (self._writer, self._remover), self._plain = self._plain, None
         self._checksums = False
@@ -190,11 +193,11 @@ class CloudStore(CloudReader):
                     max_concurrency=SIDE_BY_SIDE,
                 )
             except FAILURES as error:
-                with suppress(NpyError):  # only the answer to the last request may be lost
+                with suppress(NpyError):  # perhaps only the last answer was lost
                     if self._stat(path).nbytes == nbytes:
                         return
                 self._goes_without_checksums(error)
-                self._refuse(error, path, "write")
+                self._raise_translated(error, path, "write")
 
         def remove() -> None:
             with suppress(NpyError):
@@ -224,19 +227,19 @@ class CloudStore(CloudReader):
 
     def _meta(self, path: str) -> Any:
         if self._ranges is not False:
-            with suppress(exceptions.GenericError):  # an empty object, for one
+            with suppress(exceptions.GenericError):  # such as for an empty object
                 return obstore.get(self._reader, path, options={"range": (0, 1)}).meta
         return obstore.get(self._reader, path).meta
 
     def _uploads(self, folder: str) -> Iterator[Listed]:
-        if self._unended is not None:
+        if self._unfinished is not None:
             with self._translated(folder, "list the unfinished uploads of"):
-                yield from self._unended.listed(folder)
+                yield from self._unfinished.listed(folder)
 
     def _abort(self, upload: Listed) -> None:
-        assert self._unended is not None
+        assert self._unfinished is not None
         with self._translated(upload.path, "abort an upload to"):
-            self._unended.abort(upload)
+            self._unfinished.abort(upload)
 
     # Changing
 
@@ -252,10 +255,10 @@ class CloudStore(CloudReader):
                 f"back by one request, which takes {remote.MAX_PUT >> 30} GiB at most. Map it "
                 f"with 'c', and insert what has become of it"
             )
-        with self._copy_of(path, stat) as copy:
+        with self._open_cached(path, stat) as copy:
             file = filecache.working_copy((self.identity, path), copy, self.where(path))
 
-        unanswered: set[str] = set()  # marks of what may have been written: a call was interrupted
+        unanswered: set[str] = set()  # marks of writes that may have succeeded before an interrupt
 
         def put(contents: Sequence[memoryview], checksum: str) -> Version | None:
             condition = {key: value for key, value in version.items() if value}
@@ -283,18 +286,18 @@ class CloudStore(CloudReader):
         return file, replace
 
     def _replaces_conditionally(self, wanted: str) -> bool:
-        """Whether the server honours ``If-Match``: some ignore it and overwrite."""
-        # If it refuses the other condition, checksums are settled with that.
+        """Whether the server honours ``If-Match``; some ignore it and overwrite."""
+        # This probe also settles whether checksums are sent.
         self._creates_exclusively(wanted)
-        with self._asking:
+        with self._probe_lock:
             if self._replaces is None:
                 self._probing_for = wanted
-                refused = (*CONDITION_FAILED, *MISSING)
+                refusals = (*CONDITION_FAILED, *MISSING)
                 condition = {"e_tag": _NO_ETAG, "version": "1"}
                 try:
-                    self._replaces = self._put_if(condition, refused, PROBE, []) is None
+                    self._replaces = self._put_if(condition, refusals, PROBE, []) is None
                 except StoreError:
-                    # Does it refuse the condition, or any request? Then this will raise.
+                    # Is the condition refused, or any request? In the latter case this raises.
                     self._put(PROBE, [])
                     self._replaces = False
             return self._replaces
@@ -306,7 +309,7 @@ class CloudStore(CloudReader):
 
     # Errors
 
-    def refused(self, error: Exception, path: str, verb: str) -> NpyError:
+    def translate_error(self, error: Exception, path: str, verb: str) -> NpyError:
         what = f"could not {verb} {self.where(path)} ({self.identity})"
         code = code_of(str(error))
         if no_bucket(code) or (isinstance(error, MISSING) and verb == "list"):
@@ -317,14 +320,14 @@ class CloudStore(CloudReader):
         if isinstance(error, MISSING):
             if verb in ("read", "copy", "map"):
                 return self._missing(path)
-            # It is an upload that is missing, if not the bucket.
-            said = in_short(self._hidden.redacted(str(error)))
-            return StoreError(f"{what}: {said}. Try again, or is there no such bucket?")
-        reason = told(error, self._hidden, verb)
+            # The upload is missing, or else the bucket.
+            message = first_line(self._redactor.redact(str(error)))
+            return StoreError(f"{what}: {message}. Try again, or is there no such bucket?")
+        reason = describe_error(error, self._redactor, verb)
         if isinstance(error, UNCLEAR):
-            reason += self._and_the_proxy(error)
+            reason += self._proxy_hint(error)
         is_denied = isinstance(error, DENIED) or is_expired(code)
-        return self._refusal(f"{what}: {reason}", is_denied)
+        return self._store_error(f"{what}: {reason}", is_denied)
 
 
 def _listed_as(meta: Any) -> Listed:

@@ -1,4 +1,4 @@
-"""Reads from servers that do not say how much they send, which obstore wants to know."""
+"""Read from servers whose answers lack a size that obstore requires."""
 
 import mmap
 import re
@@ -11,14 +11,14 @@ from urllib.parse import SplitResult
 from urllib.request import Request
 
 from dj_npy._stores import remote
-from dj_npy._stores.deadline import opened
+from dj_npy._stores.deadline import open_url
 
 _ATTEMPTS = 4
 _BACK_OFF_S = 0.1
 
 
 class Found(NamedTuple):
-    """Some bytes, or all, which are on disk, of an object of this size and version."""
+    """Bytes of an object, with its size and version; a whole object is in a temporary file."""
 
     data: Any
     size: int
@@ -27,30 +27,30 @@ class Found(NamedTuple):
 
 class Unmeasured:
     """
-    Reads that take what comes, and count it.
+    Reads that count the bytes that arrive.
 
-    Asked only after obstore has failed; returns None for whatever is not a whole answer.
+    Tried only after obstore has failed; returns None for any answer that is not complete.
 
     Parameters
     ----------
     sign : callable
-        From a path to a URL that may be read without further credentials.
+        Returns a presigned URL for a path.
     proxy : str, optional
-        Address of a proxy server; default is that of the environment.
+        URL of a proxy; default is the environment's.
     """
 
     def __init__(self, sign: Callable[[str], SplitResult], proxy: str | None) -> None:
         self._sign, self._proxy = sign, proxy
 
     def part(self, path: str, start: int, stop: int) -> Found | None:
-        """Return bytes `start` to `stop`, or those there are; None without an exact answer."""
-        return self._tried(path, f"bytes={start}-{stop - 1}", lambda answer: _part(answer, start))
+        """Return bytes `start` to `stop`, or fewer at the end; None without an exact answer."""
+        return self._request(path, f"bytes={start}-{stop - 1}", lambda answer: _part(answer, start))
 
     def whole(self, path: str) -> Found | None:
-        """Return an object through a temporary file."""
-        return self._tried(path, None, _whole)
+        """Return a whole object, through a temporary file."""
+        return self._request(path, None, _whole)
 
-    def _tried(
+    def _request(
         self, path: str, span: str | None, use: Callable[[Any], Found | None]
     ) -> Found | None:
         for attempt in range(_ATTEMPTS):
@@ -58,7 +58,7 @@ class Unmeasured:
             request = Request(url, headers={"Range": span} if span else {})
             until = time.monotonic() + remote.REQUEST_S
             try:
-                with opened(request, remote.SILENCE_S, until, self._proxy) as answer:
+                with open_url(request, remote.SILENCE_S, until, self._proxy) as answer:
                     return use(answer)
             except (OSError, HTTPException) as error:
                 is_final = isinstance(getattr(error, "code", None), int)
@@ -69,17 +69,19 @@ class Unmeasured:
 
 
 def _part(answer: Any, start: int) -> Found | None:
-    said = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", ""))
-    if answer.status != 206 or said is None or int(said[1]) != start:
+    content_range = re.fullmatch(
+        r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", "")
+    )
+    if answer.status != 206 or content_range is None or int(content_range[1]) != start:
         return None
     data = answer.read()
-    if len(data) != int(said[2]) + 1 - start:
+    if len(data) != int(content_range[2]) + 1 - start:
         raise HTTPException("cut short")
-    return Found(data, int(said[3]), answer.headers.get("ETag", ""))
+    return Found(data, int(content_range[3]), answer.headers.get("ETag", ""))
 
 
 def _whole(answer: Any) -> Found | None:
-    # Of an answer that simply ends, nobody knows whether it has come whole.
+    # Without a length or chunks, a complete answer cannot be told from one that was cut.
     if answer.status != 200 or not (answer.chunked or answer.length is not None):
         return None
     with tempfile.TemporaryFile() as file:
@@ -92,6 +94,6 @@ def _whole(answer: Any) -> Found | None:
 
 
 def chunks_of(data: memoryview, start: int, stop: int) -> Iterator[tuple[int, memoryview]]:
-    """Yield bytes `start` to `stop` in pieces, each with where it begins."""
+    """Yield bytes `start` to `stop` in pieces, each with its offset."""
     for first in range(start, stop, remote.PART):
         yield first, data[first : min(first + remote.PART, stop)]
