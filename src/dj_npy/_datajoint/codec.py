@@ -97,12 +97,12 @@ class NpyCodec(dj.SchemaCodec):
         ArrayInvalidError, StoreError
             If the value is not accepted, or the store fails. No file is left.
         """
-        self.validate(value)
         insertion = current.get()
         if insertion is not None and context:
             begun = insertion.encoded(context["field"])
             if begun is not None:
-                return begun
+                return begun  # and checked
+        self.validate(value)
         value = to_store(value)
         description = self._write(value, key, context, store_name, insertion)
         if insertion is not None:

@@ -259,29 +259,25 @@ class Insertion(Statement):
         is_materialized = isinstance(rows, (list, tuple, np.ndarray))
         codecs = _codecs(self._table)
         agreed: set[str | None] = set()
+        table, config = self._table, self._connection._config
+        # DataJoint makes each of these anew whenever it is asked.
+        key_names, schema, name = table.primary_key, table.database, table.table_name
         for given in rows:
             row = given if is_materialized else _copy_row(given)
             if row is None:
                 yield WorkItem((given, []), alone=True)
                 continue
             tasks, names_and_sizes, total = [], [], 0
-            values = _by_name(self._table, row)
-            key = {name: values[name] for name in self._table.primary_key if name in values}
+            values = _by_name(table, row)
+            key = {part: values[part] for part in key_names if part in values}
             for attribute, (codec, store) in codecs.items():
                 value = values.get(attribute)
                 if not isinstance(value, (np.ndarray, NpyRef)):
                     continue
                 if store not in agreed:  # in this thread, which may use the database, and once
-                    identity.id_for_write(
-                        open_store(self._connection._config, store), witness.get()
-                    )
+                    identity.id_for_write(open_store(config, store), witness.get())
                     agreed.add(store)
-                context = {
-                    "schema": self._table.database,
-                    "table": self._table.table_name,
-                    "field": attribute,
-                    "config": self._connection._config,
-                }
+                context = {"schema": schema, "table": name, "field": attribute, "config": config}
                 tasks.append(Task(_upload(codec, value, key, context, store, self)))
                 names_and_sizes.append((attribute, value.nbytes))
                 total += min(value.nbytes, _COPIED) if isinstance(value, NpyRef) else value.nbytes
