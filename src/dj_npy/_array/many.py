@@ -12,7 +12,7 @@ from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from dj_npy._array.file import Slab
 from dj_npy._array.ref import NpyRef, loaded_alone, loaded_together, read_alone
-from dj_npy._concurrency.ahead import Pipeline, Task, WorkItem
+from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._errors import ArrayInvalidError, NpyError
 from dj_npy._settings import thread_count

@@ -13,7 +13,7 @@ import datajoint as dj
 import numpy as np
 
 from dj_npy._array.ref import NpyRef
-from dj_npy._concurrency.ahead import Pipeline, Task, WorkItem
+from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._datajoint import transactions
 from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._datajoint.context import bulk, call_with, current, witness

@@ -13,7 +13,7 @@ import datajoint as dj
 from datajoint.errors import DataJointError
 
 from dj_npy._array.file import ArrayFile
-from dj_npy._concurrency.ahead import Pipeline, Task, WorkItem
+from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._datajoint.catalog import Snapshot, connection_of, is_npy, schema_name, snapshot
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError, ArrayMissingError, NpyError
