@@ -13,13 +13,13 @@ from dj_npy._concurrency.threads import CancelToken, current_token
 
 T = TypeVar("T")
 
-_MOST_STEPS = 256
+_MAX_WORK_ITEMS = 256
 """How far ahead at most, however little each step takes."""
 _SLOW_S = 0.02
 """What takes longer than this does wait: for a disk, or a file server."""
-_LOOK_S = 0.5
+_POLL_S = 0.5
 """How often a wait is interrupted where Ctrl-C does not do that (Windows)."""
-_LEAVE_S = 0.8
+_CLOSE_S = 0.8
 """How long work that is under way is waited for when nobody wants it any more."""
 
 
@@ -83,7 +83,7 @@ class WorkItem:
         Draw no other step until the next one is asked for: this one might change.
     """
 
-    __slots__ = ("alone", "item", "nbytes", "tasks", "threads")
+    __slots__ = ("barrier", "item", "nbytes", "tasks", "threads")
 
     def __init__(
         self,
@@ -92,10 +92,10 @@ class WorkItem:
         nbytes: int = 0,
         *,
         threads: int | None = None,
-        alone: bool = False,
+        barrier: bool = False,
     ) -> None:
         self.item, self.tasks, self.nbytes = item, tasks, nbytes
-        self.threads, self.alone = threads, alone
+        self.threads, self.barrier = threads, barrier
 
     @property
     def ready(self) -> bool:
@@ -107,8 +107,8 @@ class Pipeline(Iterator[WorkItem]):
     """
     Hand out steps in order, those that come next being worked on meanwhile.
 
-    The steps are drawn from `steps` by whoever asks for the next one, never in a thread. What
-    is begun and not handed out stays within `most` bytes, or is a single step. If drawing one
+    The steps are drawn from `work_items` by whoever asks for the next one, never in a thread. What
+    is begun and not handed out stays within `max_nbytes` bytes, or is a single step. If drawing one
     raises, that is raised where the step would have come. A forked child that goes on with it
     does so without threads.
 
@@ -125,32 +125,43 @@ class Pipeline(Iterator[WorkItem]):
     """
 
     def __init__(
-        self, steps: Iterable[WorkItem], at_once: int, most: float, *, patient: bool = False
+        self,
+        work_items: Iterable[WorkItem],
+        max_workers: int,
+        max_nbytes: float,
+        *,
+        patient: bool = False,
     ) -> None:
-        self._steps, self._at_once, self._most = iter(steps), at_once, most
-        self._patience = at_once if patient else 1
+        self._work_items, self._max_workers, self._max_nbytes = (
+            iter(work_items),
+            max_workers,
+            max_nbytes,
+        )
+        self._wait_for_count = max_workers if patient else 1
         self._begun: deque[WorkItem] = deque()
         self._nbytes = 0
-        self._drawn: WorkItem | None = None  # for which there was no room
+        self._next_item: WorkItem | None = None  # for which there was no room
         self._ended = False
         self._failure: Exception | None = None
         self._slow = False
         self._waiting: SimpleQueue[Task[Any] | None] = SimpleQueue()
         self._finished: SimpleQueue[None] = SimpleQueue()
         self._awaited: list[Task[Any] | None] = [None]
-        self._crowd = CancelToken()
+        self._token = CancelToken()
         self._threads: list[threading.Thread] = []
         self._process = os.getpid()
 
     def __next__(self) -> WorkItem:
-        while not self._crowd.stopped:
+        while not self._token.stopped:
             begun = self._begun  # another thread may close this, and empty it
             if begun and self._ready(begun[0]):
-                step = begun.popleft()
-                self._nbytes -= step.nbytes
-                if not step.alone and self._begin():  # two for one, until there is no more room
+                work_item = begun.popleft()
+                self._nbytes -= work_item.nbytes
+                if (
+                    not work_item.barrier and self._begin()
+                ):  # two for one, until there is no more room
                     self._begin()
-                return step
+                return work_item
             if self._begin():
                 continue
             if not begun:
@@ -167,57 +178,59 @@ class Pipeline(Iterator[WorkItem]):
         A request that takes longer goes on in its thread, which then ends. Any thread may call
         this.
         """
-        self._crowd.stopped, self._ended = True, True
-        self._begun, self._drawn = deque(), None
+        self._token.stopped, self._ended = True, True
+        self._begun, self._next_item = deque(), None
         threads, self._threads = self._threads, []
         self._waiting.put(None)
         if wait and os.getpid() == self._process:
-            until = time.monotonic() + _LEAVE_S
+            deadline = time.monotonic() + _CLOSE_S
             for thread in threads:
                 with suppress(RuntimeError):  # an interrupt came before it could start
-                    thread.join(max(0.0, until - time.monotonic()))
+                    thread.join(max(0.0, deadline - time.monotonic()))
 
     def __del__(self) -> None:
         # No joining: this may be the collector's doing, anywhere.
         if hasattr(self, "_process"):
             self.close(wait=False)
 
-    def _ready(self, step: WorkItem) -> bool:
+    def _ready(self, work_item: WorkItem) -> bool:
         # In a forked child, whatever the threads were at, they are not here.
-        return step.ready or os.getpid() != self._process
+        return work_item.ready or os.getpid() != self._process
 
     def _begin(self) -> bool:
         """Draw a step and begin it; False if there is none, or no room for it."""
-        step = self._drawn
-        if step is None:
-            crowded = len(self._begun) >= _MOST_STEPS or (self._begun and self._begun[-1].alone)
-            if self._ended or crowded:
+        work_item = self._next_item
+        if work_item is None:
+            is_full = len(self._begun) >= _MAX_WORK_ITEMS or (
+                self._begun and self._begun[-1].barrier
+            )
+            if self._ended or is_full:
                 return False
             try:
-                step = self._drawn = next(self._steps, None)
+                work_item = self._next_item = next(self._work_items, None)
             except Exception as error:
                 self._failure = error
-            if step is None:
+            if work_item is None:
                 self._ended = True
                 return False
-        if self._begun and self._nbytes + step.nbytes > self._most:
+        if self._begun and self._nbytes + work_item.nbytes > self._max_nbytes:
             return False
-        self._drawn = None
-        self._begun.append(step)
-        self._nbytes += step.nbytes
+        self._next_item = None
+        self._begun.append(work_item)
+        self._nbytes += work_item.nbytes
         if os.getpid() == self._process:
-            enough = self._at_once
-            if step.threads is not None and not self._slow:
-                enough = min(step.threads, enough)
-            for task in step.tasks:
-                self._hand(task, enough)
+            max_threads = self._max_workers
+            if work_item.threads is not None and not self._slow:
+                max_threads = min(work_item.threads, max_threads)
+            for task in work_item.tasks:
+                self._submit(task, max_threads)
         return True
 
-    def _hand(self, task: Task[Any], enough: int) -> None:
-        if len(self._threads) < enough:
+    def _submit(self, task: Task[Any], max_threads: int) -> None:
+        if len(self._threads) < max_threads:
             thread = threading.Thread(
                 target=_work,
-                args=(self._waiting, self._awaited, self._finished, self._crowd),
+                args=(self._waiting, self._awaited, self._finished, self._token),
                 name="dj-npy",
                 daemon=True,  # after Ctrl-C, the program need not wait for a silent server
             )
@@ -233,18 +246,18 @@ class Pipeline(Iterator[WorkItem]):
 
     def _wait(self, begun: deque[WorkItem]) -> None:
         start = time.monotonic()
-        if not (begun[0].threads is not None and self._help()):
-            wanted = begun[min(self._patience, len(begun)) - 1]
+        if not (begun[0].threads is not None and self._run_one()):
+            wanted = begun[min(self._wait_for_count, len(begun)) - 1]
             for task in (*wanted.tasks, *begun[0].tasks):
                 # Said first, looked at second; a thread does it the other way round.
                 self._awaited[0] = task
                 if not task.done:
                     with suppress(Empty):
-                        self._finished.get(timeout=_LOOK_S)
+                        self._finished.get(timeout=_POLL_S)
                     break
         self._slow = self._slow or time.monotonic() - start > _SLOW_S
 
-    def _help(self) -> bool:
+    def _run_one(self) -> bool:
         """Do a task instead of waiting for it."""
         with suppress(Empty):
             task = self._waiting.get_nowait()
@@ -259,11 +272,11 @@ def _work(
     waiting: "SimpleQueue[Task[Any] | None]",
     awaited: list[Task[Any] | None],
     finished: "SimpleQueue[None]",
-    crowd: CancelToken,
+    token: CancelToken,
 ) -> None:
-    current_token.set(crowd)
+    current_token.set(token)
     while (task := waiting.get()) is not None:
-        if not crowd.stopped:
+        if not token.stopped:
             task.run()
         if awaited[0] is task:
             finished.put(None)

@@ -262,7 +262,7 @@ class Insertion(Statement):
         for given in rows:
             row = given if lasting else _lasting(given)
             if row is None:
-                yield WorkItem((given, []), alone=True)
+                yield WorkItem((given, []), barrier=True)
                 continue
             tasks, about, total = [], [], 0
             values = _by_name(self._table, row)
