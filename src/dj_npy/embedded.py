@@ -75,13 +75,13 @@ def start(folder: str | Path) -> Embedded:
     folder = Path(folder).expanduser().absolute()
     database, store = folder / "postgres", folder / "store"
     server = Server(database)
-    _refuse_what_would_be_replaced(str(server.sockets), store)
+    _check_conflicts(str(server.sockets), store)
     try:
         new = [each for each in (folder, store) if not each.exists()]
         store.mkdir(parents=True, exist_ok=True)
         try:
             if folder not in _used:
-                _used[folder] = _use(folder, server)
+                _used[folder] = _begin_use(folder, server)
             with _used[folder].starting:
                 server.start()
         except BaseException:
@@ -111,11 +111,11 @@ class _Use:
 _used: dict[Path, _Use] = {}
 
 
-def _use(folder: Path, server: Server) -> _Use:
+def _begin_use(folder: Path, server: Server) -> _Use:
     from fasteners import InterProcessLock
 
     use = _Use(_shared_lock(folder), InterProcessLock(folder / ".starting"), server)
-    atexit.register(_leave, folder)
+    atexit.register(_end_use, folder)
     return use
 
 
@@ -127,7 +127,7 @@ def _shared_lock(folder: Path) -> Any:
     return lock
 
 
-def _leave(folder: Path) -> None:
+def _end_use(folder: Path) -> None:
     """Stop the server if no other process uses it. A killed process holds no lock."""
     use = _used.pop(folder)
     use.lock.release_read_lock()
@@ -139,7 +139,7 @@ def _leave(folder: Path) -> None:
             use.lock.release_write_lock()
 
 
-def _after_fork() -> None:
+def _relock_after_fork() -> None:
     """Take the child's own share: a lock belongs to a process, and the parent may end first."""
     for folder, use in _used.items():
         # The inherited one is closed first: closing it later would let go of the new one too.
@@ -148,10 +148,10 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_relock_after_fork)
 
 
-def _refuse_what_would_be_replaced(host: str, store: Path) -> None:
+def _check_conflicts(host: str, store: Path) -> None:
     """Raise if DataJoint is connected to another server, or the user has a store of that name."""
     connection = datajoint.instance._singleton_connection
     if connection is not None and connection.conn_info["host"] != host:
@@ -159,8 +159,8 @@ def _refuse_what_would_be_replaced(host: str, store: Path) -> None:
             f"DataJoint in this process is connected to {connection.conn_info['host']!r} already, "
             f"and stays so: call dj_npy.embedded.start before anything that connects"
         )
-    there = dj.config.stores.get(STORE)
-    if there is not None and not _is_folder(there, store):
+    configured = dj.config.stores.get(STORE)
+    if configured is not None and not _is_store_in(configured, store):
         raise StoreError(
             f"DataJoint's configuration has a store {STORE!r} already, which is not "
             f"{str(store)!r}, and keeps it: call that one by another name, or start in a folder "
@@ -168,7 +168,7 @@ def _refuse_what_would_be_replaced(host: str, store: Path) -> None:
         )
 
 
-def _is_folder(settings: Any, folder: Path) -> bool:
+def _is_store_in(settings: Any, folder: Path) -> bool:
     """Whether the settings of a store are of a folder."""
     if not isinstance(settings, dict) or str(settings.get("protocol")).lower() != "file":
         return False
@@ -179,7 +179,7 @@ def _is_folder(settings: Any, folder: Path) -> bool:
 def _configure(host: str, store: Path) -> None:
     """Point DataJoint at the server and the store, and connect; if that fails, at neither."""
     config = dj.config
-    wanted = {
+    new_settings = {
         "database.backend": "postgresql",
         "database.host": host,
         "database.port": PORT,
@@ -188,18 +188,18 @@ def _configure(host: str, store: Path) -> None:
         "database.password": "",
         "database.use_tls": False,
     }
-    before, stores = {name: config[name] for name in wanted}, config.stores
+    old_settings, old_stores = {name: config[name] for name in new_settings}, config.stores
     try:
-        for name, value in wanted.items():
+        for name, value in new_settings.items():
             config[name] = value
         config.stores = {
-            **stores,
-            STORE: stores.get(STORE) or {"protocol": "file", "location": str(store)},
+            **old_stores,
+            STORE: old_stores.get(STORE) or {"protocol": "file", "location": str(store)},
             "default": STORE,
         }
         dj.conn()
     except BaseException:
-        for name, value in before.items():
+        for name, value in old_settings.items():
             config[name] = value
-        config.stores = stores
+        config.stores = old_stores
         raise

@@ -210,7 +210,7 @@ class ArrayLike(NDArrayOperatorsMixin):
         return object.__format__(self, specification)
 
     def __getitem__(self, index: Any) -> Any:
-        return own(self._array()[materialized(index)])
+        return owned(self._array()[materialized(index)])
 
     def __len__(self) -> int:
         if not self.shape:
@@ -223,19 +223,19 @@ class ArrayLike(NDArrayOperatorsMixin):
         return self._rows()
 
     def _rows(self) -> Iterator[Any]:  # a generator, so that iter() alone loads nothing
-        yield from map(own, self._array())
+        yield from map(owned, self._array())
 
     def __contains__(self, value: Any) -> bool:
         return value in self._array()
 
     def __float__(self) -> float:
-        return float(self._one())
+        return float(self._single_element())
 
     def __int__(self) -> int:
-        return int(self._one())
+        return int(self._single_element())
 
     def __complex__(self) -> complex:
-        return complex(self._one())
+        return complex(self._single_element())
 
     def __index__(self) -> int:
         if self.shape:
@@ -244,7 +244,7 @@ class ArrayLike(NDArrayOperatorsMixin):
                 # `bytearray(ref)` overlooks a TypeError, and makes a byte of each element.
                 raise ValueError(f"{message}; for bytes, there is ref.tobytes()")
             raise TypeError(message)
-        return int(self._one().__index__())
+        return int(self._single_element().__index__())
 
     def __bytes__(self) -> bytes:
         # Without this, `bytes(ref)` makes a byte of each element.
@@ -255,9 +255,9 @@ class ArrayLike(NDArrayOperatorsMixin):
         return bytes(self._array())
 
     def __bool__(self) -> bool:
-        return bool(self._one())
+        return bool(self._single_element())
 
-    def _one(self) -> Any:
+    def _single_element(self) -> Any:
         """The data if they are one element; else a stand-in of which NumPy says what is wrong."""
         return self._array() if self.size == 1 else np.zeros(min(self.size, 2), self.dtype)
 
@@ -320,7 +320,7 @@ def matrix_transpose(array: AnyArray) -> AnyArray:
     return np.swapaxes(array, -1, -2)  # numpy.matrix_transpose is NumPy 2's
 
 
-def own(part: Any) -> Any:
+def owned(part: Any) -> Any:
     """Return what NumPy's index or iterator gives of an array, in memory of its own."""
     if not isinstance(part, np.ndarray):
         return part.copy() if isinstance(part, np.void) else part

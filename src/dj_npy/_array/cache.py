@@ -19,15 +19,15 @@ class Loadable(Protocol):
     What keeps an array: two slots, and their owner leaves them to :class:`ArrayCache`.
 
     `_loaded` is the array itself while within the budget, a weak reference to it after, None
-    before. `_shown` refers to the view of it that others hold.
+    before. `_view_ref` refers to the view of it that others hold.
     """
 
     _loaded: AnyArray | weakref.ref[AnyArray] | None
-    _shown: weakref.ref[AnyArray] | None
+    _view_ref: weakref.ref[AnyArray] | None
 
 
 def loaded_array(ref: Loadable) -> AnyArray | None:
-    """Return the array of `ref` if it is in memory. No I/O. Others get a view: see `_shown`."""
+    """Return the array of `ref` if it is in memory. No I/O. Others get a view: see `_view_ref`."""
     loaded = ref._loaded
     return loaded() if isinstance(loaded, weakref.ref) else loaded
 
@@ -58,7 +58,7 @@ class ArrayCache:
     def get(self, ref: Loadable, read: Callable[[], AnyArray]) -> AnyArray:
         """Return the array of `ref`, by `read` if need be; threads that ask together read once."""
         with self._mutex:
-            array = self._found(ref)
+            array = self._cached_view(ref)
             if array is not None:
                 return array
         identity, mine = id(ref), threading.Lock()
@@ -67,38 +67,38 @@ class ArrayCache:
         try:
             while True:
                 with self._mutex:
-                    array = self._found(ref)
+                    array = self._cached_view(ref)
                     if array is not None:
                         return array
                     other = self._loading.setdefault(identity, mine)
                 if other is mine:
-                    return self.give(ref, read())
+                    return self.put(ref, read())
                 with other:  # until that thread has read, or failed to
-                    self._done(identity, other)
+                    self._stop_waiting(identity, other)
         finally:
             mine.release()
-            self._done(identity, mine)
+            self._stop_waiting(identity, mine)
 
-    def _found(self, ref: Loadable) -> AnyArray | None:
+    def _cached_view(self, ref: Loadable) -> AnyArray | None:
         array = loaded_array(ref)
         if array is None:
             return None
-        self._keep(ref, array)
-        return _shown(ref, array)
+        self._mark_used(ref, array)
+        return _shared_view(ref, array)
 
-    def _done(self, identity: int, lock: threading.Lock) -> None:
+    def _stop_waiting(self, identity: int, lock: threading.Lock) -> None:
         with self._mutex:
             if self._loading.get(identity) is lock:
                 del self._loading[identity]
 
-    def give(self, ref: Loadable, array: AnyArray) -> AnyArray:
+    def put(self, ref: Loadable, array: AnyArray) -> AnyArray:
         """Take `array`, which nobody else has, for that of `ref`, unless there is one already."""
         with self._mutex:
             loaded = loaded_array(ref)
             if loaded is None:
-                loaded = _locked(array)
-            self._keep(ref, loaded)
-            return _shown(ref, loaded)
+                loaded = _read_only(array)
+            self._mark_used(ref, loaded)
+            return _shared_view(ref, loaded)
 
     def drop(self, ref: Loadable) -> None:
         """Forget the array of `ref`."""
@@ -106,7 +106,7 @@ class ArrayCache:
             ref._loaded = None
             self._forget(id(ref))
 
-    def _keep(self, ref: Loadable, array: AnyArray) -> None:
+    def _mark_used(self, ref: Loadable, array: AnyArray) -> None:
         identity = id(ref)
         if identity in self._recent:
             self._recent.move_to_end(identity)
@@ -133,7 +133,7 @@ class ArrayCache:
                 self._nbytes -= entry[1]
 
 
-def _locked(array: AnyArray) -> AnyArray:
+def _read_only(array: AnyArray) -> AnyArray:
     """Return it read-only, so that no view of it can be made writable."""
     flags = array.flags
     if not flags.writeable:
@@ -152,20 +152,20 @@ def read_only_buffer(memory: memoryview) -> Any:
     return PickleBuffer(memory.toreadonly())
 
 
-def _shown(ref: Loadable, array: AnyArray) -> AnyArray:
+def _shared_view(ref: Loadable, array: AnyArray) -> AnyArray:
     """Return the view of `array` that is handed out: the same one as long as somebody has it."""
-    shown = None if ref._shown is None else ref._shown()
+    view = None if ref._view_ref is None else ref._view_ref()
     # Its data are read-only, its shape is not: `x = ref.load(); x.shape = -1`.
     if (
-        shown is None
-        or shown.base is not array
-        or shown.shape != array.shape
-        or shown.strides != array.strides
-        or shown.dtype is not array.dtype
+        view is None
+        or view.base is not array
+        or view.shape != array.shape
+        or view.strides != array.strides
+        or view.dtype is not array.dtype
     ):
-        shown = array.view()
-        ref._shown = weakref.ref(shown)
-    return shown
+        view = array.view()
+        ref._view_ref = weakref.ref(view)
+    return view
 
 
-residency = ArrayCache()
+array_cache = ArrayCache()

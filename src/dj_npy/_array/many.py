@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from dj_npy._array.file import Slab
-from dj_npy._array.ref import NpyRef, loaded_alone, loaded_together, read_alone
+from dj_npy._array.ref import NpyRef, load_each, load_together, read_each
 from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._errors import ArrayInvalidError, NpyError
@@ -21,9 +21,9 @@ from dj_npy._stores.remote import PART, SIDE_BY_SIDE
 
 _SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
 _PROCESSORS = os.cpu_count() or 1
-_BUFFERS = PART * SIDE_BY_SIDE
+_IN_FLIGHT = PART * SIDE_BY_SIDE
 """Bytes that may be on their way beside an array that comes through a network."""
-_TOGETHER_NEAR, _TOGETHER_FAR, _TOGETHER_BYTES = 64, 4, 4 << 20
+_MAX_LOCAL_GROUP, _MAX_REMOTE_GROUP, _MAX_GROUP_NBYTES = 64, 4, 4 << 20
 """How many small arrays one step reads at most: each step is handed to a thread and back."""
 
 
@@ -64,16 +64,18 @@ def load(
     >>> rows = dj_npy.load(Recording.to_dicts())
     """
     refs, workers = list(refs), thread_count(max_workers)
-    far = max(1, min(_TOGETHER_FAR, len(refs) // (4 * workers)))
-    steps = _steps(refs, attributes, keep=True, near=_TOGETHER_NEAR, far=far)
-    ahead = Pipeline(steps, workers, math.inf, patient=True)
+    remote_max = max(1, min(_MAX_REMOTE_GROUP, len(refs) // (4 * workers)))
+    work_items = _work_items(
+        refs, attributes, keep=True, local_max=_MAX_LOCAL_GROUP, remote_max=remote_max
+    )
+    pipeline = Pipeline(work_items, workers, math.inf, patient=True)
     found: list[Any] = []
     with Progress("load", _total(refs, attributes) if progress else None) as bar:
         try:
-            for step in ahead:
-                found += _arrays(step, attributes, bar)
+            for work_item in pipeline:
+                found += _arrays(work_item, attributes, bar)
         finally:
-            ahead.close()
+            pipeline.close()
     return found
 
 
@@ -91,19 +93,19 @@ class Stream(Iterator[Any]):
         What shows how far it has come.
     """
 
-    def __init__(self, ahead: Pipeline, attributes: Sequence[str], bar: Progress) -> None:
-        self._ahead, self._attributes, self._bar = ahead, attributes, bar
+    def __init__(self, pipeline: Pipeline, attributes: Sequence[str], bar: Progress) -> None:
+        self._pipeline, self._attributes, self._bar = pipeline, attributes, bar
 
     def __next__(self) -> Any:
         try:
-            return _arrays(next(self._ahead), self._attributes, self._bar)[0]
+            return _arrays(next(self._pipeline), self._attributes, self._bar)[0]
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Stop reading ahead."""
-        self._ahead.close()
+        self._pipeline.close()
         self._bar.close()
 
     def __enter__(self) -> "Stream":
@@ -160,7 +162,7 @@ def stream(
     ...     _ = row["recording_id"], row["waveform"].mean()
     """
     try:
-        most = _SIZE.validate_python(max_bytes)
+        max_nbytes = _SIZE.validate_python(max_bytes)
     except ValidationError:
         raise ArrayInvalidError(
             f"max_bytes must be a size such as 1000000 or '1 GiB', not {max_bytes!r}"
@@ -168,56 +170,56 @@ def stream(
     workers = thread_count(max_workers)
     # Only of what can be walked twice is it known how much it is.
     total = _total(refs, attributes) if progress and isinstance(refs, (list, tuple)) else (0, 0)
-    steps = _steps(refs, attributes, keep=False, near=1, far=1)
+    work_items = _work_items(refs, attributes, keep=False, local_max=1, remote_max=1)
     bar = Progress("read", total if progress else None)
-    return Stream(Pipeline(steps, workers, most), attributes, bar)
+    return Stream(Pipeline(work_items, workers, max_nbytes), attributes, bar)
 
 
-def _steps(
-    items: Iterable[Any], attributes: Sequence[str], *, keep: bool, near: int, far: int
+def _work_items(
+    items: Iterable[Any], attributes: Sequence[str], *, keep: bool, local_max: int, remote_max: int
 ) -> Iterator[WorkItem]:
     """
     Yield what is to be read, and is kept in memory or is the caller's own.
 
-    In a step are so many items at most whose files are small, and of one `near` store, or `far`.
+    A work item groups at most `local_max` small files of one local store, or `remote_max` others.
     """
-    slab, group = Slab(), _Group(near, far)
+    slab, group = Slab(), _Group(local_max, remote_max)
     for item in items:
         refs = _refs(item, attributes)
-        if not group.takes(item, refs):
-            yield group.step(slab, keep)
-            group = _Group(near, far)
-            group.takes(item, refs)
-        if group.full:
-            yield group.step(slab, keep)
-            group = _Group(near, far)
+        if not group.try_add(item, refs):
+            yield group.work_item(slab, keep)
+            group = _Group(local_max, remote_max)
+            group.try_add(item, refs)
+        if group.is_full:
+            yield group.work_item(slab, keep)
+            group = _Group(local_max, remote_max)
     if group.items:
-        yield group.step(slab, keep)
+        yield group.work_item(slab, keep)
 
 
 class _Group:
     """Items that are read in one step."""
 
-    def __init__(self, near: int, far: int) -> None:
+    def __init__(self, local_max: int, remote_max: int) -> None:
         self.items: list[Any] = []
-        self._most_near, self._most_far = near, far
+        self._local_max, self._remote_max = local_max, remote_max
         self._refs: list[NpyRef] = []
         self._store: Store | None = None
         self._mixed = False  # they are of several stores
         self._nbytes = 0
 
     @property
-    def _near(self) -> Store | None:
+    def _local_store(self) -> Store | None:
         """The store of this machine that all are of."""
         store = self._store
         return store if store is not None and store.is_local and not self._mixed else None
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether it takes no other item."""
-        return len(self.items) >= (self._most_near if self._near else self._most_far)
+        return len(self.items) >= (self._local_max if self._local_store else self._remote_max)
 
-    def takes(self, item: Any, refs: Sequence[NpyRef]) -> bool:
+    def try_add(self, item: Any, refs: Sequence[NpyRef]) -> bool:
         """Add an item, if it fits."""
         nbytes, first, mixed = self._nbytes, self._store, self._mixed
         for number, ref in enumerate(refs, len(self._refs)):
@@ -225,26 +227,26 @@ class _Group:
             first = first if number else store
             mixed = mixed or store is not first
             nbytes += size
-        if self.items and (mixed or nbytes > _TOGETHER_BYTES):
+        if self.items and (mixed or nbytes > _MAX_GROUP_NBYTES):
             return False
         self.items.append(item)
         self._refs.extend(refs)
         self._nbytes, self._store, self._mixed = nbytes, first, mixed
         return True
 
-    def step(self, slab: Slab, keep: bool) -> WorkItem:
+    def work_item(self, slab: Slab, keep: bool) -> WorkItem:
         """Return what is to be done."""
-        near, several = self._near, len(self.items) > 1
-        if near is not None and several:
-            tasks = [Task(partial(loaded_together, self._refs, near, slab))]
+        local_store, several = self._local_store, len(self.items) > 1
+        if local_store is not None and several:
+            tasks = [Task(partial(load_together, self._refs, local_store, slab))]
             return WorkItem(self.items, tasks, self._nbytes, threads=0)
-        some = [self._refs] if several else [[ref] for ref in self._refs]
-        alone = loaded_alone if keep else read_alone
-        tasks = [Task(partial(alone, refs, slab)) for refs in some]
-        if near is not None:
+        ref_groups = [self._refs] if several else [[ref] for ref in self._refs]
+        load_group = load_each if keep else read_each
+        tasks = [Task(partial(load_group, refs, slab)) for refs in ref_groups]
+        if local_store is not None:
             return WorkItem(self.items, tasks, self._nbytes, threads=_PROCESSORS)
-        on_the_way = min(self._nbytes, _BUFFERS * len(self._refs))
-        return WorkItem(self.items, tasks, self._nbytes + on_the_way)
+        in_flight = min(self._nbytes, _IN_FLIGHT * len(self._refs))
+        return WorkItem(self.items, tasks, self._nbytes + in_flight)
 
 
 def _refs(item: Any, attributes: Sequence[str]) -> Sequence[NpyRef]:
@@ -266,12 +268,12 @@ def _refs(item: Any, attributes: Sequence[str]) -> Sequence[NpyRef]:
     return [value for value in values if isinstance(value, NpyRef)]
 
 
-def _arrays(step: WorkItem, attributes: Sequence[str], bar: Progress) -> list[Any]:
+def _arrays(work_item: WorkItem, attributes: Sequence[str], bar: Progress) -> list[Any]:
     """Return the items of a step with arrays in the place of references."""
-    arrays = list(chain.from_iterable(task.result() for task in step.tasks))
+    arrays = list(chain.from_iterable(task.result() for task in work_item.tasks))
     for array in arrays:
         bar.add(array.nbytes)
-    if all(type(item) is NpyRef for item in step.item):
+    if all(type(item) is NpyRef for item in work_item.item):
         return arrays
     following = iter(arrays)
 
@@ -282,7 +284,7 @@ def _arrays(step: WorkItem, attributes: Sequence[str], bar: Progress) -> list[An
         found = {name: next(following) for name in names if isinstance(item[name], NpyRef)}
         return {**item, **found}
 
-    return [filled(item) for item in step.item]
+    return [filled(item) for item in work_item.item]
 
 
 def _total(items: Iterable[Any], attributes: Sequence[str]) -> tuple[int, int]:

@@ -15,10 +15,10 @@ from dj_npy._stores.regularfile import open_regular
 with suppress(ImportError):  # Windows has neither this nor `os.preadv`
     from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 
-_MOST_FILES = 64
-_MOST_BYTES = 1 << 20
+_MAX_FILES = 64
+_MAX_READ = 1 << 20
 """Above this, a slice takes so long that opening its file does not count."""
-_LOOK_S = 0.1
+_RECHECK_S = 0.1
 """How often a path is looked at, which costs a tenth of a slice."""
 
 
@@ -33,7 +33,7 @@ class KeptOpen:
     path : str
         Where it is.
     header : Header
-        Its header; see :func:`suits`.
+        Its header; see :func:`can_keep_open`.
     """
 
     __slots__ = (
@@ -43,10 +43,10 @@ class KeptOpen:
         "_expected",
         "_file",
         "_length",
-        "_look_again",
-        "_most",
+        "_max_rows",
         "_offset",
         "_path",
+        "_recheck_at",
         "_row",
         "_row_nbytes",
     )
@@ -55,12 +55,12 @@ class KeptOpen:
         self._dtype, (self._length, *row) = header.dtype, header.shape
         self._row = tuple(row)
         self._offset = header.offset
-        self._path, self._look_again = path, 0.0
+        self._path, self._recheck_at = path, 0.0
         self._row_nbytes = (header.file_size - header.offset) // self._length
-        self._most = min(_MOST_BYTES // self._row_nbytes, self._length // 4)
+        self._max_rows = min(_MAX_READ // self._row_nbytes, self._length // 4)
         self._file: QuietFile | None = QuietFile(path, opener=open_regular)
         self._descriptor = self._file.fileno()
-        self._expected = _state(os.fstat(self._descriptor))
+        self._expected = _fingerprint(os.fstat(self._descriptor))
         _make_room()
         _open.append(weakref.ref(self))
 
@@ -73,7 +73,7 @@ class KeptOpen:
         """Whether it will not be read any more."""
         return self._file is None
 
-    def is_of(self, header: Header, prefix: bytes) -> bool:
+    def matches(self, header: Header, prefix: bytes) -> bool:
         """Whether it is the expected file, as far as header and size show."""
         file = self._file
         return (
@@ -87,10 +87,13 @@ class KeptOpen:
         start, stop, step = index.indices(self._length)
         count = stop - start
         file = self._file  # held until the end: the descriptor is its own until then
-        if step != 1 or not 0 < count <= self._most or file is None:
+        if step != 1 or not 0 < count <= self._max_rows or file is None:
             return None
         try:
-            if _state(os.fstat(self._descriptor)) == self._expected and self._has_its_name():
+            if (
+                _fingerprint(os.fstat(self._descriptor)) == self._expected
+                and self._path_leads_here()
+            ):
                 rows: AnyArray = np.empty((count, *self._row), self._dtype)
                 position = self._offset + start * self._row_nbytes
                 read = os.preadv(self._descriptor, (rows.data,), position)
@@ -100,15 +103,15 @@ class KeptOpen:
         self._file = None  # it has changed, or another has its name
         return None
 
-    def _has_its_name(self) -> bool:
+    def _path_leads_here(self) -> bool:
         """Whether its path still leads to it, once in a while: a folder may have been moved."""
-        if (now := time.monotonic()) < self._look_again:
+        if (now := time.monotonic()) < self._recheck_at:
             return True
-        self._look_again = now + _LOOK_S
+        self._recheck_at = now + _RECHECK_S
         return os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
 
 
-def _state(status: os.stat_result) -> tuple[int, int, int]:
+def _fingerprint(status: os.stat_result) -> tuple[int, int, int]:
     # The time changes with every link, name and byte of a file; a look at its path costs more.
     return status.st_size, status.st_nlink, status.st_ctime_ns
 
@@ -118,15 +121,15 @@ _open: deque[weakref.ref[KeptOpen]] = deque()
 
 def _make_room() -> None:
     limit = getrlimit(RLIMIT_NOFILE)[0]
-    most = _MOST_FILES if limit == RLIM_INFINITY else min(_MOST_FILES, limit // 4)
+    max_files = _MAX_FILES if limit == RLIM_INFINITY else min(_MAX_FILES, limit // 4)
     with suppress(IndexError):  # another thread was faster
-        while len(_open) >= most:
+        while len(_open) >= max_files:
             oldest = _open.popleft()()
             if oldest is not None:
                 oldest.close()
 
 
-def suits(header: Header) -> bool:
+def can_keep_open(header: Header) -> bool:
     """Whether rows are consecutive bytes, and of a type that the system's calls fill."""
     in_order = header.shape and (not header.fortran_order or len(header.shape) == 1)
     return bool(in_order) and header.dtype.kind in "biufc" and hasattr(os, "preadv")

@@ -11,10 +11,10 @@ import datajoint as dj
 import numpy as np
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
-from dj_npy._array.arraylike import ArrayLike, materialized, own
-from dj_npy._array.cache import loaded_array, residency
+from dj_npy._array.arraylike import ArrayLike, materialized, owned
+from dj_npy._array.cache import array_cache, loaded_array
 from dj_npy._array.file import ArrayFile, MapMode, Slab, Verified, read_together
-from dj_npy._array.html import of_reference
+from dj_npy._array.html import reference_html
 from dj_npy._array.openfiles import KeptOpen
 from dj_npy._concurrency.threads import side_by_side
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
@@ -67,28 +67,28 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         "_header",
         "_kept_open",
         "_loaded",
-        "_made",
+        "_parsed",
         "_raw",
-        "_shown",
+        "_view_ref",
     )
 
     _loaded: AnyArray | weakref.ref[AnyArray] | None
-    _shown: weakref.ref[AnyArray] | None
+    _view_ref: weakref.ref[AnyArray] | None
 
     def __init__(self, metadata: dict[str, Any], config: StoreConfig) -> None:
         self._raw = metadata
-        self._made: ArrayMetadata | None = None  # made when it is first asked: most never are
+        self._parsed: ArrayMetadata | None = None  # made when it is first asked: most never are
         self._config = config
-        self._loaded = self._shown = None
+        self._loaded = self._view_ref = None
         # What is remembered once a part has been read: the header, and then the open file.
         self._header: tuple[Header, bytes] | None = None
         self._kept_open: KeptOpen | None = None
 
     @property
     def _metadata(self) -> ArrayMetadata:
-        if self._made is None:
-            self._made = ArrayMetadata(self._raw)
-        return self._made
+        if self._parsed is None:
+            self._parsed = ArrayMetadata(self._raw)
+        return self._parsed
 
     @property
     def path(self) -> str:
@@ -159,7 +159,7 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         (100, 32)
         """
         if mmap_mode is None:
-            return residency.get(self, self._read)
+            return array_cache.get(self, self._read)
         if mmap_mode not in _MAP_MODES:
             raise ArrayInvalidError(f"mmap_mode is None, 'r', 'r+' or 'c', not {mmap_mode!r}")
         mapped = self._file().map(mmap_mode)
@@ -205,7 +205,7 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         if array is not None:
             part = np.asanyarray(array[selection])
             if out is None:
-                return own(part)  # type: ignore[no-any-return]
+                return owned(part)  # type: ignore[no-any-return]
             self._check_out(out, part.shape, part.dtype)
             np.copyto(out, part)
             return out
@@ -214,7 +214,7 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
             self._check_out(out, selected.shape, selected.dtype)
         elif selection is ... or (isinstance(selection, tuple) and not selection):
             return self._file().read()
-        part = self._part(selected, None if out is None else out.view(np.ndarray), math.inf)
+        part = self._read_part(selected, None if out is None else out.view(np.ndarray), math.inf)
         assert part is not None
         return part if out is None else out
 
@@ -246,15 +246,15 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         [(390, 32), (390, 32), (220, 32)]
         """
         try:
-            most = _SIZE.validate_python(nbytes)
+            max_nbytes = _SIZE.validate_python(nbytes)
         except ValidationError:
             raise ArrayInvalidError(
                 f"nbytes must be a size such as 1000000 or '64 MiB', not {nbytes!r}"
             ) from None
         rows = len(self)
-        at_once = max(1, most // max(1, self.nbytes // max(1, rows)))
-        slices = (slice(first, first + at_once) for first in range(0, rows, at_once))
-        return side_by_side(self._block, slices, 1)
+        block_rows = max(1, max_nbytes // max(1, self.nbytes // max(1, rows)))
+        slices = (slice(first, first + block_rows) for first in range(0, rows, block_rows))
+        return side_by_side(self._read_block, slices, 1)
 
     def unload(self) -> None:
         """
@@ -267,7 +267,7 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         >>> ref.is_loaded
         False
         """
-        residency.drop(self)
+        array_cache.drop(self)
         if self._kept_open is not None:
             self._kept_open.close()
             self._kept_open = None
@@ -306,7 +306,7 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        return of_reference(self._metadata, loaded_array(self))
+        return reference_html(self._metadata, loaded_array(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return NpyRef, (self._raw, describe(self._config, self.store))
@@ -333,26 +333,26 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         if array is None:
             selected = select(index, self.shape, self.dtype)
             kept = self.nbytes <= settings.memory
-            most = settings.load_share * self.nbytes if kept else math.inf
-            small = self.nbytes <= settings.load_below
-            if not (small and selected.nbytes):
-                part = self._part(selected, None, most)
+            max_nbytes = settings.load_share * self.nbytes if kept else math.inf
+            is_small = self.nbytes <= settings.load_below
+            if not (is_small and selected.nbytes):
+                part = self._read_part(selected, None, max_nbytes)
                 if part is not None:
                     return part[()] if selected.is_scalar else part
             array = self.load()
-        return own(array[index])
+        return owned(array[index])
 
     def _rows(self) -> Iterator[Any]:
         if self.nbytes <= settings.load_below:
             self.load()
         for block in self.blocks():
-            yield from map(own, block)
+            yield from map(owned, block)
 
-    def _block(self, rows: slice) -> AnyArray:
+    def _read_block(self, rows: slice) -> AnyArray:
         if not self.is_loaded and self.nbytes <= settings.memory:
             selected = select(rows, self.shape, self.dtype)
             # In Fortran order, each block might be read with most of the file around it.
-            part = self._part(selected, None, 2 * selected.nbytes)
+            part = self._read_part(selected, None, 2 * selected.nbytes)
             if part is not None:
                 return part
             self.load()
@@ -375,13 +375,15 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         _ = self.path  # a row that is none is told before its store is looked for
         return ArrayFile(open_store(self._config, self.store), self._metadata, self._header)
 
-    def _part(self, selection: Selection, out: AnyArray | None, most: float) -> AnyArray | None:
-        """Read what is selected; None if that would be more than `most` bytes."""
+    def _read_part(
+        self, selection: Selection, out: AnyArray | None, max_nbytes: float
+    ) -> AnyArray | None:
+        """Read what is selected; None if that would be more than `max_nbytes` bytes."""
         file = self._file()
-        part = file.read_part(selection, out, most)
-        again, self._header = self._header is not None, file.known
+        part = file.read_part(selection, out, max_nbytes)
+        read_before, self._header = self._header is not None, file.known_header
         is_open = self._kept_open is not None and not self._kept_open.closed
-        if again and not is_open and part is not None and selection.nbytes:
+        if read_before and not is_open and part is not None and selection.nbytes:
             self._kept_open = file.keep_open()
         return part
 
@@ -408,27 +410,27 @@ def row_of(ref: NpyRef) -> Any:
     return ref._raw
 
 
-def loaded_together(refs: Sequence[NpyRef], store: Store, slab: Slab) -> list[AnyArray]:
+def load_together(refs: Sequence[NpyRef], store: Store, slab: Slab) -> list[AnyArray]:
     """Load small arrays from one store of this machine in one go."""
     found = list(map(loaded_array, refs))
     rows = [ref._metadata for ref, array in zip(refs, found, strict=True) if array is None]
     read = iter(read_together(store, rows, slab))
     found = [next(read) if array is None else array for array in found]
     return [
-        residency.get(ref, ref._read) if array is None else residency.give(ref, array)
+        array_cache.get(ref, ref._read) if array is None else array_cache.put(ref, array)
         for ref, array in zip(refs, found, strict=True)
     ]
 
 
-def loaded_alone(refs: Sequence[NpyRef], slab: Slab) -> list[AnyArray]:
+def load_each(refs: Sequence[NpyRef], slab: Slab) -> list[AnyArray]:
     """Load arrays one after the other, in a thread of many that do; otherwise the same."""
-    return [residency.get(ref, partial(ref._read, slab)) for ref in refs]
+    return [array_cache.get(ref, partial(ref._read, slab)) for ref in refs]
 
 
-def read_alone(refs: Sequence[NpyRef], slab: Slab) -> list[AnyArray]:
+def read_each(refs: Sequence[NpyRef], slab: Slab) -> list[AnyArray]:
     """Read arrays, one after the other, into memory of the caller's own; none is kept."""
     loaded = map(loaded_array, refs)
     return [
-        ref._read(slab) if array is None else own(array[...])
+        ref._read(slab) if array is None else owned(array[...])
         for ref, array in zip(refs, loaded, strict=True)
     ]

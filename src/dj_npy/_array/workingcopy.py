@@ -20,7 +20,7 @@ from dj_npy._stores.filecache import QuietFile, write_at
 
 logger = logging.getLogger("dj_npy")
 
-_TRIES = 3
+_MAX_ATTEMPTS = 3
 
 
 class WorkingCopy:
@@ -43,16 +43,16 @@ class WorkingCopy:
         self._file = QuietFile(os.dup(file.fileno()), "r+")
         self._replace, self._what = replace, what
         self._process = os.getpid()
-        self._one_at_a_time = threading.Lock()
+        self._write_lock = threading.Lock()
         self._stored: str | None = _checksum(self._contents())
         # The map may go away wherever memory is collected: within a call of obstore, which does
         # not bear another in the same thread, or where locks are held that starting a thread,
         # or waiting for its end, would need. So the thread is there beforehand.
-        self._go: SimpleQueue[bool] = SimpleQueue()
+        self._finish_requested: SimpleQueue[bool] = SimpleQueue()
         self._done = threading.Lock()
         self._done.acquire()
         self._failure: BaseException | None = None
-        threading.Thread(target=self._finisher, daemon=True).start()
+        threading.Thread(target=self._finish_thread, daemon=True).start()
 
     def write_back(self) -> None:
         """
@@ -71,11 +71,11 @@ class WorkingCopy:
         try:
             self._write_back()
         except StoreError as error:
-            raise StoreError(f"{error}. The changed array is in {self._saved()!r}") from None
+            raise StoreError(f"{error}. The changed array is in {self._saved_copy()!r}") from None
 
     def _write_back(self) -> None:
-        with self._one_at_a_time:
-            for _ in range(_TRIES):
+        with self._write_lock:
+            for _ in range(_MAX_ATTEMPTS):
                 contents = self._contents()
                 checksum = _checksum(contents)
                 if checksum == self._stored:
@@ -91,7 +91,7 @@ class WorkingCopy:
         if os.getpid() != self._process:  # a forked child has a map of the same copy
             return
         interrupt = None
-        self._go.put(True)
+        self._finish_requested.put(True)
         while True:
             try:
                 self._done.acquire()
@@ -107,20 +107,20 @@ class WorkingCopy:
                 "numpy.load() it and insert it, or remove it.",
                 self._what,
                 self._failure,
-                self._saved(),
+                self._saved_copy(),
             )
         if interrupt is not None:
             raise interrupt
 
-    def _finisher(self) -> None:
-        self._go.get()
+    def _finish_thread(self) -> None:
+        self._finish_requested.get()
         try:
             self._write_back()
         except BaseException as error:
             self._failure = error
         self._done.release()
 
-    def _saved(self) -> str:
+    def _saved_copy(self) -> str:
         """Return where the copy is; it is written again if it has been removed."""
         if not os.path.exists(self.path):
             descriptor, self.path = tempfile.mkstemp(".npy", "dj-npy-changed-")

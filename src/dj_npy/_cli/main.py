@@ -50,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except UsageError as error:
-        return _told(error, MISUSED)
+        return _print_error(error, MISUSED)
     except (DataJointError, OSError) as error:
-        return _told(error, WRONG)
+        return _print_error(error, WRONG)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -64,7 +64,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     return run.run(options)
 
 
-def _told(error: Exception, code: int) -> int:
+def _print_error(error: Exception, code: int) -> int:
     text = printable(" ".join((str(error) or type(error).__name__).split()))
     print(f"dj-npy: {text}", file=sys.stderr)
     return code

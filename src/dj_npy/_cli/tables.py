@@ -45,7 +45,7 @@ def arrays_of(table_name: str, key: list[str]) -> Iterator[Found]:
     StoreError
         If the database cannot be asked, or there is no such row.
     """
-    with _asking():
+    with _translate_driver_errors():
         connection = dj.conn()
         table, name = _table(connection, table_name)
         heading = table.heading
@@ -81,14 +81,14 @@ def _table(connection: Any, typed: str) -> tuple[Any, str]:
         raise UsageError(f"there is no schema {schema!r} in the database, or none you may see")
     names = dj.Schema(schema, connection=connection, create_schema=False).list_tables()
     for name in names:
-        if wanted in (name, name.lstrip("#_"), _in_python(name)):
+        if wanted in (name, name.lstrip("#_"), _class_name(name)):
             full = connection.adapter.make_full_table_name(schema, name)
             return dj.FreeTable(connection, full), f"{schema}.{name}"
-    there = ", ".join(map(_in_python, names)) or "none"
-    raise UsageError(f"schema {schema!r} has no table {wanted!r}; there are: {there}")
+    available = ", ".join(map(_class_name, names)) or "none"
+    raise UsageError(f"schema {schema!r} has no table {wanted!r}; there are: {available}")
 
 
-def _in_python(name: str) -> str:
+def _class_name(name: str) -> str:
     """Return what a table's class is called: ``session__trial`` is ``Session.Trial``."""
     return ".".join(map(dj.utils.to_camel_case, name.lstrip("#_").split("__")))
 
@@ -110,7 +110,7 @@ def _condition(typed: str, heading: Any, table: str) -> tuple[str, Any]:
 
 
 @contextmanager
-def _asking() -> Iterator[None]:
+def _translate_driver_errors() -> Iterator[None]:
     """Translate what the drivers of the databases raise."""
     try:
         yield
@@ -119,5 +119,5 @@ def _asking() -> Iterator[None]:
     except Exception as error:
         if not re.match(r"pymysql|psycopg2", type(error).__module__):
             raise
-        said = " ".join(str(error.args[-1] if error.args else error).split())
-        raise StoreError(f"the database could not be asked: {said}") from error
+        message = " ".join(str(error.args[-1] if error.args else error).split())
+        raise StoreError(f"the database could not be asked: {message}") from error

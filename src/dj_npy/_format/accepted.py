@@ -13,15 +13,15 @@ from dj_npy._format import npyfile
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import Header
 
-_MOST_PARTS = npyfile.MAX_HEADER // 4
+_MAX_PARTS = npyfile.MAX_HEADER // 4
 """More dtypes within one would not fit in a header: each takes four bytes at least."""
 MAX_DEPTH = 30
 """Lists within lists of a dtype in a row: within the row, MariaDB takes one more, others 100."""
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
-_MOST_TOLD = 300
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+_MAX_QUOTED = 300
 """Characters of a dtype that a message may show."""
 # Subclasses whose whole content is the data.
-_PLAIN = (np.ndarray, np.memmap, np.matrix, np.recarray)
+_PLAIN_TYPES = (np.ndarray, np.memmap, np.matrix, np.recarray)
 
 
 def check_array(value: Any) -> None:
@@ -40,7 +40,7 @@ def check_array(value: Any) -> None:
             "<npy> does not support masked arrays, the mask would be lost: store "
             "array.filled(value), or data and mask in two attributes"
         )
-    if type(value) not in _PLAIN and _carries_more(value):
+    if type(value) not in _PLAIN_TYPES and _carries_more(value):
         raise ArrayInvalidError(
             f"<npy> requires a plain numpy.ndarray: {type(value).__name__} carries more "
             f"than its data, which would be lost. Store numpy.asarray(value) if it may be"
@@ -81,10 +81,10 @@ def check_dtype(dtype: np.dtype[Any]) -> None:
     # Equal dtypes may differ in it, so this is not for a cache to answer.
     found = next((part.metadata for part in parts if part.metadata is not None), None)
     if found is not None:
-        plain = repr(dtype.str) if dtype.names is None else _shown(dtype)
+        plain = repr(dtype.str) if dtype.names is None else _dtype_text(dtype)
         raise ArrayInvalidError(
-            f"<npy> cannot store the metadata of dtype {_shown(dtype)}, which are "
-            f"{dict(found)!s:.{_MOST_TOLD}}. Without them, it can be stored: array.view({plain})"
+            f"<npy> cannot store the metadata of dtype {_dtype_text(dtype)}, which are "
+            f"{dict(found)!s:.{_MAX_QUOTED}}. Without them, it can be stored: array.view({plain})"
         )
     _check_returned(dtype)
 
@@ -97,7 +97,7 @@ def _parts(dtype: np.dtype[Any]) -> list[np.dtype[Any]]:
         part, depth = waiting.pop()
         if depth > MAX_DEPTH:
             raise _too_deep()
-        if len(parts) == _MOST_PARTS:
+        if len(parts) == _MAX_PARTS:
             raise _too_long()
         parts.append(part)
         if part.subdtype is not None:
@@ -112,33 +112,33 @@ def _check_returned(dtype: np.dtype[Any]) -> None:
     """Write header and row of an array of that dtype, of the longest shape, and read them."""
     longest = (0, sys.maxsize // max(dtype.itemsize, 1), *(1,) * (npyfile.MAX_AXES - 2))
     try:
-        head = npyfile.header_bytes(dtype, longest, False)
-        if len(head) > npyfile.MAX_HEADER:
+        header = npyfile.header_bytes(dtype, longest, False)
+        if len(header) > npyfile.MAX_HEADER:
             raise _too_long()
-        described = npyfile.dtype_to_json(dtype)
-        if npyfile.depth(described) > MAX_DEPTH:
+        dtype_json = npyfile.dtype_to_json(dtype)
+        if npyfile.depth(dtype_json) > MAX_DEPTH:
             raise _too_deep()
-        said = {"dtype": json.loads(json.dumps(described)), "shape": list(longest)}
+        metadata = {"dtype": json.loads(json.dumps(dtype_json)), "shape": list(longest)}
         of_file, of_row = (
-            npyfile.parse_header(head, len(head), "its file").dtype,
-            ArrayMetadata(said).dtype,
+            npyfile.parse_header(header, len(header), "its file").dtype,
+            ArrayMetadata(metadata).dtype,
         )
     except ArrayInvalidError:
         raise
     # Fields that overlap or are out of order; NumPy's notice that it would pickle.
-    except (*npyfile.RAISED_BY_TEXT, ArrayCorruptError) as error:
-        raise ArrayInvalidError(f"<npy> cannot store dtype {_shown(dtype)}: {error}") from None
+    except (*npyfile.PARSE_ERRORS, ArrayCorruptError) as error:
+        raise ArrayInvalidError(f"<npy> cannot store dtype {_dtype_text(dtype)}: {error}") from None
     for returned in (of_file, of_row):
         if returned != dtype:
             raise ArrayInvalidError(
-                f"<npy> cannot store dtype {_shown(dtype)}: it would come back as "
-                f"{_shown(returned)}. Convert the array first, for example with .astype()"
+                f"<npy> cannot store dtype {_dtype_text(dtype)}: it would come back as "
+                f"{_dtype_text(returned)}. Convert the array first, for example with .astype()"
             )
     for part in _parts(dtype):
         for name, (_, _, *title) in (part.fields or {}).items():
-            if any(_NO_TEXT.search(text) for text in (name, *title) if isinstance(text, str)):
+            if any(_UNSTORABLE.search(text) for text in (name, *title) if isinstance(text, str)):
                 raise ArrayInvalidError(
-                    f"<npy> cannot store dtype {_shown(dtype)}: no row in PostgreSQL can hold "
+                    f"<npy> cannot store dtype {_dtype_text(dtype)}: no row in PostgreSQL can hold "
                     f"the name {name!r}, which has a NUL or half a character. Rename the field"
                 )
 
@@ -167,8 +167,8 @@ def _too_deep() -> ArrayInvalidError:
     )
 
 
-def _shown(dtype: np.dtype[Any]) -> str:
-    return f"{dtype!s:.{_MOST_TOLD}}"
+def _dtype_text(dtype: np.dtype[Any]) -> str:
+    return f"{dtype!s:.{_MAX_QUOTED}}"
 
 
 def _carries_more(value: Any) -> bool:
@@ -176,5 +176,5 @@ def _carries_more(value: Any) -> bool:
     return bool(getattr(value, "__dict__", None)) or any(
         cls.__dict__.get("__slots__")
         for cls in type(value).__mro__
-        if cls not in _PLAIN and cls is not object
+        if cls not in _PLAIN_TYPES and cls is not object
     )

@@ -74,8 +74,8 @@ class Blocks:
         # Gathered, as a block may be a few bytes, and copied, as its memory may be used again.
         piece = bytearray(npyfile.header_bytes(self.dtype, self.shape, False))
         rows = 0
-        for given in self._blocks:
-            block = self._checked(given, rows)
+        for value in self._blocks:
+            block = self._as_block(value, rows)
             rows += len(block)
             for part in npyfile.pieces_in_c_order(block):
                 piece += part
@@ -91,11 +91,11 @@ class Blocks:
     def __repr__(self) -> str:
         return f"Blocks(shape={self.shape}, dtype={self.dtype})"
 
-    def _checked(self, given: Any, rows: int) -> AnyArray:
-        if not isinstance(given, np.ndarray) and hasattr(given, "__array__"):
-            given = np.asarray(given)
-        check_array(given)
-        block: AnyArray = given
+    def _as_block(self, value: Any, rows: int) -> AnyArray:
+        if not isinstance(value, np.ndarray) and hasattr(value, "__array__"):
+            value = np.asarray(value)
+        check_array(value)
+        block: AnyArray = value
         if block.ndim != len(self.shape) or block.shape[1:] != self.shape[1:]:
             axes = ", ".join(("n", *map(str, self.shape[1:])))
             raise ArrayInvalidError(

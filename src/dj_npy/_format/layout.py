@@ -70,12 +70,12 @@ class Layout:
         self._kept = kept
         self._tables: dict[tuple[str, str], _Table] = {}
         for column in columns:
-            place = self._place(name_in_path(column.schema), name_in_path(column.table))
+            table_id = self._table_id(name_in_path(column.schema), name_in_path(column.table))
             key = tuple(f"{name_in_path(name)}=" for name in column.key)
-            files = self._tables[place].files if place in self._tables else ()
+            files = self._tables[table_id].files if table_id in self._tables else ()
             file = name_in_path(column.attribute) + EXTENSION
-            self._tables[place] = _Table(key, (*files, file))
-        self._folded = {tuple(map(folded, place)) for place in self._tables}
+            self._tables[table_id] = _Table(key, (*files, file))
+        self._folded_ids = {tuple(map(folded, table_id)) for table_id in self._tables}
 
     def classify(self, path: str) -> Literal["array", "temporary file"] | None:
         """Return what a file may be, by its path."""
@@ -93,7 +93,7 @@ class Layout:
     def may_be_live(self, path: str) -> bool:
         """Whether a file may be of a row of these tables, by what some disk makes of its path."""
         *parts, name = folded(path).split("/")
-        return name.endswith(EXTENSION) and not self._folded.isdisjoint(pairwise(parts))
+        return name.endswith(EXTENSION) and not self._folded_ids.isdisjoint(pairwise(parts))
 
     def is_key_folder(self, folder: str) -> bool:
         """Whether a folder, once it is empty, is of no use: it is one of a key."""
@@ -112,19 +112,21 @@ class Layout:
         """Return the table whose entity has these folders."""
         if folders[: len(self._prefix)] != self._prefix:
             return None
-        rest = folders[len(self._prefix) :]
+        below = folders[len(self._prefix) :]
         in_front = 0
-        while in_front < len(rest) and "=" in rest[in_front]:
+        while in_front < len(below) and "=" in below[in_front]:
             in_front += 1
-        if len(rest) < in_front + 2:
+        if len(below) < in_front + 2:
             return None
-        table = self._tables.get(self._place(rest[in_front], rest[in_front + 1]))
+        table = self._tables.get(self._table_id(below[in_front], below[in_front + 1]))
         if table is None:
             return None
-        of_key = [*rest[:in_front], *rest[in_front + 2 :]]
-        if bool(of_key) != bool(table.key) or not all(f.startswith(table.key) for f in of_key):
+        key_folders = [*below[:in_front], *below[in_front + 2 :]]
+        if bool(key_folders) != bool(table.key) or not all(
+            f.startswith(table.key) for f in key_folders
+        ):
             return None
         return table
 
-    def _place(self, schema: str, table: str) -> tuple[str, str]:
+    def _table_id(self, schema: str, table: str) -> tuple[str, str]:
         return (schema.lower(), table.lower()) if self._caseless else (schema, table)

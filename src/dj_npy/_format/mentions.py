@@ -14,9 +14,9 @@ _WORD = re.compile(r"[A-Za-z0-9_.%=,/-]+")
 _IS_FOLDER = re.compile(r'"is_dir"\s*:\s*true')
 _PATH = re.compile(r'"path"\s*:\s*"((?:[^"\\]|\\.)++)"', re.DOTALL)
 """How DataJoint's ``<filepath@>`` and ``<object@>`` refer to a folder, and all that is in it."""
-_LONGEST = 4096
+_MAX_PATH = 4096
 """Characters of a path."""
-_DEEPEST = 16
+_MAX_DEPTH = 16
 """How often a JSON may be a text within a JSON."""
 
 
@@ -35,9 +35,9 @@ def mentions(text: str) -> Iterator[str]:
     >>> list(mentions(r'{"path": "lab/scan/n=1/x\u002enpy", "n": 1}'))
     ['lab/scan/n=1/x.npy']
     """
-    waiting = [(text, 0)]
-    while waiting:
-        text, depth = waiting.pop()
+    pending = [(text, 0)]
+    while pending:
+        text, depth = pending.pop()
         if _IS_FOLDER.search(text):
             yield from (_unescaped(path).rstrip("/") + "/" for path in _PATH.findall(text))
         if "\\" not in text:
@@ -45,16 +45,16 @@ def mentions(text: str) -> Iterator[str]:
             continue
         for piece in map(_unescaped, _PIECE.findall(text)):
             yield from _paths([piece])
-            if '"' in piece and depth < _DEEPEST:
-                waiting.append((piece, depth + 1))
+            if '"' in piece and depth < _MAX_DEPTH:
+                pending.append((piece, depth + 1))
 
 
 def _unescaped(piece: str) -> str:
     if "\\" not in piece:
         return piece
-    said = _ESCAPE.sub(_character, piece)
+    unescaped = _ESCAPE.sub(_character, piece)
     # Two escapes may be one character; one that is none is in the name of no file.
-    return said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return unescaped.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _character(escape: re.Match[str]) -> str:
@@ -75,7 +75,7 @@ def _paths(pieces: Iterable[str]) -> Iterator[str]:
             folded, start, end = word.lower(), 0, 0
             while (found := folded.find(EXTENSION, end)) >= 0:
                 start, end = end, found + len(EXTENSION)
-                path = word[max(0, end - _LONGEST) : end]
+                path = word[max(0, end - _MAX_PATH) : end]
                 # Such as "file=a.npy", or "a.npy,b.npy"
                 found_in = {path, path.partition("=")[2], word[start:end].lstrip(",=")}
                 yield from filter(None, found_in)

@@ -4,16 +4,16 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-FEWEST = 3
+MIN_COMPONENTS = 3
 """Components of an array's path: schema, table and file; what stands before differs by store."""
-_FEWEST_BELOW = 2
+_MIN_COMPONENTS_BELOW = 2
 """Components by which a row may name a file whose listing begins above the row's store."""
 
 TEMPORARY_SUFFIX = ".dj-npy-tmp"
 """Ends the name of a file that is still being written."""
 
 # Some file systems do not see these at all; a dot above is lost where İ is written small.
-_NOT_SEEN = re.compile("[\u00ad\u0307\u034f\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+_IGNORED = re.compile("[\u00ad\u0307\u034f\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
                        "\ufe00-\ufe0f\ufeff]")  # fmt: skip
 
 
@@ -36,16 +36,16 @@ def _caseless(text: str) -> str:
     while True:
         # Upper and then lower: several letters have one capital, as sigma and its final form do.
         plain = unicodedata.normalize("NFKD", text).upper().casefold()
-        plain = _NOT_SEEN.sub("", unicodedata.normalize("NFKD", plain))
+        plain = _IGNORED.sub("", unicodedata.normalize("NFKD", plain))
         if plain == text:
             return plain
         text = plain
 
 
-def endings(path: str, fewest: int = FEWEST) -> Iterator[str]:
+def endings(path: str, min_components: int = MIN_COMPONENTS) -> Iterator[str]:
     """Yield a path, and what is left of it without its first components."""
     components = path.split("/")
-    for first in range(max(1, len(components) - fewest + 1)):
+    for first in range(max(1, len(components) - min_components + 1)):
         yield "/".join(components[first:])
 
 
@@ -56,7 +56,7 @@ def endings_below(path: str) -> Iterator[str]:
     A file has one place. Stores may begin anywhere above it, so of two paths to it one ends with
     the other: `endings` are those from above, these are those from below.
     """
-    return endings(path, _FEWEST_BELOW)
+    return endings(path, _MIN_COMPONENTS_BELOW)
 
 
 class Listing:

@@ -45,7 +45,7 @@ Measured for 256 MB, hashed and written: 32 ms in pieces of 256 KiB, 36 ms of 1 
 128 KiB. Pieces end where pages of the file do; those that straddle them cost a tenth more.
 """
 
-RAISED_BY_TEXT = (
+PARSE_ERRORS = (
     *(ValueError, TypeError, SyntaxError, KeyError, IndexError, AttributeError, OverflowError),
     *(MemoryError, RecursionError, SystemError, Warning),
 )
@@ -56,7 +56,7 @@ Warnings, where the user has made them errors. They are not silenced: to do that
 to do it for all threads, and perhaps for ever.
 """
 _ATTEMPTS = 100
-_MOST_TOLD = 300
+_MAX_QUOTED = 300
 """Characters of a file's or row's contents that a message may quote."""
 
 _LENGTH_SIZE = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
@@ -91,7 +91,7 @@ class Header:
         return "F" if self.fortran_order else "C"
 
     def __str__(self) -> str:
-        return f"shape {self.shape}, dtype {self.dtype!s:.{_MOST_TOLD}}"
+        return f"shape {self.shape}, dtype {self.dtype!s:.{_MAX_QUOTED}}"
 
 
 def header_of(array: AnyArray) -> Header:
@@ -116,9 +116,9 @@ def header_bytes(dtype: np.dtype[Any], shape: tuple[int, ...], fortran_order: bo
             body = text.encode(_ENCODING[version])
         except UnicodeEncodeError:
             continue  # a field name outside latin1 needs version 3.0
-        before = len(MAGIC) + 2 + length_size
+        prefix_length = len(MAGIC) + 2 + length_size
         # NumPy pads by a whole 64 bytes where none would be needed.
-        body += b" " * (ALIGNMENT - (before + len(body) + 1) % ALIGNMENT) + b"\n"
+        body += b" " * (ALIGNMENT - (prefix_length + len(body) + 1) % ALIGNMENT) + b"\n"
         if len(body) < 1 << 8 * length_size:
             return MAGIC + bytes(version) + len(body).to_bytes(length_size, "little") + body
     raise ArrayInvalidError("<npy> cannot store this dtype: its header would exceed 4 GiB")
@@ -132,8 +132,8 @@ def header_length(prefix: bytes, where: str) -> int:
             f"{where} is not a .npy file: expected it to begin with {MAGIC!r} and a version "
             f"1.0, 2.0 or 3.0, found {bytes(prefix[:8])!r}"
         )
-    before = 8 + _LENGTH_SIZE[version]
-    length = before + int.from_bytes(prefix[8:before], "little")
+    prefix_length = 8 + _LENGTH_SIZE[version]
+    length = prefix_length + int.from_bytes(prefix[8:prefix_length], "little")
     if length > MAX_HEADER:
         raise ArrayCorruptError(
             f"{where} has a header of {length} bytes, more than the {MAX_HEADER} that are read"
@@ -176,8 +176,8 @@ def parse_header(prefix: bytes, file_size: int, where: str) -> Header:
         if type(shape) is not tuple or not is_shape(shape, dtype.itemsize):
             raise ValueError(f"shape is {shape!r:.80}")
         header = Header(dtype, shape, fortran_order, offset)
-    except RAISED_BY_TEXT as error:
-        raise ArrayCorruptError(f"{where} has a bad .npy header: {_told(error)}") from None
+    except PARSE_ERRORS as error:
+        raise ArrayCorruptError(f"{where} has a bad .npy header: {_error_text(error)}") from None
     if header.file_size != file_size:
         raise ArrayCorruptError(
             f"{where} does not have the size its header says ({header}): "
@@ -186,9 +186,9 @@ def parse_header(prefix: bytes, file_size: int, where: str) -> Header:
     return header
 
 
-def _told(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """Return what an error says, which may quote all of a hostile header."""
-    text = str(error)[:_MOST_TOLD]
+    text = str(error)[:_MAX_QUOTED]
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
@@ -200,22 +200,22 @@ def _literal(text: str) -> Any:
     a time it fails (https://github.com/python/cpython/issues/106905). Others may parse, too.
     """
     for _ in range(_ATTEMPTS):
-        with suppress(SystemError), _parsing:
+        with suppress(SystemError), _parse_lock:
             return ast.literal_eval(text)
     return ast.literal_eval(text)
 
 
-_parsing = threading.Lock()
+_parse_lock = threading.Lock()
 
 
-def _forget_lock() -> None:
+def _reset_lock() -> None:
     """In a forked child: the thread that held it is not there."""
-    global _parsing
-    _parsing = threading.Lock()
+    global _parse_lock
+    _parse_lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_lock)
+    os.register_at_fork(after_in_child=_reset_lock)
 
 
 def is_shape(lengths: Sequence[Any], itemsize: int = 1) -> bool:
@@ -233,7 +233,9 @@ def is_shape(lengths: Sequence[Any], itemsize: int = 1) -> bool:
 
 def dtype_to_json(dtype: np.dtype[Any]) -> Json:
     """Write a dtype for a row: its name, or the ``.npy`` descr as nested lists if structured."""
-    return str(dtype) if dtype.names is None else _lists(np.lib.format.dtype_to_descr(dtype))
+    return (
+        str(dtype) if dtype.names is None else _tuples_to_lists(np.lib.format.dtype_to_descr(dtype))
+    )
 
 
 def dtype_from_json(value: Any) -> np.dtype[Any]:
@@ -242,14 +244,14 @@ def dtype_from_json(value: Any) -> np.dtype[Any]:
 
     Raises
     ------
-    RAISED_BY_TEXT
+    PARSE_ERRORS
         If it is none, or has Python objects in it.
     """
     if isinstance(value, str):
         return _dtype_from_text(value)
     if depth(value) > MAX_DEPTH:
         raise ValueError("it is nested too deep")
-    return _dtype(_tuples(value))
+    return _dtype(_lists_to_tuples(value))
 
 
 def depth(value: Any) -> int:
@@ -360,24 +362,24 @@ def _elementary(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype
 
 
-def _lists(descr: Any) -> Any:
-    return [_lists(part) for part in descr] if isinstance(descr, (list, tuple)) else descr
+def _tuples_to_lists(descr: Any) -> Any:
+    return [_tuples_to_lists(part) for part in descr] if isinstance(descr, (list, tuple)) else descr
 
 
-def _tuples(descr: Any) -> Any:
-    """Undo :func:`_lists`: a list of fields stays one, all that is within is tuples."""
+def _lists_to_tuples(descr: Any) -> Any:
+    """Undo :func:`_tuples_to_lists`: a list of fields stays one, all that is within is tuples."""
     if not isinstance(descr, list):
         return descr
-    if _is_array(descr):
-        return _tuples(descr[0]), tuple(descr[1])
+    if _is_subarray(descr):
+        return _lists_to_tuples(descr[0]), tuple(descr[1])
     fields = []
     for name, inner, *shape in descr:
         name_ = tuple(name) if isinstance(name, list) else name
-        fields.append((name_, _tuples(inner), *(tuple(axes) for axes in shape)))
+        fields.append((name_, _lists_to_tuples(inner), *(tuple(axes) for axes in shape)))
     return fields
 
 
-def _is_array(descr: list[Any]) -> bool:
+def _is_subarray(descr: list[Any]) -> bool:
     """Whether it is a dtype and a shape; the second of two fields begins with its name."""
     shape = descr[-1] if len(descr) == 2 else None
     return isinstance(shape, list) and all(type(length) is int for length in shape)

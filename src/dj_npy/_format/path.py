@@ -14,7 +14,7 @@ import numpy as np
 from dj_npy._format.names import folded
 
 EXTENSION = ".npy"
-_CHECK = 3
+_CHECK_LENGTH = 3
 """Characters of a token by which it is known."""
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{8,16}")
 MAX_COMPONENT = 120
@@ -83,9 +83,9 @@ def with_token(path: str, length: int = 8) -> str:
     are random, 30 bits or more, and these follow from all that is before them. So a file that
     anybody else has put there, ``waveform_filtered.npy``, is not taken for one of ours.
     """
-    random = secrets.token_urlsafe(16)[: max(8, min(16, length)) - _CHECK]
+    random = secrets.token_urlsafe(16)[: max(8, min(16, length)) - _CHECK_LENGTH]
     stem = f"{path.removesuffix(EXTENSION)}_{random}"
-    return f"{stem}{_check_of(stem)}{EXTENSION}"
+    return f"{stem}{_check_characters(stem)}{EXTENSION}"
 
 
 def is_with_token(path: str, plain: str) -> bool:
@@ -99,25 +99,28 @@ def is_with_token(path: str, plain: str) -> bool:
     if stem == path or token == stem or not _TOKEN.fullmatch(token):
         return False
     # Until 2026-11-25 folders counted as they were spelled.
-    return stem[-_CHECK:] in (_check_of(stem[:-_CHECK]), _hashed(stem[:-_CHECK]))
+    return stem[-_CHECK_LENGTH:] in (
+        _check_characters(stem[:-_CHECK_LENGTH]),
+        _hash_characters(stem[:-_CHECK_LENGTH]),
+    )
 
 
-def _check_of(stem: str) -> str:
+def _check_characters(stem: str) -> str:
     """A disk that is blind to case lists a folder as whoever has made it has spelled it."""
     folder, slash, name = stem.rpartition("/")
-    return _hashed(f"{folded(folder)}{slash}{name}")
+    return _hash_characters(f"{folded(folder)}{slash}{name}")
 
 
-def _hashed(text: str) -> str:
+def _hash_characters(text: str) -> str:
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
-    return base64.urlsafe_b64encode(digest).decode()[:_CHECK]
+    return base64.urlsafe_b64encode(digest).decode()[:_CHECK_LENGTH]
 
 
 def _key_folders(key: Mapping[str, Any], names: list[str]) -> list[str]:
     folders = [_component(f"{_quoted(name)}={_text(key[name])}") for name in names]
     if len("/".join(folders)) > MAX_KEY:
         # A comma is percent-encoded everywhere else, so no other key can make this name.
-        return [_cut(",".join(f"{_quoted(name)}={_text(key[name])}" for name in names))]
+        return [_truncated(",".join(f"{_quoted(name)}={_text(key[name])}" for name in names))]
     return folders
 
 
@@ -153,10 +156,10 @@ def _component(text: str) -> str:
         text = f"%{ord(text[0]):02X}{text[1:]}"
     if text.endswith("."):  # Windows drops a dot at the end
         text = text[:-1] + "%2E"
-    return _cut(text) if len(text) > MAX_COMPONENT else text
+    return _truncated(text) if len(text) > MAX_COMPONENT else text
 
 
-def _cut(text: str) -> str:
+def _truncated(text: str) -> str:
     """
     The beginning of `text` and 128 bits of its hash.
 

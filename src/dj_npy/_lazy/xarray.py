@@ -62,7 +62,7 @@ def to_xarray(
     >>> waveforms.sel(recording_id=1, channel=slice(0, 4)).mean("time").shape
     (4,)
     """
-    xarray = _xarray()
+    xarray = _import_xarray()
     query = query() if isinstance(query, type) else query
     if not isinstance(query, dj.expression.QueryExpression):
         raise ArrayInvalidError(
@@ -77,18 +77,18 @@ def to_xarray(
     rows = query.proj(attribute).to_dicts(order_by="KEY")
     array = to_dask((row[attribute] for row in rows), chunks=chunks)
     values = {name: [row[name] for row in rows] for name in key}
-    own = _dims(dims, array.ndim - 1)
+    own_dims = _dims(dims, array.ndim - 1)
     if len(key) == 1:
-        along: Hashable = key[0]
-        index = {along: values[key[0]]}
+        key_dim: Hashable = key[0]
+        index = {key_dim: values[key[0]]}
     else:
         import pandas as pd
 
-        along = KEY
+        key_dim = KEY
         levels = pd.MultiIndex.from_arrays(list(values.values()), names=key)
-        index = xarray.Coordinates.from_pandas_multiindex(levels, along)
-    found = xarray.DataArray(array, dims=(along, *own), coords=index, name=attribute)
-    return found.assign_coords(coords or {})
+        index = xarray.Coordinates.from_pandas_multiindex(levels, key_dim)
+    result = xarray.DataArray(array, dims=(key_dim, *own_dims), coords=index, name=attribute)
+    return result.assign_coords(coords or {})
 
 
 def data_array(
@@ -98,15 +98,15 @@ def data_array(
     chunks: Any,
 ) -> Any:
     """Return one stored array as a `DataArray`; see :meth:`NpyRef.to_xarray`."""
-    xarray = _xarray()
+    xarray = _import_xarray()
     if chunks is None:
-        from dj_npy._lazy.xarraybackend import lazily
+        from dj_npy._lazy.xarraybackend import lazily_indexed
 
-        data = lazily(ref)
+        data = lazily_indexed(ref)
     else:
         data = array_of(ref, chunks)
-    found = xarray.DataArray(data, dims=_dims(dims, ref.ndim), coords=coords)
-    return found.rename(None)  # it took the name of the Dask array
+    result = xarray.DataArray(data, dims=_dims(dims, ref.ndim), coords=coords)
+    return result.rename(None)  # it took the name of the Dask array
 
 
 def _dims(dims: Sequence[Hashable] | None, ndim: int) -> Sequence[Hashable]:
@@ -117,7 +117,7 @@ def _dims(dims: Sequence[Hashable] | None, ndim: int) -> Sequence[Hashable]:
     return dims
 
 
-def _xarray() -> Any:
+def _import_xarray() -> Any:
     try:
         import xarray
     except ImportError as error:

@@ -32,15 +32,15 @@ class Stored(BackendArray):
 
     def _read(self, index: tuple[Any, ...]) -> Any:
         # To NumPy, an integer beside an array is an array too, and may move its axis to the front.
-        single = tuple(0 if np.ndim(n) == 0 and not isinstance(n, slice) else ... for n in index)
-        if any(isinstance(n, np.ndarray) for n in index) and 0 in single:
+        collapse = tuple(0 if np.ndim(n) == 0 and not isinstance(n, slice) else ... for n in index)
+        if any(isinstance(n, np.ndarray) for n in index) and 0 in collapse:
             wide = tuple(
-                slice(n, n + 1) if one == 0 else n for n, one in zip(index, single, strict=True)
+                slice(n, n + 1) if one == 0 else n for n, one in zip(index, collapse, strict=True)
             )
-            return self._ref[wide][tuple(slice(None) if one is ... else 0 for one in single)]
+            return self._ref[wide][tuple(slice(None) if one is ... else 0 for one in collapse)]
         return np.asarray(self._ref[index], self.dtype)
 
 
-def lazily(ref: Source) -> indexing.LazilyIndexedArray:
+def lazily_indexed(ref: Source) -> indexing.LazilyIndexedArray:
     """Return what remembers indexes, one within the other, until data are needed."""
     return indexing.LazilyIndexedArray(Stored(ref))

@@ -73,7 +73,7 @@ class Plan:
         start = header.offset + selection.field_offset
         for number, taken in selection.ranges.items():
             start += min(taken[0], taken[-1]) * strides[number]
-        axes, points = _axes_of(selection, strides)
+        axes, points = _file_axes(selection, strides)
         taken_strides = [strides[n] for n in selection.points] or [0]
         outer = [axis for axis in axes if axis.stride_extent >= max(taken_strides)]
         inner = [axis for axis in axes if axis.stride_extent < min(taken_strides)]
@@ -113,18 +113,18 @@ class Plan:
         turns: Any = (*self._turns, ...)
         target = out.transpose(self._axes)[turns]
         pieces = self._level.pieces(self._start, (), 0)
-        for together in _together(pieces, self._limits):
-            start = together[0].start
-            nbytes = together[-1].start + together[-1].nbytes - start
-            runs = together[0].runs
-            region = _region(together, target)
+        for merged in _merge_pieces(pieces, self._limits):
+            start = merged[0].start
+            nbytes = merged[-1].start + merged[-1].nbytes - start
+            runs = merged[0].runs
+            region = _region(merged, target)
             if region is None:
-                yield Part(start, nbytes, (), partial(_scatter, together, target), runs)
+                yield Part(start, nbytes, (), partial(_scatter, merged, target), runs)
             else:
                 yield Part(start, nbytes, (bytes_view(region),))
 
 
-def _together(pieces: Iterable[Piece], limits: Limits) -> Iterator[list[Piece]]:
+def _merge_pieces(pieces: Iterable[Piece], limits: Limits) -> Iterator[list[Piece]]:
     """Put neighbours into one part, which the levels do only within themselves."""
     part: list[Piece] = []
     for piece in pieces:
@@ -157,7 +157,7 @@ def _scatter(pieces: Sequence[Piece], target: AnyArray, data: memoryview) -> Non
         target[piece.where] = piece.source(data, piece.start - pieces[0].start, target.dtype)
 
 
-class _InFile(NamedTuple):
+class _FileAxis(NamedTuple):
     """An axis of the result that steps through the file."""
 
     number: int
@@ -170,7 +170,7 @@ class _InFile(NamedTuple):
     """What of the file one step lies within: the larger, the further out."""
 
 
-def _axes_of(selection: Selection, strides: Sequence[int]) -> tuple[list[_InFile], list[int]]:
+def _file_axes(selection: Selection, strides: Sequence[int]) -> tuple[list[_FileAxis], list[int]]:
     """Return the axes of the result, outermost in the file first, and those of the points."""
     axes, points = [], []
     for number, (kind, n) in enumerate(selection.result):
@@ -178,13 +178,13 @@ def _axes_of(selection: Selection, strides: Sequence[int]) -> tuple[list[_InFile
         if kind == "points" and selection.points:
             points.append(number)
         elif length == 1:  # anywhere; so is that of masks of no axes
-            axes.append(_InFile(number, 1, 0, False, math.inf))
+            axes.append(_FileAxis(number, 1, 0, False, math.inf))
         elif kind == "range":
             step = selection.ranges[n].step
-            axes.append(_InFile(number, length, abs(step) * strides[n], step < 0, strides[n]))
+            axes.append(_FileAxis(number, length, abs(step) * strides[n], step < 0, strides[n]))
         else:
             stride = math.prod(selection.shape[number + 1 :]) * selection.dtype.itemsize
-            axes.append(_InFile(number, length, stride, False, stride))
+            axes.append(_FileAxis(number, length, stride, False, stride))
     return sorted(axes, key=lambda axis: -axis.stride_extent), points
 
 
@@ -285,8 +285,8 @@ class _Points(_Level):
         self.offsets, self.extent = flat, int(flat[-1]) + inner.extent
         self.fits = inner.contiguous and inner.extent <= limits.part
         # A run is of neighbours, or, where one step is too much for it, of one place.
-        far = np.flatnonzero(np.diff(flat) > (inner.extent + limits.gap if self.fits else 0))
-        ends = np.append(far + 1, flat.size)
+        breaks = np.flatnonzero(np.diff(flat) > (inner.extent + limits.gap if self.fits else 0))
+        ends = np.append(breaks + 1, flat.size)
         self.contiguous = inner.contiguous and len(ends) == 1
         if self.fits:
             ends = _cut(flat, ends, limits.part - inner.extent)
@@ -306,13 +306,13 @@ class _Points(_Level):
         while first < len(self.ends):
             if first not in window:  # of a million runs, only some as Python's numbers
                 window = range(first, min(first + _WINDOW, len(self.ends)))
-                some = slice(first, window.stop)
-                begins, ends = self.begins[some].tolist(), self.ends[some].tolist()
+                window_runs = slice(first, window.stop)
+                begins, ends = self.begins[window_runs].tolist(), self.ends[window_runs].tolist()
                 offsets, lengths = (
-                    self.offsets[self.begins[some]].tolist(),
-                    self.lengths[some].tolist(),
+                    self.offsets[self.begins[window_runs]].tolist(),
+                    self.lengths[window_runs].tolist(),
                 )
-            stop = min(self._together(first), window.stop)
+            stop = min(self._end_of_part(first), window.stop)
             runs = slice(first - window.start, stop - window.start)
             offset, nbytes = offsets[runs.start], lengths[runs.start]
             points = slice(begins[runs.start], ends[runs.stop - 1])
@@ -338,7 +338,7 @@ class _Points(_Level):
                 several,
             )
 
-    def _together(self, first: int) -> int:
+    def _end_of_part(self, first: int) -> int:
         """Return the run after the last of those that are read in one part, from `first` on."""
         stop = first + 1
         if self.fits and self.limits.runs > 1:
