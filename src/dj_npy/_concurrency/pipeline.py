@@ -1,4 +1,4 @@
-"""Work on what comes next, in other threads, while the caller is busy with what came before."""
+"""Prepare the next work items in threads while the caller uses the current one."""
 
 import os
 import threading
@@ -14,23 +14,23 @@ from dj_npy._concurrency.threads import CancelToken, current_token
 T = TypeVar("T")
 
 _MAX_WORK_ITEMS = 256
-"""How far ahead at most, however little each step takes."""
+"""Most work items in flight, however small they are."""
 _SLOW_S = 0.02
-"""What takes longer than this does wait: for a disk, or a file server."""
+"""A wait longer than this is for I/O: a disk or a file server."""
 _POLL_S = 0.5
-"""How often a wait is interrupted where Ctrl-C does not do that (Windows)."""
+"""Interval at which a wait wakes up where Ctrl-C does not interrupt it (Windows)."""
 _CLOSE_S = 0.8
-"""How long work that is under way is waited for when nobody wants it any more."""
+"""How long `close` waits for work in progress."""
 
 
 class Task(Generic[T]):
     """
-    A call whose result is looked at later.
+    A call whose result is used later.
 
     Parameters
     ----------
     work : callable
-        What is to be called, without arguments.
+        Called without arguments.
     """
 
     __slots__ = ("_error", "_value", "_work", "done")
@@ -41,7 +41,7 @@ class Task(Generic[T]):
         self.done = False
 
     def run(self) -> None:
-        """Call it and keep what comes of it."""
+        """Call it and store its result or error."""
         assert self._work is not None
         try:
             self._value = self._work()
@@ -49,10 +49,10 @@ class Task(Generic[T]):
             self._error = error
         self._work = None
         self.done = True
-        del self  # the error's traceback leads to this call, which would hold what holds the error
+        del self  # the error's traceback refers to this frame: avoid a reference cycle
 
     def result(self) -> T:
-        """Return what the call returned, or raise what it raised; call it now if nobody has."""
+        """Return the call's result or raise its error; call it now if it has not run."""
         if not self.done:
             self.run()
         if self._error is None:
@@ -60,27 +60,27 @@ class Task(Generic[T]):
         try:
             raise self._error
         finally:
-            del self  # the error's traceback would hold what holds the error
+            del self  # avoid a reference cycle through the error's traceback
 
 
 class WorkItem:
     """
-    One item of a sequence, and what is to be done for it.
+    An item of a sequence, with the tasks to run for it.
 
     Parameters
     ----------
     item
-        Whatever it is; passed on.
+        Any object; passed through.
     tasks : sequence of Task
-        Done by threads, in any order, before the step is handed out.
+        Run by threads, in any order, before the work item is returned.
     nbytes : int
-        Memory that it takes from when it is begun until it is handed out.
+        Memory it takes from its start until it is returned.
     threads : int, optional
-        How many threads are worth their while: for tasks that want a processor, and neither a
-        network nor, most likely, a disk. Whoever waits for such tasks does them, too. If they
-        turn out to take long, and for other tasks, it is as many as there may be.
-    alone : bool
-        Draw no other step until the next one is asked for: this one might change.
+        Number of useful threads for CPU-bound tasks, which need no network and probably no disk.
+        A caller that waits for such tasks runs some itself. If they turn out to be slow, and for
+        all other tasks, all threads are used.
+    barrier : bool
+        Draw no further work item until the next one is requested: this one might change.
     """
 
     __slots__ = ("barrier", "item", "nbytes", "tasks", "threads")
@@ -99,29 +99,28 @@ class WorkItem:
 
     @property
     def ready(self) -> bool:
-        """Whether it can be handed out."""
+        """Whether all its tasks are done."""
         return all(task.done for task in self.tasks)
 
 
 class Pipeline(Iterator[WorkItem]):
     """
-    Hand out steps in order, those that come next being worked on meanwhile.
+    Iterate over work items in order, running the tasks of the next ones in threads.
 
-    The steps are drawn from `work_items` by whoever asks for the next one, never in a thread. What
-    is begun and not handed out stays within `max_nbytes` bytes, or is a single step. If drawing one
-    raises, that is raised where the step would have come. A forked child that goes on with it
-    does so without threads.
+    Work items are drawn from `work_items` in the caller's thread only. Those in flight take at
+    most `max_nbytes` bytes, or are a single one. If drawing one raises, the error is raised in
+    its place in the sequence. A forked child continues without threads.
 
     Parameters
     ----------
-    steps : iterable of Step
+    work_items : iterable of WorkItem
         What is to be done.
-    at_once : int
-        Threads.
-    most : int
-        Bytes.
+    max_workers : int
+        Number of threads.
+    max_nbytes : int
+        Bytes in flight.
     patient : bool
-        Whether who asks is only interested in all of them: it is then woken less often.
+        Whether the caller needs all results and no early one: it is then woken less often.
     """
 
     def __init__(
@@ -140,7 +139,7 @@ class Pipeline(Iterator[WorkItem]):
         self._wait_for_count = max_workers if patient else 1
         self._begun: deque[WorkItem] = deque()
         self._nbytes = 0
-        self._next_item: WorkItem | None = None  # for which there was no room
+        self._next_item: WorkItem | None = None  # drawn, but did not fit yet
         self._ended = False
         self._failure: Exception | None = None
         self._slow = False
@@ -153,13 +152,13 @@ class Pipeline(Iterator[WorkItem]):
 
     def __next__(self) -> WorkItem:
         while not self._token.stopped:
-            begun = self._begun  # another thread may close this, and empty it
+            begun = self._begun  # another thread may close this and replace the deque
             if begun and self._ready(begun[0]):
                 work_item = begun.popleft()
                 self._nbytes -= work_item.nbytes
                 if (
                     not work_item.barrier and self._begin()
-                ):  # two for one, until there is no more room
+                ):  # two for one, until the budget is used
                     self._begin()
                 return work_item
             if self._begin():
@@ -173,10 +172,9 @@ class Pipeline(Iterator[WorkItem]):
 
     def close(self, wait: bool = True) -> None:
         """
-        Begin nothing new, and wait, a second at most, for what is under way.
+        Start nothing new, and wait up to a second for work in progress.
 
-        A request that takes longer goes on in its thread, which then ends. Any thread may call
-        this.
+        A request that takes longer continues in its thread, which then ends. Thread-safe.
         """
         self._token.stopped, self._ended = True, True
         self._begun, self._next_item = deque(), None
@@ -185,20 +183,20 @@ class Pipeline(Iterator[WorkItem]):
         if wait and os.getpid() == self._process:
             deadline = time.monotonic() + _CLOSE_S
             for thread in threads:
-                with suppress(RuntimeError):  # an interrupt came before it could start
+                with suppress(RuntimeError):  # an interrupt came before it started
                     thread.join(max(0.0, deadline - time.monotonic()))
 
     def __del__(self) -> None:
-        # No joining: this may be the collector's doing, anywhere.
+        # Do not join: the garbage collector may call this anywhere.
         if hasattr(self, "_process"):
             self.close(wait=False)
 
     def _ready(self, work_item: WorkItem) -> bool:
-        # In a forked child, whatever the threads were at, they are not here.
+        # A forked child has none of the threads, so it runs the tasks itself.
         return work_item.ready or os.getpid() != self._process
 
     def _begin(self) -> bool:
-        """Draw a step and begin it; False if there is none, or no room for it."""
+        """Draw a work item and start it; False if there is none or it does not fit."""
         work_item = self._next_item
         if work_item is None:
             is_full = len(self._begun) >= _MAX_WORK_ITEMS or (
@@ -232,9 +230,9 @@ class Pipeline(Iterator[WorkItem]):
                 target=_work,
                 args=(self._waiting, self._awaited, self._finished, self._token),
                 name="dj-npy",
-                daemon=True,  # after Ctrl-C, the program need not wait for a silent server
+                daemon=True,  # after Ctrl-C, do not wait for a server that does not answer
             )
-            self._threads.append(thread)  # first, as an interrupt may come once it has started
+            self._threads.append(thread)  # before starting it: an interrupt may come right after
             try:
                 thread.start()
             except RuntimeError:  # no more threads, or the interpreter is shutting down
@@ -249,7 +247,7 @@ class Pipeline(Iterator[WorkItem]):
         if not (begun[0].threads is not None and self._run_one()):
             wanted = begun[min(self._wait_for_count, len(begun)) - 1]
             for task in (*wanted.tasks, *begun[0].tasks):
-                # Said first, looked at second; a thread does it the other way round.
+                # Announce it first, check second; a thread does the reverse, so no wake-up is lost.
                 self._awaited[0] = task
                 if not task.done:
                     with suppress(Empty):
@@ -258,7 +256,7 @@ class Pipeline(Iterator[WorkItem]):
         self._slow = self._slow or time.monotonic() - start > _SLOW_S
 
     def _run_one(self) -> bool:
-        """Do a task instead of waiting for it."""
+        """Run a queued task instead of waiting; False if there is none."""
         with suppress(Empty):
             task = self._waiting.get_nowait()
             if task is not None:
@@ -280,6 +278,6 @@ def _work(
             task.run()
         if awaited[0] is task:
             finished.put(None)
-        del task  # while this thread waits, nobody's result is held
-    awaited[0] = None  # nor by this thread's frame, which an error's traceback leads to
-    waiting.put(None)  # for the next one
+        del task  # do not keep a result alive while waiting
+    awaited[0] = None  # nor through this frame, to which an error's traceback refers
+    waiting.put(None)  # passes the end marker to the next thread

@@ -1,4 +1,4 @@
-"""Work in other threads: read side by side, and hand pieces on."""
+"""Threads: parallel calls, timeouts, cancellation, and a queue between two threads."""
 
 import os
 import threading
@@ -15,27 +15,27 @@ T = TypeVar("T")
 
 _MAX_QUEUED = 16
 _QUEUED_PIECE = 256 << 10
-"""Pieces that wait to be consumed, and the bytes of one."""
+"""Length of the queue, and bytes of each piece in it."""
 _POLL_S = 0.1
-"""How often either side looks whether the other is still alive."""
+"""Interval at which each side checks that the other is alive."""
 
 
 class CancelToken:
-    """The threads of one call that works on many arrays, and whether it wants no more of them."""
+    """Shared by the threads of one bulk call; `stopped` tells them to end."""
 
     stopped = False
 
 
 class Stopped(BaseException):
-    """Ends what a thread of a crowd is at that has been stopped."""
+    """Ends the work of a thread whose token was stopped."""
 
 
 current_token: ContextVar[CancelToken | None] = ContextVar("current_token", default=None)
-"""The crowd that this thread is of; its neighbours use the network, too."""
+"""Token of the bulk call this thread works for; its other threads share the network."""
 
 
 def cancellable(items: Iterable[T]) -> Iterable[T]:
-    """Return `items`; but where this thread is of a crowd, they end when that is stopped."""
+    """Return `items`; in a thread with a token, iteration raises once that is stopped."""
     token = current_token.get()
     return items if token is None else _until_cancelled(items, token)
 
@@ -49,9 +49,10 @@ def _until_cancelled(items: Iterable[T], token: CancelToken) -> Iterator[T]:
 
 def in_time(call: Callable[[], T], seconds: float) -> T:
     """
-    Return what `call` returns, or raise TimeoutError where that takes longer.
+    Return the result of `call`, or raise TimeoutError after `seconds`.
 
-    It then goes on in a thread of its own: for what would wait for ever, and changes nothing late.
+    After a timeout the call continues in its own thread, so use this only for calls whose late
+    completion does no harm.
     """
     future: Future[T] = Future()
 
@@ -75,7 +76,7 @@ def in_time(call: Callable[[], T], seconds: float) -> T:
 
 
 def each_in_time(items: Iterable[T], seconds: float) -> Iterator[T]:
-    """Yield `items`, none of which is None, or raise TimeoutError where one takes longer."""
+    """Yield `items`, none of them None; raise TimeoutError if one takes longer than `seconds`."""
     waiting = iter(items)
     while (item := in_time(lambda: next(waiting, None), seconds)) is not None:
         yield item
@@ -83,10 +84,10 @@ def each_in_time(items: Iterable[T], seconds: float) -> Iterator[T]:
 
 def side_by_side(work: Callable[[Any], T], items: Iterable[Any], max_workers: int) -> Iterator[T]:
     """
-    Yield ``work(item)`` in order, `max_workers` of them in threads at a time; a single one in none.
+    Yield ``work(item)`` in order, computed in `max_workers` threads; a single item needs none.
 
-    After an error nothing new is begun, and what is under way is waited for. A forked child
-    that goes on with the iterator does so without threads.
+    After an error nothing new is started, and running calls are awaited. A forked child that
+    continues the iteration uses no threads.
     """
     waiting = iter(items)
     first_items = list(islice(waiting, 2))
@@ -115,11 +116,11 @@ def side_by_side(work: Callable[[Any], T], items: Iterable[Any], max_workers: in
 
 def all_in_threads(work: Callable[[T], bool], items: Iterable[T], max_workers: int) -> bool:
     """
-    Return whether ``work(item)`` is true of all items, `max_workers` of them in threads at a time.
+    Return whether ``work(item)`` is true for all items, computed in `max_workers` threads.
 
-    In no order; threads take the next item as they come, which costs far less than to be handed
-    each. After one that is not true, or an error, nothing new is begun, and what is under way is
-    waited for. A single item needs no thread.
+    The order is undefined: each thread takes the next item itself, which costs far less than
+    submitting each. After a false result or an error nothing new is started, and running calls are
+    awaited. A single item needs no thread.
     """
     waiting = iter(items)
     first_items = list(islice(waiting, max_workers))
@@ -158,7 +159,7 @@ def all_in_threads(work: Callable[[T], bool], items: Iterable[T], max_workers: i
 
 
 class _Abandoned(Exception):  # noqa: N818
-    """Ends an upload whose maker of pieces has failed."""
+    """Ends an upload whose producer has failed."""
 
 
 def pipe_to_thread(
@@ -167,12 +168,12 @@ def pipe_to_thread(
     undo: Callable[[], None],
 ) -> None:
     """
-    Have `pieces` consumed in another thread, while they are made in this one.
+    Produce `pieces` in this thread and consume them in another one.
 
-    What makes them may itself read through obstore, which cannot be called from within a
-    call of it. If either side fails, the other ends, and the consuming thread undoes: so
-    nothing is undone, and no name is free again, while anything is still being written,
-    however often the maker is interrupted.
+    The producer may read through obstore, which cannot be called from within its own callbacks. If
+    either side fails, the other ends, and the consuming thread calls `undo`: so nothing is undone,
+    and no name becomes free, while something is still being written, however often the producer
+    is interrupted.
     """
     queue: Queue[memoryview | None] = Queue(_MAX_QUEUED)
     abandoned = threading.Event()
@@ -195,7 +196,7 @@ def pipe_to_thread(
             failures.append(error)
             undo()
 
-    # A daemon: if an interrupt comes before anybody can tell it to end, the program still can.
+    # A daemon: an interrupt that comes before it is told to end must not block the exit.
     consumer = threading.Thread(target=run_consumer, daemon=True)
 
     def put(piece: memoryview | None) -> None:
@@ -207,7 +208,7 @@ def pipe_to_thread(
     try:
         consumer.start()
         for piece in pieces:
-            # Small ones: what waits here is in memory.
+            # Small pieces: the queue is held in memory.
             for start in range(0, len(piece), _QUEUED_PIECE):
                 put(piece[start : start + _QUEUED_PIECE])
             if not consumer.is_alive():
