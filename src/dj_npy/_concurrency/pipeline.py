@@ -114,7 +114,7 @@ class Pipeline(Iterator[WorkItem]):
     Parameters
     ----------
     work_items : iterable of WorkItem
-        What is to be done.
+        In the order in which they are returned.
     max_workers : int
         Number of threads.
     max_nbytes : int

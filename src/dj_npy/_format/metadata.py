@@ -1,4 +1,4 @@
-"""What a row says of its array: JSON of ours, of DataJoint's own codec, or of anybody."""
+"""Parse a row's JSON about its array: ours, that of DataJoint's own codec, or anything."""
 
 import math
 import re
@@ -18,14 +18,14 @@ STORE_ID = re.compile(r"[0-9a-f]{32}")
 
 class ArrayMetadata:
     """
-    The contents of one ``<npy@>`` value in the database, checked when they are asked for.
+    One ``<npy@>`` value in the database; each item is checked on access.
 
-    Raises :class:`ArrayCorruptError` for each that makes no sense.
+    An invalid item raises :class:`ArrayCorruptError`.
 
     Parameters
     ----------
     json
-        As it came; it may be anything.
+        The value from the database; may be anything.
     """
 
     __slots__ = ("_dtype", "_expected", "_shape", "json")
@@ -38,7 +38,7 @@ class ArrayMetadata:
 
     @property
     def path(self) -> str:
-        """Where the file lies, relative to its store."""
+        """Path of the file, relative to its store."""
         path = self._get("path")
         if not isinstance(path, str):
             raise self._invalid("path", path)
@@ -87,34 +87,34 @@ class ArrayMetadata:
         value = self._get("checksum")
         if value is None or (isinstance(value, str) and _CHECKSUM.fullmatch(value)):
             return value
-        return short_repr(value)  # which is that of no file
+        return short_repr(value)  # equals no file's checksum
 
     @property
     def store_id(self) -> str | None:
-        """Which store the file was written to; None in older rows and of DataJoint's own codec."""
+        """Id of the store it was written to; None in older rows and of DataJoint's own codec."""
         value = self._get("store_id")
         return value if isinstance(value, str) and STORE_ID.fullmatch(value) else None
 
     def expected_header(self) -> tuple[Header, bytes] | None:
-        """Return the header that the file must have, and its bytes; None if the row is silent."""
+        """Return the header the file must have, and its bytes; None if the row does not say."""
         if self._expected is None:
             offset = self._get("offset")
             if offset is None:
                 return None
             json, fortran_order = self.json, self._get("fortran_order") is True
             try:
-                # Thousands of rows promise the same: it is worked out, and checked, once.
+                # Cached, as thousands of rows have the same header.
                 self._expected = _expected(json["dtype"], offset, fortran_order, *json["shape"])
             except (TypeError, KeyError, ArrayCorruptError):
-                # A structured dtype, which is a list; or nothing good, and this says what.
+                # A structured dtype (a list, not hashable), or an invalid item, which this reports.
                 self._expected = _header(self.dtype, offset, fortran_order, self.shape)
         return self._expected
 
     def matches(self, header: Header) -> bool:
-        """Whether a file with this header has the array that the row describes."""
+        """Return whether a file with this header holds the array that the row describes."""
         if header.shape != self.shape:
             return False
-        # The built-in codec writes a structured dtype as text, which leaves out padding.
+        # The built-in codec writes a structured dtype as text, without its padding.
         dtype_is_text = self.dtype.names is not None and isinstance(self._get("dtype"), str)
         return header.dtype == self.dtype or (
             dtype_is_text and header.dtype.names == self.dtype.names
@@ -134,7 +134,7 @@ def _header(
     dtype: np.dtype[Any], offset: Any, fortran_order: bool, shape: tuple[int, ...]
 ) -> tuple[Header, bytes] | None:
     prefix = npyfile.header_bytes(dtype, shape, fortran_order)
-    # Of a longer header than is read, the file itself says so, whatever is asked of it.
+    # A header too long to read is reported when the file is read.
     if len(prefix) != offset or offset > npyfile.MAX_HEADER:
         return None
     return Header(dtype, shape, fortran_order, offset), prefix
