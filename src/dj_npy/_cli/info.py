@@ -1,4 +1,4 @@
-"""The subcommand ``info``: what a file, or a row and its file, say of an array."""
+"""The subcommand ``info``: describe an array by its file, or by its row and file."""
 
 import argparse
 import json
@@ -26,11 +26,11 @@ from dj_npy._text import in_units, printable
 
 @dataclass
 class Report:
-    """What was found out about one array, and what is wrong with it."""
+    """Facts about one array, and its problem, if any."""
 
     what: str
     facts: dict[str, Any] = field(default_factory=dict)
-    """In the order in which they are shown."""
+    """In output order."""
     problem: str | None = None
 
 
@@ -102,7 +102,7 @@ def _address(store: Store, path: str) -> str:
 
 
 def _read_header(report: Report, read_beginning: ReadBeginning, where: str) -> None:
-    """Read the header of a file."""
+    """Read the header of a file into the report."""
     try:
         prefix, nbytes = read_beginning(npyfile.FIRST_READ)
         report.facts["file_nbytes"] = nbytes
@@ -144,7 +144,7 @@ def _reports(target: str, key: list[str]) -> Iterator[Report]:
 
 
 def info(options: argparse.Namespace) -> int:
-    """Describe each array, and return whether something is wrong with one."""
+    """Describe each array; return the exit code, `WRONG` if one has a problem."""
     paint, code = Paint(), FINE
     for number, report in enumerate(_reports(options.target, options.key)):
         if report.problem is not None:

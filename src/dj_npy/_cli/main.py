@@ -1,4 +1,4 @@
-"""The command ``dj-npy``: a table of subcommands, and what holds for each of them."""
+"""The command ``dj-npy``: subcommands, and the errors and exit codes of all of them."""
 
 import argparse
 import os
@@ -36,7 +36,7 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    dj.logger.setLevel("CRITICAL")  # it writes to the standard output
+    dj.logger.setLevel("CRITICAL")  # it writes to standard output
     try:
         try:
             return _run(arguments)
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Python would flush once more at its end, and complain.
+        # Python would flush again at exit, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except UsageError as error:

@@ -1,4 +1,4 @@
-"""The beginning of a file that an address names, rather than a row."""
+"""Read the beginning of a file at a URL."""
 
 import base64
 import os
@@ -18,15 +18,14 @@ from dj_npy._stores.deadline import opened
 from dj_npy._stores.described import own_config
 
 ReadBeginning = Callable[[int], tuple[bytes, int]]
-"""Reads so many bytes of a file, or all there are; returns them and the file's size."""
+"""Reads up to so many bytes from the start of a file; returns them and the file's size."""
 
 
 def beginning_of_url(url: str) -> tuple[str, ReadBeginning]:
     """
-    Return an ``http://`` or ``https://`` address as it may be shown, and what reads from it.
+    Return a printable form of an ``http://`` or ``https://`` URL, and a function that reads it.
 
-    Not shown are a user and password, and the query: that of a signed address lets in whoever
-    has it.
+    The printable form lacks user, password and query, as the query of a signed URL grants access.
     """
     try:
         parts = urlsplit(url)
@@ -48,7 +47,7 @@ def beginning_of_url(url: str) -> tuple[str, ReadBeginning]:
         )
         if parts.username is not None:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-            # Not to where the server may redirect.
+            # Not sent to where the server may redirect.
             request.add_unredirected_header(
                 "Authorization", f"Basic {base64.b64encode(user).decode()}"
             )
@@ -82,7 +81,7 @@ def beginning_of_url(url: str) -> tuple[str, ReadBeginning]:
 
 
 def beginning_on_s3(url: str) -> tuple[str, ReadBeginning]:
-    """Return an ``s3://bucket/key`` as it may be shown, and what reads from it."""
+    """Return a printable form of ``s3://bucket/key``, and a function that reads it."""
     said = re.fullmatch(r"[Ss]3://([^/@?]+)/(.+)", url, re.DOTALL)
     if said is None:
         raise UsageError("an address on S3 is s3://BUCKET/KEY")
@@ -98,18 +97,18 @@ def beginning_on_s3(url: str) -> tuple[str, ReadBeginning]:
 
 
 class _SingleStoreConfig:
-    """A configuration in which a bucket is a store."""
+    """A configuration with a bucket as its only store."""
 
     def __init__(self, name: str, settings: dict[str, Any]) -> None:
         self.stores: dict[str, Any] = {"default": name, name: settings}
 
     def get_store_spec(self, store: str | None = None) -> dict[str, Any]:
-        """Return the settings."""
+        """Return the settings of the store."""
         return dict(self.stores[store or self.stores["default"]])
 
 
 def _settings(bucket: str, key: str) -> dict[str, Any]:
-    """Return those of the configured store that has the key, or the bucket; or the machine's."""
+    """Return settings of the configured store with the key or the bucket, or the default ones."""
     configured = [
         settings
         for settings in own_config().stores.values()

@@ -1,4 +1,4 @@
-"""Tables and keys as they are typed in a command line, in the database that is configured."""
+"""Look up tables and keys from the command line in the configured database."""
 
 import re
 from collections.abc import Iterator
@@ -23,27 +23,27 @@ class Found(NamedTuple):
     key: dict[str, Any]
     attribute: str
     json: Any
-    """What the row holds; None for null."""
+    """Value in the row; None for NULL."""
     config: StoreConfig
 
 
 def arrays_of(table_name: str, key: list[str]) -> Iterator[Found]:
     """
-    Yield every array of the rows that a key matches.
+    Yield every array of the rows that match a key.
 
     Parameters
     ----------
     table_name : str
-        ``schema.table``, the latter as the database or as Python calls it.
+        ``schema.table``, with the table's name in the database or in Python.
     key : list of str
-        ``name=value``, each of an attribute of the primary key.
+        ``name=value`` for attributes of the primary key.
 
     Raises
     ------
     UsageError
-        If there is no such table, or attribute, or it has no arrays.
+        If there is no such table or attribute, or the table has no arrays.
     StoreError
-        If the database cannot be asked, or there is no such row.
+        If the query fails, or there is no such row.
     """
     with _translate_driver_errors():
         connection = dj.conn()
@@ -73,7 +73,7 @@ def arrays_of(table_name: str, key: list[str]) -> Iterator[Found]:
 
 
 def _table(connection: Any, typed: str) -> tuple[Any, str]:
-    """Return a table, and its name as the database has it."""
+    """Return a table and its name in the database."""
     schema, _, wanted = typed.partition(".")
     if not wanted:
         raise UsageError(f"{typed!r} is not of the form SCHEMA.TABLE")
@@ -89,7 +89,7 @@ def _table(connection: Any, typed: str) -> tuple[Any, str]:
 
 
 def _class_name(name: str) -> str:
-    """Return what a table's class is called: ``session__trial`` is ``Session.Trial``."""
+    """Return the name of a table's class: ``Session.Trial`` for ``session__trial``."""
     return ".".join(map(dj.utils.to_camel_case, name.lstrip("#_").split("__")))
 
 
@@ -101,7 +101,7 @@ def _condition(typed: str, heading: Any, table: str) -> tuple[str, Any]:
             f"{', '.join(heading.primary_key)}"
         )
     if heading[name].numeric:
-        # A database may take "1x" for 1.
+        # A database may convert "1x" to 1.
         try:
             return name, Decimal(value)
         except InvalidOperation:
@@ -111,7 +111,7 @@ def _condition(typed: str, heading: Any, table: str) -> tuple[str, Any]:
 
 @contextmanager
 def _translate_driver_errors() -> Iterator[None]:
-    """Translate what the drivers of the databases raise."""
+    """Translate errors of the database drivers."""
     try:
         yield
     except (DataJointError, UsageError):

@@ -1,4 +1,4 @@
-"""Dask arrays of references. Dask is imported when it is needed."""
+"""Dask arrays of references. Dask is imported on first use."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
@@ -24,32 +24,31 @@ def to_dask(refs: Iterable[Any], *, axis: int | None = None, chunks: Any = "auto
     """
     Return many stored arrays as one Dask array. No I/O.
 
-    Each task reads its own ranges, where it runs. Of a slice, no more is read than it needs.
+    Each task reads its own ranges when it runs. A slice reads only what it needs.
 
     Parameters
     ----------
     refs : iterable of NpyRef
-        In the order in which they are to lie. All of one dtype.
+        In the order of the result. All of one dtype.
     axis : int, optional
-        The axis along which they are put one after the other; all others must have the same
-        length in each. Default: they are stacked along a new first axis, and must have the same
-        shape.
+        Axis along which they are concatenated; all other axes must have equal lengths.
+        Default: they are stacked along a new first axis, and must have the same shape.
     chunks
-        ``"auto"``: whole arrays, several together where they are small, or parts of one along
-        the axis that varies slowest in its file, up to Dask's ``array.chunk-size`` (128 MiB). A
-        size such as ``"64 MiB"``: the same, up to that. Else anything that Dask takes for
-        `chunks`, for the shape of the result.
+        ``"auto"``: whole arrays, several together if they are small, or parts of one along the
+        axis that varies slowest in its file, up to Dask's ``array.chunk-size`` (128 MiB). A size
+        such as ``"64 MiB"``: the same, up to that size. Otherwise any `chunks` that Dask accepts
+        for the shape of the result.
 
     Returns
     -------
     dask.array.Array
-        Named by what it is made of: the same rows have the same name in every process.
+        Named by its sources, so the same rows have the same name in every process.
 
     Raises
     ------
     ArrayInvalidError
-        If there are no references, one is no reference (NULL comes as None), or they do not go
-        together.
+        If there are no references, an item is none (NULL is fetched as None), or shapes or dtypes
+        do not match.
     StoreError
         If Dask is not installed.
 
@@ -73,12 +72,12 @@ def array_of(ref: Source, chunks: Any) -> Any:
 
 class SingleSource:
     """
-    What Dask slices: it reads what is asked for and keeps nothing.
+    One reference for Dask to slice; reads each selection and keeps nothing.
 
     Parameters
     ----------
     ref : NpyRef
-        Where it is read.
+        The reference.
     """
 
     def __init__(self, ref: Source) -> None:
@@ -103,12 +102,12 @@ class SingleSource:
 
 class JoinedSources:
     """
-    The same of many references along one axis.
+    Many references along one axis, for Dask to slice.
 
     Parameters
     ----------
     refs : sequence of NpyRef
-        Those.
+        In order along the axis.
     axis : int or None
         See :func:`to_dask`.
     """
@@ -164,7 +163,7 @@ class JoinedSources:
     def __getitem__(self, index: Any) -> AnyArray:
         index = index if isinstance(index, tuple) else (index,)
         if not all(isinstance(n, Integral) or _forwards(n) for n in index):
-            whole: AnyArray = self[(slice(None),) * self.ndim][index]  # Dask asks for no such index
+            whole: AnyArray = self[(slice(None),) * self.ndim][index]  # Dask never does this
             return whole
         axis, refs, bounds = self._axis, self._refs, self._bounds
         index = (*index, *(slice(None),) * (self.ndim - len(index)))
@@ -244,7 +243,7 @@ def _without(values: Sequence[Any], axis: int) -> tuple[Any, ...]:
 
 
 def _slowest_first(refs: Sequence[Source]) -> list[int]:
-    """Return the axes as they lie in the files, outermost first."""
+    """Return the axes in file order, outermost first."""
     axes = list(range(refs[0].ndim))
     return axes[::-1] if all(ref._in_fortran_order() for ref in refs) else axes
 
@@ -252,7 +251,7 @@ def _slowest_first(refs: Sequence[Source]) -> list[int]:
 def _chunk_shape(
     shape: Sequence[int], dtype: np.dtype[Any], slowest_first: Iterable[int], limit: int
 ) -> tuple[int, ...]:
-    """Return the shape of a chunk of at most `limit` bytes, or one element, in one run."""
+    """Return the shape of a contiguous chunk of at most `limit` bytes, or of one element."""
     lengths = list(shape)
     step = int(np.prod(shape, dtype=object)) * dtype.itemsize
     for axis in slowest_first:
@@ -264,7 +263,7 @@ def _chunk_shape(
 
 
 def _merged_lengths(widths: Sequence[int], max_length: int) -> list[int]:
-    """Add up neighbours to at most `max_length`, or one."""
+    """Merge neighbours into lengths of at most `max_length`, or a single one."""
     packed: list[int] = []
     for width in widths:
         if packed and packed[-1] + width <= max_length:
@@ -314,7 +313,7 @@ def _from_array(source: SingleSource | JoinedSources, chunks: Chunks, *, inline:
 
 
 def _import_dask() -> Any:
-    """Return `dask.array`."""
+    """Import and return `dask.array`."""
     try:
         import dask.array
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Lazy `xarray.DataArray` of references. xarray is imported when it is needed."""
+"""Lazy `xarray.DataArray` of references. xarray is imported on first use."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ def to_xarray(
     """
     Return the arrays of a query as one lazy `xarray.DataArray` along its primary key.
 
-    The rows are fetched, in the order of the key; of the store, nothing is read.
+    The rows are fetched, in the order of the key; nothing is read from the store.
 
     Parameters
     ----------
@@ -35,22 +35,22 @@ def to_xarray(
     dims : sequence of str, optional
         Names of the arrays' own axes. Default ``dim_0``, ``dim_1`` ...
     coords : mapping, optional
-        Coordinates along them, as `xarray.DataArray` takes them.
+        Coordinates along them, as for `xarray.DataArray`.
     chunks
         As for :func:`dj_npy.to_dask`.
 
     Returns
     -------
     xarray.DataArray
-        Backed by Dask, called like the attribute. Its first axis is called like the attribute of
-        the primary key and has its values as coordinate. If the key has several attributes, the
-        axis is called ``key``, and they are the levels of its multi-index, which
-        ``sel`` takes by name.
+        Backed by Dask and named after the attribute. Its first axis is named after the attribute
+        of the primary key, with the key's values as coordinate. If the key has several attributes,
+        the axis is named ``key``, and they are the levels of its multi-index, to select by name
+        with ``sel``.
 
     Raises
     ------
     ArrayInvalidError
-        If there are no rows, an array is missing (NULL), or they do not go together.
+        If there are no rows, an array is missing (NULL), or shapes or dtypes do not match.
     StoreError
         If xarray or Dask is not installed.
 
@@ -97,7 +97,7 @@ def data_array(
     coords: Mapping[Any, Any] | None,
     chunks: Any,
 ) -> Any:
-    """Return one stored array as a `DataArray`; see :meth:`NpyRef.to_xarray`."""
+    """Return one reference as a `DataArray`; see :meth:`NpyRef.to_xarray`."""
     xarray = _import_xarray()
     if chunks is None:
         from dj_npy._lazy.xarraybackend import lazily_indexed
@@ -106,7 +106,7 @@ def data_array(
     else:
         data = array_of(ref, chunks)
     result = xarray.DataArray(data, dims=_dims(dims, ref.ndim), coords=coords)
-    return result.rename(None)  # it took the name of the Dask array
+    return result.rename(None)  # drop the name of the Dask array
 
 
 def _dims(dims: Sequence[Hashable] | None, ndim: int) -> Sequence[Hashable]:
