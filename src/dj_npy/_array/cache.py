@@ -1,4 +1,4 @@
-"""Which loaded arrays stay in memory when nobody but their reference holds them."""
+"""LRU cache of loaded arrays, bounded by ``settings.memory``."""
 
 import os
 import threading
@@ -16,10 +16,10 @@ from dj_npy._settings import settings
 
 class Loadable(Protocol):
     """
-    What keeps an array: two slots, and their owner leaves them to :class:`ArrayCache`.
+    An object with two slots for its array, managed by :class:`ArrayCache`.
 
-    `_loaded` is the array itself while within the budget, a weak reference to it after, None
-    before. `_view_ref` refers to the view of it that others hold.
+    `_loaded` is None before loading, the array while it is in the cache, then a weak reference.
+    `_view_ref` is a weak reference to the view of it that callers hold.
     """
 
     _loaded: AnyArray | weakref.ref[AnyArray] | None
@@ -27,7 +27,7 @@ class Loadable(Protocol):
 
 
 def loaded_array(ref: Loadable) -> AnyArray | None:
-    """Return the array of `ref` if it is in memory. No I/O. Others get a view: see `_view_ref`."""
+    """Return the array of `ref` if it is in memory, without I/O. Callers get a view of it."""
     loaded = ref._loaded
     return loaded() if isinstance(loaded, weakref.ref) else loaded
 
@@ -36,9 +36,9 @@ class ArrayCache:
     """
     The most recently used arrays, up to ``settings.memory`` bytes together.
 
-    An array that drops out, or is larger than that alone and drives out nothing, lives on for as
-    long as somebody holds it or a view of it, and its reference still gives the same one. What
-    is given is read-only, as it is given to all.
+    An evicted array, or one larger than the whole budget, which evicts nothing, lives as long as
+    somebody holds it or a view of it, and its reference still returns the same one. Arrays are
+    returned read-only, as they are shared.
     Thread-safe, and safe to fork.
     """
 
@@ -46,24 +46,24 @@ class ArrayCache:
         self._recent: OrderedDict[int, tuple[weakref.ref[Loadable], int]] = OrderedDict()
         self._reset_locks()
         if hasattr(os, "register_at_fork"):
-            # The child has none of the parent's threads: nobody would release their locks.
+            # The child lacks the parent's threads, which would release their locks.
             os.register_at_fork(after_in_child=self._reset_locks)
 
     def _reset_locks(self) -> None:
-        # Reentrant: collecting a reference may run `_forget` while this thread is in here.
+        # Reentrant: garbage collection may call `_forget` while this thread holds the lock.
         self._mutex = threading.RLock()
         self._loading: dict[int, threading.Lock] = {}
         self._nbytes = sum(nbytes for _, nbytes in list(self._recent.values()))
 
     def get(self, ref: Loadable, read: Callable[[], AnyArray]) -> AnyArray:
-        """Return the array of `ref`, by `read` if need be; threads that ask together read once."""
+        """Return the array of `ref`, calling `read` if needed; concurrent threads read once."""
         with self._mutex:
             array = self._cached_view(ref)
             if array is not None:
                 return array
         identity, mine = id(ref), threading.Lock()
         mine.acquire()
-        # An interrupt may come anywhere, and nobody shall wait for a thread that it has stopped.
+        # An interrupt may come anywhere; no thread must wait for one that it stopped.
         try:
             while True:
                 with self._mutex:
@@ -73,7 +73,7 @@ class ArrayCache:
                     other = self._loading.setdefault(identity, mine)
                 if other is mine:
                     return self.put(ref, read())
-                with other:  # until that thread has read, or failed to
+                with other:  # until that thread has read or failed
                     self._stop_waiting(identity, other)
         finally:
             mine.release()
@@ -92,7 +92,7 @@ class ArrayCache:
                 del self._loading[identity]
 
     def put(self, ref: Loadable, array: AnyArray) -> AnyArray:
-        """Take `array`, which nobody else has, for that of `ref`, unless there is one already."""
+        """Store `array`, owned by nobody else, as that of `ref`, unless there is one already."""
         with self._mutex:
             loaded = loaded_array(ref)
             if loaded is None:
@@ -134,7 +134,7 @@ class ArrayCache:
 
 
 def _read_only(array: AnyArray) -> AnyArray:
-    """Return it read-only, so that no view of it can be made writable."""
+    """Return it read-only, such that no view can be made writable."""
     flags = array.flags
     if not flags.writeable:
         return array
@@ -147,15 +147,15 @@ def _read_only(array: AnyArray) -> AnyArray:
 
 
 def read_only_buffer(memory: memoryview) -> Any:
-    """Return what makes an array over `memory` read-only for good."""
-    # NumPy looks through a memoryview for what is below, which is writable; not through this.
+    """Return a buffer over `memory` whose arrays cannot be made writable."""
+    # NumPy finds the writable owner below a memoryview, but not below a PickleBuffer.
     return PickleBuffer(memory.toreadonly())
 
 
 def _shared_view(ref: Loadable, array: AnyArray) -> AnyArray:
-    """Return the view of `array` that is handed out: the same one as long as somebody has it."""
+    """Return the view of `array` for callers: the same one as long as somebody holds it."""
     view = None if ref._view_ref is None else ref._view_ref()
-    # Its data are read-only, its shape is not: `x = ref.load(); x.shape = -1`.
+    # Its data are read-only, but not its shape: `x = ref.load(); x.shape = -1`.
     if (
         view is None
         or view.base is not array

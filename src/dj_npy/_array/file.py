@@ -1,4 +1,4 @@
-"""An array's file in its store: all of it, parts of it, a map of it, and what it must be."""
+"""The file of an array in its store: read, read in part, map and verify it."""
 
 import mmap
 import os
@@ -32,19 +32,19 @@ MapMode = Literal["r", "r+", "c"]
 Verified = Literal["as inserted", "changed since insert", "no checksum"]
 _SLAB_NBYTES = 16 << 20
 _MAX_SLAB_SHARE = 512 << 10
-"""Bytes of a slab, and most that a single array gets of it."""
+"""Bytes of a slab, and of the largest array in one."""
 _ALIGNMENT = 64
-"""Bytes at a multiple of which an array begins."""
+"""Alignment of an array in a slab, in bytes."""
 _ReadBeginning = Callable[[int], tuple[bytes, int]]
 
 
 class Slab:
     """
-    Memory for many small arrays, freed with the last of them.
+    Memory shared by many small arrays, freed with the last of them.
 
-    To get memory from the operating system page by page takes twice as long as to read a small
-    file into it. For a slab, Linux has huge pages. A large array has memory of its own, from the
-    system and not from `malloc`: that keeps what many threads have freed, each for itself.
+    Page faults for new memory take twice as long as reading a small file into it; a slab uses huge
+    pages on Linux. A large array gets its own memory, by mmap and not `malloc`, whose arenas keep
+    the memory that each of many threads has freed.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Slab:
         self._free = memoryview(bytearray())
 
     def take(self, nbytes: int) -> memoryview:
-        """Return so much of it, of any contents."""
+        """Return `nbytes` of uninitialized memory from the slab."""
         if not hasattr(mmap, "MADV_HUGEPAGE"):
             return memoryview(np.empty(nbytes, np.uint8))  # type: ignore[arg-type]
         aligned_nbytes = _aligned(nbytes)
@@ -65,7 +65,7 @@ class Slab:
         return memory
 
     def allocate(self, nbytes: int) -> memoryview:
-        """Return so much memory, of any contents, that is freed with its array."""
+        """Return `nbytes` of uninitialized memory that is freed with its array."""
         return _map_anonymous(nbytes) if hasattr(mmap, "MADV_HUGEPAGE") else self.take(nbytes)
 
 
@@ -81,9 +81,9 @@ def _map_anonymous(nbytes: int) -> memoryview:
 
 def read_together(store: Store, rows: Sequence[ArrayMetadata], slab: Slab) -> list[AnyArray | None]:
     """
-    Read small files of one store of this machine, into memory of a slab: read-only arrays.
+    Read small files of one local store into a slab, as read-only arrays.
 
-    Returns None for one that :meth:`ArrayFile.read` has to look at.
+    Returns None for a file that needs :meth:`ArrayFile.read`.
     """
     expected = [_expected_file(row) for row in rows]
     memory = slab.take(sum(_aligned(each[1].nbytes) for each in expected if each is not None))
@@ -133,7 +133,7 @@ def _expected_file(row: ArrayMetadata) -> tuple[str, Header, bytes] | None:
 
 
 def _explain_misplaced(method: Callable[P, T]) -> Callable[P, T]:
-    """Have a method say so if a file is not as expected because the store is another one."""
+    """Decorate a method to raise `StoreError` if the cause of its error is the wrong store."""
 
     @wraps(method)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -153,17 +153,17 @@ class ArrayFile:
     """
     The ``.npy`` file that a row describes.
 
-    Its methods raise :class:`ArrayMissingError`, :class:`ArrayCorruptError` and
-    :class:`StoreError`, if it is gone, is not what the row says, or cannot be read.
+    Its methods raise :class:`ArrayMissingError`, :class:`ArrayCorruptError` or
+    :class:`StoreError` if it is missing, does not match the row, or cannot be read.
 
     Parameters
     ----------
     store : Store
-        Where it is.
-    row : Row
-        What describes it.
-    known : tuple of Header and bytes, optional
-        Its header and the bytes of that, if they have been read before.
+        Store of the file.
+    row : ArrayMetadata
+        Description of the array.
+    known_header : tuple of Header and bytes, optional
+        Its header, parsed and as bytes, if it has been read before.
     """
 
     def __init__(
@@ -180,9 +180,9 @@ class ArrayFile:
     @_explain_misplaced
     def read(self, slab: Slab | None = None) -> AnyArray:
         """
-        Read it into a new array: one pass, if the file is what it should be.
+        Read it into a new array, in one pass if the file is as expected.
 
-        A small one may have its memory from a slab.
+        A small array may use memory of a slab.
         """
         expected = self.known_header or self.row.expected_header()
         if expected is not None and expected[0].file_size <= self.store.single_read_max:
@@ -199,7 +199,7 @@ class ArrayFile:
             buffers = (memoryview(found), data)
             if self.store.read_into(self.path, 0, buffers) == header.file_size and found == prefix:
                 return array
-        header = self.header()  # says what is wrong, if anything is
+        header = self.header()  # raises if something is wrong
         array, data = self._allocate_array(header, slab)
         if self.store.read_into(self.path, header.offset, (data,)) != header.file_size:
             raise self._changed_while_read()
@@ -210,9 +210,9 @@ class ArrayFile:
         self, selection: Selection, out: AnyArray | None, max_nbytes: float
     ) -> AnyArray | None:
         """
-        Read what is selected into `out`, which fits, or into a new array.
+        Read a selection into `out`, which fits, or into a new array.
 
-        Returns None, with nothing read, if more than `max_nbytes` bytes would be.
+        Returns None, with nothing read, if that would read more than `max_nbytes` bytes.
         """
         if not selection.nbytes:
             return npyfile.empty(selection.shape, selection.dtype) if out is None else out
@@ -232,12 +232,12 @@ class ArrayFile:
                 array = self._allocate(make)
             if self._fill(array, plan, header, prefix, read):
                 return array
-            # It is not the expected file. This says why, unless it is as good a one.
+            # Not the expected file: raise the reason, or try again if it is another valid one.
             self.known_header = self._check_header(self._read_beginning)
         raise self._changed_while_read()
 
     def keep_open(self) -> KeptOpen | None:
-        """Open it for slices of rows, after a part has been read; None where that is no gain."""
+        """Keep it open to slice rows, after a part was read; None where that saves nothing."""
         assert self.known_header is not None
         header, prefix = self.known_header
         if not self.store.is_local or not can_keep_open(header):
@@ -249,7 +249,7 @@ class ArrayFile:
 
     @_explain_misplaced
     def map(self, mode: MapMode) -> AnyArray:
-        """Map it into memory."""
+        """Memory-map it."""
         store, replace = self.store, None
         if mode == "r+":
             file, replace = store.open_to_change(self.path)
@@ -259,14 +259,14 @@ class ArrayFile:
             with file:
                 return self._map_file(file, mode, replace)
         except BaseException:
-            if replace is not None:  # a copy that nobody has changed
+            if replace is not None:  # an unchanged copy
                 with suppress(OSError):
                     os.unlink(file.name)
             raise
 
     @_explain_misplaced
     def verify(self) -> Verified:
-        """Read all of it and check it against the row, to the byte where the row can tell."""
+        """Read all of it and check it against the row, by its checksum if the row has one."""
         store, where = self.store, self.store.where(self.path)
         self.header()
         expected = self.row.checksum
@@ -290,7 +290,7 @@ class ArrayFile:
     def _map_file(self, file: FileIO, mode: MapMode, replace: Replace | None) -> AnyArray:
         try:
             size = os.fstat(file.fileno()).st_size
-            # Read from the very file that is mapped: another may have its name by now.
+            # Read from the open file: another may have its name by now.
             header, _ = self._check_header(lambda length: (_read_from_start(file, length), size))
             if replace is not None:
                 return working_map(file, header, replace, self.store.where(self.path))
@@ -304,10 +304,9 @@ class ArrayFile:
         self, selection: Selection, max_nbytes: float, read: "_Read"
     ) -> _ReadBeginning:
         """
-        Read what is not known of the header of a row of DataJoint's own codec.
+        Return a reader of the header, which a row of DataJoint's own codec does not describe.
 
-        If its file is as such files are, what is selected may begin so near that it comes with
-        the header.
+        If the data begin close to the header, the same read includes the first selected part.
         """
         row, limits = self.row, self.store.limits
         length = len(npyfile.header_bytes(row.dtype, row.shape, False))
@@ -325,7 +324,7 @@ class ArrayFile:
     def _fill(
         self, array: AnyArray, plan: Plan, header: Header, prefix: bytes, read: "_Read"
     ) -> bool:
-        """Fill `array` and return whether the file was the expected one, as far as that shows."""
+        """Fill `array`; return False if size, header or version show that it is another file."""
         found = bytearray(prefix)
         parts = _parts_to_read(plan.parts(array), read.data)
         if self.store.is_local:
@@ -336,7 +335,7 @@ class ArrayFile:
         stat = self.store.read_parts(self.path, chain([first], parts))
         if stat is None or stat.nbytes != header.file_size or found != prefix:
             return False
-        return read.stat in (None, stat)  # or the parts are not all of one file
+        return read.stat in (None, stat)  # else the parts are of different versions
 
     def _allocate_array(self, header: Header, slab: Slab | None) -> tuple[AnyArray, memoryview]:
         return self._allocate(lambda: _new_array(header, slab))
@@ -345,7 +344,7 @@ class ArrayFile:
         try:
             return make()
         except (MemoryError, ValueError):  # ValueError: more than an address can count
-            self.header()  # a row that promises too much is told from a machine too small
+            self.header()  # raises if the row is wrong, not memory too small
             raise
 
     def _read_beginning(self, length: int) -> tuple[bytes, int]:
@@ -353,7 +352,7 @@ class ArrayFile:
         return data, stat.nbytes
 
     def _check_header(self, read_beginning: _ReadBeginning) -> tuple[Header, bytes]:
-        """Return the header, if the row is of it, and its bytes."""
+        """Return the header and its bytes; raise if it does not match the row."""
         where = self.store.where(self.path)
         prefix, size = read_beginning(npyfile.FIRST_READ)
         expected = self.row.expected_header()
@@ -377,14 +376,14 @@ class ArrayFile:
 
 @dataclass
 class _Read:
-    """What of a file was read beside its header, and of which version it is."""
+    """Bytes read together with the header, and the version of the file."""
 
     data: memoryview = field(default_factory=lambda: memoryview(b""))
     stat: Stat | None = None
 
 
 def _parts_to_read(parts: Iterator[Part], read: memoryview) -> Iterator[Part]:
-    """Take from what has been read already, and yield the other parts."""
+    """Fill parts from the bytes already read, and yield the others."""
     for part in parts:
         stop = part.start + part.nbytes
         if stop <= len(read) and not part.runs:

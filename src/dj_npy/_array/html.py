@@ -1,4 +1,4 @@
-"""What a notebook shows of a reference: what the row says, and a picture once it is loaded."""
+"""HTML of a reference for notebooks: its row, and a picture once it is loaded."""
 
 from collections.abc import Callable
 from html import escape
@@ -11,11 +11,11 @@ from dj_npy._format.npyfile import AnyArray
 from dj_npy._text import in_units, printable
 
 _MAX_CHARACTERS = 300
-"""Characters that are shown of a text, which may be anything that a row holds."""
+"""Most characters of a text, as a row may hold anything."""
 
-# Only colours that the page has: text and lines in its own, and its theme's accent. What
-# `prefers-color-scheme` knows is the machine's preference, and a page may be otherwise. All that
-# would be the same in another reference's style, and the names are in nobody else's.
+# Uses only colours of the page: its text colour and its theme's accent. `prefers-color-scheme` is
+# a preference of the machine, and the page may differ. The style is the same for all references,
+# and the class names are unique to this package.
 _STYLE = (
     ".dj-npy{display:flex;flex-wrap:wrap;gap:.8em 2em;align-items:flex-start;color:inherit;"
     "font-size:13px;line-height:1.45;margin:.3em 0;"
@@ -35,14 +35,14 @@ _STYLE = (
 
 def reference_html(row: ArrayMetadata, array: AnyArray | None) -> str:
     """
-    Return HTML of a reference. No I/O.
+    Return the HTML of a reference. No I/O.
 
     Parameters
     ----------
-    row : Row
-        What describes it; where that makes no sense, the JSON is shown as it is.
+    row : ArrayMetadata
+        Its row; if that is invalid, the JSON is shown as is.
     array : ndarray or None
-        Its data, if they are in memory.
+        Its data, if in memory.
     """
     facts: dict[str, Callable[[], Any]] = {
         "shape": lambda: row.shape,
@@ -69,7 +69,7 @@ def reference_html(row: ArrayMetadata, array: AnyArray | None) -> str:
 
 
 def html_text(text: str) -> str:
-    """Return a text for HTML: cut, and without what would break out of its line."""
+    """Escape a text for HTML, shortened and without control characters."""
     if len(text) > _MAX_CHARACTERS:
         text = text[: _MAX_CHARACTERS - 3] + "..."
     return escape(printable(text))

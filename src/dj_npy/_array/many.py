@@ -1,4 +1,4 @@
-"""Many arrays at once: load them, or walk through them."""
+"""Load or stream many arrays in parallel."""
 
 import math
 import os
@@ -22,41 +22,41 @@ from dj_npy._stores.remote import PART, SIDE_BY_SIDE
 _SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
 _PROCESSORS = os.cpu_count() or 1
 _IN_FLIGHT = PART * SIDE_BY_SIDE
-"""Bytes that may be on their way beside an array that comes through a network."""
+"""Most bytes of buffers in flight for an array that is read through a network."""
 _MAX_LOCAL_GROUP, _MAX_REMOTE_GROUP, _MAX_GROUP_NBYTES = 64, 4, 4 << 20
-"""How many small arrays one step reads at most: each step is handed to a thread and back."""
+"""Most small arrays, and their bytes, in one work item, as each is passed between threads."""
 
 
 def load(
     refs: Iterable[Any], *attributes: str, max_workers: int | None = None, progress: bool = False
 ) -> list[Any]:
     """
-    Load many arrays side by side.
+    Load many arrays in parallel.
 
     Parameters
     ----------
     refs : iterable
-        References, of any stores; or rows (dicts) with references in them. One may come several
-        times, be loaded already, or be None.
+        References of any stores, or rows (dicts) with references in them. A reference may be
+        repeated, loaded already, or None.
     attributes : str
         The attributes of rows that are to be loaded. Default: all that are references.
     max_workers : int, optional
         Threads. Default ``dj_npy.settings.max_workers``.
     progress : bool
-        Show a bar.
+        Show a progress bar.
 
     Returns
     -------
     list
-        What :meth:`NpyRef.load` returns of each, read-only, in the order of `refs`; None for
-        None; of a row, a dict with arrays for references.
+        The result of :meth:`NpyRef.load` for each reference, read-only, in the order of `refs`;
+        None for None; for a row, a dict with arrays instead of references.
 
     Raises
     ------
     ArrayMissingError, ArrayCorruptError, StoreError
-        Of the first that cannot be loaded. Nothing more is begun then.
+        For the first array that cannot be loaded. Nothing more is started then.
     ArrayInvalidError
-        For what is no reference, None or row, or no number of threads.
+        If an item is no reference, None or row, or `max_workers` no number of threads.
 
     Examples
     --------
@@ -81,16 +81,16 @@ def load(
 
 class Stream(Iterator[Any]):
     """
-    What :func:`stream` returns.
+    The iterator that :func:`stream` returns.
 
     Parameters
     ----------
-    ahead : Ahead
-        What reads.
+    pipeline : Pipeline
+        Reads the arrays.
     attributes : sequence of str
-        Those of rows that are loaded.
+        Attributes of rows to load.
     bar : Progress
-        What shows how far it has come.
+        The progress bar.
     """
 
     def __init__(self, pipeline: Pipeline, attributes: Sequence[str], bar: Progress) -> None:
@@ -123,38 +123,37 @@ def stream(
     progress: bool = False,
 ) -> Stream:
     """
-    Walk through many arrays, those that come next being read while the caller is busy.
+    Iterate over many arrays, reading the next ones while the caller uses the current one.
 
-    The arrays are the caller's own, to be changed at will, and none is kept. To leave early,
-    leave the loop; to be sure that nothing is read any more, call ``close()``, or use it as a
-    context manager.
+    The arrays are writable copies owned by the caller; none is kept in memory. The loop may be
+    left early; to stop reading at once, call ``close()`` or use it as a context manager.
 
     Parameters
     ----------
     refs : iterable
-        References, or rows (dicts) with references in them, as for :func:`load`. It is asked for
-        the next one in the caller's thread.
+        References, or rows (dicts) with references in them, as for :func:`load`. It is iterated
+        in the caller's thread.
     attributes : str
         The attributes of rows that are to be loaded. Default: all that are references.
     max_bytes : int or str
-        Memory for what is read ahead, with or without a unit, what it takes to read them
-        included. A single array may be larger.
+        Memory for arrays read ahead, including buffers, with or without a unit. A single array
+        may be larger.
     max_workers : int, optional
         Threads. Default ``dj_npy.settings.max_workers``.
     progress : bool
-        Show a bar.
+        Show a progress bar.
 
     Returns
     -------
     iterator
-        Of the arrays, in order; None for None; of a row, a dict with arrays for references.
+        The arrays in order; None for None; for a row, a dict with arrays instead of references.
 
     Raises
     ------
     ArrayMissingError, ArrayCorruptError, StoreError
-        When it is the turn of an array that cannot be loaded.
+        In place of an array that cannot be loaded.
     ArrayInvalidError
-        For what is no reference, None or row, no size, or no number of threads.
+        If an item is no reference, None or row, or `max_bytes` or `max_workers` is invalid.
 
     Examples
     --------
@@ -168,7 +167,7 @@ def stream(
             f"max_bytes must be a size such as 1000000 or '1 GiB', not {max_bytes!r}"
         ) from None
     workers = thread_count(max_workers)
-    # Only of what can be walked twice is it known how much it is.
+    # The total is known only if `refs` can be iterated twice.
     total = _total(refs, attributes) if progress and isinstance(refs, (list, tuple)) else (0, 0)
     work_items = _work_items(refs, attributes, keep=False, local_max=1, remote_max=1)
     bar = Progress("read", total if progress else None)
@@ -179,7 +178,7 @@ def _work_items(
     items: Iterable[Any], attributes: Sequence[str], *, keep: bool, local_max: int, remote_max: int
 ) -> Iterator[WorkItem]:
     """
-    Yield what is to be read, and is kept in memory or is the caller's own.
+    Yield work items that load arrays into the cache, or without `keep` read them for the caller.
 
     A work item groups at most `local_max` small files of one local store, or `remote_max` others.
     """
@@ -198,29 +197,29 @@ def _work_items(
 
 
 class _Group:
-    """Items that are read in one step."""
+    """Items that are read by one work item."""
 
     def __init__(self, local_max: int, remote_max: int) -> None:
         self.items: list[Any] = []
         self._local_max, self._remote_max = local_max, remote_max
         self._refs: list[NpyRef] = []
         self._store: Store | None = None
-        self._mixed = False  # they are of several stores
+        self._mixed = False  # whether they are of several stores
         self._nbytes = 0
 
     @property
     def _local_store(self) -> Store | None:
-        """The store of this machine that all are of."""
+        """The local store of all items; None if there is no single one."""
         store = self._store
         return store if store is not None and store.is_local and not self._mixed else None
 
     @property
     def is_full(self) -> bool:
-        """Whether it takes no other item."""
+        """Whether it accepts no more items."""
         return len(self.items) >= (self._local_max if self._local_store else self._remote_max)
 
     def try_add(self, item: Any, refs: Sequence[NpyRef]) -> bool:
-        """Add an item, if it fits."""
+        """Add an item if it fits; return whether it did."""
         nbytes, first, mixed = self._nbytes, self._store, self._mixed
         for number, ref in enumerate(refs, len(self._refs)):
             store, size = ref._store_and_nbytes()
@@ -235,7 +234,7 @@ class _Group:
         return True
 
     def work_item(self, slab: Slab, keep: bool) -> WorkItem:
-        """Return what is to be done."""
+        """Return the work item that reads the group."""
         local_store, several = self._local_store, len(self.items) > 1
         if local_store is not None and several:
             tasks = [Task(partial(load_together, self._refs, local_store, slab))]
@@ -250,7 +249,7 @@ class _Group:
 
 
 def _refs(item: Any, attributes: Sequence[str]) -> Sequence[NpyRef]:
-    """Return the references of an item that are to be loaded."""
+    """Return the references of an item to load."""
     if isinstance(item, NpyRef):
         return (item,)
     if item is None:
@@ -269,7 +268,7 @@ def _refs(item: Any, attributes: Sequence[str]) -> Sequence[NpyRef]:
 
 
 def _arrays(work_item: WorkItem, attributes: Sequence[str], bar: Progress) -> list[Any]:
-    """Return the items of a step with arrays in the place of references."""
+    """Return the items of a work item with arrays instead of references."""
     arrays = list(chain.from_iterable(task.result() for task in work_item.tasks))
     for array in arrays:
         bar.add(array.nbytes)
@@ -288,7 +287,7 @@ def _arrays(work_item: WorkItem, attributes: Sequence[str], bar: Progress) -> li
 
 
 def _total(items: Iterable[Any], attributes: Sequence[str]) -> tuple[int, int]:
-    """Count the files, and their arrays' bytes."""
+    """Count the files and the bytes of their arrays."""
     files = nbytes = 0
     for item in items:
         for ref in _refs(item, attributes):

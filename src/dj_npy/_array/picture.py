@@ -1,4 +1,4 @@
-"""A small picture of an array: lines or a heat map, of a few values of it, as SVG."""
+"""A small SVG picture of an array: lines or a heat map of a sample of its values."""
 
 import base64
 import struct
@@ -12,22 +12,22 @@ from dj_npy._format.npyfile import AnyArray
 _WIDTH, _HEIGHT = 1000, 400
 _FULL_PX, _HEIGHT_PX = 260, 104
 _MAX_IMAGE_ASPECT = 3
-"""Times that one axis is as long as the other, from where on they are no image."""
+"""Largest aspect ratio at which an array is drawn with its proportions."""
 _MAX_LINES = 4
-"""Up to so many rows or columns are lines; if they are longer than `_MIN_LINE_LENGTH`."""
+"""Most rows or columns drawn as lines; each must have `_MIN_LINE_LENGTH` values."""
 _MIN_LINE_LENGTH = 8
 _POINTS = 240
 _BINS = 160
-"""Points, or lowest and highest values, of all lines together: some 3 kB."""
+"""Points, or bins of minimum and maximum, of all lines together: some 3 kB."""
 _SAMPLES = 32
-"""Values of which a lowest and a highest one are looked for."""
+"""Values sampled for each bin."""
 _ROWS, _COLUMNS = 48, 72
 _COLOURS = ("var(--dj-npy-accent,#3b82c4)", "#c9762a", "#3d9970", "#b05cc6")
-"""Of lines: each is told from black and from white."""
+"""Colours of lines, visible on black and on white."""
 _MAX_TEXT = 60
 _NUMBERS = "biufcmM"
 
-# Dark for low to light for high; 63 colours, and before them a transparent one for no number.
+# 63 colours from dark (low) to light (high); index 0 is transparent, for NaN.
 _STOPS = np.array([(38, 30, 92), (32, 99, 141), (36, 155, 132), (140, 201, 84), (250, 228, 92)])
 _LEVELS = 63
 _SCALE = np.linspace(0, len(_STOPS) - 1, _LEVELS)
@@ -38,9 +38,9 @@ _PALETTE = np.stack(
 
 def picture(array: AnyArray) -> tuple[str, str]:
     """
-    Return an SVG of an array, or ``""``, and a line of text about it, or ``""``.
+    Return an SVG of an array and a caption; each may be ``""``.
 
-    A few thousand values are looked at, however many there are.
+    Samples a few thousand values, however many there are.
     """
     array = np.asarray(array)
     notes: list[str] = []
@@ -65,16 +65,16 @@ def picture(array: AnyArray) -> tuple[str, str]:
 
 
 def _text(element: AnyArray) -> str:
-    """Return the only element of an array, as text."""
+    """Return the text of a single element."""
     try:
         text = str(element.reshape(-1)[0])[:_MAX_TEXT]
         return text.encode(errors="backslashreplace").decode()
     except (SystemError, ValueError):
-        return "?"  # numbers that are no characters; a time without a unit
+        return "?"  # invalid code points; a datetime without unit
 
 
 def _middle_plane(array: AnyArray, notes: list[str]) -> AnyArray:
-    """Return one plane of an array: of a movie the middle image, of a colour image one colour."""
+    """Return one plane of an array: the middle image of a movie, one channel of a colour image."""
     index: list[Any] = [0 if length == 1 else slice(None) for length in array.shape]
     axes = [axis for axis, length in enumerate(array.shape) if length > 1]
     if len(axes) > 2 and array.shape[axes[-1]] <= _MAX_LINES:
@@ -88,7 +88,7 @@ def _middle_plane(array: AnyArray, notes: list[str]) -> AnyArray:
 
 
 def _lines(array: AnyArray, notes: list[str]) -> tuple[str, str]:
-    """Draw each column: all its values, or what the lowest and highest are along it."""
+    """Draw each column as a line of its values, or as a band from minimum to maximum."""
     length, count = array.shape
     points, bins = _POINTS // count, _BINS // count
     chosen = _spread(length, length if length <= points else bins * _SAMPLES)
@@ -133,7 +133,7 @@ def _heat_map(array: AnyArray, notes: list[str]) -> tuple[str, str]:
         f'<image href="data:image/png;base64,{image}" width="{_WIDTH}" height="{_HEIGHT}" '
         f'preserveAspectRatio="none" style="image-rendering:pixelated"/>'
     )
-    # An image keeps its proportions; what is long and narrow is none.
+    # Keep the proportions, unless it is long and narrow.
     proportion = array.shape[1] / array.shape[0]
     is_image = 1 / _MAX_IMAGE_ASPECT <= proportion <= _MAX_IMAGE_ASPECT
     width = min(_FULL_PX, round(_HEIGHT_PX * proportion)) if is_image else _FULL_PX
@@ -141,7 +141,7 @@ def _heat_map(array: AnyArray, notes: list[str]) -> tuple[str, str]:
 
 
 def _svg(drawn: str, box: str, width_px: int) -> str:
-    # Its size twice: JupyterLab's style has another height, and some pages take no styles.
+    # Size given twice: JupyterLab's CSS overrides the height, and some pages drop styles.
     return (
         f'<svg viewBox="{box}" width="{width_px}" height="{_HEIGHT_PX}" '
         f'style="width:{width_px}px;height:{_HEIGHT_PX}px" '
@@ -150,13 +150,13 @@ def _svg(drawn: str, box: str, width_px: int) -> str:
 
 
 def _spread(length: int, max_count: int) -> AnyArray:
-    """Return up to `max_count` positions, at equal distances, of `length`."""
+    """Return up to `max_count` equidistant positions within `length`."""
     count = min(length, max_count)
     return (2 * np.arange(count) + 1) * length // (2 * count)
 
 
 def _scaled(sample: AnyArray, is_sample: bool, notes: list[str]) -> tuple[AnyArray | None, str]:
-    """Return values from 0 to 1, NaN for what is no finite number, and what is to be said."""
+    """Return values scaled to 0 to 1, NaN where not finite, and a caption."""
     numbers = _as_floats(sample)
     if sample.dtype.kind == "c":
         notes = [*notes, "absolute values"]
@@ -172,7 +172,7 @@ def _scaled(sample: AnyArray, is_sample: bool, notes: list[str]) -> tuple[AnyArr
     labelled = numbers if sample.dtype.kind == "c" else sample
     lowest, highest = labelled.flat[np.nanargmin(numbers)], labelled.flat[np.nanargmax(numbers)]
     caption = ", ".join([f"{_number(lowest)} to {_number(highest)}", *notes])
-    low, high = np.nanmin(numbers) / 2, np.nanmax(numbers) / 2  # halves: the span is finite
+    low, high = np.nanmin(numbers) / 2, np.nanmax(numbers) / 2  # halved: a finite range
     if not high - low > 0:
         return np.where(finite, 0.5, np.nan), caption
     return np.clip((numbers / 2 - low) / (high - low), 0, 1), caption
@@ -195,7 +195,7 @@ def _number(value: Any) -> str:
 
 
 def _path(x: AnyArray, y: AnyArray) -> str:
-    """Return a line through the points, with gaps where there is none."""
+    """Return an SVG path through the points, with gaps at NaN."""
     steps, pen_down = [], False
     for left, height in zip(x, y, strict=True):
         if np.isnan(height):
@@ -203,13 +203,13 @@ def _path(x: AnyArray, y: AnyArray) -> str:
             continue
         steps.append(f"{'L' if pen_down else 'M'}{left:.0f} {height:.0f}")
         if not pen_down:
-            steps.append("h6h-6")  # so that a point between two gaps is seen
+            steps.append("h6h-6")  # makes a point between two gaps visible
         pen_down = True
     return "".join(steps)
 
 
 def _band(x: AnyArray, low: AnyArray, high: AnyArray) -> str:
-    """Return the outlines between lowest and highest, one for each stretch without a gap."""
+    """Return an SVG path of the bands from minimum to maximum, one per stretch without gap."""
     present = np.flatnonzero(~np.isnan(low))
     stretches = np.split(present, np.flatnonzero(np.diff(present) > 1) + 1)
     return "".join(
@@ -225,7 +225,7 @@ def _around(low: AnyArray, high: AnyArray, stretch: AnyArray) -> Any:
 
 
 def _png(levels: AnyArray) -> bytes:
-    """Return an image in the palette's colours (PNG, ISO/IEC 15948)."""
+    """Encode an image with the palette as PNG (ISO/IEC 15948)."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         body = kind + data

@@ -156,9 +156,7 @@ class Pipeline(Iterator[WorkItem]):
             if begun and self._ready(begun[0]):
                 work_item = begun.popleft()
                 self._nbytes -= work_item.nbytes
-                if (
-                    not work_item.barrier and self._begin()
-                ):  # two for one, until the budget is used
+                if not work_item.barrier and self._begin():  # two for one, until the budget is used
                     self._begin()
                 return work_item
             if self._begin():
