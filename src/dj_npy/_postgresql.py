@@ -139,7 +139,7 @@ class Server:
         return self.data / "log"
 
     def _socket_state(self) -> str:
-        """Return the state of the server at the socket: ``"ready"``, ``"busy"`` or ``""`` (none)."""
+        """Return the server's state at the socket: ``"ready"``, ``"busy"`` or ``""`` (none)."""
         import psycopg2
 
         try:

@@ -363,9 +363,9 @@ class ArrayFile:
             prefix, size = read_beginning(length)
         header = npyfile.parse_header(prefix, size, where)
         if not self.row.matches(header):
-            promise = Header(self.row.dtype, self.row.shape, False, 0)
+            wanted = Header(self.row.dtype, self.row.shape, False, 0)
             raise ArrayCorruptError(
-                f"{where} is another array than the row says: expected {promise}, found {header}. "
+                f"{where} is another array than the row says: expected {wanted}, found {header}. "
                 f"Restore the file from a copy"
             )
         return header, prefix[: header.offset]

@@ -55,8 +55,10 @@ def beginning_of_url(url: str) -> tuple[str, ReadBeginning]:
             deadline = time.monotonic() + remote.REQUEST_S
             with opened(request, remote.SILENCE_S, deadline) as answer:
                 data = answer.read(length)
-                said = re.fullmatch(r"bytes 0-\d+/(\d+)", answer.headers["Content-Range"] or "")
-                nbytes = said[1] if said else answer.headers["Content-Length"]
+                content_range = re.fullmatch(
+                    r"bytes 0-\d+/(\d+)", answer.headers["Content-Range"] or ""
+                )
+                nbytes = content_range[1] if content_range else answer.headers["Content-Length"]
                 if nbytes is None or answer.status not in (200, 206):
                     raise StoreError(f"{display_url}: the server does not say how long the file is")
                 return data, int(nbytes)
@@ -82,10 +84,10 @@ def beginning_of_url(url: str) -> tuple[str, ReadBeginning]:
 
 def beginning_on_s3(url: str) -> tuple[str, ReadBeginning]:
     """Return a printable form of ``s3://bucket/key``, and a function that reads it."""
-    said = re.fullmatch(r"[Ss]3://([^/@?]+)/(.+)", url, re.DOTALL)
-    if said is None:
+    match = re.fullmatch(r"[Ss]3://([^/@?]+)/(.+)", url, re.DOTALL)
+    if match is None:
         raise UsageError("an address on S3 is s3://BUCKET/KEY")
-    bucket, key = said.groups()
+    bucket, key = match.groups()
     name = f"s3://{bucket}"
     store = open_store(_SingleStoreConfig(name, _settings(bucket, key)), name)
 
