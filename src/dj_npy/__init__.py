@@ -8,7 +8,7 @@ table, declared before or after.
 from dj_npy import embedded
 from dj_npy._array.many import load, stream
 from dj_npy._array.ref import NpyRef
-from dj_npy._datajoint import patches
+from dj_npy._datajoint import patches as _patches
 from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._datajoint.insertmany import insert
 from dj_npy._errors import (
@@ -52,7 +52,7 @@ __all__ = [
     "verify",
 ]
 
-patches.apply()
+_patches.apply()
 
 # Tracebacks and reprs show the public module, not the one that defines these names.
 for _public in (
