@@ -1,8 +1,8 @@
 """
 The ``<npy@>`` column type for DataJoint: plain ``.npy`` files, lazy references, nothing lost.
 
-Importing this package puts its codec in place of DataJoint's own for every ``<npy@>`` column
-of every table, declared before or after.
+Importing this package replaces DataJoint's own codec for every ``<npy@>`` column of every
+table, declared before or after.
 """
 
 from dj_npy import embedded
@@ -54,7 +54,7 @@ __all__ = [
 
 _patches.apply()
 
-# Users read these names in tracebacks and reprs; where they are defined is our affair.
+# Tracebacks and reprs show the public module, not the one that defines these names.
 for _public in (
     ArrayCorruptError,
     ArrayInvalidError,

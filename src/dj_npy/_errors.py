@@ -1,4 +1,4 @@
-"""What can go wrong, cut by what a caller would do about it."""
+"""Errors, one class for each reaction of a caller."""
 
 from typing import Any
 
@@ -9,20 +9,20 @@ _MissingFile: Any = getattr(dj.errors, "MissingExternalFile", DataJointError)
 
 
 class NpyError(DataJointError):
-    """Root of every error that this package raises on purpose."""
+    """Base class of every error that this package raises deliberately."""
 
 
 class ArrayInvalidError(NpyError, ValueError):
-    """The value or argument cannot be taken: change it and try again. Nothing was written."""
+    """The value or argument is invalid: change it and try again. Nothing was written."""
 
 
 class ArrayMissingError(NpyError, _MissingFile, FileNotFoundError):
-    """The row is there, its file is not: restore the file, or delete the row."""
+    """The row exists, but its file does not: restore the file, or delete the row."""
 
 
 class ArrayCorruptError(NpyError):
-    """The file is there and is not what the row says: restore it from a copy."""
+    """The file does not match its row: restore it from a copy."""
 
 
 class StoreError(NpyError, OSError):
-    """The store cannot be used as asked: mend its configuration, its disk or its permissions."""
+    """The store cannot do this: fix its configuration, disk or permissions."""

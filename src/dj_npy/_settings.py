@@ -1,4 +1,4 @@
-"""What a user may set, by environment variable or by assignment."""
+"""Settings of the package, by environment variable or assignment."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from dj_npy._memory import usable_memory
 
 class Settings(BaseSettings):
     """
-    Settings of this process; each is also an environment variable ``DJ_NPY_<NAME>``.
+    Settings of this process; each can also be set by an environment variable ``DJ_NPY_<NAME>``.
 
-    Sizes are in bytes and may be written with a unit (``"2 GiB"``). A value that does
-    not fit raises `pydantic.ValidationError`, on assignment too.
+    Sizes are in bytes, or strings with a unit (``"2 GiB"``). An invalid value raises
+    `pydantic.ValidationError`, also on assignment.
 
     Examples
     --------
@@ -29,46 +29,47 @@ class Settings(BaseSettings):
 
     memory: ByteSize = Field(default_factory=lambda: ByteSize(usable_memory() // 4))
     """
-    Bytes of loaded arrays kept beyond those still in use.
+    Bytes of loaded arrays kept in memory beyond those still in use.
 
-    Default: a quarter of what this process may have when it starts, by the RAM, by its cgroup
-    (version 1 or 2) and all above it, and by its own limits (``RLIMIT_AS``, ``_DATA``, ``_RSS``).
+    Default: a quarter of the memory available at the start of the process: the least of the RAM,
+    the limits of its cgroup (version 1 or 2) and all cgroups above it, and its own limits
+    (``RLIMIT_AS``, ``_DATA``, ``_RSS``).
     """
 
     fsync: bool = True
-    """Whether an insert into a local store waits until the disk has the array. Default: true."""
+    """Whether an insert into a local store syncs the array to disk. Default: true."""
 
     cache_dir: Path = Field(default_factory=lambda: user_cache_path("dj-npy", appauthor=False))
     """
-    Folder for copies of remote files that are mapped into memory. Default: the user's.
+    Folder for copies of memory-mapped remote files. Default: the user's cache folder.
 
-    It may be one for all users of a machine (mode 1777): each has a private folder in it.
+    All users of a machine may share one (mode 1777): each gets a private folder in it.
     """
 
     cache_bytes: ByteSize = ByteSize(10 << 30)
-    """Bytes of these copies that are kept, of each user, those mapped last. Default: 10 GiB."""
+    """Bytes of these copies to keep for each user, most recently mapped. Default: 10 GiB."""
 
     max_workers: int = Field(default=16, ge=1, le=1024)
     """Threads of `load`, `stream` and `insert`. Default: 16."""
 
     load_below: ByteSize = ByteSize(1 << 20)
-    """Bytes up to which an array is loaded whole when a part is asked for. Default: 1 MiB."""
+    """Arrays up to this size are loaded whole when a part is requested. Default: 1 MiB."""
 
     load_share: float = Field(default=0.5, ge=0)
-    """Share of an array above which an index loads all, if it can be kept. Default: 0.5."""
+    """Fraction of an array above which an index loads all of it, if it fits. Default: 0.5."""
 
     merge_gap: ByteSize = Field(default=ByteSize(128 << 10), le=1 << 40)
-    """Bytes between two parts of a remote file that one request still reads. Default: 128 KiB."""
+    """Largest gap between two parts of a remote file merged into one request. Default: 128 KiB."""
 
     range_bytes: ByteSize = Field(default=ByteSize(8 << 20), gt=0, le=1 << 40)
-    """Most bytes of a remote file that one request asks for. Default: 8 MiB."""
+    """Largest range of a remote file read by one request. Default: 8 MiB."""
 
 
 settings = Settings()
 
 
 def thread_count(given: int | None) -> int:
-    """Return how many threads are to be used: as many as given, or as the settings say."""
+    """Return the number of threads: as given, or ``settings.max_workers``."""
     if given is None:
         return settings.max_workers
     if not isinstance(given, int) or given < 1:

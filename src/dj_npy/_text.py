@@ -1,4 +1,4 @@
-"""Texts for people: sizes with units, and what is safe to print."""
+"""Text for people: sizes with units, and safe printing."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 def in_units(nbytes: int) -> str:
     """
-    Write a size for people.
+    Format a size with a unit.
 
     Examples
     --------
@@ -24,16 +24,17 @@ def in_units(nbytes: int) -> str:
 
 def printable(text: str) -> str:
     """
-    Return a text on one line, without what a terminal or a page would take for an order.
+    Escape all characters that are not printable.
 
-    Some characters turn the line around, and half a character (a surrogate) cannot be encoded.
+    Line breaks and control sequences would affect a terminal or page, some characters reverse the
+    text direction, and lone surrogates cannot be encoded.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def short_repr(value: Any) -> str:
-    """Return what a message shows of a value from a row."""
+    """Return a short `repr` of a value from a row, for messages."""
     try:
         return f"{value!r:.200}"
-    except (RecursionError, ValueError):  # deep lists; numbers of more digits than are printed
+    except (RecursionError, ValueError):  # deeply nested lists; integers with too many digits
         return f"a {type(value).__name__} that cannot be shown"

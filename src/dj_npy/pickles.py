@@ -1,7 +1,7 @@
 """
-What a pickle of a reference calls, besides :class:`dj_npy.NpyRef`.
+Functions that pickles of references call, besides :class:`dj_npy.NpyRef`.
 
-Pickles of today are read by later versions: names and arguments in this module stay as they are.
+Later versions read today's pickles, so names and arguments in this module never change.
 """
 
 from dj_npy._stores.described import store

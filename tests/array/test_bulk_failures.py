@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import dj_npy
-from dj_npy._concurrency.ahead import Pipeline, Task, WorkItem
+from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from tests.conftest import run
 from tests.datajoint.test_bulk import WAVEFORM, threads
 from tests.support.servers import (

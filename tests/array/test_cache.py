@@ -10,7 +10,7 @@ import pytest
 
 import dj_npy
 from dj_npy import NpyRef, settings
-from dj_npy._array.cache import residency
+from dj_npy._array.cache import array_cache
 
 Stored = Callable[..., NpyRef]
 
@@ -18,13 +18,13 @@ Stored = Callable[..., NpyRef]
 @pytest.fixture(autouse=True)
 def room_for_two(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.collect()
-    assert residency._nbytes == 0, "another test holds a loaded reference"
+    assert array_cache._nbytes == 0, "another test holds a loaded reference"
     monkeypatch.setattr(settings, "memory", 2000)
     yield
     gc.collect()
-    assert residency._nbytes == 0
-    assert not residency._recent
-    assert not residency._loading
+    assert array_cache._nbytes == 0
+    assert not array_cache._recent
+    assert not array_cache._loading
 
 
 def array() -> Any:
@@ -144,11 +144,11 @@ def test_a_failed_load_can_be_tried_again(stored: Stored, store: Any) -> None:
 
 def test_a_forked_child_loads_although_a_thread_of_the_parent_was_loading(stored: Stored) -> None:
     ref = stored(array())
-    with residency._mutex:
-        residency._loading[id(ref)] = threading.Lock()
-        residency._loading[id(ref)].acquire()
+    with array_cache._mutex:
+        array_cache._loading[id(ref)] = threading.Lock()
+        array_cache._loading[id(ref)].acquire()
         child = fork_and(lambda: ref.load().size == 1000)
-        residency._loading.clear()
+        array_cache._loading.clear()
     assert child == 0
 
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dj_npy
-from dj_npy._array.html import of_reference, shown
+from dj_npy._array.html import html_text, reference_html
 from dj_npy._array.picture import _COLOURS, picture
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._text import in_units
@@ -150,8 +150,8 @@ def test_names_of_fields_are_text_in_the_picture_too(stored: Stored) -> None:
 
 
 def test_what_cannot_be_printed_is_escaped_and_long_things_are_cut() -> None:
-    assert shown("a\u202eb\ud800\n\x1b[31m") == "a\\u202eb\\ud800\\n\\x1b[31m"
-    assert len(shown("x" * 10_000)) == 300
+    assert html_text("a\u202eb\ud800\n\x1b[31m") == "a\\u202eb\\ud800\\n\\x1b[31m"
+    assert len(html_text("x" * 10_000)) == 300
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_the_style_is_for_references_only(stored: Stored) -> None:
 
 
 def test_text_has_the_colour_of_the_page_and_lines_are_seen_on_black_and_on_white() -> None:
-    html = of_reference(ArrayMetadata({}), None)
+    html = reference_html(ArrayMetadata({}), None)
     [style] = re.findall("<style>(.*?)</style>", html)
     assert "color:inherit" in style
     assert "--jp-brand-color1" in style
@@ -203,7 +203,7 @@ def luminance(colour: str) -> float:
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 def test_any_array_has_a_small_picture_or_none(array: Any) -> None:
     array.flags.writeable = False
-    html = of_reference(ArrayMetadata({}), array)
+    html = reference_html(ArrayMetadata({}), array)
     text_of(html)
     html.encode()
     assert len(html) < MOST_CHARACTERS

@@ -739,7 +739,7 @@ def test_a_row_of_the_built_in_codec_is_loaded_by_what_is_known_of_it(
 def test_files_that_are_closed_while_they_are_read(
     stored: Stored, in_parts: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openfiles, "_MOST_FILES", 2)
+    monkeypatch.setattr(openfiles, "_MAX_FILES", 2)
     refs = [stored(np.full((50, 50), number, "f8"), number) for number in range(8)]
     failures: list[Any] = []
 
@@ -791,7 +791,7 @@ def test_a_folder_that_is_exchanged_is_noticed_in_time(
     path = store / ref.path
     path.parent.mkdir(parents=True)
     np.save(path, MANY + 1)
-    time.sleep(openfiles._LOOK_S)
+    time.sleep(openfiles._RECHECK_S)
     assert check(MANY + 1, np.s_[5:9], ref)
 
 

@@ -249,7 +249,7 @@ def test_small_local_files_take_no_thread_each(
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", recorded)
-    monkeypatch.setattr("dj_npy._concurrency.ahead._SLOW_S", 60)
+    monkeypatch.setattr("dj_npy._concurrency.pipeline._SLOW_S", 60)
     refs = [stored(WAVEFORM, n) for n in range(200)]
     dj_npy.load(refs)
     assert started == []

@@ -1,5 +1,5 @@
 """
-What the user holds: `ref`, and below it the `file` of one row, read whole, in parts or as a map.
+References (`ref`) and the `file` of one row, read whole, in parts or as a memory map.
 
-Knows stores and rows; no SQL.
+Knows stores and rows, but no SQL.
 """

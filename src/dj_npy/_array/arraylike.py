@@ -1,4 +1,4 @@
-"""What behaves as an array in NumPy's hands although its data are elsewhere."""
+"""NumPy protocols over data that are loaded on first use."""
 
 import math
 import operator
@@ -13,7 +13,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from dj_npy._format.npyfile import AnyArray, empty
 
 as_scalar: ContextVar[bool] = ContextVar("as_scalar", default=False)
-"""While true, NumPy is handed an array-like as one Python object, not as its data."""
+"""While true, NumPy converts an array-like to one Python object, not to its data."""
 
 
 def _method(name: str) -> Callable[..., Any]:
@@ -27,11 +27,11 @@ def _method(name: str) -> Callable[..., Any]:
 
 class ArrayLike(NDArrayOperatorsMixin):
     """
-    Operators, ufuncs, methods and conversions of an array, on data that come when needed.
+    Operators, ufuncs, methods and conversions of an array, on data that are loaded on first use.
 
-    A subclass says `shape` and `dtype`, which cost nothing, and `_array()`, which may, and
-    which is read-only. All of `ndarray` is here that changes nothing; what changes the array in
-    place is refused, as the change would reach a copy in memory and no file.
+    A subclass defines `shape` and `dtype`, without I/O, and `_array()`, which may load the data
+    and returns them read-only. All methods of `ndarray` that do not modify it are here; in-place
+    changes raise, as they would change a copy in memory and not the file.
     """
 
     __slots__ = ()
@@ -69,7 +69,7 @@ class ArrayLike(NDArrayOperatorsMixin):
         """Bytes of all elements."""
         return self.size * self.itemsize
 
-    # Properties as in NumPy, but lazy: `hasattr` evaluates a property and must not load.
+    # Lazy, as `hasattr` evaluates a property and must not load the data.
     @property
     def T(self) -> "View":  # noqa: N802
         """The array with its axes reversed, still unloaded."""
@@ -79,7 +79,7 @@ class ArrayLike(NDArrayOperatorsMixin):
     def mT(self) -> "View":  # noqa: N802
         """The array with its last two axes swapped, still unloaded."""
         if self.ndim < 2:
-            raise ValueError("matrix transpose with ndim < 2 is undefined")  # as NumPy says it
+            raise ValueError("matrix transpose with ndim < 2 is undefined")  # NumPy's message
         shape = (*self.shape[:-2], self.shape[-1], self.shape[-2])
         return View(self, "mT", matrix_transpose, shape, self.dtype)
 
@@ -95,11 +95,11 @@ class ArrayLike(NDArrayOperatorsMixin):
 
     @property
     def flat(self) -> "View":
-        """All elements along one axis, the last varying fastest, still unloaded."""
+        """All elements along one axis in C order, still unloaded."""
         return View(self, "flat", np.ravel, (self.size,), self.dtype)
 
     def byteswap(self) -> AnyArray:
-        """Load the data and return them with the bytes of each element in the other order."""
+        """Load the data and return a byte-swapped copy."""
         return self._array().byteswap()
 
     all = _method("all")
@@ -149,9 +149,9 @@ class ArrayLike(NDArrayOperatorsMixin):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> AnyArray:
         """
-        Hand the data to NumPy (the array protocol of NumPy 1 and 2).
+        Convert to an array (the array protocol of NumPy 1 and 2).
 
-        Read-only and without a copy; with ``copy=True``, or as another dtype, of one's own.
+        Returns the shared read-only data, or a new array for ``copy=True`` or another dtype.
         """
         if as_scalar.get():
             scalar = np.empty((), object)
@@ -168,9 +168,9 @@ class ArrayLike(NDArrayOperatorsMixin):
 
     def __dlpack__(self, *, copy: bool | None = None, **options: Any) -> Any:
         """
-        Hand a copy of the data to another library, as ``torch.from_dlpack(ref)`` does.
+        Export a copy of the data to another library, as for ``torch.from_dlpack(ref)``.
 
-        Many libraries, PyTorch among them, write into what DLPack says is read-only.
+        Many libraries, including PyTorch, write into memory that DLPack marks read-only.
         """
         if copy is False:
             raise BufferError(
@@ -180,7 +180,7 @@ class ArrayLike(NDArrayOperatorsMixin):
         return np.array(self._array()).__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        """Say that they are, or will be, in the processor's memory."""
+        """Return the CPU as the device of the data."""
         return 1, 0
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
@@ -197,7 +197,7 @@ class ArrayLike(NDArrayOperatorsMixin):
             kwargs["where"] = materialized(kwargs["where"])
         return getattr(ufunc, method)(*map(materialized, inputs), **kwargs)
 
-    # The mixin would call numpy.power, which gives bool ** 2 another dtype than the operator.
+    # The mixin calls numpy.power, which for bool ** 2 returns another dtype than the operator.
     def __pow__(self, other: Any) -> Any:
         return operator.pow(self._array(), materialized(other))
 
@@ -205,16 +205,16 @@ class ArrayLike(NDArrayOperatorsMixin):
         return operator.pow(other, self._array())
 
     def __format__(self, specification: str) -> str:
-        if specification and not self.shape:  # NumPy, too, formats numbers only
+        if specification and not self.shape:  # like NumPy, only for scalars
             return format(self._array(), specification)
         return object.__format__(self, specification)
 
     def __getitem__(self, index: Any) -> Any:
-        return own(self._array()[materialized(index)])
+        return owned(self._array()[materialized(index)])
 
     def __len__(self) -> int:
         if not self.shape:
-            raise TypeError("len() of unsized object")  # as NumPy says it
+            raise TypeError("len() of unsized object")  # NumPy's message
         return self.shape[0]
 
     def __iter__(self) -> Iterator[Any]:
@@ -222,32 +222,32 @@ class ArrayLike(NDArrayOperatorsMixin):
             raise TypeError("iteration over a 0-d array")
         return self._rows()
 
-    def _rows(self) -> Iterator[Any]:  # a generator, so that iter() alone loads nothing
-        yield from map(own, self._array())
+    def _rows(self) -> Iterator[Any]:  # a generator: iter() alone loads nothing
+        yield from map(owned, self._array())
 
     def __contains__(self, value: Any) -> bool:
         return value in self._array()
 
     def __float__(self) -> float:
-        return float(self._one())
+        return float(self._single_element())
 
     def __int__(self) -> int:
-        return int(self._one())
+        return int(self._single_element())
 
     def __complex__(self) -> complex:
-        return complex(self._one())
+        return complex(self._single_element())
 
     def __index__(self) -> int:
         if self.shape:
             message = "only integer scalar arrays can be converted to a scalar index"
             if self.dtype.kind in "iu":
-                # `bytearray(ref)` overlooks a TypeError, and makes a byte of each element.
+                # `bytearray(ref)` ignores a TypeError, and converts each element to a byte.
                 raise ValueError(f"{message}; for bytes, there is ref.tobytes()")
             raise TypeError(message)
-        return int(self._one().__index__())
+        return int(self._single_element().__index__())
 
     def __bytes__(self) -> bytes:
-        # Without this, `bytes(ref)` makes a byte of each element.
+        # Without this, `bytes(ref)` converts each element to a byte.
         if not self.shape and self.dtype.kind in "iu":
             raise TypeError(
                 "bytes() of one integer would be as many zeros: use ref.tobytes(), or int(ref)"
@@ -255,30 +255,30 @@ class ArrayLike(NDArrayOperatorsMixin):
         return bytes(self._array())
 
     def __bool__(self) -> bool:
-        return bool(self._one())
+        return bool(self._single_element())
 
-    def _one(self) -> Any:
-        """The data if they are one element; else a stand-in of which NumPy says what is wrong."""
+    def _single_element(self) -> Any:
+        """Return the data of a single element; else a stand-in on which NumPy raises its error."""
         return self._array() if self.size == 1 else np.zeros(min(self.size, 2), self.dtype)
 
-    # The mixin defines __eq__ elementwise, which would take the hash away.
+    # The mixin's elementwise __eq__ would make it unhashable.
     __hash__ = object.__hash__
 
 
 class View(ArrayLike):
     """
-    What an attribute of an unloaded array (``ref.T``) is: the array seen another way.
+    A lazy view of an array, returned by attributes such as ``ref.T``.
 
     Parameters
     ----------
     source : ArrayLike
-        Where the data are.
+        The array with the data.
     name : str
-        The attribute of the source that this is.
+        Attribute of the source that returns this view.
     function : callable
-        Turns the source's data into the view's.
+        Computes the view from the data of the source.
     shape, dtype
-        What will come of that.
+        Those of the view.
     """
 
     __slots__ = ("_dtype", "_function", "_name", "_shape", "_source")
@@ -306,32 +306,32 @@ class View(ArrayLike):
 
     def _array(self) -> AnyArray:
         array = self._function(self._source._array())
-        array.flags.writeable = False  # whether it is a copy depends on the memory order
+        array.flags.writeable = False  # a view or a copy, depending on the memory order
         return array
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return getattr, (self._source, self._name)  # no name of ours, which may change
+        return getattr, (self._source, self._name)  # avoids our own names, which may change
 
     def __repr__(self) -> str:
         return f"{self._function.__name__}({self._source!r})"
 
 
 def matrix_transpose(array: AnyArray) -> AnyArray:
-    return np.swapaxes(array, -1, -2)  # numpy.matrix_transpose is NumPy 2's
+    return np.swapaxes(array, -1, -2)  # numpy.matrix_transpose needs NumPy 2
 
 
-def own(part: Any) -> Any:
-    """Return what NumPy's index or iterator gives of an array, in memory of its own."""
+def owned(part: Any) -> Any:
+    """Return the result of indexing or iterating an array as a copy that owns its memory."""
     if not isinstance(part, np.ndarray):
         return part.copy() if isinstance(part, np.void) else part
     if part.flags.owndata:
         return part
-    # Of |S0, a copy would be |S1: gigabytes, of an array without data.
+    # A copy of |S0 would be |S1: gigabytes for an array without data.
     return np.array(part) if part.dtype.itemsize else np.ndarray(part.shape, part.dtype)
 
 
 def materialized(value: Any) -> Any:
-    """Return the data of an array-like, also one within an index."""
+    """Replace array-likes by their data, also within an index."""
     if isinstance(value, ArrayLike):
         return value._array()
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""Which loaded arrays stay in memory when nobody but their reference holds them."""
+"""LRU cache of loaded arrays, bounded by ``settings.memory``."""
 
 import os
 import threading
@@ -16,18 +16,18 @@ from dj_npy._settings import settings
 
 class Loadable(Protocol):
     """
-    What keeps an array: two slots, and their owner leaves them to :class:`ArrayCache`.
+    An object with two slots for its array, managed by :class:`ArrayCache`.
 
-    `_loaded` is the array itself while within the budget, a weak reference to it after, None
-    before. `_shown` refers to the view of it that others hold.
+    `_loaded` is None before loading, the array while it is in the cache, then a weak reference.
+    `_view_ref` is a weak reference to the view of it that callers hold.
     """
 
     _loaded: AnyArray | weakref.ref[AnyArray] | None
-    _shown: weakref.ref[AnyArray] | None
+    _view_ref: weakref.ref[AnyArray] | None
 
 
 def loaded_array(ref: Loadable) -> AnyArray | None:
-    """Return the array of `ref` if it is in memory. No I/O. Others get a view: see `_shown`."""
+    """Return the array of `ref` if it is in memory, without I/O. Callers get a view of it."""
     loaded = ref._loaded
     return loaded() if isinstance(loaded, weakref.ref) else loaded
 
@@ -36,9 +36,9 @@ class ArrayCache:
     """
     The most recently used arrays, up to ``settings.memory`` bytes together.
 
-    An array that drops out, or is larger than that alone and drives out nothing, lives on for as
-    long as somebody holds it or a view of it, and its reference still gives the same one. What
-    is given is read-only, as it is given to all.
+    An evicted array, or one larger than the whole budget, which evicts nothing, lives as long as
+    somebody holds it or a view of it, and its reference still returns the same one. Arrays are
+    returned read-only, as they are shared.
     Thread-safe, and safe to fork.
     """
 
@@ -46,59 +46,59 @@ class ArrayCache:
         self._recent: OrderedDict[int, tuple[weakref.ref[Loadable], int]] = OrderedDict()
         self._reset_locks()
         if hasattr(os, "register_at_fork"):
-            # The child has none of the parent's threads: nobody would release their locks.
+            # The child lacks the parent's threads, which would release their locks.
             os.register_at_fork(after_in_child=self._reset_locks)
 
     def _reset_locks(self) -> None:
-        # Reentrant: collecting a reference may run `_forget` while this thread is in here.
+        # Reentrant: garbage collection may call `_forget` while this thread holds the lock.
         self._mutex = threading.RLock()
         self._loading: dict[int, threading.Lock] = {}
         self._nbytes = sum(nbytes for _, nbytes in list(self._recent.values()))
 
     def get(self, ref: Loadable, read: Callable[[], AnyArray]) -> AnyArray:
-        """Return the array of `ref`, by `read` if need be; threads that ask together read once."""
+        """Return the array of `ref`, calling `read` if needed; concurrent threads read once."""
         with self._mutex:
-            array = self._found(ref)
+            array = self._cached_view(ref)
             if array is not None:
                 return array
         identity, mine = id(ref), threading.Lock()
         mine.acquire()
-        # An interrupt may come anywhere, and nobody shall wait for a thread that it has stopped.
+        # An interrupt may come anywhere; no thread must wait for one that it stopped.
         try:
             while True:
                 with self._mutex:
-                    array = self._found(ref)
+                    array = self._cached_view(ref)
                     if array is not None:
                         return array
                     other = self._loading.setdefault(identity, mine)
                 if other is mine:
-                    return self.give(ref, read())
-                with other:  # until that thread has read, or failed to
-                    self._done(identity, other)
+                    return self.put(ref, read())
+                with other:  # until that thread has read or failed
+                    self._stop_waiting(identity, other)
         finally:
             mine.release()
-            self._done(identity, mine)
+            self._stop_waiting(identity, mine)
 
-    def _found(self, ref: Loadable) -> AnyArray | None:
+    def _cached_view(self, ref: Loadable) -> AnyArray | None:
         array = loaded_array(ref)
         if array is None:
             return None
-        self._keep(ref, array)
-        return _shown(ref, array)
+        self._mark_used(ref, array)
+        return _shared_view(ref, array)
 
-    def _done(self, identity: int, lock: threading.Lock) -> None:
+    def _stop_waiting(self, identity: int, lock: threading.Lock) -> None:
         with self._mutex:
             if self._loading.get(identity) is lock:
                 del self._loading[identity]
 
-    def give(self, ref: Loadable, array: AnyArray) -> AnyArray:
-        """Take `array`, which nobody else has, for that of `ref`, unless there is one already."""
+    def put(self, ref: Loadable, array: AnyArray) -> AnyArray:
+        """Store `array`, owned by nobody else, as that of `ref`, unless there is one already."""
         with self._mutex:
             loaded = loaded_array(ref)
             if loaded is None:
-                loaded = _locked(array)
-            self._keep(ref, loaded)
-            return _shown(ref, loaded)
+                loaded = _read_only(array)
+            self._mark_used(ref, loaded)
+            return _shared_view(ref, loaded)
 
     def drop(self, ref: Loadable) -> None:
         """Forget the array of `ref`."""
@@ -106,7 +106,7 @@ class ArrayCache:
             ref._loaded = None
             self._forget(id(ref))
 
-    def _keep(self, ref: Loadable, array: AnyArray) -> None:
+    def _mark_used(self, ref: Loadable, array: AnyArray) -> None:
         identity = id(ref)
         if identity in self._recent:
             self._recent.move_to_end(identity)
@@ -133,8 +133,8 @@ class ArrayCache:
                 self._nbytes -= entry[1]
 
 
-def _locked(array: AnyArray) -> AnyArray:
-    """Return it read-only, so that no view of it can be made writable."""
+def _read_only(array: AnyArray) -> AnyArray:
+    """Return it read-only, such that no view can be made writable."""
     flags = array.flags
     if not flags.writeable:
         return array
@@ -147,25 +147,25 @@ def _locked(array: AnyArray) -> AnyArray:
 
 
 def read_only_buffer(memory: memoryview) -> Any:
-    """Return what makes an array over `memory` read-only for good."""
-    # NumPy looks through a memoryview for what is below, which is writable; not through this.
+    """Return a buffer over `memory` whose arrays cannot be made writable."""
+    # NumPy finds the writable owner below a memoryview, but not below a PickleBuffer.
     return PickleBuffer(memory.toreadonly())
 
 
-def _shown(ref: Loadable, array: AnyArray) -> AnyArray:
-    """Return the view of `array` that is handed out: the same one as long as somebody has it."""
-    shown = None if ref._shown is None else ref._shown()
-    # Its data are read-only, its shape is not: `x = ref.load(); x.shape = -1`.
+def _shared_view(ref: Loadable, array: AnyArray) -> AnyArray:
+    """Return the view of `array` for callers: the same one as long as somebody holds it."""
+    view = None if ref._view_ref is None else ref._view_ref()
+    # Its data are read-only, but not its shape: `x = ref.load(); x.shape = -1`.
     if (
-        shown is None
-        or shown.base is not array
-        or shown.shape != array.shape
-        or shown.strides != array.strides
-        or shown.dtype is not array.dtype
+        view is None
+        or view.base is not array
+        or view.shape != array.shape
+        or view.strides != array.strides
+        or view.dtype is not array.dtype
     ):
-        shown = array.view()
-        ref._shown = weakref.ref(shown)
-    return shown
+        view = array.view()
+        ref._view_ref = weakref.ref(view)
+    return view
 
 
-residency = ArrayCache()
+array_cache = ArrayCache()

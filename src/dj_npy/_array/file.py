@@ -1,4 +1,4 @@
-"""An array's file in its store: all of it, parts of it, a map of it, and what it must be."""
+"""The file of an array in its store: read, read in part, map and verify it."""
 
 import mmap
 import os
@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from dj_npy._array.cache import read_only_buffer
-from dj_npy._array.openfiles import KeptOpen, suits
+from dj_npy._array.openfiles import KeptOpen, can_keep_open
 from dj_npy._array.workingcopy import working_map
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
 from dj_npy._format import npyfile
@@ -30,46 +30,46 @@ P = ParamSpec("P")
 T = TypeVar("T")
 MapMode = Literal["r", "r+", "c"]
 Verified = Literal["as inserted", "changed since insert", "no checksum"]
-_SLAB = 16 << 20
-_PIECE = 512 << 10
-"""Bytes of a slab, and most that a single array gets of it."""
-_ALIGNED = 64
-"""Bytes at a multiple of which an array begins."""
-_Beginning = Callable[[int], tuple[bytes, int]]
+_SLAB_NBYTES = 16 << 20
+_MAX_SLAB_SHARE = 512 << 10
+"""Bytes of a slab, and of the largest array in one."""
+_ALIGNMENT = 64
+"""Alignment of an array in a slab, in bytes."""
+_ReadBeginning = Callable[[int], tuple[bytes, int]]
 
 
 class Slab:
     """
-    Memory for many small arrays, freed with the last of them.
+    Memory shared by many small arrays, freed with the last of them.
 
-    To get memory from the operating system page by page takes twice as long as to read a small
-    file into it. For a slab, Linux has huge pages. A large array has memory of its own, from the
-    system and not from `malloc`: that keeps what many threads have freed, each for itself.
+    Page faults for new memory take twice as long as reading a small file into it; a slab uses huge
+    pages on Linux. A large array gets its own memory, by mmap and not `malloc`, whose arenas keep
+    the memory that each of many threads has freed.
     """
 
     def __init__(self) -> None:
-        self._taking = threading.Lock()
-        self._left = memoryview(bytearray())
+        self._lock = threading.Lock()
+        self._free = memoryview(bytearray())
 
     def take(self, nbytes: int) -> memoryview:
-        """Return so much of it, of any contents."""
+        """Return `nbytes` of uninitialized memory from the slab."""
         if not hasattr(mmap, "MADV_HUGEPAGE"):
             return memoryview(np.empty(nbytes, np.uint8))  # type: ignore[arg-type]
-        until = _aligned(nbytes)
-        if until > _SLAB:
-            return _from_system(nbytes)
-        with self._taking:
-            if len(self._left) < until:
-                self._left = _from_system(_SLAB)
-            memory, self._left = self._left[:nbytes], self._left[until:]
+        aligned_nbytes = _aligned(nbytes)
+        if aligned_nbytes > _SLAB_NBYTES:
+            return _map_anonymous(nbytes)
+        with self._lock:
+            if len(self._free) < aligned_nbytes:
+                self._free = _map_anonymous(_SLAB_NBYTES)
+            memory, self._free = self._free[:nbytes], self._free[aligned_nbytes:]
         return memory
 
-    def take_alone(self, nbytes: int) -> memoryview:
-        """Return so much memory, of any contents, that is freed with its array."""
-        return _from_system(nbytes) if hasattr(mmap, "MADV_HUGEPAGE") else self.take(nbytes)
+    def allocate(self, nbytes: int) -> memoryview:
+        """Return `nbytes` of uninitialized memory that is freed with its array."""
+        return _map_anonymous(nbytes) if hasattr(mmap, "MADV_HUGEPAGE") else self.take(nbytes)
 
 
-def _from_system(nbytes: int) -> memoryview:
+def _map_anonymous(nbytes: int) -> memoryview:
     try:
         memory = mmap.mmap(-1, nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, OverflowError):
@@ -81,11 +81,11 @@ def _from_system(nbytes: int) -> memoryview:
 
 def read_together(store: Store, rows: Sequence[ArrayMetadata], slab: Slab) -> list[AnyArray | None]:
     """
-    Read small files of one store of this machine, into memory of a slab: read-only arrays.
+    Read small files of one local store into a slab, as read-only arrays.
 
-    Returns None for one that :meth:`ArrayFile.read` has to look at.
+    Returns None for a file that needs :meth:`ArrayFile.read`.
     """
-    expected = [_promised(row) for row in rows]
+    expected = [_expected_file(row) for row in rows]
     memory = slab.take(sum(_aligned(each[1].nbytes) for each in expected if each is not None))
     shared = read_only_buffer(memory)
     arrays: list[AnyArray | None] = []
@@ -111,20 +111,20 @@ def read_together(store: Store, rows: Sequence[ArrayMetadata], slab: Slab) -> li
 
 
 def _aligned(nbytes: int) -> int:
-    return -(-nbytes // _ALIGNED) * _ALIGNED
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
-def _allocated(header: Header, slab: Slab | None) -> tuple[AnyArray, memoryview]:
+def _new_array(header: Header, slab: Slab | None) -> tuple[AnyArray, memoryview]:
     """Return a new array and its memory."""
     if slab is None:
         array = npyfile.empty(header.shape, header.dtype, header.order)
         return array, npyfile.bytes_view(array)
-    alone = header.nbytes > _PIECE
-    data = slab.take_alone(header.nbytes) if alone else slab.take(header.nbytes)
+    is_large = header.nbytes > _MAX_SLAB_SHARE
+    data = slab.allocate(header.nbytes) if is_large else slab.take(header.nbytes)
     return np.ndarray(header.shape, header.dtype, data, 0, None, header.order), data
 
 
-def _promised(row: ArrayMetadata) -> tuple[str, Header, bytes] | None:
+def _expected_file(row: ArrayMetadata) -> tuple[str, Header, bytes] | None:
     try:
         path, expected = row.path, row.expected_header()
     except NpyError:
@@ -132,11 +132,11 @@ def _promised(row: ArrayMetadata) -> tuple[str, Header, bytes] | None:
     return expected and (path, *expected)
 
 
-def _in_its_store(method: Callable[P, T]) -> Callable[P, T]:
-    """Have a method say so if a file is not as expected because the store is another one."""
+def _explain_misplaced(method: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a method to raise `StoreError` if the cause of its error is the wrong store."""
 
     @wraps(method)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return method(*args, **kwargs)
         except (ArrayMissingError, ArrayCorruptError) as error:
@@ -146,108 +146,110 @@ def _in_its_store(method: Callable[P, T]) -> Callable[P, T]:
                 raise
             raise StoreError(f"could not read {file.store.where(file.path)}: {reason}") from error
 
-    return checked
+    return wrapper
 
 
 class ArrayFile:
     """
     The ``.npy`` file that a row describes.
 
-    Its methods raise :class:`ArrayMissingError`, :class:`ArrayCorruptError` and
-    :class:`StoreError`, if it is gone, is not what the row says, or cannot be read.
+    Its methods raise :class:`ArrayMissingError`, :class:`ArrayCorruptError` or
+    :class:`StoreError` if it is missing, does not match the row, or cannot be read.
 
     Parameters
     ----------
     store : Store
-        Where it is.
-    row : Row
-        What describes it.
-    known : tuple of Header and bytes, optional
-        Its header and the bytes of that, if they have been read before.
+        Store of the file.
+    row : ArrayMetadata
+        Description of the array.
+    known_header : tuple of Header and bytes, optional
+        Its header, parsed and as bytes, if it has been read before.
     """
 
     def __init__(
-        self, store: Store, row: ArrayMetadata, known: tuple[Header, bytes] | None = None
+        self, store: Store, row: ArrayMetadata, known_header: tuple[Header, bytes] | None = None
     ) -> None:
         self.store, self.row, self.path = store, row, row.path
-        self.known = known
+        self.known_header = known_header
 
-    @_in_its_store
+    @_explain_misplaced
     def header(self) -> Header:
         """Read the header and check it against the row."""
-        return self._checked(self._read_beginning)[0]
+        return self._check_header(self._read_beginning)[0]
 
-    @_in_its_store
+    @_explain_misplaced
     def read(self, slab: Slab | None = None) -> AnyArray:
         """
-        Read it into a new array: one pass, if the file is what it should be.
+        Read it into a new array, in one pass if the file is as expected.
 
-        A small one may have its memory from a slab.
+        A small array may use memory of a slab.
         """
-        expected = self.known or self.row.expected_header()
+        expected = self.known_header or self.row.expected_header()
         if expected is not None and expected[0].file_size <= self.store.single_read_max:
             header, prefix = expected
             found = bytearray(len(prefix))
-            array, data = _allocated(header, slab)
+            array, data = _new_array(header, slab)
             file = (self.path, (found, data), header.offset + len(data))
             if self.store.read_files((file,))[0] and found == prefix:
                 return array
         if expected is not None:
             header, prefix = expected
-            array, data = self._allocated(header, slab)
+            array, data = self._allocate_array(header, slab)
             found = bytearray(prefix)
             buffers = (memoryview(found), data)
             if self.store.read_into(self.path, 0, buffers) == header.file_size and found == prefix:
                 return array
-        header = self.header()  # says what is wrong, if anything is
-        array, data = self._allocated(header, slab)
+        header = self.header()  # raises if something is wrong
+        array, data = self._allocate_array(header, slab)
         if self.store.read_into(self.path, header.offset, (data,)) != header.file_size:
-            raise self._changed_meanwhile()
+            raise self._changed_while_read()
         return array
 
-    @_in_its_store
-    def read_part(self, selection: Selection, out: AnyArray | None, most: float) -> AnyArray | None:
+    @_explain_misplaced
+    def read_part(
+        self, selection: Selection, out: AnyArray | None, max_nbytes: float
+    ) -> AnyArray | None:
         """
-        Read what is selected into `out`, which fits, or into a new array.
+        Read a selection into `out`, which fits, or into a new array.
 
-        Returns None, with nothing read, if more than `most` bytes would be.
+        Returns None, with nothing read, if that would read more than `max_nbytes` bytes.
         """
         if not selection.nbytes:
             return npyfile.empty(selection.shape, selection.dtype) if out is None else out
         for _ in range(2):
             read = _Read()
-            if self.known is None:
-                self.known = self.row.expected_header() or self._checked(
-                    self._first(selection, most, read)
+            if self.known_header is None:
+                self.known_header = self.row.expected_header() or self._check_header(
+                    self._prefetching_reader(selection, max_nbytes, read)
                 )
-            header, prefix = self.known
+            header, prefix = self.known_header
             plan = Plan(selection, header, self.store.limits)
-            if plan.read_nbytes > most:
+            if plan.read_nbytes > max_nbytes:
                 return None
             array = out
             if array is None:
                 make = partial(npyfile.empty, selection.shape, selection.dtype, header.order)
-                array = self._room(make)
-            if self._filled(array, plan, header, prefix, read):
+                array = self._allocate(make)
+            if self._fill(array, plan, header, prefix, read):
                 return array
-            # It is not the expected file. This says why, unless it is as good a one.
-            self.known = self._checked(self._read_beginning)
-        raise self._changed_meanwhile()
+            # Not the expected file: raise the reason, or try again if it is another valid one.
+            self.known_header = self._check_header(self._read_beginning)
+        raise self._changed_while_read()
 
     def keep_open(self) -> KeptOpen | None:
-        """Open it for slices of rows, after a part has been read; None where that is no gain."""
-        assert self.known is not None
-        header, prefix = self.known
-        if not self.store.is_local or not suits(header):
+        """Keep it open to slice rows, after a part was read; None where that saves nothing."""
+        assert self.known_header is not None
+        header, prefix = self.known_header
+        if not self.store.is_local or not can_keep_open(header):
             return None
         with suppress(OSError), self.store.open_to_map(self.path) as file:
             kept = KeptOpen(os.fspath(file.name), header)
-            return kept if kept.is_of(header, prefix) else None
+            return kept if kept.matches(header, prefix) else None
         return None
 
-    @_in_its_store
+    @_explain_misplaced
     def map(self, mode: MapMode) -> AnyArray:
-        """Map it into memory."""
+        """Memory-map it."""
         store, replace = self.store, None
         if mode == "r+":
             file, replace = store.open_to_change(self.path)
@@ -255,16 +257,16 @@ class ArrayFile:
             file = store.open_to_map(self.path)
         try:
             with file:
-                return self._mapped(file, mode, replace)
+                return self._map_file(file, mode, replace)
         except BaseException:
-            if replace is not None:  # a copy that nobody has changed
+            if replace is not None:  # an unchanged copy
                 with suppress(OSError):
                     os.unlink(file.name)
             raise
 
-    @_in_its_store
+    @_explain_misplaced
     def verify(self) -> Verified:
-        """Read all of it and check it against the row, to the byte where the row can tell."""
+        """Read all of it and check it against the row, by its checksum if the row has one."""
         store, where = self.store, self.store.where(self.path)
         self.header()
         expected = self.row.checksum
@@ -279,17 +281,17 @@ class ArrayFile:
         changed_to = store.changed(self.path)
         if changed_to in ("", found):
             return "changed since insert"
-        said = "" if changed_to is None else f", or since it was last changed {changed_to}"
+        change_note = "" if changed_to is None else f", or since it was last changed {changed_to}"
         raise ArrayCorruptError(
-            f"{where} has other bytes than were inserted: expected {expected}{said}, found "
+            f"{where} has other bytes than were inserted: expected {expected}{change_note}, found "
             f"{found}. Unless it was changed on purpose, restore it from a copy"
         )
 
-    def _mapped(self, file: FileIO, mode: MapMode, replace: Replace | None) -> AnyArray:
+    def _map_file(self, file: FileIO, mode: MapMode, replace: Replace | None) -> AnyArray:
         try:
             size = os.fstat(file.fileno()).st_size
-            # Read from the very file that is mapped: another may have its name by now.
-            header, _ = self._checked(lambda length: (_beginning(file, length), size))
+            # Read from the open file: another may have its name by now.
+            header, _ = self._check_header(lambda length: (_read_from_start(file, length), size))
             if replace is not None:
                 return working_map(file, header, replace, self.store.where(self.path))
             return np.memmap(file, header.dtype, mode, header.offset, header.shape, header.order)
@@ -298,32 +300,33 @@ class ArrayFile:
         except OSError as error:  # no address space left, or the disk fails
             raise self.store.translate_error(error, self.path, "map") from error
 
-    def _first(self, selection: Selection, most: float, read: "_Read") -> _Beginning:
+    def _prefetching_reader(
+        self, selection: Selection, max_nbytes: float, read: "_Read"
+    ) -> _ReadBeginning:
         """
-        Read what is not known of the header of a row of DataJoint's own codec.
+        Return a reader of the header, which a row of DataJoint's own codec does not describe.
 
-        If its file is as such files are, what is selected may begin so near that it comes with
-        the header.
+        If the data begin close to the header, the same read includes the first selected part.
         """
         row, limits = self.row, self.store.limits
         length = len(npyfile.header_bytes(row.dtype, row.shape, False))
         plan = Plan(selection, Header(row.dtype, row.shape, False, length), limits)
         start, stop = plan.first
-        near = stop if start <= limits.gap and plan.read_nbytes <= most else 0
+        prefetch_nbytes = stop if start <= limits.gap and plan.read_nbytes <= max_nbytes else 0
 
-        def beginning(length: int) -> tuple[bytes, int]:
-            data, read.stat = self.store.read_beginning(self.path, max(length, near))
+        def read_beginning(length: int) -> tuple[bytes, int]:
+            data, read.stat = self.store.read_beginning(self.path, max(length, prefetch_nbytes))
             read.data = memoryview(data)
             return data, read.stat.nbytes
 
-        return beginning
+        return read_beginning
 
-    def _filled(
+    def _fill(
         self, array: AnyArray, plan: Plan, header: Header, prefix: bytes, read: "_Read"
     ) -> bool:
-        """Fill `array` and return whether the file was the expected one, as far as that shows."""
+        """Fill `array`; return False if size, header or version show that it is another file."""
         found = bytearray(prefix)
-        parts = _unread(plan.parts(array), read.data)
+        parts = _parts_to_read(plan.parts(array), read.data)
         if self.store.is_local:
             parts = chain([Part(0, len(found), (memoryview(found),))], parts)
         first = next(parts, None)
@@ -332,55 +335,55 @@ class ArrayFile:
         stat = self.store.read_parts(self.path, chain([first], parts))
         if stat is None or stat.nbytes != header.file_size or found != prefix:
             return False
-        return read.stat in (None, stat)  # or the parts are not all of one file
+        return read.stat in (None, stat)  # else the parts are of different versions
 
-    def _allocated(self, header: Header, slab: Slab | None) -> tuple[AnyArray, memoryview]:
-        return self._room(lambda: _allocated(header, slab))
+    def _allocate_array(self, header: Header, slab: Slab | None) -> tuple[AnyArray, memoryview]:
+        return self._allocate(lambda: _new_array(header, slab))
 
-    def _room(self, make: Callable[[], T]) -> T:
+    def _allocate(self, make: Callable[[], T]) -> T:
         try:
             return make()
         except (MemoryError, ValueError):  # ValueError: more than an address can count
-            self.header()  # a row that promises too much is told from a machine too small
+            self.header()  # raises if the row is wrong, not memory too small
             raise
 
     def _read_beginning(self, length: int) -> tuple[bytes, int]:
         data, stat = self.store.read_beginning(self.path, length)
         return data, stat.nbytes
 
-    def _checked(self, beginning: _Beginning) -> tuple[Header, bytes]:
-        """Return the header, if the row is of it, and its bytes."""
+    def _check_header(self, read_beginning: _ReadBeginning) -> tuple[Header, bytes]:
+        """Return the header and its bytes; raise if it does not match the row."""
         where = self.store.where(self.path)
-        prefix, size = beginning(npyfile.FIRST_READ)
+        prefix, size = read_beginning(npyfile.FIRST_READ)
         expected = self.row.expected_header()
         if expected and size == expected[0].file_size and prefix.startswith(expected[1]):
             return expected
         length = npyfile.header_length(prefix, where)
         if length > len(prefix):
-            prefix, size = beginning(length)
+            prefix, size = read_beginning(length)
         header = npyfile.parse_header(prefix, size, where)
-        if not self.row.is_of(header):
-            said = Header(self.row.dtype, self.row.shape, False, 0)
+        if not self.row.matches(header):
+            wanted = Header(self.row.dtype, self.row.shape, False, 0)
             raise ArrayCorruptError(
-                f"{where} is another array than the row says: expected {said}, found {header}. "
+                f"{where} is another array than the row says: expected {wanted}, found {header}. "
                 f"Restore the file from a copy"
             )
         return header, prefix[: header.offset]
 
-    def _changed_meanwhile(self) -> ArrayCorruptError:
+    def _changed_while_read(self) -> ArrayCorruptError:
         return ArrayCorruptError(f"{self.store.where(self.path)} changed while it was read")
 
 
 @dataclass
 class _Read:
-    """What of a file was read beside its header, and of which version it is."""
+    """Bytes read together with the header, and the version of the file."""
 
     data: memoryview = field(default_factory=lambda: memoryview(b""))
     stat: Stat | None = None
 
 
-def _unread(parts: Iterator[Part], read: memoryview) -> Iterator[Part]:
-    """Take from what has been read already, and yield the other parts."""
+def _parts_to_read(parts: Iterator[Part], read: memoryview) -> Iterator[Part]:
+    """Fill parts from the bytes already read, and yield the others."""
     for part in parts:
         stop = part.start + part.nbytes
         if stop <= len(read) and not part.runs:
@@ -389,6 +392,6 @@ def _unread(parts: Iterator[Part], read: memoryview) -> Iterator[Part]:
             yield part
 
 
-def _beginning(file: FileIO, length: int) -> bytes:
+def _read_from_start(file: FileIO, length: int) -> bytes:
     file.seek(0)
     return file.read(length) or b""

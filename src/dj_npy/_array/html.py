@@ -1,4 +1,4 @@
-"""What a notebook shows of a reference: what the row says, and a picture once it is loaded."""
+"""HTML of a reference for notebooks: its row, and a picture once it is loaded."""
 
 from collections.abc import Callable
 from html import escape
@@ -10,12 +10,12 @@ from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import AnyArray
 from dj_npy._text import in_units, printable
 
-_LONGEST = 300
-"""Characters that are shown of a text, which may be anything that a row holds."""
+_MAX_CHARACTERS = 300
+"""Most characters of a text, as a row may hold anything."""
 
-# Only colours that the page has: text and lines in its own, and its theme's accent. What
-# `prefers-color-scheme` knows is the machine's preference, and a page may be otherwise. All that
-# would be the same in another reference's style, and the names are in nobody else's.
+# Uses only colours of the page: its text colour and its theme's accent. `prefers-color-scheme` is
+# a preference of the machine, and the page may differ. The style is the same for all references,
+# and the class names are unique to this package.
 _STYLE = (
     ".dj-npy{display:flex;flex-wrap:wrap;gap:.8em 2em;align-items:flex-start;color:inherit;"
     "font-size:13px;line-height:1.45;margin:.3em 0;"
@@ -33,18 +33,18 @@ _STYLE = (
 )
 
 
-def of_reference(row: ArrayMetadata, array: AnyArray | None) -> str:
+def reference_html(row: ArrayMetadata, array: AnyArray | None) -> str:
     """
-    Return HTML of a reference. No I/O.
+    Return the HTML of a reference. No I/O.
 
     Parameters
     ----------
-    row : Row
-        What describes it; where that makes no sense, the JSON is shown as it is.
+    row : ArrayMetadata
+        Its row; if that is invalid, the JSON is shown as is.
     array : ndarray or None
-        Its data, if they are in memory.
+        Its data, if in memory.
     """
-    what: dict[str, Callable[[], Any]] = {
+    facts: dict[str, Callable[[], Any]] = {
         "shape": lambda: row.shape,
         "dtype": lambda: row.dtype,
         "size": lambda: in_units(row.nbytes),
@@ -52,14 +52,14 @@ def of_reference(row: ArrayMetadata, array: AnyArray | None) -> str:
         "path": lambda: row.path,
     }
     rows, valid = [], True
-    for name, value in what.items():
+    for name, value in facts.items():
         try:
-            said = str(value())
+            text = str(value())
         except NpyError:
-            said, valid = "not valid", False
-        rows.append(_row(name, said))
+            text, valid = "not valid", False
+        rows.append(_html_row(name, text))
     if not valid:
-        rows.append(_row("row", repr(row.json)))
+        rows.append(_html_row("row", repr(row.json)))
     state = "invalid row" if not valid else "not loaded" if array is None else "loaded"
     title = f'<div><b>NpyRef</b> <span class="dj-npy-state">{state}</span></div>'
     return (
@@ -68,17 +68,17 @@ def of_reference(row: ArrayMetadata, array: AnyArray | None) -> str:
     )
 
 
-def shown(text: str) -> str:
-    """Return a text for HTML: cut, and without what would break out of its line."""
-    if len(text) > _LONGEST:
-        text = text[: _LONGEST - 3] + "..."
+def html_text(text: str) -> str:
+    """Escape a text for HTML, shortened and without control characters."""
+    if len(text) > _MAX_CHARACTERS:
+        text = text[: _MAX_CHARACTERS - 3] + "..."
     return escape(printable(text))
 
 
-def _row(name: str, value: str) -> str:
+def _html_row(name: str, value: str) -> str:
     return (
         f'<div class="dj-npy-row"><span class="dj-npy-name">{name}</span> '
-        f'<span class="dj-npy-value">{shown(value)}</span></div>'
+        f'<span class="dj-npy-value">{html_text(value)}</span></div>'
     )
 
 
@@ -86,6 +86,5 @@ def _figure(array: AnyArray) -> str:
     svg, caption = picture(array)
     if not svg and not caption:
         return ""
-    return (
-        f'<div class="dj-npy-figure">{svg}<div class="dj-npy-caption">{shown(caption)}</div></div>'
-    )
+    caption = html_text(caption)
+    return f'<div class="dj-npy-figure">{svg}<div class="dj-npy-caption">{caption}</div></div>'

@@ -1,4 +1,4 @@
-"""Many arrays at once: load them, or walk through them."""
+"""Load or stream many arrays in parallel."""
 
 import math
 import os
@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from dj_npy._array.file import Slab
-from dj_npy._array.ref import NpyRef, loaded_alone, loaded_together, read_alone
-from dj_npy._concurrency.ahead import Pipeline, Task, WorkItem
+from dj_npy._array.ref import NpyRef, load_each, load_together, read_each
+from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._errors import ArrayInvalidError, NpyError
 from dj_npy._settings import thread_count
@@ -21,42 +21,42 @@ from dj_npy._stores.remote import PART, SIDE_BY_SIDE
 
 _SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
 _PROCESSORS = os.cpu_count() or 1
-_BUFFERS = PART * SIDE_BY_SIDE
-"""Bytes that may be on their way beside an array that comes through a network."""
-_TOGETHER_NEAR, _TOGETHER_FAR, _TOGETHER_BYTES = 64, 4, 4 << 20
-"""How many small arrays one step reads at most: each step is handed to a thread and back."""
+_IN_FLIGHT = PART * SIDE_BY_SIDE
+"""Most bytes of buffers in flight for an array that is read through a network."""
+_MAX_LOCAL_GROUP, _MAX_REMOTE_GROUP, _MAX_GROUP_NBYTES = 64, 4, 4 << 20
+"""Most small arrays, and their bytes, in one work item, as each is passed between threads."""
 
 
 def load(
     refs: Iterable[Any], *attributes: str, max_workers: int | None = None, progress: bool = False
 ) -> list[Any]:
     """
-    Load many arrays side by side.
+    Load many arrays in parallel.
 
     Parameters
     ----------
     refs : iterable
-        References, of any stores; or rows (dicts) with references in them. One may come several
-        times, be loaded already, or be None.
+        References of any stores, or rows (dicts) with references in them. A reference may be
+        repeated, loaded already, or None.
     attributes : str
         The attributes of rows that are to be loaded. Default: all that are references.
     max_workers : int, optional
         Threads. Default ``dj_npy.settings.max_workers``.
     progress : bool
-        Show a bar.
+        Show a progress bar.
 
     Returns
     -------
     list
-        What :meth:`NpyRef.load` returns of each, read-only, in the order of `refs`; None for
-        None; of a row, a dict with arrays for references.
+        The result of :meth:`NpyRef.load` for each reference, read-only, in the order of `refs`;
+        None for None; for a row, a dict with arrays instead of references.
 
     Raises
     ------
     ArrayMissingError, ArrayCorruptError, StoreError
-        Of the first that cannot be loaded. Nothing more is begun then.
+        For the first array that cannot be loaded. Nothing more is started then.
     ArrayInvalidError
-        For what is no reference, None or row, or no number of threads.
+        If an item is no reference, None or row, or `max_workers` no number of threads.
 
     Examples
     --------
@@ -64,46 +64,48 @@ def load(
     >>> rows = dj_npy.load(Recording.to_dicts())
     """
     refs, workers = list(refs), thread_count(max_workers)
-    far = max(1, min(_TOGETHER_FAR, len(refs) // (4 * workers)))
-    steps = _steps(refs, attributes, keep=True, near=_TOGETHER_NEAR, far=far)
-    ahead = Pipeline(steps, workers, math.inf, patient=True)
+    remote_max = max(1, min(_MAX_REMOTE_GROUP, len(refs) // (4 * workers)))
+    work_items = _work_items(
+        refs, attributes, keep=True, local_max=_MAX_LOCAL_GROUP, remote_max=remote_max
+    )
+    pipeline = Pipeline(work_items, workers, math.inf, patient=True)
     found: list[Any] = []
     with Progress("load", _total(refs, attributes) if progress else None) as bar:
         try:
-            for step in ahead:
-                found += _arrays(step, attributes, bar)
+            for work_item in pipeline:
+                found += _arrays(work_item, attributes, bar)
         finally:
-            ahead.close()
+            pipeline.close()
     return found
 
 
 class Stream(Iterator[Any]):
     """
-    What :func:`stream` returns.
+    The iterator that :func:`stream` returns.
 
     Parameters
     ----------
-    ahead : Ahead
-        What reads.
+    pipeline : Pipeline
+        Reads the arrays.
     attributes : sequence of str
-        Those of rows that are loaded.
+        Attributes of rows to load.
     bar : Progress
-        What shows how far it has come.
+        The progress bar.
     """
 
-    def __init__(self, ahead: Pipeline, attributes: Sequence[str], bar: Progress) -> None:
-        self._ahead, self._attributes, self._bar = ahead, attributes, bar
+    def __init__(self, pipeline: Pipeline, attributes: Sequence[str], bar: Progress) -> None:
+        self._pipeline, self._attributes, self._bar = pipeline, attributes, bar
 
     def __next__(self) -> Any:
         try:
-            return _arrays(next(self._ahead), self._attributes, self._bar)[0]
+            return _arrays(next(self._pipeline), self._attributes, self._bar)[0]
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Stop reading ahead."""
-        self._ahead.close()
+        self._pipeline.close()
         self._bar.close()
 
     def __enter__(self) -> "Stream":
@@ -121,38 +123,37 @@ def stream(
     progress: bool = False,
 ) -> Stream:
     """
-    Walk through many arrays, those that come next being read while the caller is busy.
+    Iterate over many arrays, reading the next ones while the caller uses the current one.
 
-    The arrays are the caller's own, to be changed at will, and none is kept. To leave early,
-    leave the loop; to be sure that nothing is read any more, call ``close()``, or use it as a
-    context manager.
+    The arrays are writable copies owned by the caller; none is kept in memory. The loop may be
+    left early; to stop reading at once, call ``close()`` or use it as a context manager.
 
     Parameters
     ----------
     refs : iterable
-        References, or rows (dicts) with references in them, as for :func:`load`. It is asked for
-        the next one in the caller's thread.
+        References, or rows (dicts) with references in them, as for :func:`load`. It is iterated
+        in the caller's thread.
     attributes : str
         The attributes of rows that are to be loaded. Default: all that are references.
     max_bytes : int or str
-        Memory for what is read ahead, with or without a unit, what it takes to read them
-        included. A single array may be larger.
+        Memory for arrays read ahead, including buffers, with or without a unit. A single array
+        may be larger.
     max_workers : int, optional
         Threads. Default ``dj_npy.settings.max_workers``.
     progress : bool
-        Show a bar.
+        Show a progress bar.
 
     Returns
     -------
     iterator
-        Of the arrays, in order; None for None; of a row, a dict with arrays for references.
+        The arrays in order; None for None; for a row, a dict with arrays instead of references.
 
     Raises
     ------
     ArrayMissingError, ArrayCorruptError, StoreError
-        When it is the turn of an array that cannot be loaded.
+        In place of an array that cannot be loaded.
     ArrayInvalidError
-        For what is no reference, None or row, no size, or no number of threads.
+        If an item is no reference, None or row, or `max_bytes` or `max_workers` is invalid.
 
     Examples
     --------
@@ -160,95 +161,95 @@ def stream(
     ...     _ = row["recording_id"], row["waveform"].mean()
     """
     try:
-        most = _SIZE.validate_python(max_bytes)
+        max_nbytes = _SIZE.validate_python(max_bytes)
     except ValidationError:
         raise ArrayInvalidError(
             f"max_bytes must be a size such as 1000000 or '1 GiB', not {max_bytes!r}"
         ) from None
     workers = thread_count(max_workers)
-    # Only of what can be walked twice is it known how much it is.
+    # The total is known only if `refs` can be iterated twice.
     total = _total(refs, attributes) if progress and isinstance(refs, (list, tuple)) else (0, 0)
-    steps = _steps(refs, attributes, keep=False, near=1, far=1)
+    work_items = _work_items(refs, attributes, keep=False, local_max=1, remote_max=1)
     bar = Progress("read", total if progress else None)
-    return Stream(Pipeline(steps, workers, most), attributes, bar)
+    return Stream(Pipeline(work_items, workers, max_nbytes), attributes, bar)
 
 
-def _steps(
-    items: Iterable[Any], attributes: Sequence[str], *, keep: bool, near: int, far: int
+def _work_items(
+    items: Iterable[Any], attributes: Sequence[str], *, keep: bool, local_max: int, remote_max: int
 ) -> Iterator[WorkItem]:
     """
-    Yield what is to be read, and is kept in memory or is the caller's own.
+    Yield work items that load arrays into the cache, or without `keep` read them for the caller.
 
-    In a step are so many items at most whose files are small, and of one `near` store, or `far`.
+    A work item groups at most `local_max` small files of one local store, or `remote_max` others.
     """
-    slab, group = Slab(), _Group(near, far)
+    slab, group = Slab(), _Group(local_max, remote_max)
     for item in items:
         refs = _refs(item, attributes)
-        if not group.takes(item, refs):
-            yield group.step(slab, keep)
-            group = _Group(near, far)
-            group.takes(item, refs)
-        if group.full:
-            yield group.step(slab, keep)
-            group = _Group(near, far)
+        if not group.try_add(item, refs):
+            yield group.work_item(slab, keep)
+            group = _Group(local_max, remote_max)
+            group.try_add(item, refs)
+        if group.is_full:
+            yield group.work_item(slab, keep)
+            group = _Group(local_max, remote_max)
     if group.items:
-        yield group.step(slab, keep)
+        yield group.work_item(slab, keep)
 
 
 class _Group:
-    """Items that are read in one step."""
+    """Items that are read by one work item."""
 
-    def __init__(self, near: int, far: int) -> None:
+    def __init__(self, local_max: int, remote_max: int) -> None:
         self.items: list[Any] = []
-        self._most_near, self._most_far = near, far
+        self._local_max, self._remote_max = local_max, remote_max
         self._refs: list[NpyRef] = []
         self._store: Store | None = None
-        self._mixed = False  # they are of several stores
+        self._mixed = False  # whether they are of several stores
         self._nbytes = 0
 
     @property
-    def _near(self) -> Store | None:
-        """The store of this machine that all are of."""
+    def _local_store(self) -> Store | None:
+        """The local store of all items; None if there is no single one."""
         store = self._store
         return store if store is not None and store.is_local and not self._mixed else None
 
     @property
-    def full(self) -> bool:
-        """Whether it takes no other item."""
-        return len(self.items) >= (self._most_near if self._near else self._most_far)
+    def is_full(self) -> bool:
+        """Whether it accepts no more items."""
+        return len(self.items) >= (self._local_max if self._local_store else self._remote_max)
 
-    def takes(self, item: Any, refs: Sequence[NpyRef]) -> bool:
-        """Add an item, if it fits."""
+    def try_add(self, item: Any, refs: Sequence[NpyRef]) -> bool:
+        """Add an item if it fits; return whether it did."""
         nbytes, first, mixed = self._nbytes, self._store, self._mixed
         for number, ref in enumerate(refs, len(self._refs)):
             store, size = ref._store_and_nbytes()
             first = first if number else store
             mixed = mixed or store is not first
             nbytes += size
-        if self.items and (mixed or nbytes > _TOGETHER_BYTES):
+        if self.items and (mixed or nbytes > _MAX_GROUP_NBYTES):
             return False
         self.items.append(item)
         self._refs.extend(refs)
         self._nbytes, self._store, self._mixed = nbytes, first, mixed
         return True
 
-    def step(self, slab: Slab, keep: bool) -> WorkItem:
-        """Return what is to be done."""
-        near, several = self._near, len(self.items) > 1
-        if near is not None and several:
-            tasks = [Task(partial(loaded_together, self._refs, near, slab))]
+    def work_item(self, slab: Slab, keep: bool) -> WorkItem:
+        """Return the work item that reads the group."""
+        local_store, several = self._local_store, len(self.items) > 1
+        if local_store is not None and several:
+            tasks = [Task(partial(load_together, self._refs, local_store, slab))]
             return WorkItem(self.items, tasks, self._nbytes, threads=0)
-        some = [self._refs] if several else [[ref] for ref in self._refs]
-        alone = loaded_alone if keep else read_alone
-        tasks = [Task(partial(alone, refs, slab)) for refs in some]
-        if near is not None:
+        ref_groups = [self._refs] if several else [[ref] for ref in self._refs]
+        load_group = load_each if keep else read_each
+        tasks = [Task(partial(load_group, refs, slab)) for refs in ref_groups]
+        if local_store is not None:
             return WorkItem(self.items, tasks, self._nbytes, threads=_PROCESSORS)
-        on_the_way = min(self._nbytes, _BUFFERS * len(self._refs))
-        return WorkItem(self.items, tasks, self._nbytes + on_the_way)
+        in_flight = min(self._nbytes, _IN_FLIGHT * len(self._refs))
+        return WorkItem(self.items, tasks, self._nbytes + in_flight)
 
 
 def _refs(item: Any, attributes: Sequence[str]) -> Sequence[NpyRef]:
-    """Return the references of an item that are to be loaded."""
+    """Return the references of an item to load."""
     if isinstance(item, NpyRef):
         return (item,)
     if item is None:
@@ -266,12 +267,12 @@ def _refs(item: Any, attributes: Sequence[str]) -> Sequence[NpyRef]:
     return [value for value in values if isinstance(value, NpyRef)]
 
 
-def _arrays(step: WorkItem, attributes: Sequence[str], bar: Progress) -> list[Any]:
-    """Return the items of a step with arrays in the place of references."""
-    arrays = list(chain.from_iterable(task.result() for task in step.tasks))
+def _arrays(work_item: WorkItem, attributes: Sequence[str], bar: Progress) -> list[Any]:
+    """Return the items of a work item with arrays instead of references."""
+    arrays = list(chain.from_iterable(task.result() for task in work_item.tasks))
     for array in arrays:
         bar.add(array.nbytes)
-    if all(type(item) is NpyRef for item in step.item):
+    if all(type(item) is NpyRef for item in work_item.item):
         return arrays
     following = iter(arrays)
 
@@ -282,11 +283,11 @@ def _arrays(step: WorkItem, attributes: Sequence[str], bar: Progress) -> list[An
         found = {name: next(following) for name in names if isinstance(item[name], NpyRef)}
         return {**item, **found}
 
-    return [filled(item) for item in step.item]
+    return [filled(item) for item in work_item.item]
 
 
 def _total(items: Iterable[Any], attributes: Sequence[str]) -> tuple[int, int]:
-    """Count the files, and their arrays' bytes."""
+    """Count the files and the bytes of their arrays."""
     files = nbytes = 0
     for item in items:
         for ref in _refs(item, attributes):

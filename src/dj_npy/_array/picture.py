@@ -1,4 +1,4 @@
-"""A small picture of an array: lines or a heat map, of a few values of it, as SVG."""
+"""A small SVG picture of an array: lines or a heat map of a sample of its values."""
 
 import base64
 import struct
@@ -11,23 +11,23 @@ from dj_npy._format.npyfile import AnyArray
 
 _WIDTH, _HEIGHT = 1000, 400
 _FULL_PX, _HEIGHT_PX = 260, 104
-_LONG = 3
-"""Times that one axis is as long as the other, from where on they are no image."""
-_MOST_LINES = 4
-"""Up to so many rows or columns are lines; if they are longer than `_SHORTEST_LINE`."""
-_SHORTEST_LINE = 8
+_MAX_IMAGE_ASPECT = 3
+"""Largest aspect ratio at which an array is drawn with its proportions."""
+_MAX_LINES = 4
+"""Most rows or columns drawn as lines; each must have `_MIN_LINE_LENGTH` values."""
+_MIN_LINE_LENGTH = 8
 _POINTS = 240
 _BINS = 160
-"""Points, or lowest and highest values, of all lines together: some 3 kB."""
+"""Points, or bins of minimum and maximum, of all lines together: some 3 kB."""
 _SAMPLES = 32
-"""Values of which a lowest and a highest one are looked for."""
+"""Values sampled for each bin."""
 _ROWS, _COLUMNS = 48, 72
 _COLOURS = ("var(--dj-npy-accent,#3b82c4)", "#c9762a", "#3d9970", "#b05cc6")
-"""Of lines: each is told from black and from white."""
-_LONGEST_VALUE = 60
+"""Colours of lines, visible on black and on white."""
+_MAX_TEXT = 60
 _NUMBERS = "biufcmM"
 
-# Dark for low to light for high; 63 colours, and before them a transparent one for no number.
+# 63 colours from dark (low) to light (high); index 0 is transparent, for NaN.
 _STOPS = np.array([(38, 30, 92), (32, 99, 141), (36, 155, 132), (140, 201, 84), (250, 228, 92)])
 _LEVELS = 63
 _SCALE = np.linspace(0, len(_STOPS) - 1, _LEVELS)
@@ -38,9 +38,9 @@ _PALETTE = np.stack(
 
 def picture(array: AnyArray) -> tuple[str, str]:
     """
-    Return an SVG of an array, or ``""``, and a line of text about it, or ``""``.
+    Return an SVG of an array and a caption; each may be ``""``.
 
-    A few thousand values are looked at, however many there are.
+    Samples a few thousand values, however many there are.
     """
     array = np.asarray(array)
     notes: list[str] = []
@@ -55,29 +55,29 @@ def picture(array: AnyArray) -> tuple[str, str]:
         notes.append(f"field {name!r}")
     if array.size <= 1 or array.dtype.kind not in _NUMBERS:
         return "", ""
-    array = _of_two_axes(array, notes)
+    array = _middle_plane(array, notes)
     with np.errstate(all="ignore"):
         if array.ndim == 1:
             return _lines(array[:, np.newaxis], notes)
-        if min(array.shape) <= _MOST_LINES and max(array.shape) >= _SHORTEST_LINE:
+        if min(array.shape) <= _MAX_LINES and max(array.shape) >= _MIN_LINE_LENGTH:
             return _lines(array if array.shape[0] > array.shape[1] else array.T, notes)
         return _heat_map(array, notes)
 
 
-def _text(one: AnyArray) -> str:
-    """Return the only element of an array, as text."""
+def _text(element: AnyArray) -> str:
+    """Return the text of a single element."""
     try:
-        text = str(one.reshape(-1)[0])[:_LONGEST_VALUE]
+        text = str(element.reshape(-1)[0])[:_MAX_TEXT]
         return text.encode(errors="backslashreplace").decode()
     except (SystemError, ValueError):
-        return "?"  # numbers that are no characters; a time without a unit
+        return "?"  # invalid code points; a datetime without unit
 
 
-def _of_two_axes(array: AnyArray, notes: list[str]) -> AnyArray:
-    """Return one plane of an array: of a movie the middle image, of a colour image one colour."""
+def _middle_plane(array: AnyArray, notes: list[str]) -> AnyArray:
+    """Return one plane of an array: the middle image of a movie, one channel of a colour image."""
     index: list[Any] = [0 if length == 1 else slice(None) for length in array.shape]
     axes = [axis for axis, length in enumerate(array.shape) if length > 1]
-    if len(axes) > 2 and array.shape[axes[-1]] <= _MOST_LINES:
+    if len(axes) > 2 and array.shape[axes[-1]] <= _MAX_LINES:
         index[axes.pop()] = 0
     for axis in axes[:-2]:
         index[axis] = array.shape[axis] // 2
@@ -88,12 +88,12 @@ def _of_two_axes(array: AnyArray, notes: list[str]) -> AnyArray:
 
 
 def _lines(array: AnyArray, notes: list[str]) -> tuple[str, str]:
-    """Draw each column: all its values, or what the lowest and highest are along it."""
+    """Draw each column as a line of its values, or as a band from minimum to maximum."""
     length, count = array.shape
     points, bins = _POINTS // count, _BINS // count
     chosen = _spread(length, length if length <= points else bins * _SAMPLES)
-    some = array[chosen]
-    values, caption = _told(some, some.size < array.size, notes)
+    sample = array[chosen]
+    values, caption = _scaled(sample, sample.size < array.size, notes)
     if values is None:
         return "", caption
     heights = np.rint((1 - values) * _HEIGHT)
@@ -120,10 +120,11 @@ def _lines(array: AnyArray, notes: list[str]) -> tuple[str, str]:
 
 def _heat_map(array: AnyArray, notes: list[str]) -> tuple[str, str]:
     rows, columns = (
-        _spread(length, most) for length, most in zip(array.shape, (_ROWS, _COLUMNS), strict=True)
+        _spread(length, max_count)
+        for length, max_count in zip(array.shape, (_ROWS, _COLUMNS), strict=True)
     )
-    some = array[np.ix_(rows, columns)]
-    values, caption = _told(some, some.size < array.size, notes)
+    sample = array[np.ix_(rows, columns)]
+    values, caption = _scaled(sample, sample.size < array.size, notes)
     if values is None:
         return "", caption
     levels = np.where(np.isnan(values), 0, 1 + np.rint(np.nan_to_num(values) * (_LEVELS - 1)))
@@ -132,15 +133,15 @@ def _heat_map(array: AnyArray, notes: list[str]) -> tuple[str, str]:
         f'<image href="data:image/png;base64,{image}" width="{_WIDTH}" height="{_HEIGHT}" '
         f'preserveAspectRatio="none" style="image-rendering:pixelated"/>'
     )
-    # An image keeps its proportions; what is long and narrow is none.
+    # Keep the proportions, unless it is long and narrow.
     proportion = array.shape[1] / array.shape[0]
-    is_image = 1 / _LONG <= proportion <= _LONG
+    is_image = 1 / _MAX_IMAGE_ASPECT <= proportion <= _MAX_IMAGE_ASPECT
     width = min(_FULL_PX, round(_HEIGHT_PX * proportion)) if is_image else _FULL_PX
     return _svg(drawn, f"0 0 {_WIDTH} {_HEIGHT}", width), caption
 
 
 def _svg(drawn: str, box: str, width_px: int) -> str:
-    # Its size twice: JupyterLab's style has another height, and some pages take no styles.
+    # Size given twice: JupyterLab's CSS overrides the height, and some pages drop styles.
     return (
         f'<svg viewBox="{box}" width="{width_px}" height="{_HEIGHT_PX}" '
         f'style="width:{width_px}px;height:{_HEIGHT_PX}px" '
@@ -148,43 +149,43 @@ def _svg(drawn: str, box: str, width_px: int) -> str:
     )
 
 
-def _spread(length: int, most: int) -> AnyArray:
-    """Return up to `most` positions, at equal distances, of `length`."""
-    count = min(length, most)
+def _spread(length: int, max_count: int) -> AnyArray:
+    """Return up to `max_count` equidistant positions within `length`."""
+    count = min(length, max_count)
     return (2 * np.arange(count) + 1) * length // (2 * count)
 
 
-def _told(some: AnyArray, is_sample: bool, notes: list[str]) -> tuple[AnyArray | None, str]:
-    """Return values from 0 to 1, NaN for what is no finite number, and what is to be said."""
-    numbers = _as_floats(some)
-    if some.dtype.kind == "c":
+def _scaled(sample: AnyArray, is_sample: bool, notes: list[str]) -> tuple[AnyArray | None, str]:
+    """Return values scaled to 0 to 1, NaN where not finite, and a caption."""
+    numbers = _as_floats(sample)
+    if sample.dtype.kind == "c":
         notes = [*notes, "absolute values"]
     if is_sample:
-        notes = [*notes, f"of {some.size:,} values looked at"]
+        notes = [*notes, f"of {sample.size:,} values looked at"]
     finite = np.isfinite(numbers)
-    left_out = some.size - np.count_nonzero(finite)
-    if left_out == some.size:
+    left_out = sample.size - np.count_nonzero(finite)
+    if left_out == sample.size:
         return None, ", ".join(["no finite value", *notes])
     if left_out:
         notes = [*notes, f"{left_out:,} not finite"]
     numbers[~finite] = np.nan
-    told = numbers if some.dtype.kind == "c" else some
-    lowest, highest = told.flat[np.nanargmin(numbers)], told.flat[np.nanargmax(numbers)]
+    labelled = numbers if sample.dtype.kind == "c" else sample
+    lowest, highest = labelled.flat[np.nanargmin(numbers)], labelled.flat[np.nanargmax(numbers)]
     caption = ", ".join([f"{_number(lowest)} to {_number(highest)}", *notes])
-    low, high = np.nanmin(numbers) / 2, np.nanmax(numbers) / 2  # halves: the span is finite
+    low, high = np.nanmin(numbers) / 2, np.nanmax(numbers) / 2  # halved: a finite range
     if not high - low > 0:
         return np.where(finite, 0.5, np.nan), caption
     return np.clip((numbers / 2 - low) / (high - low), 0, 1), caption
 
 
-def _as_floats(some: AnyArray) -> AnyArray:
-    kind = some.dtype.kind
+def _as_floats(sample: AnyArray) -> AnyArray:
+    kind = sample.dtype.kind
     if kind == "c":
-        return np.abs(some).astype(np.float64)
+        return np.abs(sample).astype(np.float64)
     if kind in "mM":
-        ticks = some.astype(some.dtype.newbyteorder("=")).view(np.int64).astype(np.float64)
-        return np.where(np.isnat(some), np.nan, ticks)
-    return some.astype(np.float64)
+        ticks = sample.astype(sample.dtype.newbyteorder("=")).view(np.int64).astype(np.float64)
+        return np.where(np.isnat(sample), np.nan, ticks)
+    return sample.astype(np.float64)
 
 
 def _number(value: Any) -> str:
@@ -194,7 +195,7 @@ def _number(value: Any) -> str:
 
 
 def _path(x: AnyArray, y: AnyArray) -> str:
-    """Return a line through the points, with gaps where there is none."""
+    """Return an SVG path through the points, with gaps at NaN."""
     steps, pen_down = [], False
     for left, height in zip(x, y, strict=True):
         if np.isnan(height):
@@ -202,15 +203,15 @@ def _path(x: AnyArray, y: AnyArray) -> str:
             continue
         steps.append(f"{'L' if pen_down else 'M'}{left:.0f} {height:.0f}")
         if not pen_down:
-            steps.append("h6h-6")  # so that a point between two gaps is seen
+            steps.append("h6h-6")  # makes a point between two gaps visible
         pen_down = True
     return "".join(steps)
 
 
 def _band(x: AnyArray, low: AnyArray, high: AnyArray) -> str:
-    """Return the outlines between lowest and highest, one for each stretch without a gap."""
-    there = np.flatnonzero(~np.isnan(low))
-    stretches = np.split(there, np.flatnonzero(np.diff(there) > 1) + 1)
+    """Return an SVG path of the bands from minimum to maximum, one per stretch without gap."""
+    present = np.flatnonzero(~np.isnan(low))
+    stretches = np.split(present, np.flatnonzero(np.diff(present) > 1) + 1)
     return "".join(
         "M"
         + "L".join(f"{x[i]:.0f} {y[i]:.0f}" for y, along in _around(low, high, each) for i in along)
@@ -224,7 +225,7 @@ def _around(low: AnyArray, high: AnyArray, stretch: AnyArray) -> Any:
 
 
 def _png(levels: AnyArray) -> bytes:
-    """Return an image in the palette's colours (PNG, ISO/IEC 15948)."""
+    """Encode an image with the palette as PNG (ISO/IEC 15948)."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         body = kind + data

@@ -1,4 +1,4 @@
-"""What a fetch hands out: a reference to an array that is still in its store."""
+"""`NpyRef`, the lazy reference to a stored array that a fetch returns."""
 
 import json
 import math
@@ -11,10 +11,10 @@ import datajoint as dj
 import numpy as np
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
-from dj_npy._array.arraylike import ArrayLike, materialized, own
-from dj_npy._array.cache import loaded_array, residency
+from dj_npy._array.arraylike import ArrayLike, materialized, owned
+from dj_npy._array.cache import array_cache, loaded_array
 from dj_npy._array.file import ArrayFile, MapMode, Slab, Verified, read_together
-from dj_npy._array.html import of_reference
+from dj_npy._array.html import reference_html
 from dj_npy._array.openfiles import KeptOpen
 from dj_npy._concurrency.threads import side_by_side
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
@@ -34,20 +34,20 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
     """
     Lazy reference to an array in a ``.npy`` file.
 
-    What describes the array (`shape`, `dtype`, `path` ...) comes from the row and costs no
-    I/O. The data are loaded when they are first needed and then kept: while somebody uses
-    them, and beyond that as one of the most recently used, up to ``dj_npy.settings.memory``.
+    The metadata (`shape`, `dtype`, `path` ...) come from the row, without I/O. The data are
+    loaded on first use and then kept: as long as somebody uses them, and beyond that in an LRU
+    cache of up to ``dj_npy.settings.memory`` bytes.
 
-    A reference can stand wherever NumPy takes an array: operators, ufuncs, functions, the
-    methods of `ndarray` that change nothing, indexing, iteration. It compares elementwise,
-    as an array does, and is hashed by identity. What it keeps and gives to all who ask (`load`,
-    ``np.asarray``, methods that return a view) is read-only; what is indexed, iterated over,
-    read or copied is the caller's own. That does not depend on what is in memory.
+    NumPy accepts a reference as an array: in operators, ufuncs and functions, and with
+    indexing, iteration and the methods of `ndarray` that do not modify it. It compares
+    elementwise, like an array, and is hashed by identity. Shared data (from `load`,
+    ``np.asarray`` and methods that return a view) are read-only; the results of indexing,
+    iterating, reading and copying are owned by the caller, whether or not the array is loaded.
 
     It pickles without data and without secrets: the process that unpickles it needs the store's
     credentials in its own configuration.
 
-    Fetched from a table; not to be constructed.
+    References are fetched from a table; do not construct them.
 
     Examples
     --------
@@ -67,32 +67,32 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         "_header",
         "_kept_open",
         "_loaded",
-        "_made",
+        "_parsed",
         "_raw",
-        "_shown",
+        "_view_ref",
     )
 
     _loaded: AnyArray | weakref.ref[AnyArray] | None
-    _shown: weakref.ref[AnyArray] | None
+    _view_ref: weakref.ref[AnyArray] | None
 
     def __init__(self, metadata: dict[str, Any], config: StoreConfig) -> None:
         self._raw = metadata
-        self._made: ArrayMetadata | None = None  # made when it is first asked: most never are
+        self._parsed: ArrayMetadata | None = None  # created on first use: most never are
         self._config = config
-        self._loaded = self._shown = None
-        # What is remembered once a part has been read: the header, and then the open file.
+        self._loaded = self._view_ref = None
+        # Kept after reading a part: first the header, then the open file.
         self._header: tuple[Header, bytes] | None = None
         self._kept_open: KeptOpen | None = None
 
     @property
     def _metadata(self) -> ArrayMetadata:
-        if self._made is None:
-            self._made = ArrayMetadata(self._raw)
-        return self._made
+        if self._parsed is None:
+            self._parsed = ArrayMetadata(self._raw)
+        return self._parsed
 
     @property
     def path(self) -> str:
-        """Where the file lies, relative to its store."""
+        """Path of the file, relative to its store."""
         return self._metadata.path
 
     @property
@@ -127,25 +127,25 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         Parameters
         ----------
         mmap_mode : str, optional
-            Without it, the data are read into memory, once: the same read-only array is returned
-            until :meth:`unload`. For one to change, take ``np.array(ref)``, or :meth:`read`,
-            which keeps nothing. With it, the file is mapped, or a private copy of a remote one, and
-            read where it is touched, when it is touched: ``'r'`` read-only, ``'c'`` with
-            changes staying in memory, ``'r+'`` with changes going to the file: at once in a
-            local store; in a remote one on ``flush()``, and at the latest when nobody has the
-            map any more. If the file was changed there meanwhile, that raises `StoreError` or,
-            where there is nobody to catch it, is logged, and the copy is kept.
+            Default: read the data into memory once, and return the same read-only array until
+            :meth:`unload`. For a writable array use ``np.array(ref)``, or :meth:`read`, which
+            keeps nothing in memory. Otherwise memory-map the file, or a private copy of a remote
+            one, which is read where and when it is accessed: ``'r'`` read-only, ``'c'`` with
+            changes in memory only, ``'r+'`` with changes written to the file: at once in a local
+            store; in a remote one on ``flush()``, and at the latest when the map is
+            garbage-collected. If the file was changed there meanwhile, that raises `StoreError`
+            (logged if it cannot be raised), and the copy is kept.
 
         Returns
         -------
         ndarray
-            Of the row's shape and dtype, in the file's memory order, read-only; a
+            With the row's shape and dtype and the file's memory order, read-only; a
             `numpy.memmap` if mapped.
 
         Raises
         ------
         ArrayMissingError, ArrayCorruptError, StoreError
-            If the file is gone, is not what the row says, or cannot be read.
+            If the file is missing, does not match the row, or cannot be read.
         ArrayInvalidError
             If `mmap_mode` is none of these.
 
@@ -159,27 +159,27 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         (100, 32)
         """
         if mmap_mode is None:
-            return residency.get(self, self._read)
+            return array_cache.get(self, self._read)
         if mmap_mode not in _MAP_MODES:
             raise ArrayInvalidError(f"mmap_mode is None, 'r', 'r+' or 'c', not {mmap_mode!r}")
         mapped = self._file().map(mmap_mode)
         if mmap_mode == "r+":
-            self.unload()  # what is in memory will not be what is in the file
+            self.unload()  # the loaded array will differ from the file
         return mapped
 
     def read(self, selection: Any = ..., *, out: AnyArray | None = None) -> AnyArray:
         """
-        Read a part of the array, or all of it, into memory of the caller's own.
+        Read a part of the array, or all of it, into memory owned by the caller.
 
-        Nothing is kept: in a loop with one `out`, nothing is allocated.
+        Nothing is kept in memory, and in a loop with the same `out` nothing is allocated.
 
         Parameters
         ----------
         selection
-            Any index that NumPy takes; default everything.
+            Any index that NumPy accepts; default everything.
         out : ndarray, optional
-            Where to put the data: writable, of the shape and dtype of what is selected. If
-            reading fails, it holds a part of them.
+            Array for the data: writable, with the shape and dtype of the selection. If reading
+            fails, it may be partly overwritten.
 
         Returns
         -------
@@ -189,7 +189,7 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         Raises
         ------
         ArrayInvalidError
-            If `out` does not fit; it is unchanged.
+            If `out` does not fit; it is not modified.
 
         Examples
         --------
@@ -205,7 +205,7 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         if array is not None:
             part = np.asanyarray(array[selection])
             if out is None:
-                return own(part)  # type: ignore[no-any-return]
+                return owned(part)  # type: ignore[no-any-return]
             self._check_out(out, part.shape, part.dtype)
             np.copyto(out, part)
             return out
@@ -214,19 +214,19 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
             self._check_out(out, selected.shape, selected.dtype)
         elif selection is ... or (isinstance(selection, tuple) and not selection):
             return self._file().read()
-        part = self._part(selected, None if out is None else out.view(np.ndarray), math.inf)
+        part = self._read_part(selected, None if out is None else out.view(np.ndarray), math.inf)
         assert part is not None
         return part if out is None else out
 
     def blocks(self, nbytes: int | str = "64 MiB") -> Iterator[AnyArray]:
         """
-        Walk along the first axis, in blocks, each of which is read while the one before is used.
+        Iterate over blocks along the first axis, reading the next while the current one is used.
 
         Parameters
         ----------
         nbytes : int or str
-            Size of a block at most, with or without a unit; one row at least. Twice as much
-            is in memory, and what the caller keeps.
+            Largest size of a block, with or without a unit; at least one row. Memory use is
+            twice that, plus the blocks that the caller keeps.
 
         Yields
         ------
@@ -236,9 +236,9 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         Raises
         ------
         ArrayInvalidError
-            If `nbytes` is no positive size.
+            If `nbytes` is not a positive size.
         TypeError
-            If the array has no axis.
+            If the array is 0-d.
 
         Examples
         --------
@@ -246,19 +246,19 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         [(390, 32), (390, 32), (220, 32)]
         """
         try:
-            most = _SIZE.validate_python(nbytes)
+            max_nbytes = _SIZE.validate_python(nbytes)
         except ValidationError:
             raise ArrayInvalidError(
                 f"nbytes must be a size such as 1000000 or '64 MiB', not {nbytes!r}"
             ) from None
         rows = len(self)
-        at_once = max(1, most // max(1, self.nbytes // max(1, rows)))
-        slices = (slice(first, first + at_once) for first in range(0, rows, at_once))
-        return side_by_side(self._block, slices, 1)
+        block_rows = max(1, max_nbytes // max(1, self.nbytes // max(1, rows)))
+        slices = (slice(first, first + block_rows) for first in range(0, rows, block_rows))
+        return side_by_side(self._read_block, slices, 1)
 
     def unload(self) -> None:
         """
-        Let go of the data; they are loaded again when next needed.
+        Drop the data from memory; the next use loads them again.
 
         Examples
         --------
@@ -267,26 +267,26 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         >>> ref.is_loaded
         False
         """
-        residency.drop(self)
+        array_cache.drop(self)
         if self._kept_open is not None:
             self._kept_open.close()
             self._kept_open = None
 
     def verify(self) -> Verified:
         """
-        Read the whole file and check it against the row, to the byte where the row can tell.
+        Read the whole file and check it against the row, by its checksum if the row has one.
 
         Returns
         -------
         str
             ``"as inserted"``; ``"changed since insert"`` if it was changed through
-            ``mmap_mode="r+"``; ``"no checksum"`` if size, shape and dtype are right, and the
-            row, of DataJoint's own codec, knows no more.
+            ``mmap_mode="r+"``; ``"no checksum"`` if size, shape and dtype are right, but the
+            row, of DataJoint's own codec, has no checksum.
 
         Raises
         ------
         ArrayMissingError, ArrayCorruptError, StoreError
-            If the file is gone, has another size, shape, dtype or checksum than the row
+            If the file is missing, has another size, shape, dtype or checksum than the row
             says, or cannot be read.
 
         Examples
@@ -306,13 +306,13 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        return of_reference(self._metadata, loaded_array(self))
+        return reference_html(self._metadata, loaded_array(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return NpyRef, (self._raw, describe(self._config, self.store))
 
     def __copy__(self) -> "NpyRef":
-        # By way of a pickle, it would be left without the secrets.
+        # Copying through a pickle would lose the secrets.
         return NpyRef(self._raw, self._config)
 
     def __deepcopy__(self, _: Any) -> "NpyRef":
@@ -323,7 +323,7 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         return "dj_npy.NpyRef", describe(self._config, self.store).identity, row
 
     def __getitem__(self, index: Any) -> Any:
-        """Return what `index` selects, in memory of its own; only what it needs is read."""
+        """Return the selection of `index` as a copy; read only what it needs."""
         if type(index) is slice and self._kept_open is not None and self._loaded is None:
             rows = self._kept_open.rows(index)
             if rows is not None:
@@ -333,26 +333,26 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         if array is None:
             selected = select(index, self.shape, self.dtype)
             kept = self.nbytes <= settings.memory
-            most = settings.load_share * self.nbytes if kept else math.inf
-            small = self.nbytes <= settings.load_below
-            if not (small and selected.nbytes):
-                part = self._part(selected, None, most)
+            max_nbytes = settings.load_share * self.nbytes if kept else math.inf
+            is_small = self.nbytes <= settings.load_below
+            if not (is_small and selected.nbytes):
+                part = self._read_part(selected, None, max_nbytes)
                 if part is not None:
                     return part[()] if selected.is_scalar else part
             array = self.load()
-        return own(array[index])
+        return owned(array[index])
 
     def _rows(self) -> Iterator[Any]:
         if self.nbytes <= settings.load_below:
             self.load()
         for block in self.blocks():
-            yield from map(own, block)
+            yield from map(owned, block)
 
-    def _block(self, rows: slice) -> AnyArray:
+    def _read_block(self, rows: slice) -> AnyArray:
         if not self.is_loaded and self.nbytes <= settings.memory:
             selected = select(rows, self.shape, self.dtype)
-            # In Fortran order, each block might be read with most of the file around it.
-            part = self._part(selected, None, 2 * selected.nbytes)
+            # In Fortran order, each block might need most of the file to be read.
+            part = self._read_part(selected, None, 2 * selected.nbytes)
             if part is not None:
                 return part
             self.load()
@@ -365,23 +365,25 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         return self._file().read(slab)
 
     def _store_and_nbytes(self) -> tuple[Store | None, int]:
-        """Store and size of the data; whatever is wrong is told when they are loaded."""
+        """Return store and size of the data; errors are raised on loading, not here."""
         try:
             return open_store(self._config, self._metadata.store), self._metadata.nbytes
         except dj.DataJointError:
             return None, 0
 
     def _file(self) -> ArrayFile:
-        _ = self.path  # a row that is none is told before its store is looked for
+        _ = self.path  # an invalid row raises before its store is opened
         return ArrayFile(open_store(self._config, self.store), self._metadata, self._header)
 
-    def _part(self, selection: Selection, out: AnyArray | None, most: float) -> AnyArray | None:
-        """Read what is selected; None if that would be more than `most` bytes."""
+    def _read_part(
+        self, selection: Selection, out: AnyArray | None, max_nbytes: float
+    ) -> AnyArray | None:
+        """Read a selection; None if that would read more than `max_nbytes` bytes."""
         file = self._file()
-        part = file.read_part(selection, out, most)
-        again, self._header = self._header is not None, file.known
+        part = file.read_part(selection, out, max_nbytes)
+        read_before, self._header = self._header is not None, file.known_header
         is_open = self._kept_open is not None and not self._kept_open.closed
-        if again and not is_open and part is not None and selection.nbytes:
+        if read_before and not is_open and part is not None and selection.nbytes:
             self._kept_open = file.keep_open()
         return part
 
@@ -404,31 +406,31 @@ def file_of(ref: NpyRef) -> ArrayFile:
 
 
 def row_of(ref: NpyRef) -> Any:
-    """Return what the row holds of a reference, as it is."""
+    """Return the JSON in the row of a reference, as is."""
     return ref._raw
 
 
-def loaded_together(refs: Sequence[NpyRef], store: Store, slab: Slab) -> list[AnyArray]:
-    """Load small arrays from one store of this machine in one go."""
+def load_together(refs: Sequence[NpyRef], store: Store, slab: Slab) -> list[AnyArray]:
+    """Load small arrays from one local store together."""
     found = list(map(loaded_array, refs))
     rows = [ref._metadata for ref, array in zip(refs, found, strict=True) if array is None]
     read = iter(read_together(store, rows, slab))
     found = [next(read) if array is None else array for array in found]
     return [
-        residency.get(ref, ref._read) if array is None else residency.give(ref, array)
+        array_cache.get(ref, ref._read) if array is None else array_cache.put(ref, array)
         for ref, array in zip(refs, found, strict=True)
     ]
 
 
-def loaded_alone(refs: Sequence[NpyRef], slab: Slab) -> list[AnyArray]:
-    """Load arrays one after the other, in a thread of many that do; otherwise the same."""
-    return [residency.get(ref, partial(ref._read, slab)) for ref in refs]
+def load_each(refs: Sequence[NpyRef], slab: Slab) -> list[AnyArray]:
+    """Load arrays one after the other; many threads do so in parallel."""
+    return [array_cache.get(ref, partial(ref._read, slab)) for ref in refs]
 
 
-def read_alone(refs: Sequence[NpyRef], slab: Slab) -> list[AnyArray]:
-    """Read arrays, one after the other, into memory of the caller's own; none is kept."""
+def read_each(refs: Sequence[NpyRef], slab: Slab) -> list[AnyArray]:
+    """Read arrays one after the other into memory owned by the caller, without caching."""
     loaded = map(loaded_array, refs)
     return [
-        ref._read(slab) if array is None else own(array[...])
+        ref._read(slab) if array is None else owned(array[...])
         for ref, array in zip(refs, loaded, strict=True)
     ]

@@ -20,50 +20,50 @@ from dj_npy._stores.filecache import QuietFile, write_at
 
 logger = logging.getLogger("dj_npy")
 
-_TRIES = 3
+_MAX_ATTEMPTS = 3
 
 
 class WorkingCopy:
     """
-    A private copy of a remote file that is being changed, and the way back.
+    A private copy of a remote file to change and write back.
 
     Parameters
     ----------
     file : FileIO
-        The copy. It is removed by :meth:`finish`, and by nobody else.
+        The copy, which only :meth:`finish` removes.
     replace : callable
-        Brings new contents into the store.
+        Replaces the file in the store.
     what : str
-        What a message calls the file.
+        Name of the file in messages.
     """
 
     def __init__(self, file: FileIO, replace: Replace, what: str) -> None:
         self.path: str = os.fspath(file.name)
-        # Another name of the same file: the path may go, if somebody clears the cache.
+        # A second descriptor: the path may vanish if somebody clears the cache.
         self._file = QuietFile(os.dup(file.fileno()), "r+")
         self._replace, self._what = replace, what
         self._process = os.getpid()
-        self._one_at_a_time = threading.Lock()
+        self._write_lock = threading.Lock()
         self._stored: str | None = _checksum(self._contents())
-        # The map may go away wherever memory is collected: within a call of obstore, which does
-        # not bear another in the same thread, or where locks are held that starting a thread,
-        # or waiting for its end, would need. So the thread is there beforehand.
-        self._go: SimpleQueue[bool] = SimpleQueue()
+        # The map may be garbage-collected anywhere: within a call of obstore, which is not
+        # reentrant, or while locks are held that starting or joining a thread would need. So the
+        # thread is started in advance.
+        self._finish_requested: SimpleQueue[bool] = SimpleQueue()
         self._done = threading.Lock()
         self._done.acquire()
         self._failure: BaseException | None = None
-        threading.Thread(target=self._finisher, daemon=True).start()
+        threading.Thread(target=self._finish_thread, daemon=True).start()
 
     def write_back(self) -> None:
         """
-        Bring what has been changed into the store.
+        Write changes back to the store.
 
         Raises
         ------
         StoreError
             If the file was changed there meanwhile, or cannot be written. The copy is kept.
         """
-        if os.getpid() != self._process:  # obstore would hang, and the parent's with it
+        if os.getpid() != self._process:  # else obstore hangs, also in the parent
             raise StoreError(
                 f"{self._what} was mapped before this process was forked: flush() it in process "
                 f"{self._process}, which sees the changes made here"
@@ -71,27 +71,27 @@ class WorkingCopy:
         try:
             self._write_back()
         except StoreError as error:
-            raise StoreError(f"{error}. The changed array is in {self._saved()!r}") from None
+            raise StoreError(f"{error}. The changed array is in {self._saved_copy()!r}") from None
 
     def _write_back(self) -> None:
-        with self._one_at_a_time:
-            for _ in range(_TRIES):
+        with self._write_lock:
+            for _ in range(_MAX_ATTEMPTS):
                 contents = self._contents()
                 checksum = _checksum(contents)
                 if checksum == self._stored:
                     return
                 self._stored = None
                 self._replace([memoryview(contents)], checksum)  # type: ignore[arg-type]
-                # Unless another thread has changed it while it was written.
+                # Otherwise another thread changed it while it was written: write again.
                 if _checksum(contents) == checksum:
                     self._stored = checksum
 
     def finish(self) -> None:
-        """Write back and remove the copy, or say where it is; the map is gone."""
-        if os.getpid() != self._process:  # a forked child has a map of the same copy
+        """Write back and remove the copy, or log its path on failure; the map is gone."""
+        if os.getpid() != self._process:  # a forked child maps the same copy
             return
         interrupt = None
-        self._go.put(True)
+        self._finish_requested.put(True)
         while True:
             try:
                 self._done.acquire()
@@ -99,29 +99,29 @@ class WorkingCopy:
             except BaseException as error:  # Ctrl-C: the changes come first
                 interrupt = error
         if self._failure is None:
-            with suppress(OSError):  # Windows does not remove what is mapped
+            with suppress(OSError):  # Windows cannot remove a mapped file
                 os.unlink(self.path)
-        else:  # told in this thread, which may hold the lock of a log
+        else:  # logged in this thread, as it may hold a logging lock
             logger.error(
                 "Changes of %s were not written back: %s. The changed array is in %r: "
                 "numpy.load() it and insert it, or remove it.",
                 self._what,
                 self._failure,
-                self._saved(),
+                self._saved_copy(),
             )
         if interrupt is not None:
             raise interrupt
 
-    def _finisher(self) -> None:
-        self._go.get()
+    def _finish_thread(self) -> None:
+        self._finish_requested.get()
         try:
             self._write_back()
         except BaseException as error:
             self._failure = error
         self._done.release()
 
-    def _saved(self) -> str:
-        """Return where the copy is; it is written again if it has been removed."""
+    def _saved_copy(self) -> str:
+        """Return the path of the copy; write it again if it was removed."""
         if not os.path.exists(self.path):
             descriptor, self.path = tempfile.mkstemp(".npy", "dj-npy-changed-")
             with FileIO(descriptor, "w") as file:
@@ -140,25 +140,25 @@ class WorkingMap(np.memmap[Any, Any]):
 
     def __array_finalize__(self, obj: Any) -> None:
         super().__array_finalize__(obj)
-        if getattr(self, "_mmap", None) is not None:  # it shares the map's memory
+        if getattr(self, "_mmap", None) is not None:  # it is a view of the map
             self._working = getattr(obj, "_working", None)
 
     def flush(self) -> None:
         """
-        Bring what has been changed into the store.
+        Write changes back to the store.
 
         Raises
         ------
         StoreError
             If the file was changed there meanwhile, or cannot be written. The working copy is
-            kept, and the message says where.
+            kept, and the message gives its path.
         """
         if self._working is not None:
             self._working.write_back()
 
 
 def working_map(file: FileIO, header: Header, replace: Replace, what: str) -> AnyArray:
-    """Map a working copy; when nobody has the map any more, it is written back."""
+    """Memory-map a working copy, which is written back when the map is garbage-collected."""
     array = WorkingMap(file, header.dtype, "r+", header.offset, header.shape, header.order)
     working = WorkingCopy(file, replace, what)
     array._working = working

@@ -1,1 +1,1 @@
-"""The command ``dj-npy``: `main` has the table of subcommands, each of which is a module."""
+"""The command ``dj-npy``: `main` lists the subcommands; each is a module."""

@@ -1,4 +1,4 @@
-"""What a subcommand of ``dj-npy`` is made of."""
+"""Building blocks of the subcommands of ``dj-npy``."""
 
 import argparse
 import os
@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple, TextIO
 
 FINE, WRONG, MISUSED = 0, 1, 2
-"""Exit codes: as it should be; something is wrong with the data or a store; called wrongly."""
+"""Exit codes: all is well; something is wrong with the data or a store; wrong usage."""
 INTERRUPTED, PIPE_CLOSED = 130, 141
-"""Exit codes of Ctrl-C and of ``| head``, as a shell reports the signals."""
+"""Exit codes for Ctrl-C and ``| head``, those by which shells report the signals."""
 
 
 class UsageError(Exception):
@@ -21,26 +21,26 @@ class Command(NamedTuple):
 
     name: str
     help: str
-    """One line, in the list of commands."""
+    """One line in the list of commands."""
     description: str
     examples: str
-    """Lines as they are typed."""
+    """Command lines, one per line."""
     add_arguments: Callable[[argparse.ArgumentParser], object]
     run: Callable[[argparse.Namespace], int]
     """
-    Returns an exit code. It raises `UsageError` for what was called wrongly, and DataJointError or
-    OSError for what is wrong otherwise; each becomes one line.
+    Returns an exit code. Raises `UsageError` for wrong usage, and DataJointError or OSError for
+    other errors; each is printed as one line.
     """
 
 
 class Paint:
     """
-    Colours, on a terminal, and not where ``NO_COLOR`` is set (https://no-color.org).
+    Colours for a terminal, unless ``NO_COLOR`` is set (https://no-color.org).
 
     Parameters
     ----------
     stream : file
-        Where the text will be printed.
+        Where the text is printed.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -53,19 +53,19 @@ class Paint:
         )
 
     def bold(self, text: str) -> str:
-        """Emphasize."""
+        """Make bold."""
         return self._painted(text, 1)
 
     def faint(self, text: str) -> str:
-        """Set back."""
+        """Make faint."""
         return self._painted(text, 2)
 
     def good(self, text: str) -> str:
-        """Say that all is well."""
+        """Colour a good result."""
         return self._painted(text, 32)
 
     def bad(self, text: str) -> str:
-        """Say that something is wrong."""
+        """Colour a bad result."""
         return self._painted(text, 31)
 
     def _painted(self, text: str, code: int) -> str:

@@ -1,4 +1,4 @@
-"""The subcommand ``info``: what a file, or a row and its file, say of an array."""
+"""The subcommand ``info``: describe an array by its file, or by its row and file."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from datajoint.errors import DataJointError
 
 from dj_npy._array.file import ArrayFile
 from dj_npy._cli.command import FINE, WRONG, Command, Paint, UsageError
-from dj_npy._cli.remotefile import Beginning, beginning_of_url, beginning_on_s3
+from dj_npy._cli.remotefile import ReadBeginning, beginning_of_url, beginning_on_s3
 from dj_npy._cli.tables import Found, arrays_of
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, StoreError
 from dj_npy._format import npyfile
@@ -26,16 +26,16 @@ from dj_npy._text import in_units, printable
 
 @dataclass
 class Report:
-    """What was found out about one array, and what is wrong with it."""
+    """Facts about one array, and its problem, if any."""
 
     what: str
     facts: dict[str, Any] = field(default_factory=dict)
-    """In the order in which they are shown."""
+    """In output order."""
     problem: str | None = None
 
 
-def _of_file(path: str) -> Report:
-    def beginning(length: int) -> tuple[bytes, int]:
+def _file_report(path: str) -> Report:
+    def read_beginning(length: int) -> tuple[bytes, int]:
         try:
             with open_to_read(path) as file:
                 return file.read(length) or b"", os.fstat(file.fileno()).st_size
@@ -47,27 +47,27 @@ def _of_file(path: str) -> Report:
             raise StoreError(f"could not read {path!r}: {error.strerror}") from error
 
     report = Report(path, {"where": os.path.abspath(path)})
-    _look(report, beginning, repr(path))
+    _read_header(report, read_beginning, repr(path))
     return report
 
 
-def _of_url(url: str) -> Report:
+def _url_report(url: str) -> Report:
     scheme = url.partition("://")[0].lower()
     if scheme in ("http", "https"):
-        shown, beginning = beginning_of_url(url)
+        shown, read_beginning = beginning_of_url(url)
     elif scheme == "s3":
-        shown, beginning = beginning_on_s3(url)
+        shown, read_beginning = beginning_on_s3(url)
     else:
         raise UsageError(
             f"{scheme}:// is not looked at: give a file, http://, https:// or s3://, or a table "
             f"and a key, which work for every store"
         )
     report = Report(shown, {"where": shown})
-    _look(report, beginning, shown)
+    _read_header(report, read_beginning, shown)
     return report
 
 
-def _of_row(found: Found) -> Report:
+def _row_report(found: Found) -> Report:
     """Describe the array of one attribute of one row."""
     report = Report(
         f"{found.table} {' '.join(f'{name}={value}' for name, value in found.key.items())} "
@@ -83,11 +83,11 @@ def _of_row(found: Found) -> Report:
         report.facts |= {"store": store.name, "where": _address(store, row.path)}
         _ = row.shape, row.dtype
 
-        def beginning(length: int) -> tuple[bytes, int]:
-            data, found_stat = store.read_beginning(row.path, length)
-            return data, found_stat.nbytes
+        def read_beginning(length: int) -> tuple[bytes, int]:
+            data, stat = store.read_beginning(row.path, length)
+            return data, stat.nbytes
 
-        _look(report, beginning, store.where(row.path))
+        _read_header(report, read_beginning, store.where(row.path))
         if report.problem is None:
             ArrayFile(store, row).header()
     except DataJointError as error:
@@ -101,14 +101,14 @@ def _address(store: Store, path: str) -> str:
     return f"{getattr(store, 'identity', store.name)}/{path}"
 
 
-def _look(report: Report, beginning: Beginning, where: str) -> None:
-    """Read the header of a file."""
+def _read_header(report: Report, read_beginning: ReadBeginning, where: str) -> None:
+    """Read the header of a file into the report."""
     try:
-        prefix, nbytes = beginning(npyfile.FIRST_READ)
+        prefix, nbytes = read_beginning(npyfile.FIRST_READ)
         report.facts["file_nbytes"] = nbytes
         length = npyfile.header_length(prefix, where)
         if length > len(prefix):
-            prefix, _ = beginning(length)
+            prefix, _ = read_beginning(length)
         header = npyfile.parse_header(prefix, nbytes, where)
     except ArrayCorruptError as error:
         report.problem = str(error)
@@ -130,9 +130,9 @@ def _reports(target: str, key: list[str]) -> Iterator[Report]:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", target):
         if key:
             raise UsageError("a URL is looked at without a key")
-        yield _of_url(target)
+        yield _url_report(target)
     elif key:
-        yield from map(_of_row, arrays_of(target, key))
+        yield from map(_row_report, arrays_of(target, key))
     else:
         is_table = re.fullmatch(r"\w+\.\w+", target) and not target.endswith(".npy")
         if is_table and not os.path.lexists(target):
@@ -140,11 +140,11 @@ def _reports(target: str, key: list[str]) -> Iterator[Report]:
                 f"there is no file {target!r}; if it is a table, add a key: "
                 f"dj-npy info {target} recording_id=1"
             )
-        yield _of_file(target)
+        yield _file_report(target)
 
 
 def info(options: argparse.Namespace) -> int:
-    """Describe each array, and return whether something is wrong with one."""
+    """Describe each array; return the exit code, `WRONG` if one has a problem."""
     paint, code = Paint(), FINE
     for number, report in enumerate(_reports(options.target, options.key)):
         if report.problem is not None:
@@ -166,11 +166,11 @@ def _as_text(report: Report, paint: Paint) -> str:
     header = facts.get("header")
     if header:
         order = "Fortran order" if header["fortran_order"] else "C order"
-        said = (
+        description = (
             f"shape {tuple(header['shape'])}, dtype {header['dtype']}, {order}, "
             f"data from byte {header['offset']}, version {header['version']}"
         )
-        lines.append(("header", said))
+        lines.append(("header", description))
     if "file_nbytes" in facts:
         lines.append(("file", in_units(facts["file_nbytes"])))
     shown = [f"  {paint.faint(f'{name:7}')} {printable(value)}" for name, value in lines]

@@ -1,4 +1,4 @@
-"""The command ``dj-npy``: a table of subcommands, and what holds for each of them."""
+"""The command ``dj-npy``: subcommands, and the errors and exit codes of all of them."""
 
 import argparse
 import os
@@ -36,7 +36,7 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    dj.logger.setLevel("CRITICAL")  # it writes to the standard output
+    dj.logger.setLevel("CRITICAL")  # it writes to standard output
     try:
         try:
             return _run(arguments)
@@ -46,13 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Python would flush once more at its end, and complain.
+        # Python would flush again at exit, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except UsageError as error:
-        return _told(error, MISUSED)
+        return _print_error(error, MISUSED)
     except (DataJointError, OSError) as error:
-        return _told(error, WRONG)
+        return _print_error(error, WRONG)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -64,7 +64,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     return run.run(options)
 
 
-def _told(error: Exception, code: int) -> int:
+def _print_error(error: Exception, code: int) -> int:
     text = printable(" ".join((str(error) or type(error).__name__).split()))
     print(f"dj-npy: {text}", file=sys.stderr)
     return code

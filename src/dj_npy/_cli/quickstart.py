@@ -49,7 +49,7 @@ def quickstart(folder: Path) -> None:
     Parameters
     ----------
     folder : Path
-        Where database and store are made, or found from an earlier run.
+        Folder of database and store, created or left by an earlier run.
 
     Raises
     ------

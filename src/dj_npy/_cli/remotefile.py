@@ -1,4 +1,4 @@
-"""The beginning of a file that an address names, rather than a row."""
+"""Read the beginning of a file at a URL."""
 
 import base64
 import os
@@ -17,91 +17,100 @@ from dj_npy._stores import open_store, remote
 from dj_npy._stores.deadline import open_url
 from dj_npy._stores.described import own_config
 
-Beginning = Callable[[int], tuple[bytes, int]]
-"""Reads so many bytes of a file, or all there are; returns them and the file's size."""
+ReadBeginning = Callable[[int], tuple[bytes, int]]
+"""Reads up to so many bytes from the start of a file; returns them and the file's size."""
 
 
-def beginning_of_url(url: str) -> tuple[str, Beginning]:
+def beginning_of_url(url: str) -> tuple[str, ReadBeginning]:
     """
-    Return an ``http://`` or ``https://`` address as it may be shown, and what reads from it.
+    Return a printable form of an ``http://`` or ``https://`` URL, and a function that reads it.
 
-    Not shown are a user and password, and the query: that of a signed address lets in whoever
-    has it.
+    The printable form lacks user, password and query, as the query of a signed URL grants access.
     """
     try:
         parts = urlsplit(url)
         host = parts.hostname
         netloc = parts.netloc.rpartition("@")[2]
         path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
-        shown = urlunsplit((parts.scheme, netloc, path, "", ""))
-        asked = urlunsplit((parts.scheme, netloc, path, quote(parts.query, safe="%/?:@&=+,;~"), ""))
+        display_url = urlunsplit((parts.scheme, netloc, path, "", ""))
+        request_url = urlunsplit(
+            (parts.scheme, netloc, path, quote(parts.query, safe="%/?:@&=+,;~"), "")
+        )
     except ValueError:
         host = None
     if not host:
         raise UsageError("the address is no URL of a file")
 
-    def beginning(length: int) -> tuple[bytes, int]:
-        request = Request(asked, headers={"Range": f"bytes=0-{length - 1}", "User-Agent": "dj-npy"})
+    def read_beginning(length: int) -> tuple[bytes, int]:
+        request = Request(
+            request_url, headers={"Range": f"bytes=0-{length - 1}", "User-Agent": "dj-npy"}
+        )
         if parts.username is not None:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-            # Not to where the server may redirect.
+            # Not sent to where the server may redirect.
             request.add_unredirected_header(
                 "Authorization", f"Basic {base64.b64encode(user).decode()}"
             )
         try:
-            until = time.monotonic() + remote.REQUEST_S
-            with open_url(request, remote.SILENCE_S, until) as answer:
+            deadline = time.monotonic() + remote.REQUEST_S
+            with open_url(request, remote.SILENCE_S, deadline) as answer:
                 data = answer.read(length)
-                said = re.fullmatch(r"bytes 0-\d+/(\d+)", answer.headers["Content-Range"] or "")
-                nbytes = said[1] if said else answer.headers["Content-Length"]
+                content_range = re.fullmatch(
+                    r"bytes 0-\d+/(\d+)", answer.headers["Content-Range"] or ""
+                )
+                nbytes = content_range[1] if content_range else answer.headers["Content-Length"]
                 if nbytes is None or answer.status not in (200, 206):
-                    raise StoreError(f"{shown}: the server does not say how long the file is")
+                    raise StoreError(f"{display_url}: the server does not say how long the file is")
                 return data, int(nbytes)
         except HTTPError as error:
             if error.code == 416 and (error.headers["Content-Range"] or "").endswith("/0"):
                 return b"", 0
             if error.code in (404, 410):
-                raise ArrayMissingError(f"there is no file at {shown}") from None
-            raise StoreError(f"could not read {shown}: the server answers {error.code}") from None
+                raise ArrayMissingError(f"there is no file at {display_url}") from None
+            raise StoreError(
+                f"could not read {display_url}: the server answers {error.code}"
+            ) from None
         except StoreError:
             raise
         except (OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "reason", None) or error
             kind = f"{type(reason).__name__}: {reason}" if isinstance(reason, OSError) else ""
-            raise StoreError(f"could not read {shown} ({kind or type(error).__name__})") from None
+            raise StoreError(
+                f"could not read {display_url} ({kind or type(error).__name__})"
+            ) from None
 
-    return shown, beginning
+    return display_url, read_beginning
 
 
-def beginning_on_s3(url: str) -> tuple[str, Beginning]:
-    """Return an ``s3://bucket/key`` as it may be shown, and what reads from it."""
-    said = re.fullmatch(r"[Ss]3://([^/@?]+)/(.+)", url, re.DOTALL)
-    if said is None:
+def beginning_on_s3(url: str) -> tuple[str, ReadBeginning]:
+    """Return a printable form of ``s3://bucket/key``, and a function that reads it."""
+    match = re.fullmatch(r"[Ss]3://([^/@?]+)/(.+)", url, re.DOTALL)
+    if match is None:
         raise UsageError("an address on S3 is s3://BUCKET/KEY")
-    bucket, key = said.groups()
+    bucket, key = match.groups()
     name = f"s3://{bucket}"
-    store = open_store(_OneStore(name, _settings(bucket, key)), name)
+    store = open_store(_SingleStoreConfig(name, _settings(bucket, key)), name)
 
-    def beginning(length: int) -> tuple[bytes, int]:
+    def read_beginning(length: int) -> tuple[bytes, int]:
         data, found = store.read_beginning(key, length)
         return data, found.nbytes
 
-    return f"{name}/{key}", beginning
+    return f"{name}/{key}", read_beginning
 
 
-class _OneStore:
-    """A configuration in which a bucket is a store."""
+class _SingleStoreConfig:
+    """A configuration with a bucket as its only store."""
 
     def __init__(self, name: str, settings: dict[str, Any]) -> None:
         self.stores: dict[str, Any] = {"default": name, name: settings}
 
     def get_store_spec(self, store: str | None = None) -> dict[str, Any]:
-        """Return the settings."""
+        """Return the settings of the store."""
         return dict(self.stores[store or self.stores["default"]])
 
 
 def _settings(bucket: str, key: str) -> dict[str, Any]:
-    """Return those of the configured store that has the key, or the bucket; or the machine's."""
+    """Return settings of the configured store with the key or the bucket, or the default ones."""
     configured = [
         settings
         for settings in own_config().stores.values()
@@ -109,7 +118,7 @@ def _settings(bucket: str, key: str) -> dict[str, Any]:
         and str(settings.get("protocol")).lower() == "s3"
         and settings.get("bucket") == bucket
     ]
-    configured.sort(key=lambda settings: not _has(settings, key))
+    configured.sort(key=lambda settings: not _contains_key(settings, key))
     if configured:
         return {"secure": True, **configured[0], "location": ""}
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -121,6 +130,6 @@ def _settings(bucket: str, key: str) -> dict[str, Any]:
     }
 
 
-def _has(settings: dict[str, Any], key: str) -> bool:
+def _contains_key(settings: dict[str, Any], key: str) -> bool:
     location = str(settings.get("location") or "").strip("/")
     return not location or key.startswith(f"{location}/")

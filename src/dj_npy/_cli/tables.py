@@ -1,4 +1,4 @@
-"""Tables and keys as they are typed in a command line, in the database that is configured."""
+"""Look up tables and keys from the command line in the configured database."""
 
 import re
 from collections.abc import Iterator
@@ -23,29 +23,29 @@ class Found(NamedTuple):
     key: dict[str, Any]
     attribute: str
     json: Any
-    """What the row holds; None for null."""
+    """Value in the row; None for NULL."""
     config: StoreConfig
 
 
 def arrays_of(table_name: str, key: list[str]) -> Iterator[Found]:
     """
-    Yield every array of the rows that a key matches.
+    Yield every array of the rows that match a key.
 
     Parameters
     ----------
     table_name : str
-        ``schema.table``, the latter as the database or as Python calls it.
+        ``schema.table``, with the table's name in the database or in Python.
     key : list of str
-        ``name=value``, each of an attribute of the primary key.
+        ``name=value`` for attributes of the primary key.
 
     Raises
     ------
     UsageError
-        If there is no such table, or attribute, or it has no arrays.
+        If there is no such table or attribute, or the table has no arrays.
     StoreError
-        If the database cannot be asked, or there is no such row.
+        If the query fails, or there is no such row.
     """
-    with _asking():
+    with _translate_driver_errors():
         connection = dj.conn()
         table, name = _table(connection, table_name)
         heading = table.heading
@@ -73,7 +73,7 @@ def arrays_of(table_name: str, key: list[str]) -> Iterator[Found]:
 
 
 def _table(connection: Any, typed: str) -> tuple[Any, str]:
-    """Return a table, and its name as the database has it."""
+    """Return a table and its name in the database."""
     schema, _, wanted = typed.partition(".")
     if not wanted:
         raise UsageError(f"{typed!r} is not of the form SCHEMA.TABLE")
@@ -81,15 +81,15 @@ def _table(connection: Any, typed: str) -> tuple[Any, str]:
         raise UsageError(f"there is no schema {schema!r} in the database, or none you may see")
     names = dj.Schema(schema, connection=connection, create_schema=False).list_tables()
     for name in names:
-        if wanted in (name, name.lstrip("#_"), _in_python(name)):
+        if wanted in (name, name.lstrip("#_"), _class_name(name)):
             full = connection.adapter.make_full_table_name(schema, name)
             return dj.FreeTable(connection, full), f"{schema}.{name}"
-    there = ", ".join(map(_in_python, names)) or "none"
-    raise UsageError(f"schema {schema!r} has no table {wanted!r}; there are: {there}")
+    available = ", ".join(map(_class_name, names)) or "none"
+    raise UsageError(f"schema {schema!r} has no table {wanted!r}; there are: {available}")
 
 
-def _in_python(name: str) -> str:
-    """Return what a table's class is called: ``session__trial`` is ``Session.Trial``."""
+def _class_name(name: str) -> str:
+    """Return the name of a table's class: ``Session.Trial`` for ``session__trial``."""
     return ".".join(map(dj.utils.to_camel_case, name.lstrip("#_").split("__")))
 
 
@@ -101,7 +101,7 @@ def _condition(typed: str, heading: Any, table: str) -> tuple[str, Any]:
             f"{', '.join(heading.primary_key)}"
         )
     if heading[name].numeric:
-        # A database may take "1x" for 1.
+        # A database may convert "1x" to 1.
         try:
             return name, Decimal(value)
         except InvalidOperation:
@@ -110,8 +110,8 @@ def _condition(typed: str, heading: Any, table: str) -> tuple[str, Any]:
 
 
 @contextmanager
-def _asking() -> Iterator[None]:
-    """Translate what the drivers of the databases raise."""
+def _translate_driver_errors() -> Iterator[None]:
+    """Translate errors of the database drivers."""
     try:
         yield
     except (DataJointError, UsageError):
@@ -119,5 +119,5 @@ def _asking() -> Iterator[None]:
     except Exception as error:
         if not re.match(r"pymysql|psycopg2", type(error).__module__):
             raise
-        said = " ".join(str(error.args[-1] if error.args else error).split())
-        raise StoreError(f"the database could not be asked: {said}") from error
+        message = " ".join(str(error.args[-1] if error.args else error).split())
+        raise StoreError(f"the database could not be asked: {message}") from error

@@ -15,57 +15,59 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 def _verify(options: argparse.Namespace) -> int:
     report = verify(*options.schemas, checksums=options.checksums, progress=options.progress)
-    _show(report.to_json() if options.json else str(report))
+    _print_lines(report.to_json() if options.json else str(report))
     return FINE if report.ok else WRONG
 
 
 def _collect(options: argparse.Namespace) -> int:
-    found = collect(
+    report = collect(
         *options.schemas,
         store=options.store,
-        older_than=_age(options.older_than),
+        older_than=_parse_age(options.older_than),
         dry_run=not options.delete,
         at_most=options.at_most,
         blind=options.blind,
         dropped=options.dropped,
     )
-    _show(found.to_json() if options.json else str(found))
-    return FINE if found.ok else WRONG
+    _print_lines(report.to_json() if options.json else str(report))
+    return FINE if report.ok else WRONG
 
 
 def _adopt(options: argparse.Namespace) -> int:
     ids = adopt(options.schema, options.store, force=options.force)
-    _show(f"store {options.store!r} is {' and '.join(ids)}" if ids else "nothing was written")
+    _print_lines(
+        f"store {options.store!r} is {' and '.join(ids)}" if ids else "nothing was written"
+    )
     return FINE if ids else WRONG
 
 
-def _show(text: str) -> None:
+def _print_lines(text: str) -> None:
     print("\n".join(map(printable, text.splitlines())), flush=True)
 
 
-def _age(text: str) -> timedelta:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])|0", text)
+def _parse_age(text: str) -> timedelta:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])|0", text)
     try:
-        if found is not None:
-            return timedelta(**{_UNITS[found[2]]: float(found[1])} if found[2] else {})
+        if match is not None:
+            return timedelta(**{_UNITS[match[2]]: float(match[1])} if match[2] else {})
     except OverflowError:
         pass
     raise UsageError(f"--older-than is a number and one of s, m, h, d, w, such as 1d, not {text!r}")
 
 
-def _number(text: str) -> int:
+def _parse_number(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise argparse.ArgumentTypeError(f"expected a number, 0 or more, not {text!r}")
     return int(text)
 
 
-def _of_schemas(parser: argparse.ArgumentParser) -> None:
+def _add_schemas(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("schemas", nargs="+", metavar="SCHEMA", help="name of a schema")
     parser.add_argument("--json", action="store_true", help="print a JSON, for a script")
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
-    _of_schemas(parser)
+    _add_schemas(parser)
     parser.add_argument(
         "--checksums", action="store_true", help="read every byte, and compare its checksum"
     )
@@ -73,7 +75,7 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _collect_arguments(parser: argparse.ArgumentParser) -> None:
-    _of_schemas(parser)
+    _add_schemas(parser)
     parser.add_argument(
         "--store", metavar="S", help="a store; default: those that <npy@> columns name"
     )
@@ -87,7 +89,7 @@ def _collect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--delete", action="store_true", help="remove them; default: only tell")
     parser.add_argument(
         "--at-most",
-        type=_number,
+        type=_parse_number,
         metavar="N",
         help="remove nothing if more arrays than this would go; default: as many as stay in that "
         "store, or 20; and none where none stays",

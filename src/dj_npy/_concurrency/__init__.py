@@ -1,5 +1,5 @@
 """
-Work in threads: side by side, ahead of who needs it, and stopped by Ctrl-C.
+Threads: parallel work, read-ahead, cancellation by Ctrl-C, and progress bars.
 
-Knows no arrays and no files.
+Knows nothing of arrays or files.
 """

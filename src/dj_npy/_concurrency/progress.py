@@ -1,4 +1,4 @@
-"""How far many arrays have come, for whoever looks on."""
+"""Progress bars for operations on many arrays."""
 
 import warnings
 from collections.abc import Callable
@@ -8,14 +8,14 @@ from typing import Any
 
 class Progress:
     """
-    A bar in bytes and files, or none.
+    A progress bar in bytes and files, or nothing.
 
     Parameters
     ----------
     what : str
-        What is being done.
+        Description of the operation.
     total : tuple of int, optional
-        How many files and bytes it will be; zeros if that is not known. None for no bar.
+        Numbers of files and bytes; zeros if unknown. None shows no bar.
     """
 
     def __init__(self, what: str, total: tuple[int, int] | None) -> None:
@@ -27,16 +27,16 @@ class Progress:
 
     def _begin(self, what: str, nbytes: int) -> None:
         with warnings.catch_warnings():
-            # In a notebook without widgets, it says so, and draws with characters.
+            # tqdm warns in a notebook without widgets, and draws with characters.
             warnings.simplefilter("ignore")
-            from tqdm.auto import tqdm  # as late as this: it looks for notebooks
+            from tqdm.auto import tqdm  # imported late: it checks for notebooks
 
         self._bar = tqdm(
             total=nbytes or None, desc=what, unit="B", unit_scale=True, unit_divisor=1024
         )
 
     def add(self, nbytes: int) -> None:
-        """Count one more file."""
+        """Count one more file of `nbytes` bytes."""
         if self._bar is not None:
             self._files += 1
             self._try(lambda: self._advance(nbytes))
@@ -46,12 +46,12 @@ class Progress:
         self._bar.update(nbytes)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Stop updating the bar."""
         if self._bar is not None:
             self._try(self._bar.close)
 
     def _try(self, show: Callable[[], object]) -> None:
-        """Go on without a bar if there is nowhere to show it any more: a closed terminal."""
+        """Continue without a bar if it cannot be shown any more, as after a closed terminal."""
         try:
             show()
         except Exception:

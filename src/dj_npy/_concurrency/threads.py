@@ -1,4 +1,4 @@
-"""Work in other threads: read side by side, and hand pieces on."""
+"""Threads: parallel calls, timeouts, cancellation, and a queue between two threads."""
 
 import os
 import threading
@@ -13,45 +13,46 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_HANDED = 16
-_HANDED_PIECE = 256 << 10
-"""Pieces that wait to be consumed, and the bytes of one."""
-_LOOK_S = 0.1
-"""How often either side looks whether the other is still alive."""
+_MAX_QUEUED = 16
+_QUEUED_PIECE = 256 << 10
+"""Length of the queue, and bytes of each piece in it."""
+_POLL_S = 0.1
+"""Interval at which each side checks that the other is alive."""
 
 
 class CancelToken:
-    """The threads of one call that works on many arrays, and whether it wants no more of them."""
+    """Shared by the threads of one bulk call; `stopped` tells them to end."""
 
     stopped = False
 
 
 class Stopped(BaseException):
-    """Ends what a thread of a crowd is at that has been stopped."""
+    """Ends the work of a thread whose token was stopped."""
 
 
-current_token: ContextVar[CancelToken | None] = ContextVar("in_crowd", default=None)
-"""The crowd that this thread is of; its neighbours use the network, too."""
+current_token: ContextVar[CancelToken | None] = ContextVar("current_token", default=None)
+"""Token of the bulk call this thread works for; its other threads share the network."""
 
 
 def cancellable(items: Iterable[T]) -> Iterable[T]:
-    """Return `items`; but where this thread is of a crowd, they end when that is stopped."""
-    crowd = current_token.get()
-    return items if crowd is None else _watched(items, crowd)
+    """Return `items`; in a thread with a token, iteration raises once that is stopped."""
+    token = current_token.get()
+    return items if token is None else _until_cancelled(items, token)
 
 
-def _watched(items: Iterable[T], crowd: CancelToken) -> Iterator[T]:
+def _until_cancelled(items: Iterable[T], token: CancelToken) -> Iterator[T]:
     for item in items:
-        if crowd.stopped:
+        if token.stopped:
             raise Stopped
         yield item
 
 
 def in_time(call: Callable[[], T], seconds: float) -> T:
     """
-    Return what `call` returns, or raise TimeoutError where that takes longer.
+    Return the result of `call`, or raise TimeoutError after `seconds`.
 
-    It then goes on in a thread of its own: for what would wait for ever, and changes nothing late.
+    After a timeout the call continues in its own thread, so use this only for calls whose late
+    completion does no harm.
     """
     future: Future[T] = Future()
 
@@ -75,26 +76,26 @@ def in_time(call: Callable[[], T], seconds: float) -> T:
 
 
 def each_in_time(items: Iterable[T], seconds: float) -> Iterator[T]:
-    """Yield `items`, none of which is None, or raise TimeoutError where one takes longer."""
+    """Yield `items`, none of them None; raise TimeoutError if one takes longer than `seconds`."""
     waiting = iter(items)
     while (item := in_time(lambda: next(waiting, None), seconds)) is not None:
         yield item
 
 
-def side_by_side(work: Callable[[Any], T], items: Iterable[Any], at_once: int) -> Iterator[T]:
+def side_by_side(work: Callable[[Any], T], items: Iterable[Any], max_workers: int) -> Iterator[T]:
     """
-    Yield ``work(item)`` in order, `at_once` of them in threads at a time; a single one in none.
+    Yield ``work(item)`` in order, computed in `max_workers` threads; a single item needs none.
 
-    After an error nothing new is begun, and what is under way is waited for. A forked child
-    that goes on with the iterator does so without threads.
+    After an error nothing new is started, and running calls are awaited. A forked child that
+    continues the iteration uses no threads.
     """
     waiting = iter(items)
-    few = list(islice(waiting, 2))
-    if len(few) < 2:
-        yield from map(work, few)
+    first_items = list(islice(waiting, 2))
+    if len(first_items) < 2:
+        yield from map(work, first_items)
         return
-    waiting, process = chain(few, waiting), os.getpid()
-    with ThreadPoolExecutor(at_once) as pool:
+    waiting, process = chain(first_items, waiting), os.getpid()
+    with ThreadPoolExecutor(max_workers) as pool:
 
         def begin(count: int) -> Iterator[tuple[Any, Future[T]]]:
             for item in islice(waiting, count):
@@ -105,7 +106,7 @@ def side_by_side(work: Callable[[Any], T], items: Iterable[Any], at_once: int) -
                     future.set_result(work(item))
                     yield item, future
 
-        begun = deque(begin(at_once))
+        begun = deque(begin(max_workers))
         while begun and os.getpid() == process:
             result = begun.popleft()[1].result()
             begun.extend(begin(1))
@@ -113,42 +114,42 @@ def side_by_side(work: Callable[[Any], T], items: Iterable[Any], at_once: int) -
         yield from map(work, chain((item for item, _ in begun), waiting))
 
 
-def all_in_threads(work: Callable[[T], bool], items: Iterable[T], at_once: int) -> bool:
+def all_in_threads(work: Callable[[T], bool], items: Iterable[T], max_workers: int) -> bool:
     """
-    Return whether ``work(item)`` is true of all items, `at_once` of them in threads at a time.
+    Return whether ``work(item)`` is true for all items, computed in `max_workers` threads.
 
-    In no order; threads take the next item as they come, which costs far less than to be handed
-    each. After one that is not true, or an error, nothing new is begun, and what is under way is
-    waited for. A single item needs no thread.
+    The order is undefined: each thread takes the next item itself, which costs far less than
+    submitting each. After a false result or an error nothing new is started, and running calls are
+    awaited. A single item needs no thread.
     """
     waiting = iter(items)
-    few = list(islice(waiting, at_once))
-    waiting, taking = chain(few, waiting), threading.Lock()
-    if len(few) < 2:
+    first_items = list(islice(waiting, max_workers))
+    waiting, lock = chain(first_items, waiting), threading.Lock()
+    if len(first_items) < 2:
         return all(map(work, waiting))
     failed = False
 
-    def take() -> None:
+    def take_items() -> None:
         nonlocal failed
         while not failed:
-            with taking:
-                some = list(islice(waiting, 1))
+            with lock:
+                next_items = list(islice(waiting, 1))
             try:
-                if not some:
+                if not next_items:
                     return
-                if not work(some[0]):
+                if not work(next_items[0]):
                     failed = True
             except BaseException:
                 failed = True
                 raise
 
-    with ThreadPoolExecutor(len(few)) as pool:
+    with ThreadPoolExecutor(len(first_items)) as pool:
         try:
             futures: list[Future[None]] = []
             try:
-                futures.extend(pool.submit(take) for _ in few)
+                futures.extend(pool.submit(take_items) for _ in first_items)
             except RuntimeError:  # no more threads: the interpreter is shutting down
-                take()
+                take_items()
             for future in futures:
                 future.result()
         except BaseException:  # an interrupt, too
@@ -157,8 +158,8 @@ def all_in_threads(work: Callable[[T], bool], items: Iterable[T], at_once: int) 
     return not failed
 
 
-class _GivenUp(Exception):  # noqa: N818
-    """Ends an upload whose maker of pieces has failed."""
+class _Abandoned(Exception):  # noqa: N818
+    """Ends an upload whose producer has failed."""
 
 
 def pipe_to_thread(
@@ -167,55 +168,55 @@ def pipe_to_thread(
     undo: Callable[[], None],
 ) -> None:
     """
-    Have `pieces` consumed in another thread, while they are made in this one.
+    Produce `pieces` in this thread and consume them in another one.
 
-    What makes them may itself read through obstore, which cannot be called from within a
-    call of it. If either side fails, the other ends, and the consuming thread undoes: so
-    nothing is undone, and no name is free again, while anything is still being written,
-    however often the maker is interrupted.
+    The producer may read through obstore, which cannot be called from within its own callbacks. If
+    either side fails, the other ends, and the consuming thread calls `undo`: so nothing is undone,
+    and no name becomes free, while something is still being written, however often the producer
+    is interrupted.
     """
-    handed: Queue[memoryview | None] = Queue(_HANDED)
-    given_up = threading.Event()
+    queue: Queue[memoryview | None] = Queue(_MAX_QUEUED)
+    abandoned = threading.Event()
     failures: list[BaseException] = []
 
-    def received() -> Iterator[memoryview]:
-        while not given_up.is_set():
+    def queued_pieces() -> Iterator[memoryview]:
+        while not abandoned.is_set():
             with suppress(Empty):
-                if (piece := handed.get(timeout=_LOOK_S)) is None:
+                if (piece := queue.get(timeout=_POLL_S)) is None:
                     return
                 yield piece
-        raise _GivenUp
+        raise _Abandoned
 
-    def consumed() -> None:
+    def run_consumer() -> None:
         try:
-            consume(received())
-            if given_up.is_set():
-                raise _GivenUp
+            consume(queued_pieces())
+            if abandoned.is_set():
+                raise _Abandoned
         except BaseException as error:
             failures.append(error)
             undo()
 
-    # A daemon: if an interrupt comes before anybody can tell it to end, the program still can.
-    consumer = threading.Thread(target=consumed, daemon=True)
+    # A daemon: an interrupt that comes before it is told to end must not block the exit.
+    consumer = threading.Thread(target=run_consumer, daemon=True)
 
-    def hand(piece: memoryview | None) -> None:
+    def put(piece: memoryview | None) -> None:
         while consumer.is_alive():
             with suppress(Full):
-                handed.put(piece, timeout=_LOOK_S)
+                queue.put(piece, timeout=_POLL_S)
                 break
 
     try:
         consumer.start()
         for piece in pieces:
-            # Small ones: what waits here is in memory.
-            for start in range(0, len(piece), _HANDED_PIECE):
-                hand(piece[start : start + _HANDED_PIECE])
+            # Small pieces: the queue is held in memory.
+            for start in range(0, len(piece), _QUEUED_PIECE):
+                put(piece[start : start + _QUEUED_PIECE])
             if not consumer.is_alive():
                 break
-        hand(None)
+        put(None)
         consumer.join()
     finally:
-        given_up.set()
+        abandoned.set()
         if consumer.ident is not None:
             consumer.join()
     if failures:

@@ -13,7 +13,7 @@ import datajoint as dj
 import numpy as np
 
 from dj_npy._array.ref import NpyRef
-from dj_npy._concurrency.ahead import Pipeline, Task, WorkItem
+from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._datajoint import transactions
 from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._datajoint.context import bulk, call_with, current, witness
@@ -157,17 +157,17 @@ class Insertion(Statement):
 
         `send` consumes all rows before it sends anything.
         """
-        ahead = None
+        pipeline = None
         if self._bulk is not None:
             workers = self._bulk.max_workers
-            ahead = Pipeline(self._work_items(rows), workers, _IN_FLIGHT, patient=True)
-        checked_rows = self._rows_then_ping(rows if ahead is None else self._uploaded(ahead))
+            pipeline = Pipeline(self._work_items(rows), workers, _IN_FLIGHT, patient=True)
+        checked_rows = self._rows_then_ping(rows if pipeline is None else self._uploaded(pipeline))
         with self._transaction():
             try:
                 result = call_with({current: self, bulk: None}, lambda: send(checked_rows))
             except BaseException as error:
-                if ahead is not None:
-                    ahead.close()
+                if pipeline is not None:
+                    pipeline.close()
                 self._failed(error)
                 raise
             finally:
@@ -244,14 +244,14 @@ class Insertion(Statement):
 
     # Concurrent uploads
 
-    def _uploaded(self, ahead: Pipeline) -> Iterator[Any]:
+    def _uploaded(self, pipeline: Pipeline) -> Iterator[Any]:
         """Yield the rows after their arrays: :meth:`encoded` returns the descriptions."""
-        for step in ahead:
+        for item in pipeline:
             self._uploads = {
                 attribute: (task, nbytes)
-                for task, (attribute, nbytes) in zip(step.tasks, step.item[1], strict=True)
+                for task, (attribute, nbytes) in zip(item.tasks, item.item[1], strict=True)
             }
-            yield step.item[0]
+            yield item.item[0]
             self._uploads = {}  # the caller may run another insert
 
     def _work_items(self, rows: Iterable[Any]) -> Iterator[WorkItem]:
@@ -265,7 +265,7 @@ class Insertion(Statement):
         for given in rows:
             row = given if is_materialized else _copy_row(given)
             if row is None:
-                yield WorkItem((given, []), alone=True)
+                yield WorkItem((given, []), barrier=True)
                 continue
             tasks, names_and_sizes, total = [], [], 0
             values = _by_name(table, row)

@@ -1,5 +1,5 @@
 """
-What a file, a path and a row say, and which arrays they give back as they were.
+Formats of files, paths and rows, and the arrays that survive a round trip.
 
 No I/O, no stores, no database.
 """

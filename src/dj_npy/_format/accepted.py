@@ -1,4 +1,4 @@
-"""Which arrays a ``.npy`` file would give back as they are."""
+"""Check which arrays survive a round trip through a ``.npy`` file and a row."""
 
 import json
 import re
@@ -13,20 +13,20 @@ from dj_npy._format import npyfile
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import Header
 
-_MOST_PARTS = npyfile.MAX_HEADER // 4
-"""More dtypes within one would not fit in a header: each takes four bytes at least."""
+_MAX_PARTS = npyfile.MAX_HEADER // 4
+"""Most dtypes within one that fit in a header; each takes at least four bytes."""
 MAX_DEPTH = 30
-"""Lists within lists of a dtype in a row: within the row, MariaDB takes one more, others 100."""
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
-_MOST_TOLD = 300
-"""Characters of a dtype that a message may show."""
-# Subclasses whose whole content is the data.
-_PLAIN = (np.ndarray, np.memmap, np.matrix, np.recarray)
+"""Deepest nesting of lists in a row's dtype; MariaDB allows one more for the row, others 100."""
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+_MAX_QUOTED = 300
+"""Most characters of a dtype in a message."""
+# Subclasses that hold nothing but the data.
+_PLAIN_TYPES = (np.ndarray, np.memmap, np.matrix, np.recarray)
 
 
 def check_array(value: Any) -> None:
     """
-    Refuse what is no array, and arrays that a ``.npy`` file would change.
+    Reject anything but arrays, and arrays that a ``.npy`` file would change.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def check_array(value: Any) -> None:
             "<npy> does not support masked arrays, the mask would be lost: store "
             "array.filled(value), or data and mask in two attributes"
         )
-    if type(value) not in _PLAIN and _carries_more(value):
+    if type(value) not in _PLAIN_TYPES and _carries_more(value):
         raise ArrayInvalidError(
             f"<npy> requires a plain numpy.ndarray: {type(value).__name__} carries more "
             f"than its data, which would be lost. Store numpy.asarray(value) if it may be"
@@ -51,7 +51,7 @@ def check_array(value: Any) -> None:
 
 def check_header(header: Header) -> None:
     """
-    Refuse a file that is to be copied if no such file would be written.
+    Reject a file to copy if we would not write such a file.
 
     Raises
     ------
@@ -66,38 +66,38 @@ def check_header(header: Header) -> None:
 
 def check_dtype(dtype: np.dtype[Any]) -> None:
     """
-    Refuse a dtype that would not come back equal, from its file and from its row.
+    Reject a dtype that would not come back equal from its file and its row.
 
     Raises
     ------
     ArrayInvalidError
-        For Python objects anywhere in it, for metadata, and for what would come back as
-        another dtype or not at all, from the file or from a row in any of the databases.
+        If it contains Python objects or metadata, or would come back as another dtype or not at
+        all, from the file or from a row in any of the databases.
     """
     parts = [dtype] if dtype.names is None else _parts(dtype)
-    # `np.dtype((np.void, "O"))` is raw bytes by its kind, which are pointers all the same.
+    # `np.dtype((np.void, "O"))` has the kind of raw bytes, but holds pointers.
     if any(part.kind in "OV" and part.hasobject for part in parts):
         raise ArrayInvalidError("<npy> does not support object dtype arrays")
-    # Equal dtypes may differ in it, so this is not for a cache to answer.
+    # Equal dtypes may differ in metadata, so this must not be cached.
     found = next((part.metadata for part in parts if part.metadata is not None), None)
     if found is not None:
-        plain = repr(dtype.str) if dtype.names is None else _shown(dtype)
+        plain = repr(dtype.str) if dtype.names is None else _dtype_text(dtype)
         raise ArrayInvalidError(
-            f"<npy> cannot store the metadata of dtype {_shown(dtype)}, which are "
-            f"{dict(found)!s:.{_MOST_TOLD}}. Without them, it can be stored: array.view({plain})"
+            f"<npy> cannot store the metadata of dtype {_dtype_text(dtype)}, which are "
+            f"{dict(found)!s:.{_MAX_QUOTED}}. Without them, it can be stored: array.view({plain})"
         )
     _check_returned(dtype)
 
 
 def _parts(dtype: np.dtype[Any]) -> list[np.dtype[Any]]:
-    """Return a dtype and all within it; refuse those of which there would be no end."""
+    """Return a dtype and all dtypes within it; reject too many or too deep ones."""
     parts: list[np.dtype[Any]] = []
     waiting = [(dtype, 0)]
     while waiting:
         part, depth = waiting.pop()
         if depth > MAX_DEPTH:
             raise _too_deep()
-        if len(parts) == _MOST_PARTS:
+        if len(parts) == _MAX_PARTS:
             raise _too_long()
         parts.append(part)
         if part.subdtype is not None:
@@ -109,42 +109,42 @@ def _parts(dtype: np.dtype[Any]) -> list[np.dtype[Any]]:
 
 @lru_cache(maxsize=256)
 def _check_returned(dtype: np.dtype[Any]) -> None:
-    """Write header and row of an array of that dtype, of the longest shape, and read them."""
+    """Round-trip header and row of an array of that dtype, with the longest shape."""
     longest = (0, sys.maxsize // max(dtype.itemsize, 1), *(1,) * (npyfile.MAX_AXES - 2))
     try:
-        head = npyfile.header_bytes(dtype, longest, False)
-        if len(head) > npyfile.MAX_HEADER:
+        header = npyfile.header_bytes(dtype, longest, False)
+        if len(header) > npyfile.MAX_HEADER:
             raise _too_long()
-        described = npyfile.dtype_to_json(dtype)
-        if npyfile.depth(described) > MAX_DEPTH:
+        dtype_json = npyfile.dtype_to_json(dtype)
+        if npyfile.depth(dtype_json) > MAX_DEPTH:
             raise _too_deep()
-        said = {"dtype": json.loads(json.dumps(described)), "shape": list(longest)}
+        metadata = {"dtype": json.loads(json.dumps(dtype_json)), "shape": list(longest)}
         of_file, of_row = (
-            npyfile.parse_header(head, len(head), "its file").dtype,
-            ArrayMetadata(said).dtype,
+            npyfile.parse_header(header, len(header), "its file").dtype,
+            ArrayMetadata(metadata).dtype,
         )
     except ArrayInvalidError:
         raise
-    # Fields that overlap or are out of order; NumPy's notice that it would pickle.
-    except (*npyfile.RAISED_BY_TEXT, ArrayCorruptError) as error:
-        raise ArrayInvalidError(f"<npy> cannot store dtype {_shown(dtype)}: {error}") from None
+    # Overlapping or unordered fields; NumPy's warning that it would pickle.
+    except (*npyfile.PARSE_ERRORS, ArrayCorruptError) as error:
+        raise ArrayInvalidError(f"<npy> cannot store dtype {_dtype_text(dtype)}: {error}") from None
     for returned in (of_file, of_row):
         if returned != dtype:
             raise ArrayInvalidError(
-                f"<npy> cannot store dtype {_shown(dtype)}: it would come back as "
-                f"{_shown(returned)}. Convert the array first, for example with .astype()"
+                f"<npy> cannot store dtype {_dtype_text(dtype)}: it would come back as "
+                f"{_dtype_text(returned)}. Convert the array first, for example with .astype()"
             )
     for part in _parts(dtype):
         for name, (_, _, *title) in (part.fields or {}).items():
-            if any(_NO_TEXT.search(text) for text in (name, *title) if isinstance(text, str)):
+            if any(_UNSTORABLE.search(text) for text in (name, *title) if isinstance(text, str)):
                 raise ArrayInvalidError(
-                    f"<npy> cannot store dtype {_shown(dtype)}: no row in PostgreSQL can hold "
+                    f"<npy> cannot store dtype {_dtype_text(dtype)}: no row in PostgreSQL can hold "
                     f"the name {name!r}, which has a NUL or half a character. Rename the field"
                 )
 
 
 def _check_shape(dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    # NumPy makes larger ones of elements without bytes, and does not load them.
+    # NumPy creates larger arrays of zero-byte elements, but cannot load them.
     if not dtype.itemsize and not npyfile.is_shape(shape):
         raise ArrayInvalidError(
             f"<npy> cannot store an array of shape {shape}: numpy.load takes no more than "
@@ -167,14 +167,14 @@ def _too_deep() -> ArrayInvalidError:
     )
 
 
-def _shown(dtype: np.dtype[Any]) -> str:
-    return f"{dtype!s:.{_MOST_TOLD}}"
+def _dtype_text(dtype: np.dtype[Any]) -> str:
+    return f"{dtype!s:.{_MAX_QUOTED}}"
 
 
 def _carries_more(value: Any) -> bool:
-    """Whether a subclass of `ndarray` has attributes of its own."""
+    """Return whether a subclass of `ndarray` has attributes of its own."""
     return bool(getattr(value, "__dict__", None)) or any(
         cls.__dict__.get("__slots__")
         for cls in type(value).__mro__
-        if cls not in _PLAIN and cls is not object
+        if cls not in _PLAIN_TYPES and cls is not object
     )

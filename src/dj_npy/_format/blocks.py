@@ -1,4 +1,4 @@
-"""An array that comes in blocks: from a generator, another process, an acquisition."""
+"""Arrays inserted block by block: from a generator, another process or an acquisition."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -14,26 +14,26 @@ from dj_npy._format.npyfile import AnyArray, Header
 
 class Blocks:
     """
-    An array to insert that is not in memory: blocks of rows, written as they come.
+    An array to insert that is not in memory: blocks of rows, written as they arrive.
 
     Parameters
     ----------
     shape : tuple of int
-        Of the whole array; at least one axis.
+        Shape of the whole array; at least one axis.
     dtype : dtype or str
-        Of the array and of each block.
+        Dtype of the array and of each block.
     blocks : iterable of array
         Consecutive blocks along the first axis, of any lengths: shape ``(n, *shape[1:])``.
-        Anything that NumPy takes for an array of that dtype, such as a Dask array's blocks.
-        The memory of one may be used again for the next. It is walked once, in the thread
-        that inserts.
+        Anything that NumPy converts to an array of that dtype, such as a Dask array's blocks.
+        The memory of a block may be reused for the next. Iterated once, in the thread that
+        inserts.
 
     Raises
     ------
     ArrayInvalidError
-        If there can be no such array. An insert raises it, and leaves nothing, if a block is
-        of another dtype or shape, or if the blocks are fewer or more rows than promised. What
-        `blocks` itself raises, the insert raises.
+        If there can be no such array. An insert raises it, and leaves nothing, if a block has
+        another dtype or shape, or if the blocks have fewer or more rows than `shape` says. An
+        error of `blocks` itself is raised by the insert.
 
     Examples
     --------
@@ -65,17 +65,17 @@ class Blocks:
 
     @property
     def header(self) -> Header:
-        """Header under which it is stored: always in C order."""
+        """Header of its file: always C order."""
         length = len(npyfile.header_bytes(self.dtype, self.shape, False))
         return Header(self.dtype, self.shape, False, length)
 
     def __iter__(self) -> Iterator[memoryview]:
-        """Yield the bytes of the file, in pieces."""
-        # Gathered, as a block may be a few bytes, and copied, as its memory may be used again.
+        """Yield the bytes of its file, in pieces."""
+        # Buffered, as a block may be a few bytes, and copied, as its memory may be reused.
         piece = bytearray(npyfile.header_bytes(self.dtype, self.shape, False))
         rows = 0
-        for given in self._blocks:
-            block = self._checked(given, rows)
+        for value in self._blocks:
+            block = self._as_block(value, rows)
             rows += len(block)
             for part in npyfile.pieces_in_c_order(block):
                 piece += part
@@ -91,11 +91,11 @@ class Blocks:
     def __repr__(self) -> str:
         return f"Blocks(shape={self.shape}, dtype={self.dtype})"
 
-    def _checked(self, given: Any, rows: int) -> AnyArray:
-        if not isinstance(given, np.ndarray) and hasattr(given, "__array__"):
-            given = np.asarray(given)
-        check_array(given)
-        block: AnyArray = given
+    def _as_block(self, value: Any, rows: int) -> AnyArray:
+        if not isinstance(value, np.ndarray) and hasattr(value, "__array__"):
+            value = np.asarray(value)
+        check_array(value)
+        block: AnyArray = value
         if block.ndim != len(self.shape) or block.shape[1:] != self.shape[1:]:
             axes = ", ".join(("n", *map(str, self.shape[1:])))
             raise ArrayInvalidError(

@@ -1,4 +1,4 @@
-"""Which paths may be those of arrays of some columns; all others are somebody else's."""
+"""Tell paths of arrays of given columns from paths of other files."""
 
 import re
 from collections.abc import Iterable, Set
@@ -12,7 +12,7 @@ TEMPORARY = re.compile(rf"\.[0-9a-f]{{16}}{re.escape(TEMPORARY_SUFFIX)}")
 
 
 class Column(NamedTuple):
-    """An attribute whose values are ``<npy@>``, itself or at the end of a chain of codecs."""
+    """An attribute of type ``<npy@>``, directly or at the end of a chain of codecs."""
 
     schema: str
     table: str
@@ -20,7 +20,7 @@ class Column(NamedTuple):
     key: tuple[str, ...]
     """Attributes of the primary key."""
     store: str | None
-    """As in the definition; None is the default one."""
+    """Name in the definition; None is the default store."""
 
     @property
     def table_name(self) -> str:
@@ -29,12 +29,12 @@ class Column(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """What of a table is in a path."""
+    """The parts of a path that come from a table."""
 
     key: tuple[str, ...]
-    """The beginning of each folder that is of the key."""
+    """Prefix of each key folder, ``name=``."""
     files: tuple[str, ...]
-    """Plain name of the file of each ``<npy@>`` attribute."""
+    """File name without token of each ``<npy@>`` attribute."""
 
 
 class Layout:
@@ -42,20 +42,20 @@ class Layout:
     The paths of ``<npy@>`` columns in one store.
 
     They have the form ``prefix/name=value.../schema/table/name=value.../file``, with names of
-    the table's primary key; the file is called as `_addressing` calls that of an ``<npy@>``
-    attribute of the table, or as one in the making.
+    the table's primary key; the file is named as by `path` for an ``<npy@>`` attribute of the
+    table, or as a temporary file.
 
     Parameters
     ----------
     columns : iterable of Column
-        The columns.
+        All columns of the store.
     prefix : str
         The store's ``schema_prefix``.
     caseless : bool
-        Whether the folder of a schema or a table may be spelled in any case, as the server takes
-        its name: each process has called it as it liked.
+        Whether folders of schemas and tables may be spelled in any case, because the server
+        ignores it and each process used its own spelling.
     kept : set of str
-        Folders, `folded`, that never go.
+        Folders, `folded`, that are never removed.
     """
 
     def __init__(
@@ -70,15 +70,15 @@ class Layout:
         self._kept = kept
         self._tables: dict[tuple[str, str], _Table] = {}
         for column in columns:
-            place = self._place(name_in_path(column.schema), name_in_path(column.table))
+            table_id = self._table_id(name_in_path(column.schema), name_in_path(column.table))
             key = tuple(f"{name_in_path(name)}=" for name in column.key)
-            files = self._tables[place].files if place in self._tables else ()
+            files = self._tables[table_id].files if table_id in self._tables else ()
             file = name_in_path(column.attribute) + EXTENSION
-            self._tables[place] = _Table(key, (*files, file))
-        self._folded = {tuple(map(folded, place)) for place in self._tables}
+            self._tables[table_id] = _Table(key, (*files, file))
+        self._folded_ids = {tuple(map(folded, table_id)) for table_id in self._tables}
 
     def classify(self, path: str) -> Literal["array", "temporary file"] | None:
-        """Return what a file may be, by its path."""
+        """Return the kind of file that a path may be of."""
         folder, _, name = path.rpartition("/")
         table = self._table(folder.split("/"))
         if table is None:
@@ -91,40 +91,42 @@ class Layout:
         return None
 
     def may_be_live(self, path: str) -> bool:
-        """Whether a file may be of a row of these tables, by what some disk makes of its path."""
+        """Return whether a path may be that of a row of these tables on some disk."""
         *parts, name = folded(path).split("/")
-        return name.endswith(EXTENSION) and not self._folded.isdisjoint(pairwise(parts))
+        return name.endswith(EXTENSION) and not self._folded_ids.isdisjoint(pairwise(parts))
 
     def is_key_folder(self, folder: str) -> bool:
-        """Whether a folder, once it is empty, is of no use: it is one of a key."""
+        """Return whether it is a key folder, to be removed when empty."""
         parts = folder.split("/")
         return "=" in parts[-1] and self._table(parts) is not None and not self.keeps(folder)
 
     def keeps(self, folder: str) -> bool:
-        """Whether another store begins at a folder."""
+        """Return whether a folder is kept, as another store begins there."""
         return bool(self._kept) and folded(folder) in self._kept
 
     def relative_path(self, path: str) -> str:
-        """Return what of a path is the same in a store of another location or prefix."""
+        """Return the part of a path that does not depend on the store's location and prefix."""
         return "/".join(path.split("/")[len(self._prefix) :])
 
     def _table(self, folders: list[str]) -> _Table | None:
-        """Return the table whose entity has these folders."""
+        """Return the table to which these folders belong."""
         if folders[: len(self._prefix)] != self._prefix:
             return None
-        rest = folders[len(self._prefix) :]
+        below = folders[len(self._prefix) :]
         in_front = 0
-        while in_front < len(rest) and "=" in rest[in_front]:
+        while in_front < len(below) and "=" in below[in_front]:
             in_front += 1
-        if len(rest) < in_front + 2:
+        if len(below) < in_front + 2:
             return None
-        table = self._tables.get(self._place(rest[in_front], rest[in_front + 1]))
+        table = self._tables.get(self._table_id(below[in_front], below[in_front + 1]))
         if table is None:
             return None
-        of_key = [*rest[:in_front], *rest[in_front + 2 :]]
-        if bool(of_key) != bool(table.key) or not all(f.startswith(table.key) for f in of_key):
+        key_folders = [*below[:in_front], *below[in_front + 2 :]]
+        if bool(key_folders) != bool(table.key) or not all(
+            f.startswith(table.key) for f in key_folders
+        ):
             return None
         return table
 
-    def _place(self, schema: str, table: str) -> tuple[str, str]:
+    def _table_id(self, schema: str, table: str) -> tuple[str, str]:
         return (schema.lower(), table.lower()) if self._caseless else (schema, table)

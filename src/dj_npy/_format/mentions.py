@@ -1,4 +1,4 @@
-"""Every path to an array, or to a folder, that a text from a database may mean. Pure."""
+"""Find every path to an array or a folder in a text from a database. Pure: no I/O."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -6,38 +6,38 @@ from collections.abc import Iterable, Iterator
 from dj_npy._format.path import EXTENSION
 
 _PIECE = re.compile(r'(?:[^"\\]|\\.)++', re.DOTALL)
-"""What stands between two quotes that are not escaped."""
+"""Text between two unescaped quotes."""
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _WORD = re.compile(r"[A-Za-z0-9_.%=,/-]+")
-"""Characters of the paths that `_addressing` makes."""
+"""Characters of the paths that `path` makes."""
 _IS_FOLDER = re.compile(r'"is_dir"\s*:\s*true')
 _PATH = re.compile(r'"path"\s*:\s*"((?:[^"\\]|\\.)++)"', re.DOTALL)
-"""How DataJoint's ``<filepath@>`` and ``<object@>`` refer to a folder, and all that is in it."""
-_LONGEST = 4096
-"""Characters of a path."""
-_DEEPEST = 16
-"""How often a JSON may be a text within a JSON."""
+"""Path of a folder with all its files, as in DataJoint's ``<filepath@>`` and ``<object@>``."""
+_MAX_PATH = 4096
+"""Most characters of a path."""
+_MAX_DEPTH = 16
+"""How deep JSON may be nested as text within JSON."""
 
 
 def mentions(text: str) -> Iterator[str]:
     r"""
-    Yield the paths to ``.npy`` files in a text, and perhaps some that are none.
+    Yield the paths to ``.npy`` files in a text, possibly with some false ones.
 
-    A folder that a row refers to as one ends with a slash.
+    A path to a folder ends with a slash.
 
-    The text is not parsed: one that is nested too deep, has numbers of too many digits, names a
-    thing twice, is no JSON or has a JSON within a text is read like any other. Keys count as
-    values do, and characters that are escaped as if they were not.
+    The text is not parsed, so deep nesting, numbers of too many digits, duplicate keys, invalid
+    JSON and JSON within text do not matter. Keys are treated like values, and escaped characters
+    like unescaped ones.
 
     Examples
     --------
     >>> list(mentions(r'{"path": "lab/scan/n=1/x\u002enpy", "n": 1}'))
     ['lab/scan/n=1/x.npy']
     """
-    waiting = [(text, 0)]
-    while waiting:
-        text, depth = waiting.pop()
+    pending = [(text, 0)]
+    while pending:
+        text, depth = pending.pop()
         if _IS_FOLDER.search(text):
             yield from (_unescaped(path).rstrip("/") + "/" for path in _PATH.findall(text))
         if "\\" not in text:
@@ -45,16 +45,16 @@ def mentions(text: str) -> Iterator[str]:
             continue
         for piece in map(_unescaped, _PIECE.findall(text)):
             yield from _paths([piece])
-            if '"' in piece and depth < _DEEPEST:
-                waiting.append((piece, depth + 1))
+            if '"' in piece and depth < _MAX_DEPTH:
+                pending.append((piece, depth + 1))
 
 
 def _unescaped(piece: str) -> str:
     if "\\" not in piece:
         return piece
-    said = _ESCAPE.sub(_character, piece)
-    # Two escapes may be one character; one that is none is in the name of no file.
-    return said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    unescaped = _ESCAPE.sub(_character, piece)
+    # Two escapes may be one surrogate pair; no file name contains a lone surrogate.
+    return unescaped.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _character(escape: re.Match[str]) -> str:
@@ -62,7 +62,7 @@ def _character(escape: re.Match[str]) -> str:
 
 
 def _paths(pieces: Iterable[str]) -> Iterator[str]:
-    """Yield each text that ends as a path does, and the paths within each."""
+    """Yield each text that ends like a path, and the paths within each."""
     for piece in pieces:
         folded = piece.lower()
         if EXTENSION not in folded:
@@ -75,7 +75,7 @@ def _paths(pieces: Iterable[str]) -> Iterator[str]:
             folded, start, end = word.lower(), 0, 0
             while (found := folded.find(EXTENSION, end)) >= 0:
                 start, end = end, found + len(EXTENSION)
-                path = word[max(0, end - _LONGEST) : end]
-                # Such as "file=a.npy", or "a.npy,b.npy"
+                path = word[max(0, end - _MAX_PATH) : end]
+                # Such as "file=a.npy" or "a.npy,b.npy"
                 found_in = {path, path.partition("=")[2], word[start:end].lstrip(",=")}
                 yield from filter(None, found_in)

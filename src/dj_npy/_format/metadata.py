@@ -1,4 +1,4 @@
-"""What a row says of its array: JSON of ours, of DataJoint's own codec, or of anybody."""
+"""Parse a row's JSON about its array: ours, that of DataJoint's own codec, or anything."""
 
 import math
 import re
@@ -18,47 +18,47 @@ STORE_ID = re.compile(r"[0-9a-f]{32}")
 
 class ArrayMetadata:
     """
-    The contents of one ``<npy@>`` value in the database, checked when they are asked for.
+    One ``<npy@>`` value in the database; each item is checked on access.
 
-    Raises :class:`ArrayCorruptError` for each that makes no sense.
+    An invalid item raises :class:`ArrayCorruptError`.
 
     Parameters
     ----------
     json
-        As it came; it may be anything.
+        The value from the database; may be anything.
     """
 
-    __slots__ = ("_dtype", "_promised", "_shape", "json")
+    __slots__ = ("_dtype", "_expected", "_shape", "json")
 
     def __init__(self, json: Any) -> None:
         self.json = json
         self._shape: tuple[int, ...] | None = None
         self._dtype: np.dtype[Any] | None = None
-        self._promised: tuple[Header, bytes] | None = None
+        self._expected: tuple[Header, bytes] | None = None
 
     @property
     def path(self) -> str:
-        """Where the file lies, relative to its store."""
-        path = self._said("path")
+        """Path of the file, relative to its store."""
+        path = self._get("path")
         if not isinstance(path, str):
-            raise self._bad("path", path)
+            raise self._invalid("path", path)
         return path
 
     @property
     def store(self) -> str | None:
         """Name of the store; None for the default one, in rows of DataJoint's own codec."""
-        store = self._said("store")
+        store = self._get("store")
         if not isinstance(store, str | None):
-            raise self._bad("store", store)
+            raise self._invalid("store", store)
         return store or None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Length of each axis."""
         if self._shape is None:
-            shape = self._said("shape")
+            shape = self._get("shape")
             if not isinstance(shape, list) or not npyfile.is_shape(shape):
-                raise self._bad("shape", shape)
+                raise self._invalid("shape", shape)
             self._shape = tuple(shape)
         return self._shape
 
@@ -66,11 +66,11 @@ class ArrayMetadata:
     def dtype(self) -> np.dtype[Any]:
         """Type of an element."""
         if self._dtype is None:
-            dtype = self._said("dtype")
+            dtype = self._get("dtype")
             try:
                 self._dtype = npyfile.dtype_from_json(dtype)
-            except npyfile.RAISED_BY_TEXT:
-                raise self._bad("dtype", dtype) from None
+            except npyfile.PARSE_ERRORS:
+                raise self._invalid("dtype", dtype) from None
         return self._dtype
 
     @property
@@ -84,47 +84,49 @@ class ArrayMetadata:
     @property
     def checksum(self) -> str | None:
         """Checksum of the whole file; None in rows of DataJoint's own codec."""
-        said = self._said("checksum")
-        if said is None or (isinstance(said, str) and _CHECKSUM.fullmatch(said)):
-            return said
-        return short_repr(said)  # which is that of no file
+        value = self._get("checksum")
+        if value is None or (isinstance(value, str) and _CHECKSUM.fullmatch(value)):
+            return value
+        return short_repr(value)  # equals no file's checksum
 
     @property
     def store_id(self) -> str | None:
-        """Which store the file was written to; None in older rows and of DataJoint's own codec."""
-        said = self._said("store_id")
-        return said if isinstance(said, str) and STORE_ID.fullmatch(said) else None
+        """Id of the store it was written to; None in older rows and of DataJoint's own codec."""
+        value = self._get("store_id")
+        return value if isinstance(value, str) and STORE_ID.fullmatch(value) else None
 
     def expected_header(self) -> tuple[Header, bytes] | None:
-        """Return the header that the file must have, and its bytes; None if the row is silent."""
-        if self._promised is None:
-            offset = self._said("offset")
+        """Return the header the file must have, and its bytes; None if the row does not say."""
+        if self._expected is None:
+            offset = self._get("offset")
             if offset is None:
                 return None
-            json, fortran_order = self.json, self._said("fortran_order") is True
+            json, fortran_order = self.json, self._get("fortran_order") is True
             try:
-                # Thousands of rows promise the same: it is worked out, and checked, once.
-                self._promised = _promised(json["dtype"], offset, fortran_order, *json["shape"])
+                # Cached, as thousands of rows have the same header.
+                self._expected = _expected(json["dtype"], offset, fortran_order, *json["shape"])
             except (TypeError, KeyError, ArrayCorruptError):
-                # A structured dtype, which is a list; or nothing good, and this says what.
-                self._promised = _header(self.dtype, offset, fortran_order, self.shape)
-        return self._promised
+                # A structured dtype (a list, not hashable), or an invalid item, which this reports.
+                self._expected = _header(self.dtype, offset, fortran_order, self.shape)
+        return self._expected
 
-    def is_of(self, header: Header) -> bool:
-        """Whether a file with this header has the array that the row describes."""
+    def matches(self, header: Header) -> bool:
+        """Return whether a file with this header holds the array that the row describes."""
         if header.shape != self.shape:
             return False
-        # The built-in codec writes a structured dtype as text, which leaves out padding.
-        by_text = self.dtype.names is not None and isinstance(self._said("dtype"), str)
-        return header.dtype == self.dtype or (by_text and header.dtype.names == self.dtype.names)
+        # The built-in codec writes a structured dtype as text, without its padding.
+        dtype_is_text = self.dtype.names is not None and isinstance(self._get("dtype"), str)
+        return header.dtype == self.dtype or (
+            dtype_is_text and header.dtype.names == self.dtype.names
+        )
 
-    def _said(self, name: str) -> Any:
+    def _get(self, name: str) -> Any:
         return self.json.get(name) if isinstance(self.json, dict) else None
 
-    def _bad(self, what: str, value: Any) -> ArrayCorruptError:
+    def _invalid(self, what: str, value: Any) -> ArrayCorruptError:
         return ArrayCorruptError(
-            f"the row of the array at {short_repr(self._said('path'))} in store "
-            f"{short_repr(self._said('store'))} has no valid {what}: found {short_repr(value)}"
+            f"the row of the array at {short_repr(self._get('path'))} in store "
+            f"{short_repr(self._get('store'))} has no valid {what}: found {short_repr(value)}"
         )
 
 
@@ -132,14 +134,14 @@ def _header(
     dtype: np.dtype[Any], offset: Any, fortran_order: bool, shape: tuple[int, ...]
 ) -> tuple[Header, bytes] | None:
     prefix = npyfile.header_bytes(dtype, shape, fortran_order)
-    # Of a longer header than is read, the file itself says so, whatever is asked of it.
+    # A header too long to read is reported when the file is read.
     if len(prefix) != offset or offset > npyfile.MAX_HEADER:
         return None
     return Header(dtype, shape, fortran_order, offset), prefix
 
 
 @lru_cache(maxsize=1024, typed=True)
-def _promised(
+def _expected(
     dtype: str, offset: Any, fortran_order: bool, *shape: int
 ) -> tuple[Header, bytes] | None:
     row = ArrayMetadata({"dtype": dtype, "shape": list(shape)})

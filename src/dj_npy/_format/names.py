@@ -1,31 +1,30 @@
-"""Which two names may be one on some disk or server. Pure: no I/O."""
+"""Names that some disk or server treats as equal. Pure: no I/O."""
 
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-FEWEST = 3
-"""Components of an array's path: schema, table and file; what stands before differs by store."""
-_FEWEST_BELOW = 2
-"""Components by which a row may name a file whose listing begins above the row's store."""
+MIN_COMPONENTS = 3
+"""Fewest components of an array's path: schema, table, file; the rest depends on the store."""
+_MIN_COMPONENTS_BELOW = 2
+"""Fewest components by which a row names a file that is listed from above the row's store."""
 
 TEMPORARY_SUFFIX = ".dj-npy-tmp"
-"""Ends the name of a file that is still being written."""
+"""Suffix of a file that is still being written."""
 
-# Some file systems do not see these at all; a dot above is lost where İ is written small.
-_NOT_SEEN = re.compile("[\u00ad\u0307\u034f\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+# Some file systems ignore these; the dot above is lost when İ is lowercased.
+_IGNORED = re.compile("[\u00ad\u0307\u034f\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
                        "\ufe00-\ufe0f\ufeff]")  # fmt: skip
 
 
 def folded(path: str) -> str:
     """
-    Return the one form of all paths that may lead to the same file on some disk.
+    Return the common form of all paths that may lead to the same file on some disk.
 
-    Disks differ in what they do not tell apart: upper and lower case (exFAT, NTFS, APFS, SMB),
-    composed and decomposed letters (HFS+, APFS), dots and spaces at the end of a name, and
-    backslashes (Windows). Here none of these counts. So two paths of one form may be two files,
-    but two paths to one file have one form; and if a path ends with another, component by
-    component, so do their forms.
+    Disks differ in what they ignore: case (exFAT, NTFS, APFS, SMB), composed or decomposed
+    letters (HFS+, APFS), dots and spaces at the end of a name, and slash or backslash (Windows).
+    This ignores all of them. So two paths of one form may be two files, but two paths to one file
+    have one form; and if a path ends with another, component by component, so do their forms.
     """
     text = path.lower() if path.isascii() else _caseless(path)
     parts = text.replace("\\", "/").split("/")
@@ -34,39 +33,39 @@ def folded(path: str) -> str:
 
 def _caseless(text: str) -> str:
     while True:
-        # Upper and then lower: several letters have one capital, as sigma and its final form do.
+        # Upper, then lower: sigma and final sigma, for one, share a capital.
         plain = unicodedata.normalize("NFKD", text).upper().casefold()
-        plain = _NOT_SEEN.sub("", unicodedata.normalize("NFKD", plain))
+        plain = _IGNORED.sub("", unicodedata.normalize("NFKD", plain))
         if plain == text:
             return plain
         text = plain
 
 
-def endings(path: str, fewest: int = FEWEST) -> Iterator[str]:
-    """Yield a path, and what is left of it without its first components."""
+def endings(path: str, min_components: int = MIN_COMPONENTS) -> Iterator[str]:
+    """Yield a path and its suffixes of at least `min_components` components."""
     components = path.split("/")
-    for first in range(max(1, len(components) - fewest + 1)):
+    for first in range(max(1, len(components) - min_components + 1)):
         yield "/".join(components[first:])
 
 
 def endings_below(path: str) -> Iterator[str]:
     """
-    Yield the paths by which a row of a store that begins within ours may name a file.
+    Yield the paths by which a row of a store inside ours may name a file.
 
-    A file has one place. Stores may begin anywhere above it, so of two paths to it one ends with
-    the other: `endings` are those from above, these are those from below.
+    The roots of stores may be any folder above a file, so of two paths to it one ends with the
+    other: `endings` is for rows of stores above ours, this for those of stores below.
     """
-    return endings(path, _FEWEST_BELOW)
+    return endings(path, _MIN_COMPONENTS_BELOW)
 
 
 class Listing:
     """
-    Paths that a store has, to be looked up by what rows call them.
+    The paths in a store, for lookup by the paths in rows.
 
     Parameters
     ----------
     listed : iterable of (str, str)
-        Each path, and what of it is the same in a store of another location or prefix.
+        Each path, and the part of it that does not depend on the store's location and prefix.
     """
 
     def __init__(self, listed: Iterable[tuple[str, str]]) -> None:
@@ -78,7 +77,7 @@ class Listing:
                 self._by_ending.setdefault(ending, set()).add(path)
 
     def of(self, reference: str) -> set[str]:
-        """Return the paths that may be that of a row's file."""
+        """Return the listed paths that a row's path may mean."""
         path = folded(reference)
         return self._by_ending.get(path, set()).union(
             *(self._by_core.get(ending, ()) for ending in endings(path))

@@ -1,5 +1,5 @@
 """
-The ``.npy`` file: its header, and where in it the bytes of an array lie. Pure: no I/O.
+The ``.npy`` format: headers, dtypes and the bytes of an array. Pure: no I/O.
 
 Source of every rule here: the NumPy format specification, versions 1.0, 2.0 and 3.0
 (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html).
@@ -25,38 +25,38 @@ AnyArray = npt.NDArray[Any]
 Json = str | list[Any]
 
 CHECKSUM = "xxh3_128:"
-"""Begins the checksum of a file; 32 hex digits follow, as ``xxh128sum`` prints them."""
+"""Prefix of a file's checksum; 32 hex digits follow, as printed by ``xxh128sum``."""
 MAGIC = b"\x93NUMPY"
 ALIGNMENT = 64
 """Data begin at a multiple of this many bytes."""
 MAX_HEADER = 256 << 10
 """Longest header read, in bytes: a structured dtype of some 5,000 fields, parsed in under 1 s."""
 MAX_DEPTH = 198
-"""Lists within lists of a dtype that is read: with one more, Python does not parse the header."""
+"""Deepest nesting of lists in a dtype; Python cannot parse a header with one more."""
 FIRST_READ = 512
-"""Bytes to read of a file whose header is unknown; holds every header but a structured one's."""
+"""Bytes to read of a file with unknown header; enough for all but structured dtypes."""
 MAX_AXES = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
-"""Axes that an array may have."""
+"""Most axes that an array may have."""
 PIECE = 256 << 10
 """
-Bytes per piece when writing: what was just hashed is still in the cache when it is written.
+Bytes per piece when writing: just hashed, a piece is still in the CPU cache.
 
-Measured for 256 MB, hashed and written: 32 ms in pieces of 256 KiB, 36 ms of 1 MiB, 42 ms of
-128 KiB. Pieces end where pages of the file do; those that straddle them cost a tenth more.
+To hash and write 256 MB takes 32 ms in pieces of 256 KiB, 36 ms of 1 MiB, 42 ms of 128 KiB.
+Pieces end at page boundaries of the file; unaligned ones cost a tenth more.
 """
 
-RAISED_BY_TEXT = (
+PARSE_ERRORS = (
     *(ValueError, TypeError, SyntaxError, KeyError, IndexError, AttributeError, OverflowError),
     *(MemoryError, RecursionError, SystemError, Warning),
 )
 """
 What `ast.literal_eval` and `numpy.dtype` raise on hostile text.
 
-Warnings, where the user has made them errors. They are not silenced: to do that for a moment is
-to do it for all threads, and perhaps for ever.
+Includes warnings that the user turned into errors. They are not silenced, as that would affect
+all threads, perhaps permanently.
 """
 _ATTEMPTS = 100
-_MOST_TOLD = 300
+_MAX_QUOTED = 300
 """Characters of a file's or row's contents that a message may quote."""
 
 _LENGTH_SIZE = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
@@ -67,7 +67,7 @@ _GROWTH_DIGITS = 21
 
 @dataclass(frozen=True)
 class Header:
-    """What a ``.npy`` header says, and how long it is."""
+    """Contents and length of a ``.npy`` header."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -75,7 +75,7 @@ class Header:
     offset: int
     """Bytes before the data."""
 
-    @cached_property  # one header serves thousands of arrays
+    @cached_property  # one header is shared by thousands of arrays
     def nbytes(self) -> int:
         """Bytes of the data."""
         return math.prod(self.shape) * self.dtype.itemsize
@@ -86,16 +86,16 @@ class Header:
         return self.offset + self.nbytes
 
     @property
-    def order(self) -> Any:  # numpy spells its literal types differently in each function
+    def order(self) -> Any:  # NumPy's literal types differ between functions
         """Memory order: ``"F"`` or ``"C"``."""
         return "F" if self.fortran_order else "C"
 
     def __str__(self) -> str:
-        return f"shape {self.shape}, dtype {self.dtype!s:.{_MOST_TOLD}}"
+        return f"shape {self.shape}, dtype {self.dtype!s:.{_MAX_QUOTED}}"
 
 
 def header_of(array: AnyArray) -> Header:
-    """Header under which `array` is stored: Fortran order only if it is not also in C order."""
+    """Return the header of `array`: Fortran order only if it is not C-contiguous as well."""
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous
     return Header(
         array.dtype, array.shape, fortran, len(header_bytes(array.dtype, array.shape, fortran))
@@ -116,24 +116,24 @@ def header_bytes(dtype: np.dtype[Any], shape: tuple[int, ...], fortran_order: bo
             body = text.encode(_ENCODING[version])
         except UnicodeEncodeError:
             continue  # a field name outside latin1 needs version 3.0
-        before = len(MAGIC) + 2 + length_size
-        # NumPy pads by a whole 64 bytes where none would be needed.
-        body += b" " * (ALIGNMENT - (before + len(body) + 1) % ALIGNMENT) + b"\n"
+        prefix_length = len(MAGIC) + 2 + length_size
+        # NumPy pads by 64 bytes where no padding is needed.
+        body += b" " * (ALIGNMENT - (prefix_length + len(body) + 1) % ALIGNMENT) + b"\n"
         if len(body) < 1 << 8 * length_size:
             return MAGIC + bytes(version) + len(body).to_bytes(length_size, "little") + body
     raise ArrayInvalidError("<npy> cannot store this dtype: its header would exceed 4 GiB")
 
 
 def header_length(prefix: bytes, where: str) -> int:
-    """Bytes before the data, from the first 12 bytes of a file."""
+    """Return the offset of the data, from the first 12 bytes of a file."""
     version = (prefix[6], prefix[7]) if len(prefix) > 7 else None
     if version not in _LENGTH_SIZE or not prefix.startswith(MAGIC):
         raise ArrayCorruptError(
             f"{where} is not a .npy file: expected it to begin with {MAGIC!r} and a version "
             f"1.0, 2.0 or 3.0, found {bytes(prefix[:8])!r}"
         )
-    before = 8 + _LENGTH_SIZE[version]
-    length = before + int.from_bytes(prefix[8:before], "little")
+    prefix_length = 8 + _LENGTH_SIZE[version]
+    length = prefix_length + int.from_bytes(prefix[8:prefix_length], "little")
     if length > MAX_HEADER:
         raise ArrayCorruptError(
             f"{where} has a header of {length} bytes, more than the {MAX_HEADER} that are read"
@@ -143,7 +143,7 @@ def header_length(prefix: bytes, where: str) -> int:
 
 def parse_header(prefix: bytes, file_size: int, where: str) -> Header:
     """
-    Read a header strictly: three keys, plain literals, sizes that agree with the file's.
+    Parse a header strictly: three keys, plain literals, and the size of the file.
 
     Parameters
     ----------
@@ -152,13 +152,13 @@ def parse_header(prefix: bytes, file_size: int, where: str) -> Header:
     file_size : int
         Bytes of the whole file.
     where : str
-        What an error is to call the file.
+        Name of the file in error messages.
 
     Raises
     ------
     ArrayCorruptError
-        If the header is not one of an array without Python objects, or the file is not as
-        long as it says.
+        If the header is not that of an array without Python objects, or the file has another
+        size than it says.
     """
     offset = header_length(prefix, where)
     version = (prefix[6], prefix[7])
@@ -176,8 +176,8 @@ def parse_header(prefix: bytes, file_size: int, where: str) -> Header:
         if type(shape) is not tuple or not is_shape(shape, dtype.itemsize):
             raise ValueError(f"shape is {shape!r:.80}")
         header = Header(dtype, shape, fortran_order, offset)
-    except RAISED_BY_TEXT as error:
-        raise ArrayCorruptError(f"{where} has a bad .npy header: {_told(error)}") from None
+    except PARSE_ERRORS as error:
+        raise ArrayCorruptError(f"{where} has a bad .npy header: {_error_text(error)}") from None
     if header.file_size != file_size:
         raise ArrayCorruptError(
             f"{where} does not have the size its header says ({header}): "
@@ -186,9 +186,9 @@ def parse_header(prefix: bytes, file_size: int, where: str) -> Header:
     return header
 
 
-def _told(error: Exception) -> str:
-    """Return what an error says, which may quote all of a hostile header."""
-    text = str(error)[:_MOST_TOLD]
+def _error_text(error: Exception) -> str:
+    """Return the message of an error, shortened, as it may quote a whole hostile header."""
+    text = str(error)[:_MAX_QUOTED]
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
@@ -196,33 +196,33 @@ def _literal(text: str) -> Any:
     """
     Evaluate a literal.
 
-    To count how deep it is, CPython 3.11 has one number for all threads, and where two count at
-    a time it fails (https://github.com/python/cpython/issues/106905). Others may parse, too.
+    CPython 3.11 counts the nesting depth globally, so concurrent parsing fails
+    (https://github.com/python/cpython/issues/106905): lock, and retry, as other code may parse too.
     """
     for _ in range(_ATTEMPTS):
-        with suppress(SystemError), _parsing:
+        with suppress(SystemError), _parse_lock:
             return ast.literal_eval(text)
     return ast.literal_eval(text)
 
 
-_parsing = threading.Lock()
+_parse_lock = threading.Lock()
 
 
-def _forget_lock() -> None:
-    """In a forked child: the thread that held it is not there."""
-    global _parsing
-    _parsing = threading.Lock()
+def _reset_lock() -> None:
+    """Replace the lock in a forked child, which lacks the thread that may hold it."""
+    global _parse_lock
+    _parse_lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_lock)
+    os.register_at_fork(after_in_child=_reset_lock)
 
 
 def is_shape(lengths: Sequence[Any], itemsize: int = 1) -> bool:
     """
-    Whether NumPy can make an array of these lengths, memory aside.
+    Return whether NumPy can make an array of these lengths, memory aside.
 
-    It counts an axis of length 0 as 1 when it looks whether an address could reach the end.
+    NumPy counts an axis of length 0 as 1 when it checks that the size fits in an address.
     """
     return (
         len(lengths) <= MAX_AXES
@@ -232,34 +232,36 @@ def is_shape(lengths: Sequence[Any], itemsize: int = 1) -> bool:
 
 
 def dtype_to_json(dtype: np.dtype[Any]) -> Json:
-    """Write a dtype for a row: its name, or the ``.npy`` descr as nested lists if structured."""
-    return str(dtype) if dtype.names is None else _lists(np.lib.format.dtype_to_descr(dtype))
+    """Encode a dtype for a row: its name, or the ``.npy`` descr as nested lists if structured."""
+    return (
+        str(dtype) if dtype.names is None else _tuples_to_lists(np.lib.format.dtype_to_descr(dtype))
+    )
 
 
 def dtype_from_json(value: Any) -> np.dtype[Any]:
     """
-    Read a dtype from a row, one of DataJoint's built-in codec included.
+    Decode a dtype from a row, also from one of DataJoint's built-in codec.
 
     Raises
     ------
-    RAISED_BY_TEXT
-        If it is none, or has Python objects in it.
+    PARSE_ERRORS
+        If it is no dtype, or contains Python objects.
     """
     if isinstance(value, str):
         return _dtype_from_text(value)
     if depth(value) > MAX_DEPTH:
         raise ValueError("it is nested too deep")
-    return _dtype(_tuples(value))
+    return _dtype(_lists_to_tuples(value))
 
 
 def depth(value: Any) -> int:
-    """How many lists lie one within the other."""
+    """Return the nesting depth of lists."""
     return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
 
 
 @lru_cache(maxsize=256)
 def _dtype_from_text(text: str) -> np.dtype[Any]:
-    """`str(dtype)` back to the dtype; the built-in codec writes that for structured ones too."""
+    """Parse `str(dtype)`, which the built-in codec writes for structured dtypes too."""
     if len(text) > MAX_HEADER:
         raise ValueError(f"it is of {len(text)} characters")
     if text.startswith("(numpy.record, "):
@@ -270,7 +272,7 @@ def _dtype_from_text(text: str) -> np.dtype[Any]:
 
 
 def _unaligned(literal: Any) -> Any:
-    """Without `aligned`, which would add to offsets that are aligned already."""
+    """Remove `aligned`, which would pad offsets that are already aligned."""
     if isinstance(literal, dict):
         return {key: _unaligned(value) for key, value in literal.items() if key != "aligned"}
     if isinstance(literal, (list, tuple)):
@@ -280,10 +282,10 @@ def _unaligned(literal: Any) -> Any:
 
 class NpyBytes:
     """
-    The bytes of an array's ``.npy`` file, in pieces, as often as it is iterated.
+    Iterable over the bytes of an array's ``.npy`` file, in pieces; may be iterated repeatedly.
 
-    An array that is contiguous in either order is handed out from its own memory, any other
-    in small copies, so a piece stays as it is for as long as it is referred to.
+    Pieces of a contiguous array, in C or Fortran order, are views of its memory; those of any
+    other are small copies. A piece stays valid while it is referenced.
 
     Parameters
     ----------
@@ -310,16 +312,16 @@ class NpyBytes:
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any], order: Any = "C") -> AnyArray:
-    """Return an array of just that dtype, of any contents."""
+    """Return an uninitialized array of exactly that dtype."""
     if dtype.itemsize and dtype.kind not in "mM":
         return np.empty(shape, dtype, order)
-    # `numpy.empty` makes |S1 of |S0, of which a file without data may promise any number, and
-    # <M8 of >M8, whose bytes would then be read the wrong way round.
+    # `numpy.empty` turns |S0 into |S1, although an empty file may claim any number of those, and
+    # >M8 into <M8, so the bytes would be swapped.
     return np.ndarray(shape, dtype, order=order)
 
 
 def pieces_in_c_order(array: AnyArray) -> Iterator[memoryview]:
-    """Yield the bytes of an array in C order; of its own memory, if they lie there like that."""
+    """Yield the bytes of an array in C order; views of its memory if it is C-contiguous."""
     if array.nbytes == 0:
         return
     if array.flags.c_contiguous:
@@ -333,18 +335,18 @@ def pieces_in_c_order(array: AnyArray) -> Iterator[memoryview]:
         buffersize=max(PIECE // array.itemsize, 1),
         order="C",
     ):
-        # A copy: the chunk is a buffer that is used again.
+        # A copy, as nditer reuses the buffer of the chunk.
         yield bytes_view(np.array(chunk))
 
 
 def bytes_view(array: AnyArray) -> memoryview:
-    """Return the memory of a contiguous array as bytes, in the order they lie there."""
+    """Return the memory of a contiguous array as bytes, in memory order."""
     if array.nbytes == 0:
         return memoryview(bytearray())
     flat = array
     if array.ndim != 1:
         flat = array.reshape(-1, order="C" if array.flags.c_contiguous else "F")
-    # A view as uint8: not every dtype (datetime64, for one) speaks the buffer protocol.
+    # A view as uint8: not every dtype (datetime64, for one) supports the buffer protocol.
     return memoryview(flat.view(np.uint8))  # type: ignore[arg-type]  # before Python 3.12
 
 
@@ -355,29 +357,29 @@ def _dtype(descr: Any) -> np.dtype[Any]:
 def _elementary(dtype: np.dtype[Any]) -> np.dtype[Any]:
     if dtype.hasobject:
         raise ValueError("it has Python objects in it")
-    if dtype.subdtype is not None:  # "(2,)f8": it would add axes to the shape
+    if dtype.subdtype is not None:  # "(2,)f8" would add axes to the shape
         raise ValueError("it is an array itself")
     return dtype
 
 
-def _lists(descr: Any) -> Any:
-    return [_lists(part) for part in descr] if isinstance(descr, (list, tuple)) else descr
+def _tuples_to_lists(descr: Any) -> Any:
+    return [_tuples_to_lists(part) for part in descr] if isinstance(descr, (list, tuple)) else descr
 
 
-def _tuples(descr: Any) -> Any:
-    """Undo :func:`_lists`: a list of fields stays one, all that is within is tuples."""
+def _lists_to_tuples(descr: Any) -> Any:
+    """Undo :func:`_tuples_to_lists`: lists of fields stay lists, all else becomes tuples."""
     if not isinstance(descr, list):
         return descr
-    if _is_array(descr):
-        return _tuples(descr[0]), tuple(descr[1])
+    if _is_subarray(descr):
+        return _lists_to_tuples(descr[0]), tuple(descr[1])
     fields = []
     for name, inner, *shape in descr:
         name_ = tuple(name) if isinstance(name, list) else name
-        fields.append((name_, _tuples(inner), *(tuple(axes) for axes in shape)))
+        fields.append((name_, _lists_to_tuples(inner), *(tuple(axes) for axes in shape)))
     return fields
 
 
-def _is_array(descr: list[Any]) -> bool:
-    """Whether it is a dtype and a shape; the second of two fields begins with its name."""
+def _is_subarray(descr: list[Any]) -> bool:
+    """Return whether it is a pair of dtype and shape, and not a list of two fields."""
     shape = descr[-1] if len(descr) == 2 else None
     return isinstance(shape, list) and all(type(length) is int for length in shape)

@@ -1,4 +1,4 @@
-"""Where an array lies: schema, table, key and attribute to a path. Pure: no I/O."""
+"""Map schema, table, key and attribute to the path of an array. Pure: no I/O."""
 
 import base64
 import hashlib
@@ -14,8 +14,8 @@ import numpy as np
 from dj_npy._format.names import folded
 
 EXTENSION = ".npy"
-_CHECK = 3
-"""Characters of a token by which it is known."""
+_CHECK_LENGTH = 3
+"""Characters of a token that are a checksum of the rest."""
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{8,16}")
 MAX_COMPONENT = 120
 """Longest component in bytes: leaves room for a token below the 255 that file systems allow."""
@@ -36,19 +36,19 @@ def array_path(
     partition: str = "",
 ) -> str:
     """
-    Path of an attribute of one entity, relative to its store.
+    Return the path of an attribute of one entity, relative to its store.
 
     Parameters
     ----------
     schema, table, attribute : str
-        Names as the database has them.
+        Names as in the database.
     key : Mapping
         Primary key of the entity, in primary-key order.
     prefix : str
-        The store's ``schema_prefix``; goes in front.
+        The store's ``schema_prefix``; put first.
     partition : str
         The store's ``partition_pattern``, such as ``"{subject}/{date}"``: these attributes
-        of the key go in front of the schema. Those the key does not have are passed over.
+        of the key come before the schema. Names that the key lacks are skipped.
 
     Examples
     --------
@@ -71,65 +71,68 @@ def array_path(
 
 
 def name_in_path(name: str) -> str:
-    """Return how the name of a schema, a table or an attribute is written in a path."""
+    """Return the form in a path of the name of a schema, table or attribute."""
     return _component(_quoted(name))
 
 
 def with_token(path: str, length: int = 8) -> str:
     """
-    Another name beside `path`, for when that one is taken.
+    Return another name beside `path`, for use if that one is taken.
 
     The token has `length` characters, 8 to 16, of ``A-Z a-z 0-9 _ -``: all but the last three
-    are random, 30 bits or more, and these follow from all that is before them. So a file that
-    anybody else has put there, ``waveform_filtered.npy``, is not taken for one of ours.
+    are random, 30 bits or more, and the last three are a hash of everything before them. So a
+    file that somebody else put there, ``waveform_filtered.npy``, is not mistaken for ours.
     """
-    random = secrets.token_urlsafe(16)[: max(8, min(16, length)) - _CHECK]
+    random = secrets.token_urlsafe(16)[: max(8, min(16, length)) - _CHECK_LENGTH]
     stem = f"{path.removesuffix(EXTENSION)}_{random}"
-    return f"{stem}{_check_of(stem)}{EXTENSION}"
+    return f"{stem}{_check_characters(stem)}{EXTENSION}"
 
 
 def is_with_token(path: str, plain: str) -> bool:
     """
     Whether `path` was made by ``with_token(plain)``.
 
-    Of others that look like it, one in 130,000 is taken for such.
+    One in 130,000 other names of this form is mistaken for one.
     """
     stem = path.removesuffix(EXTENSION)
     token = stem.removeprefix(f"{plain.removesuffix(EXTENSION)}_")
     if stem == path or token == stem or not _TOKEN.fullmatch(token):
         return False
-    # Until 2026-11-25 folders counted as they were spelled.
-    return stem[-_CHECK:] in (_check_of(stem[:-_CHECK]), _hashed(stem[:-_CHECK]))
+    # Until 2026-11-25 the hash was of the folder as spelled.
+    return stem[-_CHECK_LENGTH:] in (
+        _check_characters(stem[:-_CHECK_LENGTH]),
+        _hash_characters(stem[:-_CHECK_LENGTH]),
+    )
 
 
-def _check_of(stem: str) -> str:
-    """A disk that is blind to case lists a folder as whoever has made it has spelled it."""
+def _check_characters(stem: str) -> str:
+    """Hash a case-folded folder: a case-insensitive disk lists it as its creator spelled it."""
     folder, slash, name = stem.rpartition("/")
-    return _hashed(f"{folded(folder)}{slash}{name}")
+    return _hash_characters(f"{folded(folder)}{slash}{name}")
 
 
-def _hashed(text: str) -> str:
+def _hash_characters(text: str) -> str:
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
-    return base64.urlsafe_b64encode(digest).decode()[:_CHECK]
+    return base64.urlsafe_b64encode(digest).decode()[:_CHECK_LENGTH]
 
 
 def _key_folders(key: Mapping[str, Any], names: list[str]) -> list[str]:
     folders = [_component(f"{_quoted(name)}={_text(key[name])}") for name in names]
     if len("/".join(folders)) > MAX_KEY:
         # A comma is percent-encoded everywhere else, so no other key can make this name.
-        return [_cut(",".join(f"{_quoted(name)}={_text(key[name])}" for name in names))]
+        return [_truncated(",".join(f"{_quoted(name)}={_text(key[name])}" for name in names))]
     return folders
 
 
 def _text(value: Any) -> str:
-    """The value of a key attribute: different values of one type, different texts."""
+    """Text of a key value; different values of one type give different texts."""
     if isinstance(value, np.datetime64):  # from a DataFrame or a numpy record
         unit = "D" if np.datetime_data(value.dtype)[0] == "D" else "us"
         value = value.astype(f"datetime64[{unit}]").item()
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value).hex()
     if isinstance(value, timedelta):
-        # MySQL hands a `time` column back as timedelta; write it as a time is written.
+        # MySQL returns a `time` column as timedelta; write it like a time.
         seconds, sign = abs(value), "-" if value < timedelta(0) else ""
         minutes, second = divmod(seconds.days * 86400 + seconds.seconds, 60)
         hour, minute = divmod(minutes, 60)
@@ -141,27 +144,27 @@ def _text(value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Percent-encoded outside ``A-Z a-z 0-9 _ . -``; Python also leaves ``~``, we do not."""
+    """Percent-encode all but ``A-Z a-z 0-9 _ . -``; unlike Python, also ``~``."""
     return quote(text, safe="", errors="surrogatepass").replace("~", "%7E")
 
 
 def _component(text: str) -> str:
-    """A component that every file system takes, from text that is percent-encoded already."""
+    """Make percent-encoded text a component that every file system accepts."""
     if not text:
-        return "%"  # alone, it is no percent-encoding of anything else
+        return "%"  # a lone % is the encoding of nothing else
     if text.startswith(".") or _WINDOWS_DEVICE.match(text):  # also "." and ".."
         text = f"%{ord(text[0]):02X}{text[1:]}"
     if text.endswith("."):  # Windows drops a dot at the end
         text = text[:-1] + "%2E"
-    return _cut(text) if len(text) > MAX_COMPONENT else text
+    return _truncated(text) if len(text) > MAX_COMPONENT else text
 
 
-def _cut(text: str) -> str:
+def _truncated(text: str) -> str:
     """
-    The beginning of `text` and 128 bits of its hash.
+    Return the beginning of `text` and 128 bits of its hash.
 
-    Nothing that was not cut looks like this: a value's own ``=`` is percent-encoded, so
-    there it would be one ``=`` too many.
+    No untruncated text has this form: a value's own ``=`` is percent-encoded, so there is one
+    ``=`` more than any other component has.
     """
     digest = hashlib.sha256(text.encode()).hexdigest()[:32]
     return f"{text[: MAX_COMPONENT - 33]}={digest}"

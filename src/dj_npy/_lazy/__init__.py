@@ -1,1 +1,1 @@
-"""Stored arrays as the lazy arrays of Dask and xarray. Knows of a reference what `source` says."""
+"""References as lazy arrays of Dask and xarray. Uses only the interface in `source`."""

@@ -1,4 +1,4 @@
-"""A reference as the lazy arrays of other libraries."""
+"""Methods of a reference that return lazy arrays of other libraries."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -9,25 +9,25 @@ from dj_npy._lazy.xarray import data_array
 
 
 class LazyArrays(Source):
-    """What of :class:`NpyRef` needs Dask or xarray."""
+    """Methods of :class:`NpyRef` that need Dask or xarray."""
 
     __slots__ = ()
 
     def to_dask(self, chunks: Any = "auto") -> Any:
         """
-        Return the array as a Dask array. No I/O; each task reads its own ranges, where it runs.
+        Return the array as a Dask array. No I/O; each task reads its own ranges when it runs.
 
         Parameters
         ----------
         chunks
             ``"auto"``: consecutive parts of the file, along its first axis (its last one in
             Fortran order), up to Dask's ``array.chunk-size`` (128 MiB). A size such as
-            ``"64 MiB"``: the same, up to that. Else anything that Dask takes for `chunks`.
+            ``"64 MiB"``: the same, up to that size. Otherwise any `chunks` that Dask accepts.
 
         Returns
         -------
         dask.array.Array
-            Named by store, path and checksum: the same row has the same name in every process.
+            Named by store, path and checksum, so a row has the same name in every process.
 
         Raises
         ------
@@ -53,22 +53,22 @@ class LazyArrays(Source):
         chunks: Any = None,
     ) -> Any:
         """
-        Return the array as a lazy `xarray.DataArray`, whose data are read when needed. No I/O.
+        Return the array as a lazy `xarray.DataArray`, whose data are read on first use. No I/O.
 
         Parameters
         ----------
         dims : sequence of str, optional
             Names of the axes. Default ``dim_0``, ``dim_1`` ...
         coords : mapping, optional
-            Coordinates, as `xarray.DataArray` takes them.
+            Coordinates, as for `xarray.DataArray`.
         chunks
-            None: without Dask; what is selected is read as by ``ref[...]``. Else it is backed by
-            :meth:`to_dask` with these.
+            None: without Dask; selections are read as by ``ref[...]``. Otherwise the array is
+            backed by :meth:`to_dask` with these chunks.
 
         Returns
         -------
         xarray.DataArray
-            It pickles as the reference does.
+            It pickles like the reference.
 
         Raises
         ------

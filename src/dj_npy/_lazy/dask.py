@@ -1,4 +1,4 @@
-"""Dask arrays of references. Dask is imported when it is needed."""
+"""Dask arrays of references. Dask is imported on first use."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
@@ -24,32 +24,31 @@ def to_dask(refs: Iterable[Any], *, axis: int | None = None, chunks: Any = "auto
     """
     Return many stored arrays as one Dask array. No I/O.
 
-    Each task reads its own ranges, where it runs. Of a slice, no more is read than it needs.
+    Each task reads its own ranges when it runs. A slice reads only what it needs.
 
     Parameters
     ----------
     refs : iterable of NpyRef
-        In the order in which they are to lie. All of one dtype.
+        In the order of the result. All of one dtype.
     axis : int, optional
-        The axis along which they are put one after the other; all others must have the same
-        length in each. Default: they are stacked along a new first axis, and must have the same
-        shape.
+        Axis along which they are concatenated; all other axes must have equal lengths.
+        Default: they are stacked along a new first axis, and must have the same shape.
     chunks
-        ``"auto"``: whole arrays, several together where they are small, or parts of one along
-        the axis that varies slowest in its file, up to Dask's ``array.chunk-size`` (128 MiB). A
-        size such as ``"64 MiB"``: the same, up to that. Else anything that Dask takes for
-        `chunks`, for the shape of the result.
+        ``"auto"``: whole arrays, several together if they are small, or parts of one along the
+        axis that varies slowest in its file, up to Dask's ``array.chunk-size`` (128 MiB). A size
+        such as ``"64 MiB"``: the same, up to that size. Otherwise any `chunks` that Dask accepts
+        for the shape of the result.
 
     Returns
     -------
     dask.array.Array
-        Named by what it is made of: the same rows have the same name in every process.
+        Named by its sources, so the same rows have the same name in every process.
 
     Raises
     ------
     ArrayInvalidError
-        If there are no references, one is no reference (NULL comes as None), or they do not go
-        together.
+        If there are no references, an item is none (NULL is fetched as None), or shapes or dtypes
+        do not match.
     StoreError
         If Dask is not installed.
 
@@ -61,24 +60,24 @@ def to_dask(refs: Iterable[Any], *, axis: int | None = None, chunks: Any = "auto
     >>> dj_npy.to_dask(Recording.to_arrays("waveform"), axis=0).shape
     (1000, 32)
     """
-    joined = Joined(_checked(refs), axis)
-    return _array(joined, joined.chunks(chunks), inline=False)
+    joined = JoinedSources(_validated(refs), axis)
+    return _from_array(joined, joined.chunks(chunks), inline=False)
 
 
 def array_of(ref: Source, chunks: Any) -> Any:
     """Return one stored array as a Dask array; see :meth:`NpyRef.to_dask`."""
-    part = Part(ref)
-    return _array(part, part.chunks(chunks), inline=True)
+    part = SingleSource(ref)
+    return _from_array(part, part.chunks(chunks), inline=True)
 
 
-class Part:
+class SingleSource:
     """
-    What Dask slices: it reads what is asked for and keeps nothing.
+    One reference for Dask to slice; reads each selection and keeps nothing.
 
     Parameters
     ----------
     ref : NpyRef
-        Where it is read.
+        The reference.
     """
 
     def __init__(self, ref: Source) -> None:
@@ -94,19 +93,21 @@ class Part:
     def chunks(self, chunks: Any) -> Chunks:
         """Return the lengths of the chunks along each axis."""
         if not isinstance(chunks, str):
-            return _of_dask(chunks, self)
-        lengths = _lengths(self.shape, self.dtype, _slowest_first([self._ref]), _limit(chunks))
-        return _of_dask(lengths, self)
+            return _normalized(chunks, self)
+        lengths = _chunk_shape(
+            self.shape, self.dtype, _slowest_first([self._ref]), _chunk_limit(chunks)
+        )
+        return _normalized(lengths, self)
 
 
-class Joined:
+class JoinedSources:
     """
-    The same of many references along one axis.
+    Many references along one axis, for Dask to slice.
 
     Parameters
     ----------
     refs : sequence of NpyRef
-        Those.
+        In order along the axis.
     axis : int or None
         See :func:`to_dask`.
     """
@@ -130,7 +131,7 @@ class Joined:
             shape = ref.shape if axis is None or not ref.ndim else _without(ref.shape, self._axis)
             fits = ref.ndim == first.ndim and shape == others
             if not fits or ref.dtype != first.dtype:
-                raise _mixed(number, ref, first, axis)
+                raise _mismatch_error(number, ref, first, axis)
         self._bounds = [0, *accumulate(lengths)]
         self.shape = (*others[: self._axis], self._bounds[-1], *others[self._axis :])
         self.ndim = len(self.shape)
@@ -142,40 +143,40 @@ class Joined:
     def chunks(self, chunks: Any) -> Chunks:
         """Return the lengths of the chunks along each axis."""
         if not isinstance(chunks, str):
-            return _of_dask(chunks, self)
-        limit, axis = _limit(chunks), self._axis
+            return _normalized(chunks, self)
+        limit, axis = _chunk_limit(chunks), self._axis
         order = _slowest_first(self._refs)
         widths = [stop - start for start, stop in pairwise(self._bounds)]
         widest = max(widths)
         shape = (*self.shape[:axis], widest, *self.shape[axis + 1 :])
         if self._stacked:
             order = [0, *(n + 1 for n in order)]
-        lengths = _lengths(shape, self.dtype, order, limit)
+        lengths = _chunk_shape(shape, self.dtype, order, limit)
         if lengths[axis] < widest:
             width = lengths[axis]
             along = [min(width, n - at) for n in widths for at in range(0, n, width)]
         else:  # whole arrays, as many together as fit
             others = np.prod(_without(lengths, axis), dtype=object) * self.dtype.itemsize
-            along = _packed(widths, limit // max(1, others))
-        return _of_dask((*lengths[:axis], tuple(along), *lengths[axis + 1 :]), self)
+            along = _merged_lengths(widths, limit // max(1, others))
+        return _normalized((*lengths[:axis], tuple(along), *lengths[axis + 1 :]), self)
 
     def __getitem__(self, index: Any) -> AnyArray:
         index = index if isinstance(index, tuple) else (index,)
         if not all(isinstance(n, Integral) or _forwards(n) for n in index):
-            whole: AnyArray = self[(slice(None),) * self.ndim][index]  # Dask asks for no such index
+            whole: AnyArray = self[(slice(None),) * self.ndim][index]  # Dask never does this
             return whole
         axis, refs, bounds = self._axis, self._refs, self._bounds
         index = (*index, *(slice(None),) * (self.ndim - len(index)))
         before, along, after = index[:axis], index[axis], index[axis + 1 :]
 
-        def within(local: Any) -> Any:
+        def local_index(local: Any) -> Any:
             return (*before, *after) if self._stacked else (*before, local, *after)
 
         steps = range(self.shape[axis])[along]
         if not isinstance(steps, range):
             owner = bisect_right(bounds, steps) - 1
-            return refs[owner].read(within(steps - bounds[owner]))
-        shape = select(within(slice(0, 0)), refs[0].shape, self.dtype).shape
+            return refs[owner].read(local_index(steps - bounds[owner]))
+        shape = select(local_index(slice(0, 0)), refs[0].shape, self.dtype).shape
         place = sum(not isinstance(n, Integral) for n in before)
         rest = shape[place:] if self._stacked else shape[place + 1 :]
         order = "F" if _slowest_first(refs)[:1] != [0] and not self._stacked else "C"
@@ -187,8 +188,8 @@ class Joined:
             first, end = bisect_left(steps, start), bisect_left(steps, stop)
             if first < end:
                 local = slice(steps[first] - start, steps[end - 1] - start + 1, steps.step)
-                to: Any = first if self._stacked else slice(first, end)
-                refs[owner].read(within(local), out=out[(*everything, to, ...)])
+                target: Any = first if self._stacked else slice(first, end)
+                refs[owner].read(local_index(local), out=out[(*everything, target, ...)])
             return True
 
         if len(steps):
@@ -201,7 +202,7 @@ def _forwards(index: Any) -> bool:
     return isinstance(index, slice) and (index.step is None or index.step > 0)
 
 
-def _checked(refs: Iterable[Any]) -> list[Source]:
+def _validated(refs: Iterable[Any]) -> list[Source]:
     found = list(refs)
     for number, ref in enumerate(found):
         if ref is None:
@@ -219,7 +220,7 @@ def _checked(refs: Iterable[Any]) -> list[Source]:
     return found
 
 
-def _mixed(number: int, ref: Source, first: Source, axis: int | None) -> ArrayInvalidError:
+def _mismatch_error(number: int, ref: Source, first: Source, axis: int | None) -> ArrayInvalidError:
     if ref.dtype != first.dtype:
         return ArrayInvalidError(
             f"refs[{number}] has dtype {ref.dtype} (path {ref.path!r}), refs[0] has {first.dtype} "
@@ -242,15 +243,15 @@ def _without(values: Sequence[Any], axis: int) -> tuple[Any, ...]:
 
 
 def _slowest_first(refs: Sequence[Source]) -> list[int]:
-    """Return the axes as they lie in the files, outermost first."""
+    """Return the axes in file order, outermost first."""
     axes = list(range(refs[0].ndim))
     return axes[::-1] if all(ref._in_fortran_order() for ref in refs) else axes
 
 
-def _lengths(
+def _chunk_shape(
     shape: Sequence[int], dtype: np.dtype[Any], slowest_first: Iterable[int], limit: int
 ) -> tuple[int, ...]:
-    """Return the shape of a chunk of at most `limit` bytes, or one element, in one run."""
+    """Return the shape of a contiguous chunk of at most `limit` bytes, or of one element."""
     lengths = list(shape)
     step = int(np.prod(shape, dtype=object)) * dtype.itemsize
     for axis in slowest_first:
@@ -261,20 +262,20 @@ def _lengths(
     return tuple(lengths)
 
 
-def _packed(widths: Sequence[int], most: int) -> list[int]:
-    """Add up neighbours to at most `most`, or one."""
+def _merged_lengths(widths: Sequence[int], max_length: int) -> list[int]:
+    """Merge neighbours into lengths of at most `max_length`, or a single one."""
     packed: list[int] = []
     for width in widths:
-        if packed and packed[-1] + width <= most:
+        if packed and packed[-1] + width <= max_length:
             packed[-1] += width
         else:
             packed.append(width)
     return packed
 
 
-def _limit(size: str) -> int:
+def _chunk_limit(size: str) -> int:
     if size == "auto":
-        _dask()
+        _import_dask()
         from dask import config
 
         size = config.get("array.chunk-size")
@@ -286,31 +287,33 @@ def _limit(size: str) -> int:
         ) from None
 
 
-def _of_dask(chunks: Any, of: Part | Joined) -> Chunks:
+def _normalized(chunks: Any, source: SingleSource | JoinedSources) -> Chunks:
     try:
-        normal: Chunks = _dask().core.normalize_chunks(chunks, of.shape, dtype=of.dtype)
+        normal: Chunks = _import_dask().core.normalize_chunks(
+            chunks, source.shape, dtype=source.dtype
+        )
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ArrayInvalidError(
-            f"chunks={chunks!r:.200} do not fit an array of shape {of.shape} and dtype "
-            f"{of.dtype}: {error}"
+            f"chunks={chunks!r:.200} do not fit an array of shape {source.shape} and dtype "
+            f"{source.dtype}: {error}"
         ) from None
     return normal
 
 
-def _array(of: Part | Joined, chunks: Chunks, *, inline: bool) -> Any:
+def _from_array(source: SingleSource | JoinedSources, chunks: Chunks, *, inline: bool) -> Any:
     from dask.base import tokenize
 
-    return _dask().from_array(
-        of,
+    return _import_dask().from_array(
+        source,
         chunks=chunks,
-        name=f"npy-{tokenize(of, chunks)}",
+        name=f"npy-{tokenize(source, chunks)}",
         inline_array=inline,
-        meta=empty((0,) * of.ndim, of.dtype),
+        meta=empty((0,) * source.ndim, source.dtype),
     )
 
 
-def _dask() -> Any:
-    """Return `dask.array`."""
+def _import_dask() -> Any:
+    """Import and return `dask.array`."""
     try:
         import dask.array
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What a lazy array needs of a stored one."""
+"""The interface of a reference that lazy arrays use."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from dj_npy._format.npyfile import AnyArray
 
 
 class Source:
-    """The part of :class:`dj_npy.NpyRef` that Dask and xarray read through."""
+    """Interface of :class:`dj_npy.NpyRef` through which Dask and xarray read."""
 
     __slots__ = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the array."""
+        """Length of each axis."""
         raise NotImplementedError
 
     @property
@@ -33,16 +33,16 @@ class Source:
         raise NotImplementedError
 
     def read(self, selection: Any = ..., *, out: AnyArray | None = None) -> AnyArray:
-        """Read what `selection` selects, and keep nothing."""
+        """Read a selection without keeping it in memory."""
         raise NotImplementedError
 
     def __getitem__(self, index: Any) -> Any:
-        """Read what an index selects, or take it from the loaded array."""
+        """Read a selection, or take it from the loaded array."""
         raise NotImplementedError
 
     def __dask_tokenize__(self) -> Any:
         raise NotImplementedError
 
     def _in_fortran_order(self) -> bool:
-        """Whether the first axis varies fastest in the file, by what the row says."""
+        """Return whether the row says that the file is in Fortran order."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Lazy `xarray.DataArray` of references. xarray is imported when it is needed."""
+"""Lazy `xarray.DataArray` of references. xarray is imported on first use."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ def to_xarray(
     """
     Return the arrays of a query as one lazy `xarray.DataArray` along its primary key.
 
-    The rows are fetched, in the order of the key; of the store, nothing is read.
+    The rows are fetched, in the order of the key; nothing is read from the store.
 
     Parameters
     ----------
@@ -35,22 +35,22 @@ def to_xarray(
     dims : sequence of str, optional
         Names of the arrays' own axes. Default ``dim_0``, ``dim_1`` ...
     coords : mapping, optional
-        Coordinates along them, as `xarray.DataArray` takes them.
+        Coordinates along them, as for `xarray.DataArray`.
     chunks
         As for :func:`dj_npy.to_dask`.
 
     Returns
     -------
     xarray.DataArray
-        Backed by Dask, called like the attribute. Its first axis is called like the attribute of
-        the primary key and has its values as coordinate. If the key has several attributes, the
-        axis is called ``key``, and they are the levels of its multi-index, which
-        ``sel`` takes by name.
+        Backed by Dask and named after the attribute. Its first axis is named after the attribute
+        of the primary key, with the key's values as coordinate. If the key has several attributes,
+        the axis is named ``key``, and they are the levels of its multi-index, to select by name
+        with ``sel``.
 
     Raises
     ------
     ArrayInvalidError
-        If there are no rows, an array is missing (NULL), or they do not go together.
+        If there are no rows, an array is missing (NULL), or shapes or dtypes do not match.
     StoreError
         If xarray or Dask is not installed.
 
@@ -62,7 +62,7 @@ def to_xarray(
     >>> waveforms.sel(recording_id=1, channel=slice(0, 4)).mean("time").shape
     (4,)
     """
-    xarray = _xarray()
+    xarray = _import_xarray()
     query = query() if isinstance(query, type) else query
     if not isinstance(query, dj.expression.QueryExpression):
         raise ArrayInvalidError(
@@ -77,18 +77,18 @@ def to_xarray(
     rows = query.proj(attribute).to_dicts(order_by="KEY")
     array = to_dask((row[attribute] for row in rows), chunks=chunks)
     values = {name: [row[name] for row in rows] for name in key}
-    own = _dims(dims, array.ndim - 1)
+    own_dims = _dims(dims, array.ndim - 1)
     if len(key) == 1:
-        along: Hashable = key[0]
-        index = {along: values[key[0]]}
+        key_dim: Hashable = key[0]
+        index = {key_dim: values[key[0]]}
     else:
         import pandas as pd
 
-        along = KEY
+        key_dim = KEY
         levels = pd.MultiIndex.from_arrays(list(values.values()), names=key)
-        index = xarray.Coordinates.from_pandas_multiindex(levels, along)
-    found = xarray.DataArray(array, dims=(along, *own), coords=index, name=attribute)
-    return found.assign_coords(coords or {})
+        index = xarray.Coordinates.from_pandas_multiindex(levels, key_dim)
+    result = xarray.DataArray(array, dims=(key_dim, *own_dims), coords=index, name=attribute)
+    return result.assign_coords(coords or {})
 
 
 def data_array(
@@ -97,16 +97,16 @@ def data_array(
     coords: Mapping[Any, Any] | None,
     chunks: Any,
 ) -> Any:
-    """Return one stored array as a `DataArray`; see :meth:`NpyRef.to_xarray`."""
-    xarray = _xarray()
+    """Return one reference as a `DataArray`; see :meth:`NpyRef.to_xarray`."""
+    xarray = _import_xarray()
     if chunks is None:
-        from dj_npy._lazy.xarraybackend import lazily
+        from dj_npy._lazy.xarraybackend import lazily_indexed
 
-        data = lazily(ref)
+        data = lazily_indexed(ref)
     else:
         data = array_of(ref, chunks)
-    found = xarray.DataArray(data, dims=_dims(dims, ref.ndim), coords=coords)
-    return found.rename(None)  # it took the name of the Dask array
+    result = xarray.DataArray(data, dims=_dims(dims, ref.ndim), coords=coords)
+    return result.rename(None)  # drop the name of the Dask array
 
 
 def _dims(dims: Sequence[Hashable] | None, ndim: int) -> Sequence[Hashable]:
@@ -117,7 +117,7 @@ def _dims(dims: Sequence[Hashable] | None, ndim: int) -> Sequence[Hashable]:
     return dims
 
 
-def _xarray() -> Any:
+def _import_xarray() -> Any:
     try:
         import xarray
     except ImportError as error:

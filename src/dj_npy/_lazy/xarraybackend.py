@@ -1,4 +1,4 @@
-"""A reference as xarray sees what is in a file. Imports xarray, so only `_xarray` imports this."""
+"""A reference as an xarray backend array. Imports xarray, so it is itself imported on first use."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from dj_npy._lazy.source import Source
 
 class Stored(BackendArray):
     """
-    What xarray indexes, once data are needed.
+    The array that xarray indexes when it needs data.
 
     Parameters
     ----------
     ref : NpyRef
-        Where they come from: read, loaded or kept as by ``ref[index]``.
+        Source of the data: read, loaded or kept as by ``ref[index]``.
     """
 
     def __init__(self, ref: Source) -> None:
@@ -31,16 +31,16 @@ class Stored(BackendArray):
         return self._ref.__dask_tokenize__()
 
     def _read(self, index: tuple[Any, ...]) -> Any:
-        # To NumPy, an integer beside an array is an array too, and may move its axis to the front.
-        single = tuple(0 if np.ndim(n) == 0 and not isinstance(n, slice) else ... for n in index)
-        if any(isinstance(n, np.ndarray) for n in index) and 0 in single:
+        # NumPy treats an integer beside an array as an array, and may move axes to the front.
+        collapse = tuple(0 if np.ndim(n) == 0 and not isinstance(n, slice) else ... for n in index)
+        if any(isinstance(n, np.ndarray) for n in index) and 0 in collapse:
             wide = tuple(
-                slice(n, n + 1) if one == 0 else n for n, one in zip(index, single, strict=True)
+                slice(n, n + 1) if one == 0 else n for n, one in zip(index, collapse, strict=True)
             )
-            return self._ref[wide][tuple(slice(None) if one is ... else 0 for one in single)]
+            return self._ref[wide][tuple(slice(None) if one is ... else 0 for one in collapse)]
         return np.asarray(self._ref[index], self.dtype)
 
 
-def lazily(ref: Source) -> indexing.LazilyIndexedArray:
-    """Return what remembers indexes, one within the other, until data are needed."""
+def lazily_indexed(ref: Source) -> indexing.LazilyIndexedArray:
+    """Return an array that combines indexes until data are needed."""
     return indexing.LazilyIndexedArray(Stored(ref))

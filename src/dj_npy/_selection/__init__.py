@@ -1,5 +1,5 @@
 """
-From an index to the bytes of a file that it needs, and from these to the result. No I/O.
+From an index to the bytes it needs from a file, and back to the result. No I/O.
 
-`index` says what is selected, `plan` which bytes that is, `parts` what a store is asked for.
+`index` resolves a selection, `plan` turns it into bytes to read, `parts` are those reads.
 """

@@ -1,7 +1,7 @@
 """
-What a NumPy index selects: one `range` for each axis, and the *points* that arrays pick.
+Resolve a NumPy index into one `range` for each axis and the *points* that arrays pick.
 
-Pure: no I/O, and NumPy itself decides what is a bad index.
+Pure: no I/O. NumPy itself decides whether an index is valid.
 """
 
 import math
@@ -22,25 +22,26 @@ _ROW = slice(0, 1)
 
 class Selection(NamedTuple):
     """
-    What an index selects of an array, whatever the array's order in a file.
+    What an index selects from an array, independent of its memory order in a file.
 
-    The axes of the result, in turn, are those of a range ``("range", axis)``, of the points
-    ``("points", number)``, of an array in a field ``("field", number)``, or new ``("new", 0)``.
+    Each axis of the result comes from a range ``("range", axis)``, from the points
+    ``("points", number)``, from an array in a field ``("field", number)``, or is new
+    ``("new", 0)``.
     """
 
     shape: tuple[int, ...]
-    """Of the result."""
+    """Shape of the result."""
     dtype: np.dtype[Any]
-    """Of the result."""
+    """Dtype of the result."""
     is_scalar: bool
-    """Whether NumPy returns an element and no array."""
+    """Whether NumPy returns a scalar instead of an array."""
     ranges: dict[int, range]
-    """By axis of the array; one of an integer is not in the result."""
+    """By axis of the array; that of an integer is dropped from the result."""
     points: dict[int, Offsets]
-    """By axis of the array: the integers of arrays and masks, of one shape."""
+    """By axis of the array: positions from arrays and masks, broadcast to one shape."""
     result: tuple[tuple[str, int], ...]
     field_offset: int = 0
-    """Bytes from the beginning of an element to that of the field."""
+    """Offset of the field within an element, in bytes."""
 
     @property
     def nbytes(self) -> int:
@@ -50,20 +51,20 @@ class Selection(NamedTuple):
 
 def select(index: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Selection:
     """
-    Return what `index` selects.
+    Resolve `index`.
 
     Parameters
     ----------
     index
-        Anything.
+        Any object.
     shape, dtype
-        Of the array; it may be larger than memory.
+        Those of the array, which may be larger than memory.
 
     Raises
     ------
     IndexError, TypeError, ValueError, KeyError
-        What NumPy raises for this index. It is asked: the index goes to an array of this shape
-        whose elements all lie at the same place.
+        What NumPy raises for this index: it is applied to an array of this shape with strides 0,
+        whose elements share one byte.
     """
     if isinstance(index, str) or (isinstance(index, list) and index and _are_names(index)):
         return _fields(index, shape, dtype)
@@ -75,14 +76,14 @@ def select(index: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Selectio
         entries = tuple(map(_array_or_basic, entries))
         expanded = _expanded(entries, len(shape))
         dots = [entry for entry in entries if entry is Ellipsis]
-        # One row of each slice is enough for NumPy's verdict; an Ellipsis that takes no axis
-        # still makes an array of what would be a scalar.
+        # One row of each slice is enough to validate; an Ellipsis that expands to no axis still
+        # makes a scalar result an array.
         found = stand_in[(*(_ROW if isinstance(e, slice) else e for e in expanded), *dots)]
         if all(map(_is_basic, expanded)):  # integers in arrays of no axes
             return _basic(expanded, shape, dtype, found)
         return _advanced(expanded, shape, dtype, found, apart=_are_apart(entries))
     except Exception:
-        stand_in[index]  # of several faults NumPy tells the one it meets first
+        stand_in[index]  # of several errors, raise the one that NumPy finds first
         raise
 
 
@@ -107,7 +108,7 @@ def _array_or_basic(entry: Any) -> Any:
         return array
     if array.ndim == 0:
         return operator.index(entry)
-    # [] would be an array of floats, which NumPy takes as a list only.
+    # asarray([]) has floats, which NumPy accepts as an index only as a list.
     return array if array.size or array is entry else array.astype(np.intp)
 
 
@@ -124,7 +125,7 @@ def _fields(index: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Selecti
 
 
 def _expanded(entries: tuple[Any, ...], ndim: int) -> list[Any]:
-    """Return one entry for each axis, besides those that take none or, as masks, several."""
+    """Expand the Ellipsis: one entry for each axis; new axes take none, masks several."""
     if not any(entry is Ellipsis for entry in entries):
         entries = (*entries, Ellipsis)
     taken = sum(map(_axes, entries))
@@ -135,14 +136,14 @@ def _expanded(entries: tuple[Any, ...], ndim: int) -> list[Any]:
 
 
 def _axes(entry: Any) -> int:
-    """How many axes of the array an entry takes."""
+    """Return the number of axes that an entry indexes."""
     if entry is None or entry is Ellipsis:
         return 0
     return entry.ndim if isinstance(entry, np.ndarray) and entry.dtype == bool else 1
 
 
 def _are_apart(entries: tuple[Any, ...]) -> bool:
-    """Whether anything stands between the integers and arrays: NumPy then puts them first."""
+    """Return whether integers and arrays are separated; NumPy then puts their axes first."""
     taking = [n for n, e in enumerate(entries) if isinstance(e, (int, np.integer, np.ndarray))]
     return taking[-1] - taking[0] >= len(taking)
 
@@ -172,7 +173,7 @@ def _advanced(
 ) -> Selection:
     ranges: dict[int, range] = {}
     arrays: dict[int, Offsets] = {}
-    scalars: list[Offsets] = []  # masks of no axes, which multiply all by one or by none
+    scalars: list[Offsets] = []  # 0-d masks, which keep all or nothing
     result: list[tuple[str, int]] = []
     position = None
     for entry in entries:
@@ -207,6 +208,6 @@ def _advanced(
 
 
 def _common_shape(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
-    """`numpy.broadcast_shapes` for any number of axes: NumPy's ends at 32."""
+    """Like `numpy.broadcast_shapes`, but for more than its 32 axes."""
     axes = zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)
     return tuple(next((n for n in lengths if n != 1), 1) for lengths in axes)[::-1]

@@ -1,4 +1,4 @@
-"""What a plan asks of a store: parts of a file, within limits that the store names."""
+"""Parts of a file that a plan reads, within the limits of a store."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -7,38 +7,38 @@ import numpy as np
 
 
 class Limits(NamedTuple):
-    """In what portions a store is best read, in bytes."""
+    """Sizes in which a store is best read, in bytes."""
 
     gap: int
-    """Between two runs: up to here it is read rather than asked around."""
+    """Largest gap between two runs that is merged into one read."""
     part: int
-    """Most that is read at once; only a single element may be larger."""
+    """Largest read; only a single element may be larger."""
     runs: int = 1
-    """How many runs may be put together in a part."""
+    """Most runs that one part may combine."""
 
 
 class Part(NamedTuple):
-    """Some bytes of a file, to be read at once, and what becomes of them."""
+    """A byte range of a file to read at once, and where the bytes go."""
 
     start: int
     nbytes: int
     """At least one."""
     targets: Sequence[memoryview]
-    """Memory that they fill, one piece after the other."""
+    """Buffers to fill, one after the other."""
     take: Callable[[memoryview], object] | None = None
     """
     Called with the bytes instead of filling `targets`; perhaps in another thread, and with
-    memory that is used again afterwards.
+    memory that is reused afterwards.
     """
     runs: Sequence[tuple[int, int]] = ()
-    """Where the bytes begin, and how many, if they are of several runs; only for `take`."""
+    """Start and length of each run, if there are several; only with `take`."""
 
     def put(self, data: memoryview) -> None:
-        """Put the bytes where they belong."""
+        """Copy the bytes to the targets, or pass them to `take`."""
         if self.take is not None:
             self.take(data)
             return
         for target in self.targets:
-            # NumPy lets other threads run while it copies; a memoryview does not.
+            # NumPy releases the GIL while it copies; a memoryview does not.
             np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(data[: len(target)], np.uint8))
             data = data[len(target) :]

@@ -1,9 +1,9 @@
 """
-From what is selected to the bytes of a file that hold it, and from these to an array. Pure: no I/O.
+Plan which bytes of a file a selection needs, and scatter them into an array. Pure: no I/O.
 
-The axes of a selection and its points, ordered by how far apart their steps lie in the file, are
-*levels*, one within the other. A level knows what it spans, and whether there is a gap in it that
-is worth another request; from that follow the *pieces* in which it is read.
+The axes of a selection and its points, ordered by their stride in the file, are nested *levels*.
+A level knows its extent, and whether it has a gap that is worth another request; from that follow
+the *pieces* in which it is read.
 """
 
 import math
@@ -24,22 +24,22 @@ _WINDOW = 4096
 
 
 class Piece(NamedTuple):
-    """Some bytes of a file, and what of the result lies in them."""
+    """A byte range of a file and the part of the result in it."""
 
     start: int
     nbytes: int
     where: Where
-    """Index of that part of the result, whose axes are in the file's order."""
+    """Index of that part in the result, with axes in file order."""
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    """The part as an array in the bytes; the axis of the points steps from byte to byte."""
+    """Strides of the part in the bytes; 1 along the axis of the points."""
     points: tuple[int, Offsets] | None = None
-    """Number of that axis, and where on it the points are."""
+    """Number of that axis, and positions of the points on it."""
     runs: Sequence[tuple[int, int]] = ()
-    """Start and length of each, if the bytes are of several runs."""
+    """Start and length of each run, if there are several."""
 
     def source(self, data: memoryview, offset: int, dtype: np.dtype[Any]) -> AnyArray:
-        """Return the part of the result that is in `data` from `offset` on."""
+        """Return the part of the result that is in `data` at `offset`."""
         found: AnyArray = np.ndarray(self.shape, dtype, data, offset, self.strides)
         if self.points is None:
             return found
@@ -51,16 +51,16 @@ class Piece(NamedTuple):
 
 class Plan:
     """
-    How a selection of an array is read from its file.
+    How to read a selection of an array from its file.
 
     Parameters
     ----------
     selection : Selection
-        Of at least one element.
+        With at least one element.
     header : Header
-        The file's.
+        Header of the file.
     limits : Limits
-        The store's.
+        Limits of the store.
     """
 
     def __init__(self, selection: Selection, header: Header, limits: Limits) -> None:
@@ -73,11 +73,11 @@ class Plan:
         start = header.offset + selection.field_offset
         for number, taken in selection.ranges.items():
             start += min(taken[0], taken[-1]) * strides[number]
-        axes, points = _axes_of(selection, strides)
+        axes, points = _file_axes(selection, strides)
         taken_strides = [strides[n] for n in selection.points] or [0]
         outer = [axis for axis in axes if axis.stride_extent >= max(taken_strides)]
         inner = [axis for axis in axes if axis.stride_extent < min(taken_strides)]
-        # Axes that are stepped through between two arrays of integers add to the points.
+        # Axes between two integer arrays in the file become part of the points.
         between = [axis for axis in axes if axis not in outer and axis not in inner]
         level: _Level = _Element(selection.dtype.itemsize)
         for axis in reversed(inner):
@@ -99,33 +99,33 @@ class Plan:
 
     @property
     def read_nbytes(self) -> int:
-        """Bytes that are read, but for gaps that are closed between pieces of different levels."""
+        """Bytes to read, without the gaps merged between pieces of different levels."""
         return self._level.read_nbytes
 
     @property
     def first(self) -> tuple[int, int]:
-        """Where the first piece begins and ends."""
+        """Start and end of the first piece."""
         piece = next(self._level.pieces(self._start, (), 0))
         return piece.start, piece.start + piece.nbytes
 
     def parts(self, out: AnyArray) -> Iterator[Part]:
-        """Yield what is to be read, in the file's order, into `out`, which is the result."""
+        """Yield the parts to read into `out`, the result, in file order."""
         turns: Any = (*self._turns, ...)
         target = out.transpose(self._axes)[turns]
         pieces = self._level.pieces(self._start, (), 0)
-        for together in _together(pieces, self._limits):
-            start = together[0].start
-            nbytes = together[-1].start + together[-1].nbytes - start
-            runs = together[0].runs
-            region = _region(together, target)
+        for merged in _merge_pieces(pieces, self._limits):
+            start = merged[0].start
+            nbytes = merged[-1].start + merged[-1].nbytes - start
+            runs = merged[0].runs
+            region = _region(merged, target)
             if region is None:
-                yield Part(start, nbytes, (), partial(_scatter, together, target), runs)
+                yield Part(start, nbytes, (), partial(_scatter, merged, target), runs)
             else:
                 yield Part(start, nbytes, (bytes_view(region),))
 
 
-def _together(pieces: Iterable[Piece], limits: Limits) -> Iterator[list[Piece]]:
-    """Put neighbours into one part, which the levels do only within themselves."""
+def _merge_pieces(pieces: Iterable[Piece], limits: Limits) -> Iterator[list[Piece]]:
+    """Merge neighbouring pieces into parts; levels merge only within themselves."""
     part: list[Piece] = []
     for piece in pieces:
         stop = piece.start + piece.nbytes
@@ -143,7 +143,7 @@ def _together(pieces: Iterable[Piece], limits: Limits) -> Iterator[list[Piece]]:
 
 
 def _region(pieces: Sequence[Piece], target: AnyArray) -> AnyArray | None:
-    """Return the memory that is byte for byte what is read, if it is."""
+    """Return the part of `target` that has the same bytes as the file; None if there is none."""
     piece = pieces[0]
     if len(pieces) > 1 or piece.runs or not all(isinstance(n, slice) for n in piece.where):
         return None
@@ -157,61 +157,61 @@ def _scatter(pieces: Sequence[Piece], target: AnyArray, data: memoryview) -> Non
         target[piece.where] = piece.source(data, piece.start - pieces[0].start, target.dtype)
 
 
-class _InFile(NamedTuple):
-    """An axis of the result that steps through the file."""
+class _FileAxis(NamedTuple):
+    """An axis of the result and its stride in the file."""
 
     number: int
-    """In the result."""
+    """Its number in the result."""
     length: int
     stride: int
     """Bytes from one step to the next, positive."""
     backwards: bool
     stride_extent: float
-    """What of the file one step lies within: the larger, the further out."""
+    """Stride of the array's axis in the file, by which axes are ordered: outermost first."""
 
 
-def _axes_of(selection: Selection, strides: Sequence[int]) -> tuple[list[_InFile], list[int]]:
+def _file_axes(selection: Selection, strides: Sequence[int]) -> tuple[list[_FileAxis], list[int]]:
     """Return the axes of the result, outermost in the file first, and those of the points."""
     axes, points = [], []
     for number, (kind, n) in enumerate(selection.result):
         length = selection.shape[number]
         if kind == "points" and selection.points:
             points.append(number)
-        elif length == 1:  # anywhere; so is that of masks of no axes
-            axes.append(_InFile(number, 1, 0, False, math.inf))
+        elif length == 1:  # may be placed anywhere, as may those of 0-d masks
+            axes.append(_FileAxis(number, 1, 0, False, math.inf))
         elif kind == "range":
             step = selection.ranges[n].step
-            axes.append(_InFile(number, length, abs(step) * strides[n], step < 0, strides[n]))
+            axes.append(_FileAxis(number, length, abs(step) * strides[n], step < 0, strides[n]))
         else:
             stride = math.prod(selection.shape[number + 1 :]) * selection.dtype.itemsize
-            axes.append(_InFile(number, length, stride, False, stride))
+            axes.append(_FileAxis(number, length, stride, False, stride))
     return sorted(axes, key=lambda axis: -axis.stride_extent), points
 
 
 class _Level:
     """
-    An axis, or the points, of a selection and all that is within.
+    An axis of a selection, or its points, with all inner levels.
 
-    `shape`, `strides` and `points` are those of the piece that all of it is.
+    `shape`, `strides` and `points` are those of a piece that covers all of it.
     """
 
     shape: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
     points: tuple[int, Offsets] | None = None
     contiguous: bool = True
-    """Whether no gap in it is worth asking around."""
+    """Whether all its gaps are small enough to be read."""
     extent: int
-    """Bytes from the first to the last."""
+    """Bytes from its start to its end."""
     read_nbytes: int
     """Bytes of its pieces."""
 
     @property
     def everything(self) -> Where:
-        """Index of all of it in the result."""
+        """Index of the whole level in the result."""
         return ()
 
     def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
-        """Yield its pieces if it begins at byte `start`, within one step of `depth` others."""
+        """Yield its pieces from byte `start`, inside `depth` outer levels."""
         raise NotImplementedError
 
 
@@ -233,7 +233,7 @@ class _Axis(_Level):
         if inner.points is not None:
             self.points = inner.points[0] + 1, inner.points[1]
         self.at_once = 0
-        """Steps of one piece; none if a step is too much for one."""
+        """Steps per piece; 0 if one step does not fit in a piece."""
         if self.contiguous and inner.extent <= limits.part:
             self.at_once = (limits.part - inner.extent) // max(stride, 1) + 1
 
@@ -243,7 +243,7 @@ class _Axis(_Level):
 
     def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
         inner, at_once = self.inner, self.at_once
-        # Where each step is a run of its own, several may be put together.
+        # Where each step is its own run, one piece may combine several.
         apart = not at_once and inner.contiguous and inner.extent <= self.limits.part
         if apart:
             at_once = min(self.limits.runs, self.limits.part // inner.extent)
@@ -267,16 +267,16 @@ class _Axis(_Level):
 
 class _Points(_Level):
     """
-    Places in any order, on any number of axes; they may repeat.
+    Offsets in any order, on any number of axes; they may repeat.
 
     Parameters
     ----------
     offsets : ndarray
-        Of the places, in bytes; the least is 0.
+        In bytes; the least is 0.
     """
 
     def __init__(self, offsets: Offsets, inner: _Level, limits: Limits) -> None:
-        # There may be as many points as elements in the result, so few arrays are kept of them.
+        # There may be as many points as elements in the result, so keep few arrays.
         self.inner, self.limits = inner, limits
         self._shape, self._order, flat = offsets.shape, None, offsets.ravel()
         if (flat[1:] < flat[:-1]).any():
@@ -284,9 +284,9 @@ class _Points(_Level):
             flat = flat[self._order]
         self.offsets, self.extent = flat, int(flat[-1]) + inner.extent
         self.fits = inner.contiguous and inner.extent <= limits.part
-        # A run is of neighbours, or, where one step is too much for it, of one place.
-        far = np.flatnonzero(np.diff(flat) > (inner.extent + limits.gap if self.fits else 0))
-        ends = np.append(far + 1, flat.size)
+        # A run merges neighbours or, where one step does not fit in a part, is a single offset.
+        breaks = np.flatnonzero(np.diff(flat) > (inner.extent + limits.gap if self.fits else 0))
+        ends = np.append(breaks + 1, flat.size)
         self.contiguous = inner.contiguous and len(ends) == 1
         if self.fits:
             ends = _cut(flat, ends, limits.part - inner.extent)
@@ -304,15 +304,15 @@ class _Points(_Level):
     def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
         inner, first, window = self.inner, 0, range(0)
         while first < len(self.ends):
-            if first not in window:  # of a million runs, only some as Python's numbers
+            if first not in window:  # convert a window of runs to Python integers, not all million
                 window = range(first, min(first + _WINDOW, len(self.ends)))
-                some = slice(first, window.stop)
-                begins, ends = self.begins[some].tolist(), self.ends[some].tolist()
+                window_runs = slice(first, window.stop)
+                begins, ends = self.begins[window_runs].tolist(), self.ends[window_runs].tolist()
                 offsets, lengths = (
-                    self.offsets[self.begins[some]].tolist(),
-                    self.lengths[some].tolist(),
+                    self.offsets[self.begins[window_runs]].tolist(),
+                    self.lengths[window_runs].tolist(),
                 )
-            stop = min(self._together(first), window.stop)
+            stop = min(self._end_of_part(first), window.stop)
             runs = slice(first - window.start, stop - window.start)
             offset, nbytes = offsets[runs.start], lengths[runs.start]
             points = slice(begins[runs.start], ends[runs.stop - 1])
@@ -338,8 +338,8 @@ class _Points(_Level):
                 several,
             )
 
-    def _together(self, first: int) -> int:
-        """Return the run after the last of those that are read in one part, from `first` on."""
+    def _end_of_part(self, first: int) -> int:
+        """Return the end of the runs that are read in one part, from `first` on."""
         stop = first + 1
         if self.fits and self.limits.runs > 1:
             room = self.sums[first] - self.lengths[first] + self.limits.part
@@ -347,7 +347,7 @@ class _Points(_Level):
         return stop
 
     def _numbers(self, first: int, stop: int) -> Where:
-        """Index of some points, in their place in the file, by where they are in the result."""
+        """Return the index in the result of points given by their range in file order."""
         order = self._order
         numbers = np.arange(first, stop) if order is None else order[first:stop]
         axes = (numbers,) if len(self._shape) == 1 else np.unravel_index(numbers, self._shape)
@@ -356,7 +356,7 @@ class _Points(_Level):
         return tuple(slice(n := int(axis[0]), n + 1) for axis in axes)
 
     def _moves(self, first: int, stop: int) -> Offsets:
-        """By how much each point moves to the front when these runs are put together."""
+        """Return how far each point moves forward when these runs are joined without gaps."""
         runs = slice(first, stop)
         lengths = self.lengths[runs]
         gaps = self.offsets[self.begins[runs]] - self.offsets[self.begins[first]]
@@ -365,7 +365,7 @@ class _Points(_Level):
 
 
 def _cut(offsets: Offsets, ends: Offsets, room: int) -> Offsets:
-    """Cut runs of neighbours where their offsets are more than `room` apart."""
+    """Split runs whose offsets are more than `room` apart."""
     cut = []
     first = 0
     for end in ends.tolist():

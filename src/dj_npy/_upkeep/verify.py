@@ -13,7 +13,7 @@ import datajoint as dj
 from datajoint.errors import DataJointError
 
 from dj_npy._array.file import ArrayFile
-from dj_npy._concurrency.ahead import Pipeline, Task, WorkItem
+from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._datajoint.catalog import Snapshot, connection_of, is_npy, schema_name, snapshot
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError, ArrayMissingError, NpyError
@@ -151,16 +151,16 @@ def verify(*schemas_or_tables: Any, checksums: bool = False, progress: bool = Fa
         given = list(map(_check_argument, schemas_or_tables))
         configs = [_spool(each, number, rows, report) for number, each in enumerate(given)]
         rows.seek(0)
-        ahead = Pipeline(_work_items(rows, configs, checksums), settings.max_workers, _IN_FLIGHT)
+        pipeline = Pipeline(_work_items(rows, configs, checksums), settings.max_workers, _IN_FLIGHT)
         total = (report.checked, report.nbytes)
         bar = stack.enter_context(Progress("verify", total if progress else None))
         try:
-            for step in ahead:
-                for place, (what, message) in zip(step.item, step.tasks[0].result(), strict=True):
+            for item in pipeline:
+                for place, (what, message) in zip(item.item, item.tasks[0].result(), strict=True):
                     _add(report, place, what, message)
                     bar.add(place.nbytes)
         finally:
-            ahead.close()
+            pipeline.close()
     return report
 
 
