@@ -1,9 +1,10 @@
 """Settings of the package, by environment variable or assignment."""
 
 from pathlib import Path
+from typing import Annotated
 
 from platformdirs import user_cache_path
-from pydantic import ByteSize, Field
+from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dj_npy._errors import ArrayInvalidError
@@ -66,6 +67,21 @@ class Settings(BaseSettings):
 
 
 settings = Settings()
+
+
+_SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
+
+
+def nbytes_of(size: int | str, name: str, expected: str) -> int:
+    """
+    Return a size such as ``"64 MiB"`` in bytes.
+
+    Raises ArrayInvalidError, which says what the argument `name` is `expected` to be.
+    """
+    try:
+        return _SIZE.validate_python(size)
+    except ValidationError:
+        raise ArrayInvalidError(f"{name} must be {expected}, not {size!r}") from None
 
 
 def thread_count(given: int | None) -> int:

@@ -6,20 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain
-from typing import Annotated, Any
-
-from pydantic import ByteSize, Field, TypeAdapter, ValidationError
+from typing import Any
 
 from dj_npy._array.file import Slab
 from dj_npy._array.ref import NpyRef, load_each, load_together, read_each
 from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._errors import ArrayInvalidError, NpyError
-from dj_npy._settings import thread_count
+from dj_npy._settings import nbytes_of, thread_count
 from dj_npy._stores import Store
 from dj_npy._stores.remote import PART, SIDE_BY_SIDE
 
-_SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
 _PROCESSORS = os.cpu_count() or 1
 _IN_FLIGHT = PART * SIDE_BY_SIDE
 """Most bytes of buffers in flight for an array that is read through a network."""
@@ -160,12 +157,7 @@ def stream(
     >>> for row in dj_npy.stream(Recording.to_dicts(), "waveform"):
     ...     _ = row["recording_id"], row["waveform"].mean()
     """
-    try:
-        max_nbytes = _SIZE.validate_python(max_bytes)
-    except ValidationError:
-        raise ArrayInvalidError(
-            f"max_bytes must be a size such as 1000000 or '1 GiB', not {max_bytes!r}"
-        ) from None
+    max_nbytes = nbytes_of(max_bytes, "max_bytes", "a size such as 1000000 or '1 GiB'")
     workers = thread_count(max_workers)
     # The total is known only if `refs` can be iterated twice.
     total = _total(refs, attributes) if progress and isinstance(refs, (list, tuple)) else (0, 0)

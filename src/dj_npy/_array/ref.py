@@ -5,11 +5,10 @@ import math
 import weakref
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import datajoint as dj
 import numpy as np
-from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from dj_npy._array.arraylike import ArrayLike, materialized, owned
 from dj_npy._array.cache import array_cache, loaded_array
@@ -22,11 +21,10 @@ from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import AnyArray, Header
 from dj_npy._lazy.arrays import LazyArrays
 from dj_npy._selection.index import Selection, select
-from dj_npy._settings import settings
+from dj_npy._settings import nbytes_of, settings
 from dj_npy._stores import Store, StoreConfig, describe, open_store
 from dj_npy._text import short_repr
 
-_SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
 _MAP_MODES: tuple[MapMode, ...] = ("r", "r+", "c")
 
 
@@ -245,12 +243,7 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         >>> [block.shape for block in ref.blocks("100 kB")]
         [(390, 32), (390, 32), (220, 32)]
         """
-        try:
-            max_nbytes = _SIZE.validate_python(nbytes)
-        except ValidationError:
-            raise ArrayInvalidError(
-                f"nbytes must be a size such as 1000000 or '64 MiB', not {nbytes!r}"
-            ) from None
+        max_nbytes = nbytes_of(nbytes, "nbytes", "a size such as 1000000 or '64 MiB'")
         rows = len(self)
         block_rows = max(1, max_nbytes // max(1, self.nbytes // max(1, rows)))
         slices = (slice(first, first + block_rows) for first in range(0, rows, block_rows))

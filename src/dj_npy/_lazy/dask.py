@@ -4,19 +4,17 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from numbers import Integral
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from dj_npy._concurrency.threads import all_in_threads
 from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._format.npyfile import AnyArray, empty
 from dj_npy._lazy.source import Source
 from dj_npy._selection.index import select
-from dj_npy._settings import settings
+from dj_npy._settings import nbytes_of, settings
 
-_SIZE: TypeAdapter[ByteSize] = TypeAdapter(Annotated[ByteSize, Field(gt=0)])
 Chunks = tuple[tuple[int, ...], ...]
 
 
@@ -279,12 +277,7 @@ def _chunk_limit(size: str) -> int:
         from dask import config
 
         size = config.get("array.chunk-size")
-    try:
-        return _SIZE.validate_python(size)
-    except ValidationError:
-        raise ArrayInvalidError(
-            f"chunks must be 'auto', a size such as '64 MiB', or what Dask takes, not {size!r}"
-        ) from None
+    return nbytes_of(size, "chunks", "'auto', a size such as '64 MiB', or what Dask takes")
 
 
 def _normalized(chunks: Any, source: SingleSource | JoinedSources) -> Chunks:
