@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dj_npy import ArrayMissingError, StoreError, settings
-from dj_npy._format.names import TEMPORARY_SUFFIX
+from dj_npy._format.aliases import TEMPORARY_SUFFIX
 from dj_npy._format.path import with_token
 from dj_npy._stores.local import file as localfile
 from dj_npy._stores.local import naming

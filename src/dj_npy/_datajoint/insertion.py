@@ -48,8 +48,8 @@ class Statement:
         self._table = table
         self._connection = table.connection
         self._process = os.getpid()
-        self._all_encoded = True  # all rows are encoded
-        self._session: Session | None = None  # the one it is sent in, once it may have been
+        self._all_encoded = True  # so the next query is the statement itself
+        self._session: Session | None = None  # set when the statement is about to be sent
         self._query: str | None = None
         self._sent: transactions.Sent | None = None
         self._written: list[Written] = []

@@ -29,8 +29,8 @@ from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._datajoint.context import call_with, current, row_key, witness
 from dj_npy._datajoint.insertion import Insertion, Update
 from dj_npy._datajoint.storerows import TableWitness
+from dj_npy._format.aliases import Listing
 from dj_npy._format.layout import Layout
-from dj_npy._format.names import Listing
 
 Method = Callable[..., Any]
 

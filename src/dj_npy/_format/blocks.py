@@ -32,7 +32,7 @@ class Blocks:
     ------
     ArrayInvalidError
         If there can be no such array. An insert raises it, and leaves nothing, if a block has
-        another dtype or shape, or if the blocks have fewer or more rows than `shape` says. An
+        another dtype or shape, or if the blocks have fewer or more rows than the shape says. An
         error of `blocks` itself is raised by the insert.
 
     Examples

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Set
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from dj_npy._format.names import TEMPORARY_SUFFIX, folded
+from dj_npy._format.aliases import TEMPORARY_SUFFIX, folded
 from dj_npy._format.path import EXTENSION, is_with_token, name_in_path
 
 TEMPORARY = re.compile(rf"\.[0-9a-f]{{16}}{re.escape(TEMPORARY_SUFFIX)}")

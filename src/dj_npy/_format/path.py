@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from dj_npy._format.names import folded
+from dj_npy._format.aliases import folded
 
 EXTENSION = ".npy"
 _CHECK_LENGTH = 3

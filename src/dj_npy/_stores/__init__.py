@@ -1,4 +1,10 @@
-"""Stores: one interface (`base`) and one module per backend."""
+"""
+Stores: bytes at paths, behind one interface (`base`).
+
+`opening` chooses the backend by protocol: `local` for folders, `obstore` for S3, GCS and Azure,
+`fsspec` for every other protocol, and for object stores in a forked process. A new backend is a
+subclass of `Store`, or of `RemoteStore` (`remote`), that `opening._new_store` returns.
+"""
 
 from dj_npy._stores.base import Listed, Replace, Stat, Store
 from dj_npy._stores.described import StoreConfig, describe

@@ -1,4 +1,4 @@
-"""Open stores from DataJoint's configuration."""
+"""Open stores from DataJoint's configuration: which protocol is which backend is decided here."""
 
 import json
 import logging

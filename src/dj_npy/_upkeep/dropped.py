@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError
 from dj_npy._format import npyfile
+from dj_npy._format.aliases import folded
 from dj_npy._format.layout import TEMPORARY
-from dj_npy._format.names import folded
 from dj_npy._format.path import EXTENSION, is_with_token, name_in_path
 from dj_npy._stores import Listed, Store
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from dj_npy._concurrency.threads import all_in_threads
 from dj_npy._errors import NpyError, StoreError
+from dj_npy._format.aliases import endings, endings_below, folded
 from dj_npy._format.layout import Layout
-from dj_npy._format.names import endings, endings_below, folded
 from dj_npy._format.path import name_in_path
 from dj_npy._stores import Listed, Store
 from dj_npy._stores.base import UNTIMED

@@ -7,7 +7,7 @@ from contextlib import suppress
 from datajoint.errors import DataJointError
 
 from dj_npy._errors import NpyError
-from dj_npy._format.names import folded
+from dj_npy._format.aliases import folded
 from dj_npy._stores.base import Store
 from dj_npy._stores.described import StoreConfig
 from dj_npy._stores.local.store import LocalStore

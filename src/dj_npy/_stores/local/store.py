@@ -14,7 +14,7 @@ from typing import Any
 
 from dj_npy._concurrency.threads import side_by_side
 from dj_npy._errors import ArrayMissingError, NpyError, StoreError
-from dj_npy._format.names import TEMPORARY_SUFFIX
+from dj_npy._format.aliases import TEMPORARY_SUFFIX
 from dj_npy._selection.parts import Limits, Part
 from dj_npy._settings import settings
 from dj_npy._stores.base import MARKER, UNTIMED, Buffer, Listed, Stat, Store

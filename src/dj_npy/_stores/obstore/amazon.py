@@ -1,4 +1,4 @@
-"""S3 settings that obstore and s3fs share: endpoint, region, credentials, botocore clients."""
+"""S3 for obstore and s3fs: endpoint, region, credentials, and what only botocore can ask for."""
 
 import base64
 import os

@@ -1,4 +1,4 @@
-"""Objects in S3, GCS and Azure, through obstore."""
+"""Objects in S3, GCS and Azure, through obstore: written once, though answers may be lost."""
 
 import secrets
 import time
@@ -119,7 +119,12 @@ class CloudStore(CloudReader):
         mark: str = "",
         **attributes: str,
     ) -> Version | None:
-        """Write an object if a condition holds and return its version; otherwise return None."""
+        """
+        Write an object if a condition holds and return its version; otherwise return None.
+
+        After an answer that was lost, or a refusal, the object at `path` is looked at: one with
+        the mark of this very write is its own.
+        """
         mark = mark or secrets.token_hex(16)
         waits = pauses()
         while True:

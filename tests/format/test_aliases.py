@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 import dj_npy
 from dj_npy._datajoint.catalog import Snapshot
+from dj_npy._format.aliases import Listing, folded
 from dj_npy._format.layout import Column, Layout
-from dj_npy._format.names import Listing, folded
 from dj_npy._format.path import array_path, with_token
 from dj_npy._stores import Listed, filecache
 from dj_npy._upkeep.collection import Collection
