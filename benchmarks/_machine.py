@@ -51,6 +51,8 @@ def _disk(folder: Path) -> str:
     """The file system of the mount that the folder is in."""
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     held = [each for each in mounts if folder.is_relative_to(each[1])]
+    if not held:  # in a chroot
+        return "unknown"
     device, _, kind, *_ = max(held, key=lambda each: len(each[1]))
     return f"{kind} on {device}"
 

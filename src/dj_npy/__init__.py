@@ -6,6 +6,9 @@ table, declared before or after.
 """
 
 from dj_npy import embedded
+
+# Imported, as cloudpickle takes what it cannot find by name to pieces.
+from dj_npy import pickles as _pickles  # noqa: F401
 from dj_npy._array.many import load, stream
 from dj_npy._array.ref import NpyRef
 from dj_npy._datajoint import patches as _patches

@@ -367,6 +367,7 @@ def test_a_disk_that_becomes_read_only(
         del ref
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a disk")
 def test_a_file_server_that_goes_away(
     recording: Any, stores: dict[str, Any], database: Any, tmp_path: Path
 ) -> None:

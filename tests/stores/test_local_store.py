@@ -1,7 +1,9 @@
 """The local store: created once, durable, whole or not there at all."""
 
 import errno
+import grp
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -190,8 +192,10 @@ def test_a_folder_without_permission(session_folder: Path) -> None:
     folder = session_folder / "not-mine"
     folder.mkdir(mode=0o555)
     said = warm.output("-c", WITHOUT_PERMISSION, str(folder))
-    assert "permission denied for this user, nobody: folder " in said
-    assert "is of user root and group root, with mode dr-xr-xr-x (0555)" in said
+    me, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(folder.stat().st_gid).gr_name
+    user = "nobody" if os.geteuid() == 0 else me
+    assert f"permission denied for this user, {user}: folder " in said
+    assert f"is of user {me} and group {group}, with mode dr-xr-xr-x (0555)" in said
     assert everything(folder) == {}
 
 

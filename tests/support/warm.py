@@ -75,7 +75,8 @@ def run(
 
 def output(*arguments: str, env: dict[str, str] | None = None, timeout: float = 60) -> str:
     """Run a program, and return what it prints; it must not fail."""
-    result = run(*arguments, env={**os.environ} if env is None else env, timeout=timeout)
+    env = {**os.environ} if env is None else env
+    result = run(*arguments, env=env, cwd=Path.cwd(), timeout=timeout)
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
     return result.stdout.strip()
 

@@ -12,12 +12,19 @@ import pytest
 
 import dj_npy
 from tests.conftest import run
+from tests.support import warm
 
 
 def test_all_and_the_public_names_agree() -> None:
     public = {name for name in vars(dj_npy) if not name.startswith("_")} - {"pickles"}
     assert public | {"__version__"} == set(dj_npy.__all__)
     assert sorted(dj_npy.__all__) == dj_npy.__all__
+
+
+def test_what_a_pickle_names_is_imported() -> None:
+    """Or cloudpickle, and with it Ray and Dask, would take a function to pieces."""
+    code = "import sys, dj_npy; print(sys.modules['dj_npy.pickles'].store.__module__)"
+    assert warm.output("-c", code) == "dj_npy.pickles"
 
 
 def test_every_other_module_is_private() -> None:
