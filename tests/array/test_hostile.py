@@ -98,6 +98,7 @@ def test_a_header_of_any_text_is_refused_by_our_error(text: str) -> None:
     assert str(caught.value).isprintable()
 
 
+NUMPY_1 = np.__version__.startswith("1.")
 FIELDS = "{{'descr': {}, 'fortran_order': False, 'shape': {}}}"
 TRAPS = {
     "digits beyond what Python converts": FIELDS.format("'<f8'", f"({'9' * 5000},)"),
@@ -110,7 +111,7 @@ TRAPS = {
     "zero bytes": FIELDS.format("'<f8'", "(\0,)"),
     "an escape that is none": FIELDS.format(r"'\d8'", "()"),
     "a number that runs into a word": FIELDS.format("'<f8'", "(1if 1else 2,)"),
-    "a name that NumPy has given up": FIELDS.format("'a5'", "(0,)"),
+    **({} if NUMPY_1 else {"a name that NumPy has given up": FIELDS.format("'a5'", "(0,)")}),
     "a keyword of async": FIELDS.format("await x", "()"),
     "a formatted string": FIELDS.format("f'{1}'", "()"),
     "a call": FIELDS.format("__import__('os').getpid()", "()"),
@@ -134,7 +135,8 @@ def test_a_trap_of_python_s_parser_is_a_bad_header(trap: str) -> None:
 @pytest.mark.parametrize(
     "dtype",
     [
-        *(r"['\d']", "[" * 5000, "[('a', 'a5')]", "a5", "{'names': 1if 1else 2}", "f8," * 100_000),
+        *(r"['\d']", "[" * 5000, "{'names': 1if 1else 2}", "f8," * 100_000),
+        *(() if NUMPY_1 else ("[('a', 'a5')]", "a5")),
         *("[" + "-" * 50_000 + "1]", f"[{'9' * 5000}]", "(numpy.record, [('a', 'O')])"),
     ],
     ids=lambda dtype: dtype[:12],

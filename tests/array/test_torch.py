@@ -28,7 +28,7 @@ def test_dlpack_hands_out_a_copy(stored: Stored) -> None:
         assert np.array_equal(array, np.asarray(source))
         assert not np.shares_memory(array, ref.load())
         with pytest.raises(BufferError, match="shares its data"):
-            np.from_dlpack(source, copy=False)
+            source.__dlpack__(copy=False)
 
 
 @pytest.mark.parametrize("array", [np.zeros(3, ">f8"), np.zeros(3, [("a", "i4")])])
