@@ -125,7 +125,8 @@ def test_every_index_gives_what_numpy_gives(
         assert needs_data == bool(read)  # a bad or an empty index needs nothing at all
         expected = outcome(index, array)
         if not isinstance(expected, type):
-            out = np.zeros(np.shape(expected), array.dtype)
+            # Of a field, where the index is the name of one.
+            out = np.zeros(np.shape(expected), expected.dtype)
             assert ref.read(index, out=out) is out
             assert as_numpy(out if isinstance(expected, np.ndarray) else out[()], expected)
     assert not ref.is_loaded
