@@ -167,36 +167,27 @@ def describe(config: StoreConfig, name: str | None) -> DescribedStore:
     if public.get("protocol") == "file" and "location" in public:
         public["location"] = os.path.abspath(public["location"])  # relative to this process
     withheld = tuple(sorted(key for key in settings if settings[key] and key not in public))
-    return described(name, tuple(public.items()), withheld)
+    return store(name, tuple(public.items()), withheld)
 
 
+@lru_cache(maxsize=256)
 def store(
     name: str, public: tuple[tuple[str, Any], ...], withheld: tuple[str, ...]
 ) -> DescribedStore:
     """
     Return the configuration of a store from a pickled reference.
 
+    It is the same object for every reference, however many are unpickled.
+
     Parameters
     ----------
-    name : str
-        Name of the store in the configuration.
-    public : tuple of (str, value)
-        The settings that a pickle has.
-    withheld : tuple of str
-        The names of the settings that it omits.
+    name, public, withheld
+        As for `DescribedStore`.
     """
-    return described(name, public, withheld)
+    return DescribedStore(name, public, withheld)
 
 
 store.__module__ = "dj_npy.pickles"  # the name in pickles of every version
-
-
-@lru_cache(maxsize=256)
-def described(
-    name: str, public: tuple[tuple[str, Any], ...], withheld: tuple[str, ...]
-) -> DescribedStore:
-    """Return one object per store, however many references to it are unpickled."""
-    return DescribedStore(name, public, withheld)
 
 
 def _remedy(name: str) -> str:
