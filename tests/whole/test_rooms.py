@@ -40,14 +40,34 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield each module of the package that a file imports, wherever, and each name from it."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dj_npy":
-            module = (node.module or "").removeprefix("dj_npy").lstrip(".")
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+OF_OTHERS = {"_config": "DataJoint", "_meta": "Dask", "_pipeline": "Azure"}
+"""Private attributes of other libraries that have the name of one of ours."""
+
+
+def imports(module: str) -> Iterator[tuple[str, str]]:
+    """Yield each module of the package that a module imports, wherever, and each name from it."""
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Import):
             for alias in node.names:
-                inner = f"{module}.{alias.name}".lstrip(".")
-                yield (inner, "") if inner in MODULES else (module, alias.name)
+                if alias.name.split(".")[0] == "dj_npy":
+                    yield alias.name.removeprefix("dj_npy").lstrip("."), ""
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module} has a relative import"
+            source = node.module or ""
+            if source.split(".")[0] == "dj_npy":
+                source = source.removeprefix("dj_npy").lstrip(".")
+                for alias in node.names:
+                    inner = f"{source}.{alias.name}".lstrip(".")
+                    yield (inner, "") if inner in MODULES else (source, alias.name)
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def of_itself(node: ast.Attribute) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
 
 
 def room(module: str) -> str:
@@ -56,21 +76,32 @@ def room(module: str) -> str:
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_no_import_climbs(module: str) -> None:
-    for other, _ in imports(MODULES[module]):
+    for other, _ in imports(module):
         assert FLOOR[room(other)] < FLOOR[room(module)] or room(other) == room(module), other
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_what_has_an_underscore_stays_at_home(module: str) -> None:
-    assert not [
-        (other, name)
-        for other, name in imports(MODULES[module])
-        if name.startswith("_") and not name.startswith("__")
-    ]
+def test_no_private_name_is_imported(module: str) -> None:
+    assert not [(other, name) for other, name in imports(module) if private(name)]
+
+
+def test_no_room_uses_the_private_attributes_of_another() -> None:
+    rooms: dict[str, set[str]] = {}
+    used: dict[str, set[str]] = {}
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                rooms.setdefault(node.name, set()).add(room(module))
+            elif isinstance(node, ast.Attribute) and private(node.attr):
+                to = rooms if of_itself(node) else used
+                to.setdefault(node.attr, set()).add(room(module))
+    assert used
+    leaks = {name: used[name] - rooms[name] for name in used.keys() & rooms.keys()}
+    assert {name for name, where in leaks.items() if where} == OF_OTHERS.keys()
 
 
 def test_no_two_modules_need_one_another() -> None:
-    needs = {name: {other for other, _ in imports(path)} for name, path in MODULES.items()}
+    needs = {name: {other for other, _ in imports(name)} for name in MODULES}
     while free := [name for name, others in needs.items() if not others & needs.keys() - {name}]:
         for name in free:
             del needs[name]
