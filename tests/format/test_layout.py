@@ -1,4 +1,4 @@
-"""Which paths are ours: all that `_addressing` makes, and no others."""
+"""Which paths are ours: all that `path` makes, and no others."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 """
 Arguments passed to a codec past DataJoint, which calls it and forwards none of ours.
 
-Every context variable of this package, each with its reason, and the only way to set them.
+Each context variable with its reason, and the only way to set one.
 """
 
 from collections.abc import Callable

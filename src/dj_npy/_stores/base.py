@@ -92,7 +92,7 @@ class Store(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
         self.known: Any = None
-        """What is known of this store's identity: see `_identity`."""
+        """What is known of this store's identity: see `identity`."""
         self.last_read: Any = None
 
     def create(self, paths: Iterable[str], pieces: Iterable[memoryview], nbytes: int) -> str:
