@@ -20,15 +20,15 @@ from dj_npy._datajoint import storerows
 from dj_npy._stores import base, identity, open_store, opening
 from dj_npy._stores.local.store import LocalStore
 from tests.conftest import MakeTable
-from tests.stores.test_conformance import location
+from tests.stores.test_conformance import location, store_of
 from tests.support import processes
-from tests.support.faults import Fault, proxy_of
+from tests.support.faults import Fault, Request, proxy_of
 from tests.support.processes import Lab, context
 from tests.support.servers import AzureRaw, S3Raw, s3_settings
 
 __all__ = ["location"]  # a fixture
 
-MARKER = base.MARKER
+MARKER, PROBE = base.MARKER, base.PROBE
 A = np.arange(12.0)
 B = -A
 
@@ -431,6 +431,25 @@ def test_of_several_first_writers_one_gives_the_id(
     marker = identity.read(open_store(database.config, "main"))
     assert marker
     assert ids_of_rows(recording) == list(marker) * 6
+
+
+def test_another_writer_is_first_while_the_server_is_asked_what_it_does(
+    rclone: str, location: str
+) -> None:
+    theirs = "0" * 32
+    raw = S3Raw(rclone, location)
+
+    def harm(request: Request) -> Fault:
+        if (request.method, request.name) == ("PUT", PROBE):
+            raw.put(MARKER, json.dumps({"store_id": [theirs]}).encode())
+        return Fault()
+
+    with proxy_of(rclone) as proxy:
+        store = store_of(s3_settings(proxy.endpoint, location=location))
+        assert identity.read(store) == ()
+        proxy.harm = harm
+        assert identity.first(store) == (theirs,)
+    assert json.loads(raw.get(MARKER)) == {"store_id": [theirs]}
 
 
 @pytest.mark.slow
