@@ -448,7 +448,7 @@ def test_another_writer_is_first_while_the_server_is_asked_what_it_does(
         store = store_of(s3_settings(proxy.endpoint, location=location))
         assert identity.read(store) == ()
         proxy.harm = harm
-        assert identity.first(store) == (theirs,)
+        assert identity.assign_id(store) == (theirs,)
     assert json.loads(raw.get(MARKER)) == {"store_id": [theirs]}
 
 

@@ -169,17 +169,18 @@ class RemoteStore(Store):
 
     def _mark(self, contents: bytes, replace: bool) -> bool:
         data = [memoryview(contents)]
-        if not replace and self._creates_exclusively(MARKER):
+        if replace:
+            self._put(MARKER, data)
+            return True
+        if self._creates_exclusively(MARKER):
             return self._put_new(MARKER, data)
-        if not replace:
-            # Another process may have been first during the probe.
-            with suppress(ArrayMissingError):
-                self._stat(MARKER)
-                return False
+        # Another process may have been first during the probe.
+        with suppress(ArrayMissingError):
+            self._stat(MARKER)
+            return False
         self._put(MARKER, data)
-        if not replace:
-            time.sleep(_SETTLED_S)
-        return replace
+        time.sleep(_SETTLED_S)
+        return False
 
     def _now(self) -> datetime:
         if (now := self.ask_time()) is not None:
