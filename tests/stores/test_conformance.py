@@ -45,135 +45,107 @@ class TestLocal(Conformance):
         return store_of({"protocol": "file", "location": str(store)})
 
 
-class TestS3ByMoto(Conformance):
-    @pytest.fixture
-    def raw(self, moto: str, location: str) -> Raw:
-        return S3Raw(moto, location)
+class ObjectStore(Conformance):
+    """By obstore, of the `settings` that a subclass brings; or by what `kind` says."""
+
+    kind: type[Store] = CloudStore
 
     @pytest.fixture
-    def opened(self, moto: str, location: str) -> Store:
-        store = store_of(s3_settings(moto, location=location))
-        assert isinstance(store, CloudStore)
+    def opened(self, settings: dict[str, Any]) -> Store:
+        store = store_of(settings)
+        assert isinstance(store, self.kind)
         return store
+
+
+@pytest.mark.usefixtures("as_if_forked")
+class ThroughFsspec:
+    kind: type[Store] = GenericStore
+    reserves = False
+
+
+class S3(ObjectStore):
+    """On the server at the `url` that a subclass brings."""
+
+    @pytest.fixture
+    def settings(self, url: str, location: str) -> dict[str, Any]:
+        return s3_settings(url, location=location)
+
+    @pytest.fixture
+    def raw(self, url: str, location: str) -> Raw:
+        return S3Raw(url, location)
+
+
+class TestS3ByMoto(S3):
+    @pytest.fixture
+    def url(self, moto: str) -> str:
+        return moto
 
     def test_nothing_of_a_failed_upload_is_left(self, opened: Store, raw: S3Raw) -> None:
         self.test_what_fails_on_the_way_leaves_nothing(opened, raw, 70 << 20)
         assert raw.uploads() == []
 
 
-@pytest.mark.usefixtures("as_if_forked")
-class TestS3ByMotoThroughFsspec(TestS3ByMoto):
-    reserves = False
-
-    @pytest.fixture
-    def opened(self, moto: str, location: str) -> Store:
-        store = store_of(s3_settings(moto, location=location))
-        assert isinstance(store, GenericStore)
-        return store
+class TestS3ByMotoThroughFsspec(ThroughFsspec, TestS3ByMoto):
+    pass
 
 
-class TestS3ByRclone(Conformance):
+class TestS3ByRclone(S3):
     creates_exclusively = False
 
     @pytest.fixture
-    def raw(self, rclone: str, location: str) -> Raw:
-        return S3Raw(rclone, location)
+    def url(self, rclone: str) -> str:
+        return rclone
 
+
+class TestS3ByRcloneThroughFsspec(ThroughFsspec, TestS3ByRclone):
+    pass
+
+
+class TestS3BySeaweedFS(S3):
     @pytest.fixture
-    def opened(self, rclone: str, location: str) -> Store:
-        store = store_of(s3_settings(rclone, location=location))
-        assert isinstance(store, CloudStore)
-        return store
+    def url(self, seaweedfs: str) -> str:
+        return seaweedfs
 
 
-@pytest.mark.usefixtures("as_if_forked")
-class TestS3ByRcloneThroughFsspec(TestS3ByRclone):
-    reserves = False
+class TestS3BySeaweedFSThroughFsspec(ThroughFsspec, TestS3BySeaweedFS):
+    pass
 
+
+class TestAzure(ObjectStore):
     @pytest.fixture
-    def opened(self, rclone: str, location: str) -> Store:
-        store = store_of(s3_settings(rclone, location=location))
-        assert isinstance(store, GenericStore)
-        return store
+    def settings(self, azurite: str, location: str) -> dict[str, Any]:
+        return {
+            "protocol": "azure",
+            "container": BUCKET,
+            "location": location,
+            "connection_string": azurite,
+        }
 
-
-class TestS3BySeaweedFS(Conformance):
-    @pytest.fixture
-    def raw(self, seaweedfs: str, location: str) -> Raw:
-        return S3Raw(seaweedfs, location)
-
-    @pytest.fixture
-    def opened(self, seaweedfs: str, location: str) -> Store:
-        store = store_of(s3_settings(seaweedfs, location=location))
-        assert isinstance(store, CloudStore)
-        return store
-
-
-@pytest.mark.usefixtures("as_if_forked")
-class TestS3BySeaweedFSThroughFsspec(TestS3BySeaweedFS):
-    reserves = False
-
-    @pytest.fixture
-    def opened(self, seaweedfs: str, location: str) -> Store:
-        store = store_of(s3_settings(seaweedfs, location=location))
-        assert isinstance(store, GenericStore)
-        return store
-
-
-class TestAzure(Conformance):
     @pytest.fixture
     def raw(self, azurite: str, location: str) -> Raw:
         return AzureRaw(azurite, location)
 
-    @pytest.fixture
-    def opened(self, azurite: str, location: str) -> Store:
-        store = store_of(
-            {
-                "protocol": "azure",
-                "container": BUCKET,
-                "location": location,
-                "connection_string": azurite,
-            }
-        )
-        assert isinstance(store, CloudStore)
-        return store
+
+class TestAzureThroughFsspec(ThroughFsspec, TestAzure):
+    pass
 
 
-@pytest.mark.usefixtures("as_if_forked")
-class TestAzureThroughFsspec(TestAzure):
+class TestGCSThroughFsspec(ObjectStore):
+    kind = GenericStore
     reserves = False
 
     @pytest.fixture
-    def opened(self, azurite: str, location: str) -> Store:
-        store = store_of(
-            {
-                "protocol": "azure",
-                "container": BUCKET,
-                "location": location,
-                "connection_string": azurite,
-            }
-        )
-        assert isinstance(store, GenericStore)
-        return store
-
-
-class TestGCSThroughFsspec(Conformance):
-    reserves = False
-
-    @pytest.fixture
-    def opened(self, fake_gcs: str, location: str, monkeypatch: pytest.MonkeyPatch) -> Store:
+    def settings(
+        self, fake_gcs: str, location: str, monkeypatch: pytest.MonkeyPatch
+    ) -> dict[str, Any]:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", fake_gcs)
-        store = store_of(
-            {
-                "protocol": "gcs",
-                "bucket": BUCKET,
-                "location": location,
-                "token": "anon",
-                "project": "test",
-            }
-        )
-        assert isinstance(store, GenericStore)
-        return store
+        return {
+            "protocol": "gcs",
+            "bucket": BUCKET,
+            "location": location,
+            "token": "anon",
+            "project": "test",
+        }
 
     @pytest.fixture
     def raw(self, opened: GenericStore, location: str) -> Raw:
