@@ -38,20 +38,6 @@ def paths(table: Any) -> set[str]:
     return {row["waveform"].path for row in table.to_dicts()}
 
 
-@pytest.fixture
-def rows(recording: Any) -> Any:
-    recording.insert([{"recording_id": n, "waveform": WAVEFORM + n} for n in range(6)])
-    return recording
-
-
-@pytest.fixture
-def orphans(rows: Any) -> set[str]:
-    """The paths of three rows that have been deleted."""
-    before = paths(rows)
-    (rows & "recording_id < 3").delete(prompt=False)
-    return before - paths(rows)
-
-
 def test_nothing_is_removed_unless_told(
     rows: Any, orphans: set[str], schema: Any, store: Path
 ) -> None:
@@ -483,53 +469,30 @@ def test_a_file_is_the_one_that_was_listed_if_it_is_as_old_to_two_seconds(
 # Of base tables, MySQL hides what may not be read.
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_an_error_of_a_query_removes_nothing(
-    rows: Any, orphans: set[str], schema: Any, store: Path
+    rows: Any, orphans: set[str], schema: Any, store: Path, reader: Callable[..., Any]
 ) -> None:
-    query, quote = rows.connection.query, rows.connection.adapter.quote_identifier
-    name = f"{quote(schema.database)}.{quote('locked')}"
-    role = f"reader_{uuid.uuid4().hex[:8]}"
-    query(f"CREATE TABLE {name} (id int, x jsonb)")
-    query(f"CREATE ROLE {role} LOGIN")
-    query(f"GRANT USAGE ON SCHEMA {quote(schema.database)} TO {role}")
-    query(f"GRANT SELECT ON {rows.full_table_name} TO {role}")
-    info = rows.connection.conn_info
-    reader = dj.Connection(
-        info["host"], role, "", info["port"], use_tls=False, backend="postgresql"
+    quote = rows.connection.adapter.quote_identifier
+    name = quote(schema.database)
+    rows.connection.query(f"CREATE TABLE {name}.{quote('locked')} (id int, x jsonb)")
+    connection = reader(
+        f"GRANT USAGE ON SCHEMA {name} TO ROLE", f"GRANT SELECT ON {rows.full_table_name} TO ROLE"
     )
-    try:
-        theirs = dj.Schema(schema.database, connection=reader, create_schema=False)
-        with pytest.raises(DataJointError, match=r"(?i)permission|access"):
-            dj_npy.collect(theirs, older_than=NOW, dry_run=False)
-    finally:
-        reader.close()
-        query(f"DROP TABLE {name}")
-        query(f"DROP OWNED BY {role}")
-        query(f"DROP ROLE {role}")
+    theirs = dj.Schema(schema.database, connection=connection, create_schema=False)
+    with pytest.raises(DataJointError, match=r"(?i)permission|access"):
+        dj_npy.collect(theirs, older_than=NOW, dry_run=False)
     assert orphans <= files(store)
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_rows_that_are_hidden_from_this_account_are_an_error(
-    rows: Any, orphans: set[str], schema: Any, store: Path
+    rows: Any, orphans: set[str], schema: Any, store: Path, reader: Callable[..., Any]
 ) -> None:
     """PostgreSQL's row security leaves them out without a word."""
-    query = rows.connection.query
-    role = f"reader_{uuid.uuid4().hex[:8]}"
-    query(f"CREATE ROLE {role} LOGIN")
-    query(f"GRANT pg_read_all_data TO {role}")
-    query(f"ALTER TABLE {rows.full_table_name} ENABLE ROW LEVEL SECURITY")
-    info = rows.connection.conn_info
-    reader = dj.Connection(
-        info["host"], role, "", info["port"], use_tls=False, backend="postgresql"
-    )
-    try:
-        theirs = dj.Schema(schema.database, connection=reader, create_schema=False)
-        with pytest.raises(DataJointError, match="row-level security"):
-            dj_npy.collect(theirs, older_than=NOW, dry_run=False)
-    finally:
-        reader.close()
-        query(f"DROP OWNED BY {role}")
-        query(f"DROP ROLE {role}")
+    connection = reader("GRANT pg_read_all_data TO ROLE")
+    rows.connection.query(f"ALTER TABLE {rows.full_table_name} ENABLE ROW LEVEL SECURITY")
+    theirs = dj.Schema(schema.database, connection=connection, create_schema=False)
+    with pytest.raises(DataJointError, match="row-level security"):
+        dj_npy.collect(theirs, older_than=NOW, dry_run=False)
     assert files(store) == orphans | paths(rows)
 
 

@@ -213,26 +213,14 @@ def test_what_cannot_be_asked_is_not_seen() -> None:
 
 @POSTGRESQL
 def test_what_postgresql_does_not_tell_is_told(
-    recording: Any, schema: Any, database: Any, store: Path
+    recording: Any, schema: Any, store: Path, reader: Callable[..., Any]
 ) -> None:
     recording.insert([{"recording_id": n, "waveform": WAVEFORM} for n in range(3)])
-    query, role = database.connection.query, f"reader_{uuid.uuid4().hex[:8]}"
-    query(f"CREATE ROLE {role} LOGIN")
-    query(f"GRANT pg_read_all_data TO {role}")
-    info = database.connection.conn_info
-    reader = dj.Connection(
-        info["host"], role, "", info["port"], use_tls=False, backend="postgresql"
-    )
-    try:
-        found = dj_npy.collect(theirs(schema, reader), older_than=NOW)
-        assert "pg_read_all_stats" in found.unseen[0]
-        assert "pg_read_all_stats" not in str(dj_npy.collect(schema, older_than=NOW))
-        query(f"GRANT pg_read_all_stats TO {role}")
-        assert "pg_read_all_stats" not in str(dj_npy.collect(theirs(schema, reader)))
-    finally:
-        reader.close()
-        query(f"DROP OWNED BY {role}")
-        query(f"DROP ROLE {role}")
+    grants = ["GRANT pg_read_all_data TO ROLE", "GRANT pg_read_all_stats TO ROLE"]
+    found = dj_npy.collect(theirs(schema, reader(grants[0])), older_than=NOW)
+    assert "pg_read_all_stats" in found.unseen[0]
+    assert "pg_read_all_stats" not in str(dj_npy.collect(schema, older_than=NOW))
+    assert "pg_read_all_stats" not in str(dj_npy.collect(theirs(schema, reader(*grants))))
 
 
 @POSTGRESQL
@@ -247,27 +235,20 @@ def test_the_other_databases_of_the_server_are_told(recording: Any, schema: Any)
 
 @POSTGRESQL
 def test_a_schema_that_may_not_be_used_is_an_error(
-    recording: Any, schema: Any, database: Any, store: Path
+    recording: Any, schema: Any, database: Any, store: Path, reader: Callable[..., Any]
 ) -> None:
     recording.insert([{"recording_id": n, "waveform": WAVEFORM} for n in range(3)])
     (recording & "recording_id = 1").delete(prompt=False)
     other = database.Schema(f"lab_{uuid.uuid4().hex[:12]}")
     other(type("Copied", (dj.Manual,), {"definition": recording.definition}))
-    query, role = database.connection.query, f"reader_{uuid.uuid4().hex[:8]}"
-    query(f"CREATE ROLE {role} LOGIN")
-    query(f'GRANT USAGE ON SCHEMA "{schema.database}" TO {role}')
-    query(f'GRANT SELECT ON ALL TABLES IN SCHEMA "{schema.database}" TO {role}')
-    info = database.connection.conn_info
-    reader = dj.Connection(
-        info["host"], role, "", info["port"], use_tls=False, backend="postgresql"
+    mine = reader(
+        f'GRANT USAGE ON SCHEMA "{schema.database}" TO ROLE',
+        f'GRANT SELECT ON ALL TABLES IN SCHEMA "{schema.database}" TO ROLE',
     )
     try:
         for blind in (False, True):
             with pytest.raises(dj.DataJointError, match=r"(?i)permission|access"):
-                dj_npy.collect(theirs(schema, reader), older_than=NOW, dry_run=False, blind=blind)
+                dj_npy.collect(theirs(schema, mine), older_than=NOW, dry_run=False, blind=blind)
         assert len(files(store)) == 3
     finally:
-        reader.close()
-        query(f"DROP OWNED BY {role}")
-        query(f"DROP ROLE {role}")
         other.drop(prompt=False)

@@ -20,12 +20,6 @@ WAVEFORM = np.arange(12.0).reshape(3, 4)
 NOW = timedelta(0)
 
 
-@pytest.fixture
-def rows(recording: Any) -> Any:
-    recording.insert([{"recording_id": n, "waveform": WAVEFORM + n} for n in range(6)])
-    return recording
-
-
 TEXTS = {
     "escaped dot": lambda path: json.dumps({"path": path}).replace(".npy", "\\u002enpy"),
     "escaped letter": lambda path: json.dumps({"path": path}).replace(".npy", ".np\\u0079"),

@@ -21,25 +21,11 @@ from dj_npy._datajoint.outcome import Session, Written
 from dj_npy._stores import open_store
 from dj_npy._upkeep.collect import _settled_snapshot
 from tests.conftest import is_mariadb
-from tests.upkeep.test_collect import WAVEFORM, files, paths
+from tests.upkeep.test_collect import files, paths
 
 NOW = timedelta(0)
 MYSQL = pytest.mark.parametrize("database", ["mariadb", "mysql"], indirect=True)
 POSTGRESQL = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
-
-
-@pytest.fixture
-def rows(recording: Any) -> Any:
-    recording.insert([{"recording_id": n, "waveform": WAVEFORM + n} for n in range(6)])
-    return recording
-
-
-@pytest.fixture
-def orphans(rows: Any) -> set[str]:
-    """The paths of three rows that have been deleted."""
-    before = paths(rows)
-    (rows & "recording_id < 3").delete(prompt=False)
-    return before - paths(rows)
 
 
 @contextmanager
