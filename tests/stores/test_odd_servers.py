@@ -323,6 +323,8 @@ def test_a_server_that_calls_every_name_taken(
     paths = [in_time(lambda: create(store, b"contents"), 8) for _ in range(2)]
     assert PLAIN not in paths
     assert {raw.get(path) for path in paths} == {b"contents"}
+    asked = {each.name for each in proxy.asked("PUT") if each.is_conditional}
+    assert len(asked) <= 1 + 4  # the probe, the plain name and three random ones
     proxy.requests.clear()
     create(store, b"contents")
     assert len(proxy.requests) == 1
