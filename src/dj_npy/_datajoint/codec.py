@@ -101,9 +101,7 @@ class NpyCodec(dj.SchemaCodec):
         if insertion is not None and context:
             begun = insertion.encoded(context["field"])
             if begun is not None:
-                return begun  # and checked
-        self.validate(value)
-        value = to_store(value)
+                return begun
         description = self._write(value, key, context, store_name, insertion)
         if insertion is not None:
             insertion.wrote(value.nbytes)
@@ -117,6 +115,8 @@ class NpyCodec(dj.SchemaCodec):
         store_name: str | None,
         insertion: Encoding | None,
     ) -> dict[str, Any]:
+        self.validate(value)
+        value = to_store(value)
         schema, table, attribute, primary_key = self._extract_context(key, context)
         config = self._codec_config(key, context) or dj.config
         store = open_store(config, store_name)

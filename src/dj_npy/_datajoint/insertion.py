@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import datajoint as dj
@@ -278,20 +278,10 @@ class Insertion(Statement):
                     identity.id_for_write(open_store(config, store), witness.get())
                     agreed.add(store)
                 context = {"schema": schema, "table": name, "field": attribute, "config": config}
-                tasks.append(Task(_upload(codec, value, key, context, store, self)))
+                tasks.append(Task(partial(codec._write, value, key, context, store, self)))
                 names_and_sizes.append((attribute, value.nbytes))
                 total += min(value.nbytes, _COPIED) if isinstance(value, NpyRef) else value.nbytes
             yield WorkItem((row, names_and_sizes), tasks, total)
-
-
-def _upload(
-    codec: NpyCodec, value: Any, key: Any, context: Any, store: str | None, insertion: Insertion
-) -> Callable[[], dict[str, Any]]:
-    def upload() -> dict[str, Any]:
-        codec.validate(value)
-        return codec._write(value, key, context, store, insertion)
-
-    return upload
 
 
 def _is_findable(attribute: Any) -> bool:
