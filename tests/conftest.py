@@ -24,6 +24,7 @@ import datajoint as dj
 import pytest
 
 import dj_npy
+from dj_npy._stores.pace import Pace
 from tests.support import processes, servers
 from tests.support.references import reference
 from tests.support.servers import free_port
@@ -353,6 +354,12 @@ def stored(store: Path) -> Callable[..., dj_npy.NpyRef]:
         return reference(array, {"default": "main", "main": store}, recording_id)
 
     return make
+
+
+@pytest.fixture
+def near(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores count as near, however long their answers take: requests can be told beforehand."""
+    monkeypatch.setattr(Pace, "answered", lambda self, delay_s: None)
 
 
 @pytest.fixture

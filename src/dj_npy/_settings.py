@@ -50,8 +50,12 @@ class Settings(BaseSettings):
     cache_bytes: ByteSize = ByteSize(10 << 30)
     """Bytes of these copies to keep for each user, most recently mapped. Default: 10 GiB."""
 
-    max_workers: int = Field(default=16, ge=1, le=1024)
-    """Threads of `load`, `stream` and `insert`. Default: 16."""
+    max_workers: int = Field(default=64, ge=1, le=1024)
+    """
+    Most threads of `load`, `stream`, `insert` and `verify`. Default: 64.
+
+    As many are used as the distance of the store asks for: 16 where it is near.
+    """
 
     load_below: ByteSize = ByteSize(1 << 20)
     """Arrays up to this size are loaded whole when a part is requested. Default: 1 MiB."""
@@ -85,7 +89,7 @@ def nbytes_of(size: int | str, name: str, expected: str) -> int:
 
 
 def thread_count(given: int | None) -> int:
-    """Return the number of threads: as given, or ``settings.max_workers``."""
+    """Return the most threads to use: as given, or ``settings.max_workers``."""
     if given is None:
         return settings.max_workers
     if not isinstance(given, int) or given < 1:

@@ -64,7 +64,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 @pytest.fixture
-def proxy(moto: str) -> Iterator[Proxy]:
+def proxy(moto: str, near: None) -> Iterator[Proxy]:
     with proxy_of(moto) as proxy:
         yield proxy
 

@@ -10,6 +10,7 @@ from dj_npy import StoreError
 from dj_npy._stores import remote
 from dj_npy._stores.obstore.direct import Direct
 from dj_npy._stores.obstore.store import CloudStore
+from dj_npy._stores.pace import Pace
 from dj_npy._stores.pieces import targets
 from tests.stores.test_conformance import location, store_of
 from tests.stores.test_remote import impatient
@@ -163,7 +164,7 @@ def test_targets_of_a_part() -> None:
 
 def test_over_tls_a_stranger_is_not_believed() -> None:
     """The certificate is checked; obstore then tells what is wrong with it."""
-    asked = Direct(lambda path: urlsplit(f"https://127.0.0.1:9/{path}?x"))
+    asked = Direct(lambda path: urlsplit(f"https://127.0.0.1:9/{path}?x"), Pace())
     assert asked.fill("a", 0, [memoryview(bytearray(1))]) is None
     context = asked._secure
     assert context is not None

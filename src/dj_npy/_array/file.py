@@ -3,9 +3,9 @@
 import mmap
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial, wraps
 from io import FileIO
 from itertools import chain
@@ -24,7 +24,7 @@ from dj_npy._format.npyfile import CHECKSUM, AnyArray, Header
 from dj_npy._selection.index import Selection
 from dj_npy._selection.parts import Part
 from dj_npy._selection.plan import Plan
-from dj_npy._stores import Replace, Stat, Store, identity
+from dj_npy._stores import Replace, Store, identity
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -126,7 +126,7 @@ def _new_array(header: Header, slab: Slab | None) -> tuple[AnyArray, memoryview]
 
 def _expected_file(row: ArrayMetadata) -> tuple[str, Header, bytes] | None:
     try:
-        path, expected = row.path, row.expected_header()
+        path, expected = row.path, row.likely_header()
     except NpyError:
         return None
     return expected and (path, *expected)
@@ -184,7 +184,7 @@ class ArrayFile:
 
         A small array may use memory of a slab.
         """
-        expected = self.known_header or self.row.expected_header()
+        expected = self.known_header or self.row.likely_header()
         if expected is not None and expected[0].file_size <= self.store.single_read_max:
             header, prefix = expected
             found = bytearray(len(prefix))
@@ -197,8 +197,11 @@ class ArrayFile:
             array, data = self._allocate_array(header, slab)
             found = bytearray(prefix)
             buffers = (memoryview(found), data)
-            if self.store.read_into(self.path, 0, buffers) == header.file_size and found == prefix:
-                return array
+            if self.store.read_into(self.path, 0, buffers) == header.file_size:
+                if found == prefix:
+                    return array
+                if other := self._in_other_order(header, bytes(found)):
+                    return np.ndarray(header.shape, header.dtype, data, 0, None, other.order)
         header = self.header()  # raises if something is wrong
         array, data = self._allocate_array(header, slab)
         if self.store.read_into(self.path, header.offset, (data,)) != header.file_size:
@@ -217,12 +220,8 @@ class ArrayFile:
         if not selection.nbytes:
             return npyfile.empty(selection.shape, selection.dtype) if out is None else out
         for _ in range(2):
-            read = _Read()
-            if self.known_header is None:
-                self.known_header = self.row.expected_header() or self._check_header(
-                    self._prefetching_reader(selection, max_nbytes, read)
-                )
-            header, prefix = self.known_header
+            likely = self.known_header or self.row.likely_header()
+            header, prefix = likely or self._check_header(self._read_beginning)
             plan = Plan(selection, header, self.store.limits)
             if plan.read_nbytes > max_nbytes:
                 return None
@@ -230,7 +229,8 @@ class ArrayFile:
             if array is None:
                 make = partial(npyfile.empty, selection.shape, selection.dtype, header.order)
                 array = self._allocate(make)
-            if self._fill(array, plan, header, prefix, read):
+            if self._fill(array, plan, header, prefix):
+                self.known_header = header, prefix
                 return array
             # Not the expected file: raise the reason, or try again if it is another valid one.
             self.known_header = self._check_header(self._read_beginning)
@@ -250,16 +250,16 @@ class ArrayFile:
     @_explain_misplaced
     def map(self, mode: MapMode) -> AnyArray:
         """Memory-map it."""
-        store, replace = self.store, None
+        store, write_back = self.store, None
         if mode == "r+":
-            file, replace = store.open_to_change(self.path)
+            file, write_back = store.open_to_change(self.path)
         else:
             file = store.open_to_map(self.path)
         try:
             with file:
-                return self._map_file(file, mode, replace)
+                return self._map_file(file, mode, write_back)
         except BaseException:
-            if replace is not None:  # an unchanged copy
+            if write_back is not None:  # an unchanged copy
                 with suppress(OSError):
                     os.unlink(file.name)
             raise
@@ -287,55 +287,36 @@ class ArrayFile:
             f"{found}. Unless it was changed on purpose, restore it from a copy"
         )
 
-    def _map_file(self, file: FileIO, mode: MapMode, replace: Replace | None) -> AnyArray:
+    def _map_file(self, file: FileIO, mode: MapMode, write_back: Replace | None) -> AnyArray:
         try:
             size = os.fstat(file.fileno()).st_size
             # Read from the open file: another may have its name by now.
             header, _ = self._check_header(lambda length: (_read_from_start(file, length), size))
-            if replace is not None:
-                return working_map(file, header, replace, self.store.where(self.path))
+            if write_back is not None:
+                return working_map(file, header, write_back, self.store.where(self.path))
             return np.memmap(file, header.dtype, mode, header.offset, header.shape, header.order)
         except NpyError:
             raise
         except OSError as error:  # no address space left, or the disk fails
             raise self.store.translate_error(error, self.path, "map") from error
 
-    def _prefetching_reader(
-        self, selection: Selection, max_nbytes: float, read: "_Read"
-    ) -> _ReadBeginning:
-        """
-        Return a reader of the header, which a row of DataJoint's own codec does not describe.
+    def _in_other_order(self, expected: Header, found: bytes) -> Header | None:
+        """Return the header that was found if it differs from the likely one in order only."""
+        with suppress(NpyError):
+            header = npyfile.parse_header(found, expected.file_size, self.store.where(self.path))
+            if replace(header, fortran_order=expected.fortran_order) == expected:
+                return header
+        return None
 
-        If the data begin close to the header, the same read includes the first selected part.
-        """
-        row, limits = self.row, self.store.limits
-        length = len(npyfile.header_bytes(row.dtype, row.shape, False))
-        plan = Plan(selection, Header(row.dtype, row.shape, False, length), limits)
-        start, stop = plan.first
-        prefetch_nbytes = stop if start <= limits.gap and plan.read_nbytes <= max_nbytes else 0
-
-        def read_beginning(length: int) -> tuple[bytes, int]:
-            data, read.stat = self.store.read_beginning(self.path, max(length, prefetch_nbytes))
-            read.data = memoryview(data)
-            return data, read.stat.nbytes
-
-        return read_beginning
-
-    def _fill(
-        self, array: AnyArray, plan: Plan, header: Header, prefix: bytes, read: "_Read"
-    ) -> bool:
-        """Fill `array`; return False if size, header or version show that it is another file."""
+    def _fill(self, array: AnyArray, plan: Plan, header: Header, prefix: bytes) -> bool:
+        """Fill `array`; return False if its size or header show that it is another file."""
         found = bytearray(prefix)
-        parts = _parts_to_read(plan.parts(array), read.data)
-        if self.store.is_local:
+        parts = plan.parts(array)
+        is_certain = self.known_header is not None or self.row.expected_header() is not None
+        if self.store.is_local or not is_certain:
             parts = chain([Part(0, len(found), (memoryview(found),))], parts)
-        first = next(parts, None)
-        if first is None:
-            return True
-        stat = self.store.read_parts(self.path, chain([first], parts))
-        if stat is None or stat.nbytes != header.file_size or found != prefix:
-            return False
-        return read.stat in (None, stat)  # else the parts are of different versions
+        stat = self.store.read_parts(self.path, parts)
+        return stat is not None and stat.nbytes == header.file_size and found == prefix
 
     def _allocate_array(self, header: Header, slab: Slab | None) -> tuple[AnyArray, memoryview]:
         return self._allocate(lambda: _new_array(header, slab))
@@ -372,24 +353,6 @@ class ArrayFile:
 
     def _changed_while_read(self) -> ArrayCorruptError:
         return ArrayCorruptError(f"{self.store.where(self.path)} changed while it was read")
-
-
-@dataclass
-class _Read:
-    """Bytes read together with the header, and the version of the file."""
-
-    data: memoryview = field(default_factory=lambda: memoryview(b""))
-    stat: Stat | None = None
-
-
-def _parts_to_read(parts: Iterator[Part], read: memoryview) -> Iterator[Part]:
-    """Fill parts from the bytes already read, and yield the others."""
-    for part in parts:
-        stop = part.start + part.nbytes
-        if stop <= len(read) and not part.runs:
-            part.put(read[part.start : stop])
-        else:
-            yield part
 
 
 def _read_from_start(file: FileIO, length: int) -> bytes:

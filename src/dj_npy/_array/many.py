@@ -20,8 +20,8 @@ from dj_npy._stores.remote import PART, SIDE_BY_SIDE
 _PROCESSORS = os.cpu_count() or 1
 _IN_FLIGHT = PART * SIDE_BY_SIDE
 """Most bytes of buffers in flight for an array that is read through a network."""
-_MAX_LOCAL_GROUP, _MAX_REMOTE_GROUP, _MAX_GROUP_NBYTES = 64, 4, 4 << 20
-"""Most small arrays, and their bytes, in one work item, as each is passed between threads."""
+_MAX_GROUP_NBYTES = 4 << 20
+"""Most bytes of small arrays in one work item."""
 
 
 def load(
@@ -38,7 +38,8 @@ def load(
     attributes : str
         The attributes of rows that are to be loaded. Default: all that are references.
     max_workers : int, optional
-        Threads. Default ``dj_npy.settings.max_workers``.
+        Threads. Default: as many as the distance of the store asks for, and
+        ``dj_npy.settings.max_workers`` at most.
     progress : bool
         Show a progress bar.
 
@@ -61,10 +62,7 @@ def load(
     >>> rows = dj_npy.load(Recording.to_dicts())
     """
     refs, workers = list(refs), thread_count(max_workers)
-    remote_max = max(1, min(_MAX_REMOTE_GROUP, len(refs) // (4 * workers)))
-    work_items = _work_items(
-        refs, attributes, keep=True, local_max=_MAX_LOCAL_GROUP, remote_max=remote_max
-    )
+    work_items = _work_items(refs, attributes, keep=True, adapt=max_workers is None)
     pipeline = Pipeline(work_items, workers, math.inf, patient=True)
     found: list[Any] = []
     with Progress("load", _total(refs, attributes) if progress else None) as bar:
@@ -136,7 +134,8 @@ def stream(
         Memory for arrays read ahead, including buffers, with or without a unit. A single array
         may be larger.
     max_workers : int, optional
-        Threads. Default ``dj_npy.settings.max_workers``.
+        Threads. Default: as many as the distance of the store asks for, and
+        ``dj_npy.settings.max_workers`` at most.
     progress : bool
         Show a progress bar.
 
@@ -161,58 +160,51 @@ def stream(
     workers = thread_count(max_workers)
     # The total is known only if `refs` can be iterated twice.
     total = _total(refs, attributes) if progress and isinstance(refs, (list, tuple)) else (0, 0)
-    work_items = _work_items(refs, attributes, keep=False, local_max=1, remote_max=1)
+    work_items = _work_items(refs, attributes, keep=False, adapt=max_workers is None)
     bar = Progress("read", total if progress else None)
     return Stream(Pipeline(work_items, workers, max_nbytes), attributes, bar)
 
 
 def _work_items(
-    items: Iterable[Any], attributes: Sequence[str], *, keep: bool, local_max: int, remote_max: int
+    items: Iterable[Any], attributes: Sequence[str], *, keep: bool, adapt: bool
 ) -> Iterator[WorkItem]:
     """
-    Yield work items that load arrays into the cache, or without `keep` read them for the caller.
+    Yield work items that load arrays into the cache, or without `keep` read one for the caller.
 
-    A work item groups at most `local_max` small files of one local store, or `remote_max` others.
+    With `adapt`, they use as many threads as suit their store.
     """
-    slab, group = Slab(), _Group(local_max, remote_max)
+    slab, group = Slab(), _Group(adapt)
     for item in items:
         refs = _refs(item, attributes)
         if not group.try_add(item, refs):
             yield group.work_item(slab, keep)
-            group = _Group(local_max, remote_max)
+            group = _Group(adapt)
             group.try_add(item, refs)
-        if group.is_full:
+        if group.is_full or not keep:
             yield group.work_item(slab, keep)
-            group = _Group(local_max, remote_max)
+            group = _Group(adapt)
     if group.items:
         yield group.work_item(slab, keep)
 
 
 class _Group:
-    """Items that are read by one work item."""
+    """Items that are read by one work item: those of one store, small ones together."""
 
-    def __init__(self, local_max: int, remote_max: int) -> None:
+    def __init__(self, adapt: bool) -> None:
         self.items: list[Any] = []
-        self._local_max, self._remote_max = local_max, remote_max
+        self._adapt = adapt
         self._refs: list[NpyRef] = []
         self._store: Store | None = None
-        self._mixed = False  # whether they are of several stores
         self._nbytes = 0
-
-    @property
-    def _local_store(self) -> Store | None:
-        """The local store of all items; None if there is no single one."""
-        store = self._store
-        return store if store is not None and store.is_local and not self._mixed else None
 
     @property
     def is_full(self) -> bool:
         """Whether it accepts no more items."""
-        return len(self.items) >= (self._local_max if self._local_store else self._remote_max)
+        return len(self.items) >= (1 if self._store is None else self._store.together)
 
     def try_add(self, item: Any, refs: Sequence[NpyRef]) -> bool:
         """Add an item if it fits; return whether it did."""
-        nbytes, first, mixed = self._nbytes, self._store, self._mixed
+        nbytes, first, mixed = self._nbytes, self._store, False
         for number, ref in enumerate(refs, len(self._refs)):
             store, size = ref._store_and_nbytes()
             first = first if number else store
@@ -222,22 +214,30 @@ class _Group:
             return False
         self.items.append(item)
         self._refs.extend(refs)
-        self._nbytes, self._store, self._mixed = nbytes, first, mixed
+        self._nbytes, self._store = nbytes, None if mixed else first
         return True
 
     def work_item(self, slab: Slab, keep: bool) -> WorkItem:
         """Return the work item that reads the group."""
-        local_store, several = self._local_store, len(self.items) > 1
-        if local_store is not None and several:
-            tasks = [Task(partial(load_together, self._refs, local_store, slab))]
-            return WorkItem(self.items, tasks, self._nbytes, threads=0)
-        ref_groups = [self._refs] if several else [[ref] for ref in self._refs]
-        load_group = load_each if keep else read_each
-        tasks = [Task(partial(load_group, refs, slab)) for refs in ref_groups]
-        if local_store is not None:
-            return WorkItem(self.items, tasks, self._nbytes, threads=_PROCESSORS)
+        store, several = self._store, len(self.items) > 1
+        if store is not None and several:
+            tasks = [Task(partial(load_together, self._refs, store, slab))]
+        else:
+            load_group = load_each if keep else read_each
+            tasks = [Task(partial(load_group, [ref], slab)) for ref in self._refs]
+        workers = (lambda: store.workers) if store is not None and self._adapt else None
+        if store is not None and store.is_local and not store.is_far:
+            threads = 0 if several else _PROCESSORS
+            return WorkItem(
+                self.items,
+                tasks,
+                self._nbytes,
+                threads=threads,
+                workers=workers,
+                barrier=not store.pace.is_known,
+            )
         in_flight = min(self._nbytes, _IN_FLIGHT * len(self._refs))
-        return WorkItem(self.items, tasks, self._nbytes + in_flight)
+        return WorkItem(self.items, tasks, self._nbytes + in_flight, workers=workers)
 
 
 def _refs(item: Any, attributes: Sequence[str]) -> Sequence[NpyRef]:

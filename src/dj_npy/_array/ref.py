@@ -25,6 +25,8 @@ from dj_npy._settings import nbytes_of, settings
 from dj_npy._stores import Store, StoreConfig, describe, open_store
 from dj_npy._text import short_repr
 
+_MAX_AHEAD = 16
+"""Most blocks that are read ahead."""
 _MAP_MODES: tuple[MapMode, ...] = ("r", "r+", "c")
 
 
@@ -224,7 +226,8 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         ----------
         nbytes : int or str
             Largest size of a block, with or without a unit; at least one row. Memory use is
-            twice that, plus the blocks that the caller keeps.
+            twice that, plus the blocks that the caller keeps. From a store at a distance, blocks
+            of up to 64 MiB together are read ahead.
 
         Yields
         ------
@@ -247,7 +250,13 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         rows = len(self)
         block_rows = max(1, max_nbytes // max(1, self.nbytes // max(1, rows)))
         slices = (slice(first, first + block_rows) for first in range(0, rows, block_rows))
-        return side_by_side(self._read_block, slices, 1)
+        row_nbytes = self.nbytes // max(1, rows)
+        return side_by_side(
+            self._read_block,
+            slices,
+            _MAX_AHEAD,
+            lambda: self._blocks_ahead(block_rows * row_nbytes),
+        )
 
     def unload(self) -> None:
         """
@@ -350,6 +359,11 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
                 return part
             self.load()
         return self.read(rows)
+
+    def _blocks_ahead(self, nbytes: int) -> int:
+        if self.is_loaded:
+            return 1
+        return max(1, open_store(self._config, self.store).read_ahead // max(1, nbytes))
 
     def _array(self) -> AnyArray:
         return self.load()

@@ -79,11 +79,13 @@ class WorkItem:
         Number of useful threads for CPU-bound tasks, which need no network and probably no disk.
         A caller that waits for such tasks runs some itself. If they turn out to be slow, and for
         all other tasks, all threads are used.
+    workers : callable, optional
+        Returns how many threads are useful for all tasks; that may change with their answers.
     barrier : bool
         Draw no further work item until the next one is requested: this one might change.
     """
 
-    __slots__ = ("barrier", "item", "nbytes", "tasks", "threads")
+    __slots__ = ("barrier", "item", "nbytes", "tasks", "threads", "workers")
 
     def __init__(
         self,
@@ -92,10 +94,11 @@ class WorkItem:
         nbytes: int = 0,
         *,
         threads: int | None = None,
+        workers: Callable[[], int] | None = None,
         barrier: bool = False,
     ) -> None:
         self.item, self.tasks, self.nbytes = item, tasks, nbytes
-        self.threads, self.barrier = threads, barrier
+        self.threads, self.workers, self.barrier = threads, workers, barrier
 
     @property
     def ready(self) -> bool:
@@ -116,7 +119,7 @@ class Pipeline(Iterator[WorkItem]):
     work_items : iterable of WorkItem
         In the order in which they are returned.
     max_workers : int
-        Number of threads.
+        Most threads.
     max_nbytes : int
         Bytes in flight.
     patient : bool
@@ -215,30 +218,36 @@ class Pipeline(Iterator[WorkItem]):
         self._begun.append(work_item)
         self._nbytes += work_item.nbytes
         if os.getpid() == self._process:
-            max_threads = self._max_workers
-            if work_item.threads is not None and not self._slow:
-                max_threads = min(work_item.threads, max_threads)
+            max_threads = self._useful_threads(work_item)
             for task in work_item.tasks:
-                self._submit(task, max_threads)
+                if len(self._threads) < max_threads:
+                    self._start_thread()
+                if max_threads and not self._threads:  # none to be had
+                    task.run()
+                else:
+                    self._waiting.put(task)
         return True
 
-    def _submit(self, task: Task[Any], max_threads: int) -> None:
-        if len(self._threads) < max_threads:
-            thread = threading.Thread(
-                target=_work,
-                args=(self._waiting, self._awaited, self._finished, self._token),
-                name="dj-npy",
-                daemon=True,  # after Ctrl-C, do not wait for a server that does not answer
-            )
-            self._threads.append(thread)  # before starting it: an interrupt may come right after
-            try:
-                thread.start()
-            except RuntimeError:  # no more threads, or the interpreter is shutting down
-                self._threads.remove(thread)
-                if not self._threads:
-                    task.run()
-                    return
-        self._waiting.put(task)
+    def _useful_threads(self, work_item: WorkItem) -> int:
+        count = self._max_workers
+        if work_item.workers is not None:
+            count = min(work_item.workers(), count)
+        if work_item.threads is not None and not self._slow:
+            count = min(work_item.threads, count)
+        return count
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(
+            target=_work,
+            args=(self._waiting, self._awaited, self._finished, self._token),
+            name="dj-npy",
+            daemon=True,  # after Ctrl-C, do not wait for a server that does not answer
+        )
+        self._threads.append(thread)  # before starting it: an interrupt may come right after
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads, or the interpreter is shutting down
+            self._threads.remove(thread)
 
     def _wait(self, begun: deque[WorkItem]) -> None:
         start = time.monotonic()
@@ -252,6 +261,9 @@ class Pipeline(Iterator[WorkItem]):
                         self._finished.get(timeout=_POLL_S)
                     break
         self._slow = self._slow or time.monotonic() - start > _SLOW_S
+        useful = self._useful_threads(begun[0]) - len(self._threads)
+        for _ in range(min(useful, self._waiting.qsize())):
+            self._start_thread()
 
     def _run_one(self) -> bool:
         """Run a queued task instead of waiting; False if there is none."""

@@ -82,12 +82,18 @@ def each_in_time(items: Iterable[T], seconds: float) -> Iterator[T]:
         yield item
 
 
-def side_by_side(work: Callable[[Any], T], items: Iterable[Any], max_workers: int) -> Iterator[T]:
+def side_by_side(
+    work: Callable[[Any], T],
+    items: Iterable[Any],
+    max_workers: int,
+    ahead: Callable[[], int] | None = None,
+) -> Iterator[T]:
     """
     Yield ``work(item)`` in order, computed in `max_workers` threads; a single item needs none.
 
-    After an error nothing new is started, and running calls are awaited. A forked child that
-    continues the iteration uses no threads.
+    `ahead` returns how many of them to use, and is asked again for each item. After an error
+    nothing new is started, and running calls are awaited. A forked child that continues the
+    iteration uses no threads.
     """
     waiting = iter(items)
     first_items = list(islice(waiting, 2))
@@ -96,20 +102,22 @@ def side_by_side(work: Callable[[Any], T], items: Iterable[Any], max_workers: in
         return
     waiting, process = chain(first_items, waiting), os.getpid()
     with ThreadPoolExecutor(max_workers) as pool:
+        begun: deque[tuple[Any, Future[T]]] = deque()
 
-        def begin(count: int) -> Iterator[tuple[Any, Future[T]]]:
-            for item in islice(waiting, count):
+        def begin() -> None:
+            count = max_workers if ahead is None else min(ahead(), max_workers)
+            for item in islice(waiting, max(0, count - len(begun))):
                 try:
-                    yield item, pool.submit(work, item)
+                    begun.append((item, pool.submit(work, item)))
                 except RuntimeError:  # no more threads: the interpreter is shutting down
                     future: Future[T] = Future()
                     future.set_result(work(item))
-                    yield item, future
+                    begun.append((item, future))
 
-        begun = deque(begin(max_workers))
+        begin()
         while begun and os.getpid() == process:
             result = begun.popleft()[1].result()
-            begun.extend(begin(1))
+            begin()
             yield result
         yield from map(work, chain((item for item, _ in begun), waiting))
 

@@ -42,7 +42,8 @@ class Encoding(Protocol):
 class Bulk(NamedTuple):
     """How an insert uploads its arrays in parallel."""
 
-    max_workers: int
+    max_workers: int | None
+    """Most threads; None: as many as suit the store."""
     wrote: Callable[[int], object]
     """Called with the size of each array that was written."""
 

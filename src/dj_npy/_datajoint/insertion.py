@@ -20,6 +20,7 @@ from dj_npy._datajoint.context import bulk, call_with, current, witness
 from dj_npy._datajoint.outcome import Session, Written, remove_files
 from dj_npy._errors import ArrayInvalidError
 from dj_npy._format.blocks import Blocks
+from dj_npy._settings import thread_count
 from dj_npy._stores import Store, identity, open_store
 
 _IN_FLIGHT = 256 << 20
@@ -158,8 +159,8 @@ class Insertion(Statement):
         `send` consumes all rows before it sends anything.
         """
         pipeline = None
-        if self._bulk is not None:
-            workers = self._bulk.max_workers
+        if self._bulk is not None or self._is_far(rows):
+            workers = thread_count(None if self._bulk is None else self._bulk.max_workers)
             pipeline = Pipeline(self._work_items(rows), workers, _IN_FLIGHT, patient=True)
         checked_rows = self._rows_then_ping(rows if pipeline is None else self._uploaded(pipeline))
         with self._transaction():
@@ -244,6 +245,17 @@ class Insertion(Statement):
 
     # Concurrent uploads
 
+    def _is_far(self, rows: Iterable[Any]) -> bool:
+        """Whether a plain insert of several rows had better write their arrays in parallel."""
+        if not isinstance(rows, (list, tuple)) or len(rows) < 2:
+            return False
+        config = self._connection._config
+        with suppress(dj.DataJointError):  # a store that cannot be opened, or none: raised later
+            return any(
+                open_store(config, store).is_far for _, store in _codecs(self._table).values()
+            )
+        return False
+
     def _uploaded(self, pipeline: Pipeline) -> Iterator[Any]:
         """Yield the rows after their arrays: :meth:`encoded` returns the descriptions."""
         for item in pipeline:
@@ -258,7 +270,13 @@ class Insertion(Statement):
         # A generator of rows may reuse the same memory for each.
         is_materialized = isinstance(rows, (list, tuple, np.ndarray))
         codecs = _codecs(self._table)
-        agreed: set[str | None] = set()
+        agreed: dict[str | None, Store] = {}
+
+        def useful_workers() -> int:
+            return max((each.workers for each in list(agreed.values())), default=1)
+
+        adapts = self._bulk is None or self._bulk.max_workers is None
+        workers = useful_workers if adapts else None
         table, config = self._table, self._connection._config
         # DataJoint makes each of these anew whenever it is asked.
         key_names, schema, name = table.primary_key, table.database, table.table_name
@@ -275,13 +293,13 @@ class Insertion(Statement):
                 if not isinstance(value, (np.ndarray, NpyRef)):
                     continue
                 if store not in agreed:  # in this thread, which may use the database, and once
-                    identity.id_for_write(open_store(config, store), witness.get())
-                    agreed.add(store)
+                    agreed[store] = open_store(config, store)
+                    identity.id_for_write(agreed[store], witness.get())
                 context = {"schema": schema, "table": name, "field": attribute, "config": config}
                 tasks.append(Task(partial(codec._write, value, key, context, store, self)))
                 names_and_sizes.append((attribute, value.nbytes))
                 total += min(value.nbytes, _COPIED) if isinstance(value, NpyRef) else value.nbytes
-            yield WorkItem((row, names_and_sizes), tasks, total)
+            yield WorkItem((row, names_and_sizes), tasks, total, workers=workers)
 
 
 def _is_findable(attribute: Any) -> bool:

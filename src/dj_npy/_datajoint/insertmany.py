@@ -38,8 +38,9 @@ def insert(
         so that it may reuse the memory for the next row, and larger ones are written before the
         next row is requested.
     max_workers : int, optional
-        Threads. Default ``dj_npy.settings.max_workers``. They work on 256 MiB at a time, or on one
-        larger array.
+        Threads. Default: as many as the distance of the store asks for, and
+        ``dj_npy.settings.max_workers`` at most. They work on 256 MiB at a time, or on one larger
+        array.
     progress : bool
         Show a progress bar.
     options
@@ -57,7 +58,7 @@ def insert(
     >>> dj_npy.insert(Recording, rows)
     """
     with Progress("insert", _total_of_rows(rows) if progress else None) as bar:
-        how = Bulk(thread_count(max_workers), bar.add)
+        how = Bulk(None if max_workers is None else thread_count(max_workers), bar.add)
         call_with({bulk: how}, lambda: table.insert(rows, **options))
 
 

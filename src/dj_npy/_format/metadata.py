@@ -110,6 +110,20 @@ class ArrayMetadata:
                 self._expected = _header(self.dtype, offset, fortran_order, self.shape)
         return self._expected
 
+    def likely_header(self) -> tuple[Header, bytes] | None:
+        """
+        Return the header the file must have, or for a row that does not say, probably has.
+
+        Rows of DataJoint's own codec do not say. It writes with ``np.save``, and mostly C order.
+        """
+        expected = self.expected_header()
+        if expected is not None or self._get("offset") is not None:
+            return expected
+        prefix = npyfile.header_bytes(self.dtype, self.shape, False)
+        if len(prefix) > npyfile.MAX_HEADER:
+            return None
+        return Header(self.dtype, self.shape, False, len(prefix)), prefix
+
     def matches(self, header: Header) -> bool:
         """Return whether a file with this header holds the array that the row describes."""
         if header.shape != self.shape:

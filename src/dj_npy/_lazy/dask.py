@@ -14,6 +14,7 @@ from dj_npy._format.npyfile import AnyArray, empty
 from dj_npy._lazy.source import Source
 from dj_npy._selection.index import select
 from dj_npy._settings import nbytes_of, settings
+from dj_npy._stores import Store
 
 Chunks = tuple[tuple[int, ...], ...]
 
@@ -192,7 +193,7 @@ class JoinedSources:
 
         if len(steps):
             owners = range(bisect_right(bounds, steps[0]) - 1, bisect_left(bounds, steps[-1] + 1))
-            all_in_threads(read, owners, settings.max_workers)
+            all_in_threads(read, owners, min(settings.max_workers, Store.workers))
         return out
 
 

@@ -102,12 +102,6 @@ class Plan:
         """Bytes to read, without the gaps merged between pieces of different levels."""
         return self._level.read_nbytes
 
-    @property
-    def first(self) -> tuple[int, int]:
-        """Start and end of the first piece."""
-        piece = next(self._level.pieces(self._start, (), 0))
-        return piece.start, piece.start + piece.nbytes
-
     def parts(self, out: AnyArray) -> Iterator[Part]:
         """Yield the parts to read into `out`, the result, in file order."""
         turns: Any = (*self._turns, ...)

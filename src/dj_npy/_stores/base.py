@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from dj_npy._concurrency.threads import cancellable
 from dj_npy._errors import ArrayInvalidError, ArrayMissingError, NpyError, StoreError
 from dj_npy._selection.parts import Limits, Part
+from dj_npy._stores.pace import Pace
 from dj_npy._stores.pieces import RecordedPieces, counted, targets
 
 Buffer = memoryview | bytearray
@@ -86,6 +87,14 @@ class Store(ABC):
 
     is_local = False
     """Whether reading a little more, or again, costs next to nothing."""
+    is_far = False
+    """Whether waiting for answers, more than anything else, is what calls cost."""
+    read_ahead = 0
+    """Bytes that one reader should have under way, beyond one read."""
+    workers = 16
+    """How many threads should read or write files of this store."""
+    together = 1
+    """How many small files :meth:`read_files` is best asked for at once."""
     single_read_max = 0
     """File size in bytes up to which :meth:`read_files` is the fastest way to read."""
 
@@ -94,6 +103,8 @@ class Store(ABC):
         self.known: Any = None
         """What is known of this store's identity: see `identity`."""
         self.last_read: Any = None
+        self.pace = Pace()
+        """How long its answers take."""
 
     def create(self, paths: Iterable[str], pieces: Iterable[memoryview], nbytes: int) -> str:
         """
@@ -160,7 +171,7 @@ class Store(ABC):
         if not nbytes:
             size = self.stat(path).nbytes
             return size if start <= size else None
-        part = self._part_of(nbytes)
+        part = self._part_of(path, nbytes)
         stat = self.read_parts(
             path,
             (
@@ -350,7 +361,7 @@ class Store(ABC):
         return [read(*file) for file in files]
 
     @abstractmethod
-    def _part_of(self, nbytes: int) -> int:
+    def _part_of(self, path: str, nbytes: int) -> int:
         """Return the best part size to read so many consecutive bytes."""
 
     @abstractmethod

@@ -31,7 +31,9 @@ ONE_REQUEST = 16 << 20
 PART = 8 << 20
 """Size in bytes of each of several requests, for reads and writes."""
 SIDE_BY_SIDE = 8
-"""Concurrent requests: 8 of 8 MiB keep a transfer within 64 MiB beside the array."""
+"""Concurrent requests to a store that is near."""
+BUFFERED = PART * SIDE_BY_SIDE
+"""Most bytes of concurrent requests that are not written into the array's own memory."""
 ONE_PUT = 64 << 20
 """Size in bytes up to which an object is created by one conditional request."""
 _SETTLED_S = 1
@@ -206,10 +208,37 @@ class RemoteStore(Store):
 
     @property
     def limits(self) -> Limits:
-        return Limits(settings.merge_gap, settings.range_bytes)
+        return Limits(settings.merge_gap, min(settings.range_bytes, self._buffered_part))
 
-    def _part_of(self, nbytes: int) -> int:
-        return nbytes if nbytes <= ONE_REQUEST else PART
+    @property
+    def is_far(self) -> bool:  # type: ignore[override]
+        """As in `Store`."""
+        return self.pace.is_far
+
+    @property
+    def workers(self) -> int:  # type: ignore[override]
+        """As in `Store`."""
+        return max(Store.workers, self.pace.in_flight)
+
+    @property
+    def read_ahead(self) -> int:  # type: ignore[override]
+        """As in `Store`."""
+        return BUFFERED if self.pace.is_far else 0
+
+    @property
+    def _buffered_part(self) -> int:
+        """Size of a part of which as many as are in flight fit into `BUFFERED`."""
+        return BUFFERED // self.pace.in_flight
+
+    @property
+    def _most_at_once(self) -> int:
+        """Largest part of a whole array."""
+        return self._buffered_part
+
+    def _part_of(self, path: str, nbytes: int) -> int:  # noqa: ARG002
+        if nbytes <= ONE_REQUEST and not self.pace.is_far:
+            return nbytes
+        return min(self.pace.part(nbytes), self._most_at_once)
 
     def _read_parts(self, path: str, parts: Iterable[Part]) -> Stat | None:
         found: list[Stat] = []
@@ -219,7 +248,8 @@ class RemoteStore(Store):
             found.append(stat)
             return part.start + part.nbytes <= stat.nbytes and stat == found[0]
 
-        return found[0] if all_in_threads(read, parts, SIDE_BY_SIDE) else None
+        width = self.pace.in_flight
+        return found[0] if all_in_threads(read, parts, width) else None
 
     def _read_part(self, path: str, part: Part) -> Stat:
         answer = self._get(path, part.start, part.start + part.nbytes)
@@ -238,7 +268,7 @@ class RemoteStore(Store):
             self._check_version(path, answer, expected)
             return memoryview(answer.data)
 
-        return self._parts(path, 0, expected.nbytes, unchanged, at_once=SIDE_BY_SIDE // 2)
+        return self._parts(path, 0, expected.nbytes, unchanged, max_nbytes=BUFFERED // 2)
 
     def _open_to_map(self, path: str) -> FileIO:
         return self._open_cached(path, self._stat(path))
@@ -278,14 +308,15 @@ class RemoteStore(Store):
         start: int,
         stop: int,
         use: Callable[[int, Answer], T],
-        at_once: int = SIDE_BY_SIDE,
+        max_nbytes: int = BUFFERED,
     ) -> Iterator[T]:
         """Yield ``use(first, answer)`` for each part in order; `use` runs in the part's thread."""
+        part = self._buffered_part
 
         def fetch(first: int) -> T:
-            return use(first, self._get(path, first, min(first + PART, stop)))
+            return use(first, self._get(path, first, min(first + part, stop)))
 
-        return side_by_side(fetch, range(start, stop, PART), at_once)
+        return side_by_side(fetch, range(start, stop, part), max_nbytes // part)
 
     def _cut_short(self, path: str, expected: int, found: int) -> StoreError:
         return StoreError(

@@ -20,7 +20,7 @@ from dj_npy._errors import ArrayCorruptError, ArrayInvalidError, ArrayMissingErr
 from dj_npy._format import npyfile
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._settings import settings
-from dj_npy._stores import StoreConfig, open_store
+from dj_npy._stores import Store, StoreConfig, open_store
 from dj_npy._stores.remote import PART, SIDE_BY_SIDE
 from dj_npy._text import in_units, short_repr
 
@@ -151,7 +151,11 @@ def verify(*schemas_or_tables: Any, checksums: bool = False, progress: bool = Fa
         given = list(map(_check_argument, schemas_or_tables))
         configs = [_spool(each, number, rows, report) for number, each in enumerate(given)]
         rows.seek(0)
-        pipeline = Pipeline(_work_items(rows, configs, checksums), settings.max_workers, _IN_FLIGHT)
+        pipeline = Pipeline(
+            _work_items(rows, configs, checksums),
+            min(settings.max_workers, Store.workers),
+            _IN_FLIGHT,
+        )
         total = (report.checked, report.nbytes)
         bar = stack.enter_context(Progress("verify", total if progress else None))
         try:

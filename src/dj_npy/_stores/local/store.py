@@ -39,6 +39,11 @@ _MAX_DURABLE = 10_000
 _SIDE_BY_SIDE = 32 << 20
 """Size in bytes from which several threads read: one copies 256 MB a quarter slower."""
 _READERS = 4
+_FAR_S = 0.0002
+"""To open a file takes longer than this on a file server, and a tenth of it on a disk."""
+_WORKERS = 64
+_FEW, _FEW_FAR, _MANY = 8, 4, 64
+"""Files that one thread reads together: until it is known where they are, on a server, a disk."""
 _READ = os.O_RDONLY | NONBLOCK | getattr(os, "O_CLOEXEC", 0)
 _PART = 8 << 20
 _LIMITS = Limits(gap=16 << 10, part=1 << 20, runs=1024)
@@ -70,6 +75,23 @@ class LocalStore(Store):
         self._durable: set[str] = set()  # folders whose names have been synced
         self._durable_since = 0  # mtime of the location
         self._names = Names()
+
+    @property
+    def is_far(self) -> bool:  # type: ignore[override]
+        """As in `Store`: it is on a file server."""
+        return self.pace.delay_s > _FAR_S
+
+    @property
+    def workers(self) -> int:  # type: ignore[override]
+        """As in `Store`."""
+        return _WORKERS if self.is_far else Store.workers
+
+    @property
+    def together(self) -> int:  # type: ignore[override]
+        """As in `Store`; a few until it is known how far it is."""
+        if not self.pace.is_known:
+            return _FEW
+        return _FEW_FAR if self.is_far else _MANY
 
     def _create(
         self,
@@ -112,7 +134,11 @@ class LocalStore(Store):
             name = _temporary_in(folder)
             try:
                 self._make_folder(folder)
-                return open(name, "xb", buffering=0)
+                asked = time.monotonic()
+                try:
+                    return open(name, "xb", buffering=0)
+                finally:
+                    self.pace.answered(time.monotonic() - asked)
             except FileExistsError:  # the name is unique: the answer was lost
                 with suppress(OSError):
                     os.unlink(name)
@@ -166,7 +192,7 @@ class LocalStore(Store):
     def limits(self) -> Limits:
         return _LIMITS
 
-    def _part_of(self, nbytes: int) -> int:
+    def _part_of(self, path: str, nbytes: int) -> int:  # noqa: ARG002
         return nbytes if nbytes < _SIDE_BY_SIDE else _PART
 
     def _read_parts(self, path: str, parts: Iterable[Part]) -> Stat | None:
@@ -198,9 +224,12 @@ class LocalStore(Store):
         if not hasattr(os, "preadv"):
             return super()._read_files(files)
         read, location, one_more = [], self.location, bytearray(1)
+        clock = time.monotonic
         for path, buffers, nbytes in files:
             try:
+                asked = clock()
                 descriptor = os.open(f"{location}/{path}", _READ)
+                self.pace.answered(clock() - asked)
                 try:
                     # One byte more is requested: if it does not come, that is the size, without a
                     # stat.

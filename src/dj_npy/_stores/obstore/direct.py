@@ -12,6 +12,7 @@ from urllib.parse import SplitResult
 from dj_npy._stores import remote
 from dj_npy._stores.deadline import Connection, SecureConnection
 from dj_npy._stores.environment import tls
+from dj_npy._stores.pace import Pace
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")  # RFC 9110, section 14.4
 
@@ -27,10 +28,12 @@ class Direct:
     ----------
     sign : callable
         Returns a presigned URL for a path.
+    pace : Pace
+        Learns from the requests.
     """
 
-    def __init__(self, sign: Callable[[str], SplitResult]) -> None:
-        self._sign = sign
+    def __init__(self, sign: Callable[[str], SplitResult], pace: Pace) -> None:
+        self._sign, self._pace = sign, pace
         self._idle: deque[Connection] = deque()
         weakref.finalize(self, _close, self._idle).atexit = False
         self._secure: ssl.SSLContext | None = None
@@ -88,7 +91,9 @@ class Direct:
             connection.request(
                 "GET", f"{url.path}?{url.query}", headers={"Range": f"bytes={start}-{stop - 1}"}
             )
+            sent = time.monotonic()
             response = connection.getresponse()
+            self._pace.answered(time.monotonic() - sent)
             content_range = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if response.status != 206 or content_range is None:
                 self.works = response.status in (404, 416, 429) or response.status >= 500

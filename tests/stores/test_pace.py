@@ -1,0 +1,181 @@
+"""A store at a distance: as many requests in flight as help, and every byte right."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dj_npy
+from dj_npy import NpyRef, settings
+from dj_npy._stores import pace
+from dj_npy._stores.pace import Pace
+from tests.stores.test_conformance import location
+from tests.support.arrays import same
+from tests.support.faults import Fault, Proxy, Request, proxy_of
+from tests.support.servers import s3_settings
+
+__all__ = ["location"]  # a fixture
+
+DELAY_S = 0.05
+
+
+class Far:
+    """Does no harm to a request but to keep it waiting; counts how many wait at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self.most: dict[str, int] = {"GET": 0, "PUT": 0}
+        self.refuses: Callable[[int], bool] = lambda number: False
+        self.asked = self.refused = 0
+
+    def __call__(self, request: Request) -> Fault:
+        with self._lock:
+            self._waiting += 1
+            self.asked += 1
+            most = max(self.most.get(request.method, 0), self._waiting)
+            self.most[request.method] = most
+            refused = self.refuses(self.asked)
+            self.refused += refused
+        time.sleep(DELAY_S)
+        with self._lock:
+            self._waiting -= 1
+        return Fault(status=503) if refused else Fault()
+
+
+@pytest.fixture
+def proxy(moto: str) -> Iterator[Proxy]:
+    with proxy_of(moto) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def far(proxy: Proxy) -> Far:
+    proxy.harm = far = Far()
+    return far
+
+
+@pytest.fixture
+def s3(proxy: Proxy, location: str) -> dict[str, Any]:
+    return s3_settings(proxy.endpoint, location=location)
+
+
+def test_the_delay_is_the_least_of_late() -> None:
+    learned = Pace()
+    assert not learned.is_far
+    for delay in (0.1, 0.03, 0.2):
+        learned.answered(delay)
+    assert learned.delay_s == 0.03
+    assert learned.is_far
+
+
+def test_a_delay_is_not_believed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned, now = Pace(), [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    learned.answered(0.001)
+    now[0] += pace._WINDOW_S + 1
+    learned.answered(0.1)
+    assert learned.delay_s == 0.1
+
+
+@pytest.mark.parametrize(
+    ("delay", "in_flight"), [(0, 8), (0.0005, 8), (0.004, 8), (0.01, 20), (0.03, 60), (1, 64)]
+)
+def test_more_are_in_flight_the_farther_it_is(delay: float, in_flight: int) -> None:
+    learned = Pace()
+    learned.answered(delay)
+    assert learned.in_flight == in_flight
+    assert learned.is_far == (in_flight > 8)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.1])
+@pytest.mark.parametrize("nbytes", [1, 1 << 20, (16 << 20) + 1, 1 << 30, 10 << 40])
+def test_parts_cover_a_file_and_are_neither_many_nor_small(delay: float, nbytes: int) -> None:
+    learned = Pace()
+    learned.answered(delay)
+    part = learned.part(nbytes)
+    assert part * learned.in_flight >= nbytes
+    assert part >= 2 << 20
+
+
+def test_a_large_array_is_read_by_many_requests(
+    stored: Callable[..., NpyRef], far: Far, s3: dict[str, Any]
+) -> None:
+    array = np.random.default_rng(0).standard_normal((3 << 18, 5))
+    ref = stored(array, store=s3)
+    far.most["GET"] = 0
+    assert same(ref.load(), array)
+    assert far.most["GET"] > 8
+
+
+def test_many_rows_are_asked_for_at_once(
+    stored: Callable[..., NpyRef], far: Far, s3: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "merge_gap", 0)
+    monkeypatch.setattr(settings, "load_below", 0)
+    array = np.random.default_rng(0).standard_normal((20_000, 5))
+    ref = stored(array, store=s3)
+    chosen = np.random.default_rng(1).integers(0, len(array), 400)
+    assert same(ref[chosen], array[chosen])
+    assert far.most["GET"] > 24
+    assert not ref.is_loaded
+
+
+@pytest.mark.parametrize("reading", [dj_npy.load, dj_npy.stream])
+def test_small_arrays_are_asked_for_at_once(
+    reading: Any, stored: Callable[..., NpyRef], far: Far, s3: dict[str, Any]
+) -> None:
+    arrays = [np.full((30, 3), n) for n in range(150)]
+    refs = [stored(array, n, store=s3) for n, array in enumerate(arrays)]
+    far.most["GET"] = 0
+    assert all(map(same, reading(refs), arrays))
+    assert far.most["GET"] > 32
+
+
+def test_blocks_are_read_ahead_and_no_more_once_closed(
+    stored: Callable[..., NpyRef], far: Far, s3: dict[str, Any]
+) -> None:
+    array = np.random.default_rng(0).standard_normal((3 << 18, 5))
+    ref = stored(array, store=s3)
+    assert same(ref[:10], array[:10])
+    far.most["GET"] = 0
+    with_all = list(ref.blocks("1 MiB"))
+    assert same(np.concatenate(with_all), array)
+    assert far.most["GET"] >= 8
+    begun = ref.blocks("1 MiB")
+    assert same(next(begun), with_all[0])
+    begun.close()  # type: ignore[attr-defined]
+    asked = far.asked
+    time.sleep(4 * DELAY_S)
+    assert far.asked == asked
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_rows_are_inserted_at_once(
+    table: Any, database: Any, stores: dict[str, Any], far: Far, s3: dict[str, Any]
+) -> None:
+    database.config.stores = {**stores, "far": s3}
+    recording = table("recording_id : int32\n---\nwaveform : <npy@far>")
+    rows = [{"recording_id": n, "waveform": np.full(100, n)} for n in range(120)]
+    far.most["PUT"] = 0
+    dj_npy.insert(recording, rows)
+    assert far.most["PUT"] > 16
+    found = dj_npy.load(recording.to_dicts())
+    assert all(same(row["waveform"], rows[row["recording_id"]]["waveform"]) for row in found)
+
+
+def test_refused_requests_are_sent_again(
+    stored: Callable[..., NpyRef], far: Far, s3: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "merge_gap", 0)
+    monkeypatch.setattr(settings, "load_below", 0)
+    array = np.random.default_rng(0).standard_normal((20_000, 5))
+    ref = stored(array, store=s3)
+    assert same(ref[:3], array[:3])
+    far.refuses = lambda number: number % 3 == 0
+    chosen = np.random.default_rng(1).integers(0, len(array), 200)
+    assert same(ref[chosen], array[chosen])
+    assert far.refused > 50
