@@ -181,6 +181,7 @@ def peers(run: Found) -> str:
 SECTIONS: dict[str, Callable[[Found], str]] = {
     "machine": about,
     "goals": goals,
+    "distance": lambda run: times(run, "distance"),
     "local": lambda run: times(run, "local"),
     "remote": lambda run: times(run, "remote"),
     "parts": lambda run: times(run, "parts"),

@@ -1,8 +1,14 @@
 """Stores at a distance: every answer begins after a delay, every connection has a limited rate."""
 
 import asyncio
+import json
+import os
 import shutil
+import statistics
+import subprocess
+import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,14 +16,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import datajoint as dj
 import numpy as np
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 
 import dj_npy
 from benchmarks._measure import RUN, Timings, cost, row, side_by_side
+from benchmarks.many import as_datajoint_ships
 from benchmarks.parts import reference
 from benchmarks.remote import Codec, s3
-from tests.support.servers import BUCKET, free_port, started
+from tests.support.servers import (
+    ACCESS_KEY,
+    BUCKET,
+    SECRET_KEY,
+    free_port,
+    s3_settings,
+    seaweedfs,
+    started,
+)
 
 MEGABYTES, COLUMNS, FILES, FILE_ROWS = 256, 32, 300, 100
 ROWS = (MEGABYTES << 17) // COLUMNS
@@ -30,7 +46,11 @@ worker_processes 2; daemon off; error_log stderr crit; pid {folder}/nginx.pid;
 events {{ worker_connections 4096; }}
 http {{
     access_log off; sendfile on; keepalive_requests 1000000;
-    server {{ listen 127.0.0.1:{port}; root {folder}; {slowed} }}
+    server {{
+        listen 127.0.0.1:{port}; root {folder}; {slowed}
+        client_max_body_size 0; proxy_http_version 1.1; proxy_set_header Connection "";
+        {before}
+    }}
 }}
 """
 
@@ -45,6 +65,10 @@ class Distance(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.delay:g} ms, {self.rate:g} MB/s" if self.rate else "no distance"
+
+    def goals(self, goals: dict[str, str]) -> dict[str, str]:
+        """What is to be reached at a distance; nothing at none."""
+        return goals if self.rate else dict.fromkeys(goals, "no goal")
 
     @property
     def slowed(self) -> str:
@@ -63,13 +87,19 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="dj-npy-bench-"))
     folder.chmod(0o755)  # nginx reads as another user
     (folder / BUCKET).mkdir()
+    dj.logger.setLevel("ERROR")
     try:
         stored = Stored(folder / BUCKET)
-        for distance in DISTANCES[2:3] if RUN.quick else DISTANCES:
-            print(f"\n| at {distance} | dj-npy, ms | against |\n| --- | --- | --- |")
-            with nginx(folder, distance) as url:
-                for work in (whole, walk, random_rows, small_files, one_slice):
-                    work(distance, stored, url)
+        dj_npy.embedded.start(folder / "embedded")
+        with seaweedfs(folder / "seaweedfs") as store:
+            for distance in DISTANCES[2:3] if RUN.quick else DISTANCES:
+                print(f"\n| at {distance} | dj-npy, ms | against |\n| --- | --- | --- |")
+                with nginx(folder, distance) as url:
+                    for work in (whole, walk, random_rows, small_files, one_slice):
+                        work(distance, stored, url)
+                with nginx(folder, distance, before=store) as url:
+                    inserts(distance, url)
+        file_server(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -161,7 +191,13 @@ def whole(distance: Distance, stored: Stored, url: str) -> None:
     }
     for run in contenders.values():
         assert np.array_equal(run(), stored.array)
-    report(f"load {MEGABYTES} MB, {distance}", contenders, 7)
+    goals = {
+        "the best": "<= 1.15x",
+        "TensorStore": "<= 1x",
+        "zarr on obstore": "<= 0.7x",
+        "of the built-in's row": "no goal",
+    }
+    report(f"load {MEGABYTES} MB, {distance}", contenders, 7, distance.goals(goals), "threads")
 
 
 def walk(distance: Distance, stored: Stored, url: str) -> None:
@@ -171,7 +207,8 @@ def walk(distance: Distance, stored: Stored, url: str) -> None:
         return sum(float(block.sum()) for block in ref.blocks("16 MiB"))
 
     contenders = {"dj-npy": by_blocks, "load": lambda: loaded(ref)}
-    report(f"blocks of 16 MiB with their sums, {distance}", contenders, 7)
+    goals = distance.goals({"load": "<= 1.5x"})
+    report(f"blocks of 16 MiB with their sums, {distance}", contenders, 7, goals)
 
 
 def random_rows(distance: Distance, stored: Stored, url: str) -> None:
@@ -212,7 +249,8 @@ def random_rows(distance: Distance, stored: Stored, url: str) -> None:
     }
     for run in contenders.values():
         assert np.array_equal(run(), stored.array[chosen])
-    report(f"1,000 random rows, {distance}", contenders, 5)
+    goals = distance.goals({"the best": "<= 1.3x", "TensorStore": "<= 1x"})
+    report(f"1,000 random rows, {distance}", contenders, 5, goals, "threads")
 
 
 def small_files(distance: Distance, stored: Stored, url: str) -> None:
@@ -242,7 +280,8 @@ def small_files(distance: Distance, stored: Stored, url: str) -> None:
         "of the built-in's rows": lambda: ours(builtin),
         "obstore, all at once": all_at_once,
     }
-    report(f"load {FILES} arrays of 25 kB, {distance}", contenders, 9)
+    goals = distance.goals({"obstore, all at once": "<= 1.8x"})
+    report(f"load {FILES} arrays of 25 kB, {distance}", contenders, 9, goals)
 
 
 def one_slice(distance: Distance, stored: Stored, url: str) -> None:
@@ -260,22 +299,162 @@ def one_slice(distance: Distance, stored: Stored, url: str) -> None:
         n = next(first)
         return ref[n : n + 100]
 
-    report(f"a slice of 100 rows, {distance}", {"dj-npy": rows, "one request": one_range}, 30)
+    contenders = {"dj-npy": rows, "one request": one_range}
+    goals = distance.goals({"one request": "<= 1.1x"})
+    report(f"a slice of 100 rows, {distance}", contenders, 30, goals)
 
 
-def report(work: str, contenders: dict[str, Callable[[], Any]], rounds: int) -> None:
-    """Time them and print; of a grid, the best."""
+def inserts(distance: Distance, url: str) -> None:
+    """Through the proxy into SeaweedFS, against the same PUTs sent all at once."""
+    import obstore
+    from obstore.store import S3Store
+
+    store_settings = s3_settings(url, location=uuid.uuid4().hex)
+    keys: Any = {
+        "access_key_id": ACCESS_KEY,
+        "secret_access_key": SECRET_KEY,
+        "region": "us-east-1",
+    }
+    client = S3Store(BUCKET, endpoint=url, client_options={"allow_http": True}, **keys)
+    dj.config.stores = {"default": "far", "far": store_settings}
+    schema = dj.Schema("bench_distance")
+
+    @schema
+    class Recording(dj.Manual):
+        definition = "id : int32\n---\nwaveform : <npy@far>"
+
+    array = np.random.default_rng(0).standard_normal((FILE_ROWS, COLUMNS))
+    numbers = iter(range(1_000_000_000))
+    file = bytes(128) + array.tobytes()
+
+    def rows() -> Any:
+        return [{"id": next(numbers), "waveform": array} for _ in range(FILES)]
+
+    def all_at_once() -> None:
+        async def every() -> None:
+            names = [f"bare/{uuid.uuid4().hex}" for _ in range(FILES)]
+            await asyncio.gather(*(obstore.put_async(client, name, file) for name in names))
+
+        asyncio.run(every())
+
+    def builtin() -> None:
+        with as_datajoint_ships(BuiltinNpyCodec()):
+            Recording.insert(rows())
+
+    contenders = {
+        "dj-npy": lambda: dj_npy.insert(Recording, rows()),
+        "obstore, all PUTs at once": all_at_once,
+        "our Table.insert": lambda: Recording.insert(rows()),
+    }
+    far = bool(distance.rate)
+    goals = {"obstore, all PUTs at once": "<= 1.8x" if far else "no goal"}
+    report(f"insert {FILES} arrays of 25 kB, {distance}", contenders, 7, goals)
+    contenders = {"dj-npy": lambda: Recording.insert(rows()), "built-in": builtin}
+    report(f"`Table.insert` of the same, {distance}", contenders, 2, {"built-in": "<= 1x"})
+    schema.drop(prompt=False)
+
+
+def file_server(folder: Path) -> None:
+    """In a process of its own, whose calls about files take a millisecond longer."""
+    library = folder / "slow.so"
+    source = Path(__file__).with_name("slow.c")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    slow, found = folder / "file server", folder / "found.json"
+    slow.mkdir()
+    calls = {"LD_PRELOAD": str(library), "SLOW_FOLDER": str(slow), "SLOW_US": "1000"}
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.distance", str(slow), str(found)]
+    command += ["--quick"] if RUN.quick else []
+    subprocess.run(command, check=True, env={**os.environ, **calls})
+    RUN.found += json.loads(found.read_text())
+
+
+def on_a_file_server(folder: Path) -> None:
+    print("\n| file server, 1 ms a call | dj-npy, ms | against |\n| --- | --- | --- |")
+    dj.logger.setLevel("ERROR")
+    dj_npy.embedded.start(Path(tempfile.mkdtemp()) / "embedded")
+    dj.config.stores = {"default": "far", "far": {"protocol": "file", "location": str(folder)}}
+    schema = dj.Schema("bench_distance")
+
+    @schema
+    class Recording(dj.Manual):
+        definition = "id : int32\n---\nwaveform : <npy@far>"
+
+    array = np.random.default_rng(0).standard_normal((FILE_ROWS, COLUMNS))
+    numbers = iter(range(1_000_000_000))
+
+    def rows() -> Any:
+        return [{"id": next(numbers), "waveform": array} for _ in range(500)]
+
+    def builtin() -> None:
+        with as_datajoint_ships(BuiltinNpyCodec()):
+            Recording.insert(rows())
+
+    dj_npy.insert(Recording, rows())
+    refs = Recording.to_arrays("waveform")
+    paths = [folder / ref.path for ref in refs]
+
+    def ours() -> Any:
+        arrays = dj_npy.load(refs)
+        for ref in refs:
+            ref.unload()
+        return arrays
+
+    def bare(path: Path) -> bytes:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+
+    def in_threads() -> Any:
+        with ThreadPoolExecutor(16) as pool:
+            return list(pool.map(bare, paths))
+
+    contenders = {"dj-npy": ours, "open + read in 16 threads": in_threads}
+    goals = {"open + read in 16 threads": "<= 1.5x"}
+    report("load 500 arrays of 25 kB, file server", contenders, 15, goals)
+    contenders = {
+        "dj-npy": lambda: Recording.insert(rows()),
+        "dj_npy.insert": lambda: dj_npy.insert(Recording, rows()),
+        "built-in": builtin,
+    }
+    report("`Table.insert` of the same, file server", contenders, 5, {"built-in": "<= 1x"})
+    schema.drop(prompt=False)
+
+
+def report(
+    work: str,
+    contenders: dict[str, Callable[[], Any]],
+    rounds: int,
+    goals: dict[str, str],
+    grid: str = "",
+) -> None:
+    """Time them and print. Of those whose names contain `grid`, the best is `the best`."""
     times: Timings = side_by_side(contenders, rounds)
-    row(work, times, [cost(times, name, "no goal") for name in times if name != "dj-npy"])
+    of_grid = [name for name in times if grid and grid in name]
+    if of_grid:
+        best = min(of_grid, key=lambda name: statistics.median(times[name]))
+        title = f"the best of a grid: {best}"
+        times[title], goals = times[best], {**goals, title: goals["the best"]}
+    names = [name for name in times if name != "dj-npy" and name not in of_grid]
+    row(work, times, [cost(times, name, goals.get(name, "no goal")) for name in names])
 
 
 @contextmanager
-def nginx(folder: Path, distance: Distance) -> Iterator[str]:
-    """A server of the files in `folder` at that distance."""
+def nginx(folder: Path, distance: Distance, before: str = "") -> Iterator[str]:
+    """A server at that distance: of the files in `folder`, or before another server."""
     port = free_port()
     config = folder / "nginx.conf"
-    config.write_text(NGINX.format(folder=folder, port=port, slowed=distance.slowed))
+    passed = f"location / {{ proxy_pass {before}; proxy_set_header Host $http_host; }}"
+    config.write_text(
+        NGINX.format(
+            folder=folder, port=port, slowed=distance.slowed, before=passed if before else ""
+        )
+    )
     command = shutil.which("nginx", path="/usr/sbin:/usr/bin")
     assert command, "apt-get install nginx-light libnginx-mod-http-lua"
     with started([command, "-c", str(config)], port) as url:
         yield url
+
+
+if __name__ == "__main__":
+    RUN.benchmark, RUN.quick = "distance", sys.argv[3:] == ["--quick"]
+    on_a_file_server(Path(sys.argv[1]))
+    Path(sys.argv[2]).write_text(json.dumps(RUN.found))

@@ -21,6 +21,7 @@ from datajoint.table import Table
 import dj_npy
 from benchmarks._measure import cost, faster, peak_memory, row, side_by_side
 from benchmarks.remote import Codec, nginx, s3
+from dj_npy._stores import Store
 from tests.support.servers import ACCESS_KEY, BUCKET, SECRET_KEY, moto, rclone, seaweedfs
 
 ARRAY = np.random.default_rng(0).standard_normal(25 * 128)
@@ -215,7 +216,7 @@ def bare_puts(url: str) -> Callable[[], None]:
         obstore.put(client, name, file.getvalue())
 
     def puts() -> None:
-        with ThreadPoolExecutor(dj_npy.settings.max_workers) as pool:
+        with ThreadPoolExecutor(Store.workers) as pool:
             for _ in pool.map(put, [f"bare/{next(numbers)}.npy" for _ in range(ON_S3)]):
                 pass
 
@@ -245,7 +246,7 @@ def inserts(where: str, settings: dict[str, Any], bare_url: str | None = None) -
         "built-in": builtin_insert,
         "our Table.insert": lambda: Recording.insert(rows()),
     }
-    bare = f"obstore's put in {dj_npy.settings.max_workers} bare threads"
+    bare = f"obstore's put in {Store.workers} bare threads"
     if bare_url is not None:
         contenders[bare] = bare_puts(bare_url)
     times = side_by_side(contenders, 15 if bare_url else 5)

@@ -340,10 +340,10 @@ def test_memory_is_the_result_and_the_parts_in_flight(
     ("index", "requests"),
     [
         (np.s_[:100], [(0, 128 + 100 * 160)]),
-        (np.s_[5000:5010], [(0, 512), (128 + 5000 * 160, 1600)]),
-        (np.s_[0], [(0, 512)]),
+        (np.s_[5000:5010], [(0, 128), (128 + 5000 * 160, 1600)]),
+        (np.s_[0], [(0, 128 + 160)]),
         ([800, 0], [(0, 128 + 801 * 160)]),
-        ([0, 5000], [(0, 512), (128 + 5000 * 160, 160)]),
+        ([0, 5000], [(0, 128 + 160), (128 + 5000 * 160, 160)]),
     ],
     ids=str,
 )
@@ -365,6 +365,43 @@ def test_a_row_of_the_built_in_codec_in_fortran_order(
     ref = at(stored(array, store=s3), s3, plain=True)
     for index in (np.s_[:2], np.s_[:, 3], np.s_[5:7, 3:9], [7, 3], (0, 0)):
         assert check(array, index, ref)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        *(MANY[:8000], np.asfortranarray(MANY[:8000]), MANY[:50].astype(">f4"), np.float64(3)),
+        *(np.zeros((0, 3)), np.zeros((3, 1, 2), "c16", "F"), RECORDS[:5], np.array(["a", "bc"])),
+    ],
+    ids=lambda array: f"{array.dtype}{array.shape}{array.flags.f_contiguous}",
+)
+def test_a_row_of_the_built_in_codec_is_loaded_by_one_request(
+    stored: Stored, s3: dict[str, Any], proxy: Proxy, array: Any
+) -> None:
+    array = np.asanyarray(array)
+    ref = at(stored(array, store=s3), s3, plain=True)
+    _ = at(stored(array, 2, store=s3), s3).load()  # the first of a process asks for more
+    proxy.requests.clear()
+    loaded = ref.load()
+    assert same(loaded, array)
+    assert loaded.flags.f_contiguous == array.flags.f_contiguous
+    assert len(ranges(proxy)) == 1
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_many_rows_of_the_built_in_codec(
+    stored: Stored, store: Path, s3: dict[str, Any], where: str
+) -> None:
+    settings_ = s3 if where == "s3" else {"protocol": "file", "location": str(store)}
+    arrays = [np.full((30, 2 + n % 3), n, order="F" if n % 2 else "C") for n in range(40)]
+    refs = [
+        at(stored(array, n, store=settings_), settings_, plain=True)
+        for n, array in enumerate(arrays)
+    ]
+    found = dj_npy.load(refs)
+    assert all(map(same, found, arrays))
+    assert [each.flags.f_contiguous for each in found] == [n % 2 == 1 for n in range(40)]
+    assert not any(each.flags.writeable for each in found)
 
 
 def test_what_the_built_in_codec_wrote_itself(store: Path, in_parts: None) -> None:

@@ -3,7 +3,7 @@
 import mmap
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial, wraps
@@ -88,26 +88,38 @@ def read_together(store: Store, rows: Sequence[ArrayMetadata], slab: Slab) -> li
     expected = [_expected_file(row) for row in rows]
     memory = slab.take(sum(_aligned(each[1].nbytes) for each in expected if each is not None))
     shared = read_only_buffer(memory)
-    arrays: list[AnyArray | None] = []
-    files = []
+    files, positions = [], []
     position = 0
-    for each in expected:
-        if each is None:
-            arrays.append(None)
-            continue
+    for each in filter(None, expected):
         path, header, prefix = each
-        nbytes = header.nbytes
-        data = memory[position : position + nbytes]
-        arrays.append(np.ndarray(header.shape, header.dtype, shared, position, None, header.order))
-        files.append((path, (bytearray(len(prefix)), data), header.offset + nbytes))
-        position += _aligned(nbytes)
-    read = iter(zip(files, store.read_files(files), strict=True))
-    for number, each in enumerate(expected):
-        if each is not None:
-            (_, (found, _), _), whole = next(read)
-            if not whole or found != each[2]:
-                arrays[number] = None
-    return arrays
+        data = memory[position : position + header.nbytes]
+        files.append((path, (bytearray(len(prefix)), data), header.file_size))
+        positions.append(position)
+        position += _aligned(header.nbytes)
+    read = iter(zip(files, positions, store.read_files(files), strict=True))
+
+    def array(row: ArrayMetadata, each: tuple[str, Header, bytes]) -> AnyArray | None:
+        (_, (found, _), _), position, whole = next(read)
+        header = _found_header(row, each[1:], found) if whole else None
+        if header is None:
+            return None
+        return np.ndarray(header.shape, header.dtype, shared, position, None, header.order)
+
+    return [each and array(row, each) for row, each in zip(rows, expected, strict=True)]
+
+
+def _found_header(
+    row: ArrayMetadata, likely: tuple[Header, bytes], found: bytes | bytearray
+) -> Header | None:
+    """Return the likely header if `found` are its bytes; also in the order that no row told."""
+    header, prefix = likely
+    if found == prefix:
+        return header
+    if row.expected_header() is None and found == npyfile.header_bytes(
+        header.dtype, header.shape, True
+    ):
+        return replace(header, fortran_order=True)
+    return None
 
 
 def _aligned(nbytes: int) -> int:
@@ -184,24 +196,17 @@ class ArrayFile:
 
         A small array may use memory of a slab.
         """
-        expected = self.known_header or self.row.likely_header()
-        if expected is not None and expected[0].file_size <= self.store.single_read_max:
-            header, prefix = expected
-            found = bytearray(len(prefix))
-            array, data = _new_array(header, slab)
-            file = (self.path, (found, data), header.offset + len(data))
-            if self.store.read_files((file,))[0] and found == prefix:
-                return array
-        if expected is not None:
-            header, prefix = expected
+        likely = self.known_header or self.row.likely_header()
+        if likely is not None:
+            header, prefix = likely
             array, data = self._allocate_array(header, slab)
             found = bytearray(prefix)
-            buffers = (memoryview(found), data)
-            if self.store.read_into(self.path, 0, buffers) == header.file_size:
-                if found == prefix:
+            if self._read_whole(found, data):
+                actual = _found_header(self.row, likely, found)
+                if actual == header:
                     return array
-                if other := self._in_other_order(header, bytes(found)):
-                    return np.ndarray(header.shape, header.dtype, data, 0, None, other.order)
+                if actual is not None:
+                    return np.ndarray(actual.shape, actual.dtype, data, 0, None, actual.order)
         header = self.header()  # raises if something is wrong
         array, data = self._allocate_array(header, slab)
         if self.store.read_into(self.path, header.offset, (data,)) != header.file_size:
@@ -300,21 +305,23 @@ class ArrayFile:
         except OSError as error:  # no address space left, or the disk fails
             raise self.store.translate_error(error, self.path, "map") from error
 
-    def _in_other_order(self, expected: Header, found: bytes) -> Header | None:
-        """Return the header that was found if it differs from the likely one in order only."""
-        with suppress(NpyError):
-            header = npyfile.parse_header(found, expected.file_size, self.store.where(self.path))
-            if replace(header, fortran_order=expected.fortran_order) == expected:
-                return header
-        return None
+    def _read_whole(self, prefix: bytearray, data: memoryview) -> bool:
+        """Fill both; return whether the file is exactly as long."""
+        nbytes = len(prefix) + len(data)
+        by_one_read = nbytes <= self.store.single_read_max
+        if by_one_read and self.store.read_files([(self.path, (prefix, data), nbytes)])[0]:
+            return True
+        return self.store.read_into(self.path, 0, (memoryview(prefix), data)) == nbytes
 
     def _fill(self, array: AnyArray, plan: Plan, header: Header, prefix: bytes) -> bool:
         """Fill `array`; return False if its size or header show that it is another file."""
         found = bytearray(prefix)
         parts = plan.parts(array)
         is_certain = self.known_header is not None or self.row.expected_header() is not None
-        if self.store.is_local or not is_certain:
+        if self.store.is_local:
             parts = chain([Part(0, len(found), (memoryview(found),))], parts)
+        elif not is_certain:
+            parts = _after_header(found, parts, self.store.limits.gap)
         stat = self.store.read_parts(self.path, parts)
         return stat is not None and stat.nbytes == header.file_size and found == prefix
 
@@ -353,6 +360,22 @@ class ArrayFile:
 
     def _changed_while_read(self) -> ArrayCorruptError:
         return ArrayCorruptError(f"{self.store.where(self.path)} changed while it was read")
+
+
+def _after_header(found: bytearray, parts: Iterator[Part], gap: int) -> Iterator[Part]:
+    """Yield the parts after one that fills `found`, merged with the first if that is close."""
+    first = next(parts)
+    if first.runs or first.start - len(found) > gap:
+        yield Part(0, len(found), (memoryview(found),))
+        yield first
+    else:
+
+        def take(data: memoryview) -> None:
+            found[:] = data[: len(found)]
+            first.put(data[first.start :])
+
+        yield Part(0, first.start + first.nbytes, (), take)
+    yield from parts
 
 
 def _read_from_start(file: FileIO, length: int) -> bytes:

@@ -39,8 +39,8 @@ _MAX_DURABLE = 10_000
 _SIDE_BY_SIDE = 32 << 20
 """Size in bytes from which several threads read: one copies 256 MB a quarter slower."""
 _READERS = 4
-_FAR_S = 0.0002
-"""To open a file takes longer than this on a file server, and a tenth of it on a disk."""
+_FAR_S = 0.0005
+"""To open a file takes longer than this on a file server, and a fifth of it on a disk."""
 _WORKERS = 64
 _FEW, _FEW_FAR, _MANY = 8, 4, 64
 """Files that one thread reads together: until it is known where they are, on a server, a disk."""

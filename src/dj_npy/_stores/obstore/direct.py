@@ -88,12 +88,12 @@ class Direct:
             if connection.sock is None:  # the server closed it after its last answer
                 connection.connect()
             connection.sock.settimeout(remote.SILENCE_S)
+            asked = time.monotonic()  # and not after: another thread may have its turn in between
             connection.request(
                 "GET", f"{url.path}?{url.query}", headers={"Range": f"bytes={start}-{stop - 1}"}
             )
-            sent = time.monotonic()
             response = connection.getresponse()
-            self._pace.answered(time.monotonic() - sent)
+            self._pace.answered(time.monotonic() - asked)
             content_range = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if response.status != 206 or content_range is None:
                 self.works = response.status in (404, 416, 429) or response.status >= 500
