@@ -3,14 +3,17 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import datajoint as dj
 import numpy as np
 import pytest
 
 import dj_npy
 from dj_npy import NpyRef, settings
 from dj_npy._stores import pace
+from dj_npy._stores.local.store import LocalStore
 from dj_npy._stores.pace import Pace
 from tests.stores.test_conformance import location
 from tests.support.arrays import same
@@ -179,3 +182,84 @@ def test_refused_requests_are_sent_again(
     chosen = np.random.default_rng(1).integers(0, len(array), 200)
     assert same(ref[chosen], array[chosen])
     assert far.refused > 50
+
+
+# A local store on a file server
+
+
+@pytest.fixture
+def on_a_file_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To open a file seems to take 2 ms."""
+    original = Pace.answered
+    monkeypatch.setattr(Pace, "answered", lambda self, delay_s: original(self, 0.002))
+
+
+@pytest.fixture
+def writers(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The threads that write files from now on."""
+    found: set[int] = set()
+    original = LocalStore._create
+
+    def recording(self: Any, *args: Any) -> str:
+        found.add(threading.get_ident())
+        time.sleep(0.001)
+        return original(self, *args)
+
+    monkeypatch.setattr(LocalStore, "_create", recording)
+    return found
+
+
+def test_a_few_files_tell_whether_it_is_far(store: Path) -> None:
+    local = LocalStore("main", str(store))
+    assert (local.together, local.is_far, local.workers) == (8, False, 16)
+    local.pace.answered(0.00002)
+    assert (local.together, local.is_far, local.workers) == (64, False, 16)
+    local = LocalStore("main", str(store))
+    local.pace.answered(0.001)
+    assert (local.together, local.is_far, local.workers) == (4, True, 64)
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 200])
+def test_many_files_of_a_file_server(
+    stored: Callable[..., NpyRef], on_a_file_server: None, count: int
+) -> None:
+    arrays = [np.full((30, 3), n) for n in range(count)]
+    refs = [stored(array, n) for n, array in enumerate(arrays)]
+    assert all(map(same, dj_npy.load(refs), arrays))
+    assert all(map(same, dj_npy.stream(refs), arrays))
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_plain_insert_writes_side_by_side(
+    recording: Any, on_a_file_server: None, writers: set[int]
+) -> None:
+    rows = [{"recording_id": n, "waveform": np.full(100, n)} for n in range(60)]
+    recording.insert(rows[:1])
+    assert writers == {threading.get_ident()}
+    recording.insert(rows[1:])
+    assert len(writers) > 2
+    found = recording.to_dicts(order_by="recording_id")
+    assert all(same(row["waveform"].load(), rows[n]["waveform"]) for n, row in enumerate(found))
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("refused", ["value", "duplicate"])
+def test_a_plain_insert_that_is_refused_leaves_no_file(
+    recording: Any, store: Path, on_a_file_server: None, writers: set[int], refused: str
+) -> None:
+    recording.insert1({"recording_id": 0, "waveform": np.zeros(3)})
+    last = np.array([object()]) if refused == "value" else np.zeros(3)
+    rows = [{"recording_id": n, "waveform": np.full(100, n)} for n in range(1, 60)]
+    rows.append({"recording_id": 0 if refused == "duplicate" else 99, "waveform": last})
+    with pytest.raises(dj.DataJointError):
+        recording.insert(rows)
+    assert len(writers) > 2
+    assert len(recording()) == 1
+    files = [path.name for path in store.rglob("*.npy")]
+    assert len(files) == 1
+
+
+def test_near_a_plain_insert_uses_no_threads(recording: Any, near: None, writers: set[int]) -> None:
+    recording.insert({"recording_id": n, "waveform": np.full(100, n)} for n in range(5))
+    recording.insert([{"recording_id": n, "waveform": np.full(100, n)} for n in range(5, 9)])
+    assert writers == {threading.get_ident()}

@@ -178,7 +178,10 @@ class GenericStore(RemoteStore):
         return Answer(data, size, version)
 
     def _stat(self, path: str) -> Stat:
-        return _stat_of(self._info(path))
+        asked = time.monotonic()
+        stat = _stat_of(self._info(path))
+        self.pace.answered(time.monotonic() - asked)
+        return stat
 
     def _info(self, path: str) -> dict[str, Any]:
         full = self._full_path(path)
