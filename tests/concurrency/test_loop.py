@@ -16,7 +16,7 @@ def everything(work: object, items: object, max_tasks: int = 8, max_nbytes: int 
     return all_on_loop(
         work,  # type: ignore[arg-type]
         items,  # type: ignore[arg-type]
-        max_tasks=max_tasks,
+        max_tasks=lambda: max_tasks,
         nbytes_of=lambda item: 10,
         max_nbytes=max_nbytes,
     )

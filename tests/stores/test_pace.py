@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,62 @@ def test_refused_requests_are_sent_again(
     chosen = np.random.default_rng(1).integers(0, len(array), 200)
     assert same(ref[chosen], array[chosen])
     assert far.refused > 50
+
+
+@dataclass
+class Bucket:
+    """Lets through so many requests a second, and some at once."""
+
+    rate: float = 200
+    most: float = 20
+    tokens: float = 20
+    filled: float = field(default_factory=time.monotonic)
+
+    def refuses(self, _: int) -> bool:
+        now = time.monotonic()
+        self.tokens = min(self.most, self.tokens + (now - self.filled) * self.rate)
+        self.filled = now
+        if self.tokens < 1:
+            return True
+        self.tokens -= 1
+        return False
+
+
+def test_a_server_that_limits_is_asked_for_less(
+    stored: Callable[..., NpyRef], far: Far, s3: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "merge_gap", 0)
+    monkeypatch.setattr(settings, "load_below", 0)
+    array = np.random.default_rng(0).standard_normal((40_000, 5))
+    ref = stored(array, store=s3)
+    assert same(ref[:3], array[:3])
+    far.refuses = Bucket().refuses
+    chosen = np.random.default_rng(1).integers(0, len(array), 500)
+    assert same(ref[chosen], array[chosen])  # until it has settled
+    far.asked = far.refused = 0
+    assert same(ref[chosen], array[chosen])
+    print(f"{far.refused} of {far.asked} refused")
+    assert far.refused <= far.asked / 10
+
+
+def test_after_a_refusal_half_as_many_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned, now = Pace(), [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    learned.answered(0.03)
+    assert (learned.small_in_flight, learned.in_flight) == (256, 60)
+    for _ in range(5):  # of the same moment
+        learned.refused()
+    assert learned.small_in_flight == 128
+    for most in (64, 32, 16, 8, 4, 2, 1, 1, 1):
+        now[0] += 1
+        learned.refused()
+        assert (learned.small_in_flight, learned.in_flight) == (most, min(most, 60))
+    for _ in range(1000):
+        learned.answered(0.03)
+    assert 10 < learned.small_in_flight < 20
+    now[0] += pace._FORGIVEN_S + 1
+    learned.answered(0.03)
+    assert learned.small_in_flight == 256
 
 
 # A local store on a file server

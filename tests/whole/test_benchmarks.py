@@ -221,7 +221,10 @@ def test_a_quick_run_of_one_benchmark(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [(["lokal"], "lokal: not one of local, remote"), (["report"], "report takes the one file")],
+    [
+        (["lokal"], "lokal: not one of distance, local, remote"),
+        (["report"], "report takes the one file"),
+    ],
 )
 def test_a_wrong_command_says_what_is_wrong(arguments: list[str], told: str) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks", *arguments]

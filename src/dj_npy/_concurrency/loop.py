@@ -61,7 +61,7 @@ def all_on_loop(
     work: Callable[[T], Awaitable[bool]],
     items: Iterable[T],
     *,
-    max_tasks: int,
+    max_tasks: Callable[[], int],
     nbytes_of: Callable[[T], int],
     max_nbytes: int,
 ) -> bool:
@@ -74,8 +74,10 @@ def all_on_loop(
 
     Parameters
     ----------
-    max_tasks, max_nbytes : int
-        Most items in flight, and their bytes; a single item may have more.
+    max_tasks : callable
+        Returns how many items may be in flight; asked again for each.
+    max_nbytes : int
+        Most bytes in flight; a single item may have more.
     """
     failed, nbytes = False, 0
     tasks: set[asyncio.Task[None]] = set()
@@ -101,7 +103,7 @@ def all_on_loop(
         try:
             for item in items:
                 size = nbytes_of(item)
-                while tasks and (len(tasks) >= max_tasks or nbytes + size > max_nbytes):
+                while tasks and (len(tasks) >= max_tasks() or nbytes + size > max_nbytes):
                     room = loop.create_future()
                     await room
                 if failed:

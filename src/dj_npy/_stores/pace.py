@@ -1,5 +1,6 @@
 """How far away a store is, told by its own answers, and what follows for its requests."""
 
+import math
 import time
 
 _WINDOW_S = 10
@@ -8,6 +9,12 @@ _REQUEST_S = 0.0005
 """What a request of some MiB costs the processor; while one waits, others are sent."""
 _LEAST, _MOST = 8, 64
 """Requests in flight: a near store gains nothing from more than 8, a machine from more than 64."""
+_MOST_SMALL = 256
+"""Small requests in flight."""
+_GROWTH, _SAME_S = 0.1, 0.05
+"""By how much the limit grows each time that as many were answered; what counts as one refusal."""
+_FORGIVEN_S = 60
+"""How long after the last refusal nothing limits the requests any more."""
 _SMALL_PART, _PART = 2 << 20, 8 << 20
 """Smallest parts, in bytes, that a large read from a far store and a near one is cut into."""
 
@@ -18,18 +25,38 @@ class Pace:
 
     As in TCP BBR (Cardwell et al., ACM Queue 14(5), 2016), the delay is the least of the last
     seconds: load only ever adds to it. Until a request has told, a store counts as near.
-    Thread-safe: an update that is lost is made good by the next.
+    A server that refuses requests because they are too many is sent half as many, and then slowly
+    more, as TCP does. Thread-safe: an update that is lost is made good by the next.
     """
 
     def __init__(self) -> None:
         self.delay_s = 0.0
         self._believed_until = 0.0
+        self._limit = float(_MOST_SMALL)
+        self._refused_at = -math.inf
 
     def answered(self, delay_s: float) -> None:
         """Note how long the first byte of an answer took."""
         now = time.monotonic()
         if delay_s < self.delay_s or now > self._believed_until:
             self.delay_s, self._believed_until = delay_s, now + _WINDOW_S
+        if self._limit < _MOST_SMALL:
+            more = self._limit + _GROWTH / self._limit
+            is_forgiven = now > self._refused_at + _FORGIVEN_S
+            self._limit = _MOST_SMALL if is_forgiven else min(more, _MOST_SMALL)
+
+    def refused(self) -> None:
+        """Note that the server has refused a request because there are too many."""
+        now = time.monotonic()
+        # Those that were in flight at the same time count as one.
+        if now > self._refused_at + max(2 * self.delay_s, _SAME_S):
+            self._limit = max(self._limit / 2, 1.0)
+            self._refused_at = now
+
+    @property
+    def small_in_flight(self) -> int:
+        """How many small requests to have in flight."""
+        return int(self._limit)
 
     @property
     def is_known(self) -> bool:
@@ -39,12 +66,12 @@ class Pace:
     @property
     def in_flight(self) -> int:
         """How many large requests to have in flight."""
-        return min(max(_LEAST, int(self.delay_s / _REQUEST_S)), _MOST)
+        return min(max(_LEAST, int(self.delay_s / _REQUEST_S)), _MOST, int(self._limit))
 
     @property
     def is_far(self) -> bool:
         """Whether waiting, more than anything else, is what requests cost."""
-        return self.in_flight > _LEAST
+        return self.delay_s > _LEAST * _REQUEST_S
 
     def part(self, nbytes: int) -> int:
         """Return the size of the parts in which to read so many consecutive bytes."""

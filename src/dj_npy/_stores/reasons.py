@@ -18,6 +18,7 @@ _KEYS = (
     "NoAuthenticationInformation|InvalidAuthenticationInfo|^Forbidden$|^Unauthorized$"
 )
 _UNDER_WAY = "ConditionalRequestConflict|OperationAborted"
+_BUSY = "SlowDown|ServiceUnavailable|TooManyRequests|Throttl|ServerBusy"
 _FULL = "the store is full, or a quota is used up"
 _TOO_LARGE = "the server takes nothing of this size"
 _OVERLOADED = "the server is overloaded; try again later"
@@ -35,7 +36,7 @@ _CODES = (
     (_UNDER_WAY, "another change is under way there; try again later"),
     ("Quota|InsufficientStorage|StorageFull", _FULL),
     ("EntityTooLarge", _TOO_LARGE),
-    ("SlowDown|ServiceUnavailable|TooManyRequests|Throttl|ServerBusy", _OVERLOADED),
+    (_BUSY, _OVERLOADED),
 )
 _STATUS = {
     413: _TOO_LARGE,
@@ -62,6 +63,11 @@ def is_expired(code: str) -> bool:
 def no_bucket(code: str) -> bool:
     """Whether an error code means that the bucket, not the object, is missing."""
     return code in _NO_BUCKET
+
+
+def is_overload(code: str) -> bool:
+    """Whether an error code means that there are too many requests."""
+    return bool(re.search(_BUSY, code))
 
 
 def is_under_way(code: str) -> bool:

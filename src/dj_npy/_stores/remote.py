@@ -311,12 +311,13 @@ class RemoteStore(Store):
         max_nbytes: int = BUFFERED,
     ) -> Iterator[T]:
         """Yield ``use(first, answer)`` for each part in order; `use` runs in the part's thread."""
-        part = self._buffered_part
+        part = min(self._buffered_part, PART)
+        at_once = min(max_nbytes // part, self.pace.in_flight)
 
         def fetch(first: int) -> T:
             return use(first, self._get(path, first, min(first + part, stop)))
 
-        return side_by_side(fetch, range(start, stop, part), max_nbytes // part)
+        return side_by_side(fetch, range(start, stop, part), at_once)
 
     def _cut_short(self, path: str, expected: int, found: int) -> StoreError:
         return StoreError(

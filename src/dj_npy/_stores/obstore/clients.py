@@ -72,7 +72,8 @@ def cloud_store(name: str, spec: Spec, identity: str, redactor: Redactor) -> Clo
         # Buckets with Object Lock require a checksum; obstore computes SHA-256 for the signature
         # anyway.
         checksums = {"checksum_algorithm": "SHA256"} if spec["protocol"] == "s3" else {}
-        reader = client({"read_timeout": timedelta(seconds=remote.SILENCE_S)}, MAX_RETRIES)
+        silence = {"read_timeout": timedelta(seconds=remote.SILENCE_S)}
+        reader, asker = client(silence, MAX_RETRIES), client(silence, 0)
         writer, remover = client({}, MAX_RETRIES, **checksums), client({}, 0, **checksums)
         plain = (client({}, MAX_RETRIES), client({}, 0)) if spec["protocol"] == "s3" else None
     except (BaseError, ValueError, TypeError) as error:
@@ -90,6 +91,7 @@ def cloud_store(name: str, spec: Spec, identity: str, redactor: Redactor) -> Clo
         direct=spec["protocol"] == "s3"
         and not proxy_for(spec["endpoint"], spec.get("proxy_server")),
         proxy=spec.get("proxy_server"),
+        asker=asker,
         plain=plain,
         # Azure and Google delete unfinished uploads themselves after a week.
         unfinished=MultipartUploads(spec) if spec["protocol"] == "s3" else None,

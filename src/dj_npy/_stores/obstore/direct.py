@@ -96,6 +96,8 @@ class Direct:
             self._pace.answered(time.monotonic() - asked)
             content_range = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if response.status != 206 or content_range is None:
+                if response.status in (429, 503):
+                    self._pace.refused()
                 self.works = response.status in (404, 416, 429) or response.status >= 500
                 return None
             if (int(content_range[1]), int(content_range[2])) != (start, stop - 1):

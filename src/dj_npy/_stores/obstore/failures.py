@@ -5,7 +5,14 @@ import re
 from obstore import exceptions
 
 from dj_npy._stores.environment import UNKNOWN_CERTIFICATE
-from dj_npy._stores.reasons import CHECK_THE_KEYS, STALLS, code_of, is_under_way, reason_of
+from dj_npy._stores.reasons import (
+    CHECK_THE_KEYS,
+    STALLS,
+    code_of,
+    is_overload,
+    is_under_way,
+    reason_of,
+)
 from dj_npy._stores.secret import Redactor
 
 # obstore does not raise all the errors it documents: NotFoundError arrives as FileNotFoundError.
@@ -56,6 +63,12 @@ def is_bad_request(error: Exception) -> bool:
     if code_of(text) in ("RequestTimeout", "Throttling"):
         return False
     return _status(text) in (400, 405, 501) or code_of(text) == "NotImplemented"
+
+
+def is_slow_down(error: Exception) -> bool:
+    """Whether the server refused a request because there are too many."""
+    text = str(error)
+    return _status(text) in (429, 503) or is_overload(code_of(text))
 
 
 def is_conflict(error: Exception) -> bool:

@@ -1,10 +1,12 @@
 """Read objects in S3, GCS and Azure: by ranges, as a stream, or past obstore."""
 
+import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from itertools import chain, islice
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -19,9 +21,9 @@ from dj_npy._errors import ArrayCorruptError, NpyError
 from dj_npy._selection.parts import Part
 from dj_npy._stores.base import Buffer, Stat
 from dj_npy._stores.obstore.direct import Direct
-from dj_npy._stores.obstore.failures import FAILURES, MISSING, is_missing_size
+from dj_npy._stores.obstore.failures import FAILURES, MISSING, is_missing_size, is_slow_down
 from dj_npy._stores.obstore.unmeasured import Unmeasured, chunks_of
-from dj_npy._stores.remote import BUFFERED, ONE_REQUEST, PART, Answer, RemoteStore
+from dj_npy._stores.remote import BUFFERED, ONE_REQUEST, PART, Answer, RemoteStore, pauses
 from dj_npy._stores.secret import Redactor
 
 T = TypeVar("T")
@@ -34,12 +36,8 @@ _MIN_DIRECT_PART = 1 << 20
 _MAX_DIRECT_PART = 32 << 20
 _FEW = 8
 """Parts by whose sizes all are judged."""
-_ON_LOOP, _ON_LOOP_NBYTES = 256, 64 << 20
-"""
-Most small requests in flight, and their bytes.
-
-At 30 ms, 1,000 of them take 120 ms of waiting, and Python as long to send and receive them.
-"""
+_TOGETHER = 256
+"""Most small files that are asked for together."""
 _RETRY_RANGES_S = 600
 """Seconds until a server that ignored a range is asked again."""
 
@@ -50,12 +48,12 @@ class CloudReader(RemoteStore):
 
     Parameters
     ----------
-    name, reader, identity, redactor, direct, proxy
+    name, reader, identity, redactor, direct, proxy, asker
         As for `CloudStore`.
     """
 
     _failures = FAILURES
-    together = _ON_LOOP
+    together = _TOGETHER
 
     def __init__(
         self,
@@ -66,9 +64,10 @@ class CloudReader(RemoteStore):
         redactor: Redactor | None,
         direct: bool,
         proxy: str | None,
+        asker: Client | None = None,
     ) -> None:
         super().__init__(name, identity, redactor)
-        self._reader = reader
+        self._reader, self._asker = reader, asker or reader
         self._ranges: bool | None = None  # whether the server honours ranges; None is unknown
         self._retry_ranges_at = 0.0
         self._direct = Direct(self._sign_url, self.pace) if direct else None
@@ -238,12 +237,11 @@ class CloudReader(RemoteStore):
                 left.append(part)
                 return True
             try:
-                options: Any = {"range": (part.start, part.start + part.nbytes)}
-                result = await obstore.get_async(self._reader, path, options=options)
-                data, meta = await result.bytes_async(), result.meta
+                answer = await self._ask(partial(self._get_async, path, part))
             except FAILURES:
                 left.append(part)
                 return True
+            data, meta = answer
             found.append(Stat(meta["size"], meta["e_tag"] or ""))
             if len(data) != part.nbytes or found[-1] != found[0]:
                 return False
@@ -259,11 +257,36 @@ class CloudReader(RemoteStore):
             found.append(stat)
         return found[0] if found[-1] == found[0] else None
 
+    async def _get_async(self, path: str, part: Part) -> tuple[Any, Any]:
+        options: Any = {"range": (part.start, part.start + part.nbytes)}
+        result = await obstore.get_async(self._asker, path, options=options)
+        return await result.bytes_async(), result.meta
+
+    async def _ask(self, send: Callable[[], Awaitable[T]]) -> T:
+        """Send a request on the loop, and again while the server says to slow down."""
+        for pause in pauses():
+            asked = time.monotonic()
+            try:
+                answer = await send()
+            except FAILURES as error:
+                if not is_slow_down(error):
+                    raise
+                self.pace.refused()
+                await asyncio.sleep(pause)
+            else:
+                self.pace.answered(time.monotonic() - asked)
+                return answer
+        return await send()
+
     def _on_loop(
         self, read: Callable[[T], Awaitable[bool]], items: Iterable[T], nbytes: Callable[[T], int]
     ) -> bool:
         return all_on_loop(
-            read, items, max_tasks=_ON_LOOP, nbytes_of=nbytes, max_nbytes=_ON_LOOP_NBYTES
+            read,
+            items,
+            max_tasks=lambda: self.pace.small_in_flight,
+            nbytes_of=nbytes,
+            max_nbytes=BUFFERED,
         )
 
     @property
@@ -286,9 +309,9 @@ class CloudReader(RemoteStore):
 
         async def read(number: int) -> bool:
             path, buffers, nbytes = every[number]
+            get = partial(obstore.get_range_async, self._asker, path, start=0, end=nbytes + 1)
             with suppress(*FAILURES):
-                data = await obstore.get_range_async(self._reader, path, start=0, end=nbytes + 1)
-                whole[number] = _fill(buffers, memoryview(data), nbytes)
+                whole[number] = _fill(buffers, memoryview(await self._ask(get)), nbytes)
             return True
 
         self._on_loop(read, range(len(every)), lambda number: every[number][2])

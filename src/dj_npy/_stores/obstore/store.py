@@ -79,6 +79,8 @@ class CloudStore(CloudReader):
         Whether objects may be read from presigned URLs, without a proxy.
     proxy : str, optional
         URL of the proxy in the store's settings.
+    asker : obstore store, optional
+        A reader that does not retry, for many requests at a time: whoever sends them slows down.
     plain : writer and remover, optional
         Clients that send no checksums, for servers that do not support them.
     unfinished : UnfinishedUploads, optional
@@ -96,10 +98,13 @@ class CloudStore(CloudReader):
         redactor: Redactor | None = None,
         direct: bool = False,
         proxy: str | None = None,
+        asker: Client | None = None,
         plain: tuple[Client, Client] | None = None,
         unfinished: UnfinishedUploads | None = None,
     ) -> None:
-        super().__init__(name, reader, identity, redactor=redactor, direct=direct, proxy=proxy)
+        super().__init__(
+            name, reader, identity, redactor=redactor, direct=direct, proxy=proxy, asker=asker
+        )
         self._unfinished = unfinished
         self._writer, self._remover = writer, remover
         self._plain, self._checksums = plain, plain is not None
