@@ -113,6 +113,28 @@ def test_an_interrupt_ends_what_is_in_flight() -> None:
     assert sorted(ended) == list(range(8))
 
 
+def test_whenever_an_interrupt_comes_nothing_is_left_running() -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    interrupted = 0
+    try:
+        for number in range(300):
+            work = Counter()
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 + number * 2e-5)
+                everything(work, range(20))
+            except KeyboardInterrupt:
+                interrupted += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            assert work.now == 0
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 50
+
+
 def test_several_threads_share_it() -> None:
     works = [Counter() for _ in range(8)]
     threads = [threading.Thread(target=everything, args=(work, range(50))) for work in works]

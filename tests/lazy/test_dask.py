@@ -127,7 +127,7 @@ def test_of_a_slice_only_what_it_needs_is_read(stored: Stored, moto: str, locati
 
 
 def test_each_byte_is_read_once_and_the_header_never(
-    stored: Stored, moto: str, location: str
+    stored: Stored, moto: str, location: str, near: None
 ) -> None:
     with proxy_of(moto) as proxy:
         on_s3 = s3_settings(proxy.endpoint, location=location)

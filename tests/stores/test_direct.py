@@ -24,7 +24,7 @@ NBYTES = (40 << 20) + 5
 
 
 @pytest.fixture
-def proxy(moto: str) -> Iterator[Proxy]:
+def proxy(moto: str, near: None) -> Iterator[Proxy]:
     with proxy_of(moto) as proxy:
         yield proxy
 

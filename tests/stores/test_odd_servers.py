@@ -40,7 +40,7 @@ def through(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def proxy(moto: str) -> Iterator[Proxy]:
+def proxy(moto: str, near: None) -> Iterator[Proxy]:
     with proxy_of(moto) as proxy:
         yield proxy
 

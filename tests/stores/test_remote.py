@@ -31,7 +31,7 @@ SMALL, LARGE = 100_000, (20 << 20) + 1
 
 
 @pytest.fixture
-def proxy(moto: str) -> Iterator[Proxy]:
+def proxy(moto: str, near: None) -> Iterator[Proxy]:
     with proxy_of(moto) as proxy:
         yield proxy
 

@@ -4,7 +4,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pickle import PickleBuffer
 from typing import Any, Literal, Protocol
 
@@ -78,6 +78,36 @@ class ArrayCache:
         finally:
             mine.release()
             self._stop_waiting(identity, mine)
+
+    def get_together(
+        self,
+        refs: Sequence[Loadable],
+        read: Callable[[Sequence[Any]], Sequence[AnyArray | None]],
+    ) -> list[AnyArray | None]:
+        """
+        Return the arrays of `refs`, calling `read` once for those that no thread is reading.
+
+        None for the arrays that `read` did not return and those that another thread is reading.
+        """
+        mine = threading.Lock()
+        mine.acquire()
+        found: dict[int, AnyArray | None] = {}
+        to_read: dict[int, Loadable] = {}
+        try:
+            with self._mutex:
+                for ref in refs:
+                    array = found[id(ref)] = self._cached_view(ref)
+                    if array is None and self._loading.setdefault(id(ref), mine) is mine:
+                        to_read[id(ref)] = ref
+            if to_read:
+                arrays = read(list(to_read.values()))
+                for (identity, ref), array in zip(to_read.items(), arrays, strict=True):
+                    found[identity] = None if array is None else self.put(ref, array)
+        finally:
+            mine.release()
+            for ref in refs:
+                self._stop_waiting(id(ref), mine)
+        return [found[id(ref)] for ref in refs]
 
     def _cached_view(self, ref: Loadable) -> AnyArray | None:
         array = loaded_array(ref)

@@ -418,14 +418,14 @@ def row_of(ref: NpyRef) -> Any:
 
 
 def load_together(refs: Sequence[NpyRef], store: Store, slab: Slab) -> list[AnyArray]:
-    """Load small arrays from one local store together."""
-    found = list(map(loaded_array, refs))
-    rows = [ref._metadata for ref, array in zip(refs, found, strict=True) if array is None]
-    read = iter(read_together(store, rows, slab))
-    found = [next(read) if array is None else array for array in found]
+    """Load small arrays from one store together."""
+
+    def read(some: Sequence[NpyRef]) -> Sequence[AnyArray | None]:
+        return read_together(store, [ref._metadata for ref in some], slab)
+
     return [
-        array_cache.get(ref, ref._read) if array is None else array_cache.put(ref, array)
-        for ref, array in zip(refs, found, strict=True)
+        array_cache.get(ref, ref._read) if array is None else array
+        for ref, array in zip(refs, array_cache.get_together(refs, read), strict=True)
     ]
 
 

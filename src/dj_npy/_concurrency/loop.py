@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -83,18 +84,23 @@ def all_on_loop(
     tasks: set[asyncio.Task[None]] = set()
     errors: list[BaseException] = []
     room: asyncio.Future[None] | None = None
+    main: asyncio.Task[None] | None = None
     ended: Future[None] = Future()
 
     async def one(item: T) -> None:
-        nonlocal failed, nbytes
+        nonlocal failed
         try:
             if not await work(item):
                 failed = True
         except BaseException as error:
             failed = True
             errors.append(error)
-        nbytes -= nbytes_of(item)
-        tasks.discard(asyncio.current_task())
+
+    def end(task: asyncio.Task[None], size: int) -> None:
+        # Not in `one`, which is not entered if it is cancelled before.
+        nonlocal nbytes
+        nbytes -= size
+        tasks.discard(task)
         if room is not None and not room.done():
             room.set_result(None)
 
@@ -109,7 +115,9 @@ def all_on_loop(
                 if failed:
                     break
                 nbytes += size
-                tasks.add(loop.create_task(one(item)))
+                task = loop.create_task(one(item))
+                task.add_done_callback(partial(end, size=size))
+                tasks.add(task)
         except BaseException as error:
             failed = True
             errors.append(error)
@@ -118,15 +126,21 @@ def all_on_loop(
             await room
         ended.set_result(None)
 
+    def begin() -> None:
+        nonlocal main
+        main = loop.create_task(run())
+
     def cancel() -> None:
         nonlocal failed
         failed = True
         for task in tasks:
             task.cancel()
+        if main is None:  # it never began
+            ended.set_result(None)
 
     loop = _own.get()
-    asyncio.run_coroutine_threadsafe(run(), loop)
     try:
+        loop.call_soon_threadsafe(begin)
         ended.result()
     except BaseException:  # an interrupt
         loop.call_soon_threadsafe(cancel)
