@@ -5,12 +5,13 @@ import atexit
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import Future
 from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
 
+_POLL_S = 0.5
+"""Interval at which a wait looks whether it has missed the end."""
 _END_S = 1
 """How long the exit of the interpreter waits for the thread."""
 
@@ -85,7 +86,8 @@ def all_on_loop(
     errors: list[BaseException] = []
     room: asyncio.Future[None] | None = None
     main: asyncio.Task[None] | None = None
-    ended: Future[None] = Future()
+    is_ended, ended = False, threading.Lock()
+    ended.acquire()
 
     async def one(item: T) -> None:
         nonlocal failed
@@ -124,7 +126,12 @@ def all_on_loop(
         while tasks:
             room = loop.create_future()
             await room
-        ended.set_result(None)
+        finish()
+
+    def finish() -> None:
+        nonlocal is_ended
+        is_ended = True
+        ended.release()
 
     def begin() -> None:
         nonlocal main
@@ -136,15 +143,20 @@ def all_on_loop(
         for task in tasks:
             task.cancel()
         if main is None:  # it never began
-            ended.set_result(None)
+            finish()
+
+    def wait() -> None:
+        # A lock, and not a `Future`: an interrupt in its Python code would leave it locked.
+        while not is_ended:
+            ended.acquire(timeout=_POLL_S)
 
     loop = _own.get()
     try:
         loop.call_soon_threadsafe(begin)
-        ended.result()
+        wait()
     except BaseException:  # an interrupt
         loop.call_soon_threadsafe(cancel)
-        ended.result()
+        wait()
         raise
     if errors:
         raise errors[0]
