@@ -227,7 +227,7 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         nbytes : int or str
             Largest size of a block, with or without a unit; at least one row. Memory use is
             twice that, plus the blocks that the caller keeps. From a store at a distance, blocks
-            of up to 64 MiB together are read ahead.
+            of up to 96 MiB together are read ahead.
 
         Yields
         ------

@@ -34,6 +34,8 @@ SIDE_BY_SIDE = 8
 """Concurrent requests to a store that is near."""
 BUFFERED = PART * SIDE_BY_SIDE
 """Most bytes of concurrent requests that are not written into the array's own memory."""
+READ_AHEAD = 96 << 20
+"""Bytes of blocks that are read ahead of the one in use, from a far store."""
 ONE_PUT = 64 << 20
 """Size in bytes up to which an object is created by one conditional request."""
 _SETTLED_S = 1
@@ -223,7 +225,7 @@ class RemoteStore(Store):
     @property
     def read_ahead(self) -> int:  # type: ignore[override]
         """As in `Store`."""
-        return BUFFERED if self.pace.is_far else 0
+        return READ_AHEAD if self.pace.is_far else 0
 
     @property
     def _buffered_part(self) -> int:

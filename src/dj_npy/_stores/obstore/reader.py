@@ -223,12 +223,17 @@ class CloudReader(RemoteStore):
             stat = self._read_directly(path, few[0])
             if stat is not None:
                 return stat
-        if len(few) > 1 and sum(part.nbytes for part in few) < len(few) * _MIN_DIRECT_PART:
+        are_small = sum(part.nbytes for part in few) < len(few) * _MIN_DIRECT_PART
+        if self.pace.is_far and len(few) > 1 and are_small:
             return self._read_small_parts(path, chain(few, waiting))
         return super()._read_parts(path, chain(few, waiting))
 
     def _read_small_parts(self, path: str, parts: Iterable[Part]) -> Stat | None:
-        """Read many parts at once; those that fail or are large, in threads as others."""
+        """
+        Read many parts at once; those that fail or are large, in threads as others.
+
+        Not from a near store: there the loop's own work is most of the time, and half of it in threads.
+        """
         found: list[Stat] = []
         left: list[Part] = []
 
