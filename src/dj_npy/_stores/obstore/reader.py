@@ -232,7 +232,7 @@ class CloudReader(RemoteStore):
         """
         Read many parts at once; those that fail or are large, in threads as others.
 
-        Not from a near store: there the loop's own work is most of the time, and half of it in threads.
+        Not from a near store, where most of the time would be the loop's own work.
         """
         found: list[Stat] = []
         left: list[Part] = []
