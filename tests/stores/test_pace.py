@@ -320,3 +320,14 @@ def test_near_a_plain_insert_uses_no_threads(recording: Any, near: None, writers
     recording.insert({"recording_id": n, "waveform": np.full(100, n)} for n in range(5))
     recording.insert([{"recording_id": n, "waveform": np.full(100, n)} for n in range(5, 9)])
     assert writers == {threading.get_ident()}
+
+
+def test_many_large_arrays_share_the_threads(
+    stored: Callable[..., NpyRef], far: Far, s3: dict[str, Any]
+) -> None:
+    array = np.random.default_rng(0).standard_normal((3 << 18, 5))
+    refs = [stored(array, n, store=s3) for n in range(8)]
+    assert same(refs[0].load(), array)
+    far.most["GET"] = 0
+    assert all(same(found, array) for found in dj_npy.stream(refs[1:]))
+    assert 8 < far.most["GET"] <= 7 * 16

@@ -225,7 +225,11 @@ class _Group:
         else:
             load_group = load_each if keep else read_each
             tasks = [Task(partial(load_group, [ref], slab)) for ref in self._refs]
-        workers = (lambda: store.workers) if store is not None and self._adapt else None
+        workers = None
+        if store is not None and self._adapt:
+            # A large array is itself read by several threads.
+            is_small = self._nbytes <= _MAX_GROUP_NBYTES
+            workers = (lambda: store.workers) if is_small else (lambda: Store.workers)
         if store is not None and store.is_local and not store.is_far:
             threads = 0 if several else _PROCESSORS
             return WorkItem(

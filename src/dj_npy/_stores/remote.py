@@ -13,7 +13,7 @@ from io import FileIO
 from itertools import chain, islice
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from dj_npy._concurrency.threads import all_in_threads, side_by_side
+from dj_npy._concurrency.threads import all_in_threads, current_token, side_by_side
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
 from dj_npy._selection.parts import Limits, Part
 from dj_npy._settings import settings
@@ -251,6 +251,8 @@ class RemoteStore(Store):
             return part.start + part.nbytes <= stat.nbytes and stat == found[0]
 
         width = self.pace.in_flight
+        if current_token.get() is not None:  # other threads read other arrays
+            width = max(SIDE_BY_SIDE, width // 4)
         return found[0] if all_in_threads(read, parts, width) else None
 
     def _read_part(self, path: str, part: Part) -> Stat:
