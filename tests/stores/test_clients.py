@@ -180,7 +180,7 @@ def test_amazon_itself(
     if environment:
         monkeypatch.setenv("AWS_REGION", environment)
     store_of(s3_settings(endpoint))
-    assert len(made) == 5
+    assert len(made) == 6
     china = ".cn" if endpoint.endswith(".cn") else ""
     for options in made:
         assert options["region"] == region
