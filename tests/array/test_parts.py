@@ -32,6 +32,7 @@ from tests.stores.test_conformance import location
 from tests.support.arrays import same
 from tests.support.faults import Fault, Proxy, Request, proxy_of
 from tests.support.indexes import as_numpy, indexes, outcome, pairs
+from tests.support.processes import fork_and
 from tests.support.servers import S3Raw, s3_settings
 
 __all__ = ["location"]  # a fixture
@@ -324,9 +325,12 @@ def test_local_runs_far_apart_are_read_alone(stored: Stored, read: list[tuple[in
     assert sorted(read) == [(0, 128), (128 + 7 * 160, 160), (128 + 90_000 * 160, 160)]
 
 
+@pytest.mark.parametrize("delay_s", [0, 0.03, 0.1])
 def test_memory_is_the_result_and_the_parts_in_flight(
-    stored: Stored, s3: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    stored: Stored, s3: dict[str, Any], monkeypatch: pytest.MonkeyPatch, delay_s: float
 ) -> None:
+    delay = property(lambda self: delay_s, lambda *_: None)
+    monkeypatch.setattr(Pace, "delay_s", delay, raising=False)
     array = np.zeros((2 << 20, 8))  # 128 MiB, of which an eighth is wanted and all is read
     ref = at(stored(array, store=s3), s3)
     monkeypatch.setattr(settings, "memory", 1 << 20)
@@ -636,20 +640,7 @@ def test_a_forked_child_goes_on_with_a_walk(stored: Stored) -> None:
     ref = stored(MANY)
     blocks = ref.blocks("1.6 MB")
     first = next(blocks)
-    child = os.fork()
-    if not child:
-        rest = np.concatenate(list(blocks))
-        os._exit(0 if np.array_equal(rest, MANY[10_000:]) else 1)
-    for _ in range(200):
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            break
-        time.sleep(0.05)
-    else:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-        raise AssertionError("the child hangs")
-    assert os.waitstatus_to_exitcode(status) == 0
+    assert fork_and(lambda: np.array_equal(np.concatenate(list(blocks)), MANY[10_000:])) == 0
     assert np.array_equal(np.concatenate([first, *blocks]), MANY)
 
 
@@ -750,10 +741,18 @@ def replacing(monkeypatch: pytest.MonkeyPatch, times: int, replace: Callable[[],
     monkeypatch.setattr(RemoteStore, "read_parts", read_parts)
 
 
+@pytest.mark.parametrize("is_far", [False, True])
 def test_what_comes_with_the_header_is_never_mixed_with_another_version(
-    many: NpyRef, s3: dict[str, Any], moto: str, location: str, proxy: Proxy
+    many: NpyRef,
+    s3: dict[str, Any],
+    moto: str,
+    location: str,
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+    is_far: bool,
 ) -> None:
     """The object is replaced when half of the parts have been answered."""
+    monkeypatch.setattr(Pace, "is_far", is_far)
     lock, replaced = threading.Lock(), MANY + 1
 
     def harm(request: Request) -> Fault:

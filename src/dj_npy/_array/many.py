@@ -15,11 +15,9 @@ from dj_npy._concurrency.progress import Progress
 from dj_npy._errors import ArrayInvalidError, NpyError
 from dj_npy._settings import nbytes_of, thread_count
 from dj_npy._stores import Store
-from dj_npy._stores.remote import PART, SIDE_BY_SIDE
+from dj_npy._stores.remote import BUFFERED
 
 _PROCESSORS = os.cpu_count() or 1
-_IN_FLIGHT = PART * SIDE_BY_SIDE
-"""Most bytes of buffers in flight for an array that is read through a network."""
 _MAX_GROUP_NBYTES = 4 << 20
 """Most bytes of small arrays in one work item."""
 
@@ -62,8 +60,8 @@ def load(
     >>> rows = dj_npy.load(Recording.to_dicts())
     """
     refs, workers = list(refs), thread_count(max_workers)
-    work_items = _work_items(refs, attributes, keep=True, adapt=max_workers is None)
-    pipeline = Pipeline(work_items, workers, math.inf, patient=True)
+    work_items = _work_items(refs, attributes, keep=True)
+    pipeline = Pipeline(work_items, workers, math.inf, patient=True, adapt=max_workers is None)
     found: list[Any] = []
     with Progress("load", _total(refs, attributes) if progress else None) as bar:
         try:
@@ -160,29 +158,26 @@ def stream(
     workers = thread_count(max_workers)
     # The total is known only if `refs` can be iterated twice.
     total = _total(refs, attributes) if progress and isinstance(refs, (list, tuple)) else (0, 0)
-    work_items = _work_items(refs, attributes, keep=False, adapt=max_workers is None)
+    work_items = _work_items(refs, attributes, keep=False)
     bar = Progress("read", total if progress else None)
-    return Stream(Pipeline(work_items, workers, max_nbytes), attributes, bar)
+    pipeline = Pipeline(work_items, workers, max_nbytes, adapt=max_workers is None)
+    return Stream(pipeline, attributes, bar)
 
 
 def _work_items(
-    items: Iterable[Any], attributes: Sequence[str], *, keep: bool, adapt: bool
+    items: Iterable[Any], attributes: Sequence[str], *, keep: bool
 ) -> Iterator[WorkItem]:
-    """
-    Yield work items that load arrays into the cache, or without `keep` read one for the caller.
-
-    With `adapt`, they use as many threads as suit their store.
-    """
-    slab, group = Slab(), _Group(adapt)
+    """Yield work items that load arrays into the cache, or without `keep` read one each."""
+    slab, group = Slab(), _Group()
     for item in items:
         refs = _refs(item, attributes)
         if not group.try_add(item, refs):
             yield group.work_item(slab, keep)
-            group = _Group(adapt)
+            group = _Group()
             group.try_add(item, refs)
         if group.is_full or not keep:
             yield group.work_item(slab, keep)
-            group = _Group(adapt)
+            group = _Group()
     if group.items:
         yield group.work_item(slab, keep)
 
@@ -190,9 +185,8 @@ def _work_items(
 class _Group:
     """Items that are read by one work item: those of one store, small ones together."""
 
-    def __init__(self, adapt: bool) -> None:
+    def __init__(self) -> None:
         self.items: list[Any] = []
-        self._adapt = adapt
         self._refs: list[NpyRef] = []
         self._store: Store | None = None
         self._nbytes = 0
@@ -225,22 +219,19 @@ class _Group:
         else:
             load_group = load_each if keep else read_each
             tasks = [Task(partial(load_group, [ref], slab)) for ref in self._refs]
-        workers = None
-        if store is not None and self._adapt:
+
+        def workers() -> int:
             # A large array is itself read by several threads.
             is_small = self._nbytes <= _MAX_GROUP_NBYTES
-            workers = (lambda: store.workers) if is_small else (lambda: Store.workers)
+            return store.workers if store is not None and is_small else Store.workers
+
         if store is not None and store.is_local and not store.is_far:
-            threads = 0 if several else _PROCESSORS
+            threads, nbytes = 0 if several else _PROCESSORS, self._nbytes
+            is_first = not store.pace.is_known  # it tells how the others are read
             return WorkItem(
-                self.items,
-                tasks,
-                self._nbytes,
-                threads=threads,
-                workers=workers,
-                barrier=not store.pace.is_known,
+                self.items, tasks, nbytes, threads=threads, workers=workers, barrier=is_first
             )
-        in_flight = min(self._nbytes, _IN_FLIGHT * len(self._refs))
+        in_flight = min(self._nbytes, BUFFERED * len(self._refs))
         return WorkItem(self.items, tasks, self._nbytes + in_flight, workers=workers)
 
 

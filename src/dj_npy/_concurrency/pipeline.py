@@ -124,6 +124,8 @@ class Pipeline(Iterator[WorkItem]):
         Bytes in flight.
     patient : bool
         Whether the caller needs all results and no early one: it is then woken less often.
+    adapt : bool
+        Whether `WorkItem.workers` limits the threads.
     """
 
     def __init__(
@@ -133,13 +135,14 @@ class Pipeline(Iterator[WorkItem]):
         max_nbytes: float,
         *,
         patient: bool = False,
+        adapt: bool = False,
     ) -> None:
         self._work_items, self._max_workers, self._max_nbytes = (
             iter(work_items),
             max_workers,
             max_nbytes,
         )
-        self._wait_for_count = max_workers if patient else 1
+        self._patient, self._adapt = patient, adapt
         self._begun: deque[WorkItem] = deque()
         self._nbytes = 0
         self._next_item: WorkItem | None = None  # drawn, but did not fit yet
@@ -230,7 +233,7 @@ class Pipeline(Iterator[WorkItem]):
 
     def _useful_threads(self, work_item: WorkItem) -> int:
         count = self._max_workers
-        if work_item.workers is not None:
+        if self._adapt and work_item.workers is not None:
             count = min(work_item.workers(), count)
         if work_item.threads is not None and not self._slow:
             count = min(work_item.threads, count)
@@ -252,7 +255,9 @@ class Pipeline(Iterator[WorkItem]):
     def _wait(self, begun: deque[WorkItem]) -> None:
         start = time.monotonic()
         if not (begun[0].threads is not None and self._run_one()):
-            wanted = begun[min(self._wait_for_count, len(begun)) - 1]
+            # Half of what is begun is left to the threads until the caller has begun more.
+            count = min(len(self._threads), len(begun) // 2) if self._patient else 0
+            wanted = begun[max(count - 1, 0)]
             for task in (*wanted.tasks, *begun[0].tasks):
                 # Announce it first, check second; a thread does the reverse, so no wake-up is lost.
                 self._awaited[0] = task

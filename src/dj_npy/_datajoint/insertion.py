@@ -160,8 +160,14 @@ class Insertion(Statement):
         """
         pipeline = None
         if self._bulk is not None or self._is_far(rows):
-            workers = thread_count(None if self._bulk is None else self._bulk.max_workers)
-            pipeline = Pipeline(self._work_items(rows), workers, _IN_FLIGHT, patient=True)
+            told = None if self._bulk is None else self._bulk.max_workers
+            pipeline = Pipeline(
+                self._work_items(rows),
+                thread_count(told),
+                _IN_FLIGHT,
+                patient=True,
+                adapt=told is None,
+            )
         checked_rows = self._rows_then_ping(rows if pipeline is None else self._uploaded(pipeline))
         with self._transaction():
             try:
@@ -245,15 +251,26 @@ class Insertion(Statement):
 
     # Concurrent uploads
 
+    @cached_property
+    def _codecs(self) -> dict[str, tuple[NpyCodec, str | None]]:
+        """Our codec and the store's name for each attribute that is ``<npy@>`` itself."""
+        found = {}
+        for name, attribute in self._table.heading.attributes.items():
+            if attribute.codec is not None and attribute.codec.name == NpyCodec.name:
+                _, chain, store = dj.codecs.resolve_dtype(
+                    f"<{NpyCodec.name}>", store_name=attribute.store
+                )
+                if len(chain) == 1 and type(chain[0]) is NpyCodec:
+                    found[name] = chain[0], store
+        return found
+
     def _is_far(self, rows: Iterable[Any]) -> bool:
         """Whether a plain insert of several rows had better write their arrays in parallel."""
         if not isinstance(rows, (list, tuple)) or len(rows) < 2:
             return False
         config = self._connection._config
         with suppress(dj.DataJointError):  # a store that cannot be opened, or none: raised later
-            return any(
-                open_store(config, store).is_far for _, store in _codecs(self._table).values()
-            )
+            return any(open_store(config, store).is_far for _, store in self._codecs.values())
         return False
 
     def _uploaded(self, pipeline: Pipeline) -> Iterator[Any]:
@@ -269,14 +286,12 @@ class Insertion(Statement):
     def _work_items(self, rows: Iterable[Any]) -> Iterator[WorkItem]:
         # A generator of rows may reuse the same memory for each.
         is_materialized = isinstance(rows, (list, tuple, np.ndarray))
-        codecs = _codecs(self._table)
+        codecs = self._codecs
         agreed: dict[str | None, Store] = {}
 
-        def useful_workers() -> int:
-            return max((each.workers for each in list(agreed.values())), default=1)
+        def workers() -> int:
+            return max((each.workers for each in [*agreed.values()]), default=1)
 
-        adapts = self._bulk is None or self._bulk.max_workers is None
-        workers = useful_workers if adapts else None
         table, config = self._table, self._connection._config
         # DataJoint makes each of these anew whenever it is asked.
         key_names, schema, name = table.primary_key, table.database, table.table_name
@@ -308,19 +323,6 @@ def _is_findable(attribute: Any) -> bool:
         return False  # another codec, which writes through ours
     _, chain, _ = dj.codecs.resolve_dtype(f"<{attribute.codec.name}>", store_name=attribute.store)
     return type(chain[-1]) is NpyCodec
-
-
-def _codecs(table: Any) -> dict[str, tuple[NpyCodec, str | None]]:
-    """Return our codec and the store's name for each attribute that is ``<npy@>`` itself."""
-    found = {}
-    for name, attribute in table.heading.attributes.items():
-        if attribute.codec is not None and attribute.codec.name == NpyCodec.name:
-            _, chain, store = dj.codecs.resolve_dtype(
-                f"<{NpyCodec.name}>", store_name=attribute.store
-            )
-            if len(chain) == 1 and type(chain[0]) is NpyCodec:
-                found[name] = chain[0], store
-    return found
 
 
 def _by_name(table: Any, row: Any) -> Mapping[str, Any]:

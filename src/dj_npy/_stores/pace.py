@@ -11,17 +11,19 @@ _LEAST, _MOST = 8, 64
 """Requests in flight: a near store gains nothing from more than 8, a machine from more than 64."""
 _MOST_SMALL = 256
 """Small requests in flight."""
-_GROWTH, _SAME_S = 0.1, 0.05
-"""By how much the limit grows each time that as many were answered; what counts as one refusal."""
+_GROWTH = 0.1
+"""By how much the limit grows each time that as many requests were accepted."""
+_ONE_REFUSAL_S = 0.05
+"""Refusals within this time, or within two delays, count as one."""
 _FORGIVEN_S = 60
 """How long after the last refusal nothing limits the requests any more."""
-_SMALL_PART, _PART = 2 << 20, 8 << 20
+_FAR_PART, _NEAR_PART = 2 << 20, 8 << 20
 """Smallest parts, in bytes, that a large read from a far store and a near one is cut into."""
 
 
 class Pace:
     """
-    The delay until the first byte of an answer, and how many requests of some MiB it takes.
+    The delay until the first byte of an answer, and how many requests it takes.
 
     As in TCP BBR (Cardwell et al., ACM Queue 14(5), 2016), the delay is the least of the last
     seconds: load only ever adds to it. Until a request has told, a store counts as near.
@@ -40,23 +42,22 @@ class Pace:
         now = time.monotonic()
         if delay_s < self.delay_s or now > self._believed_until:
             self.delay_s, self._believed_until = delay_s, now + _WINDOW_S
-        if self._limit < _MOST_SMALL:
-            more = self._limit + _GROWTH / self._limit
-            is_forgiven = now > self._refused_at + _FORGIVEN_S
-            self._limit = _MOST_SMALL if is_forgiven else min(more, _MOST_SMALL)
+
+    def accepted(self) -> None:
+        """Note that one of many small requests was not refused."""
+        self._limit = min(self._limit + _GROWTH / self._limit, _MOST_SMALL)
 
     def refused(self) -> None:
         """Note that the server has refused a request because there are too many."""
         now = time.monotonic()
-        # Those that were in flight at the same time count as one.
-        if now > self._refused_at + max(2 * self.delay_s, _SAME_S):
-            self._limit = max(self._limit / 2, 1.0)
-            self._refused_at = now
+        if now > self._refused_at + max(2 * self.delay_s, _ONE_REFUSAL_S):
+            self._limit, self._refused_at = max(self.small_in_flight / 2, 1.0), now
 
     @property
     def small_in_flight(self) -> int:
         """How many small requests to have in flight."""
-        return int(self._limit)
+        is_forgiven = time.monotonic() > self._refused_at + _FORGIVEN_S
+        return _MOST_SMALL if is_forgiven else int(self._limit)
 
     @property
     def is_known(self) -> bool:
@@ -66,13 +67,19 @@ class Pace:
     @property
     def in_flight(self) -> int:
         """How many large requests to have in flight."""
-        return min(max(_LEAST, int(self.delay_s / _REQUEST_S)), _MOST, int(self._limit))
+        wanted = min(max(_LEAST, int(self.delay_s / _REQUEST_S)), _MOST)
+        return min(wanted, self.small_in_flight)
 
     @property
     def is_far(self) -> bool:
         """Whether waiting, more than anything else, is what requests cost."""
         return self.delay_s > _LEAST * _REQUEST_S
 
+    @property
+    def smallest_part(self) -> int:
+        """Size in bytes below which parts of a large read cost more than they gain."""
+        return _FAR_PART if self.is_far else _NEAR_PART
+
     def part(self, nbytes: int) -> int:
         """Return the size of the parts in which to read so many consecutive bytes."""
-        return max(-(-nbytes // self.in_flight), _SMALL_PART if self.is_far else _PART)
+        return max(-(-nbytes // self.in_flight), self.smallest_part)

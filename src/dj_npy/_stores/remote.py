@@ -210,7 +210,7 @@ class RemoteStore(Store):
 
     @property
     def limits(self) -> Limits:
-        return Limits(settings.merge_gap, min(settings.range_bytes, self._buffered_part))
+        return Limits(settings.merge_gap, min(settings.range_bytes, self.pace.smallest_part))
 
     @property
     def is_far(self) -> bool:  # type: ignore[override]
@@ -227,33 +227,36 @@ class RemoteStore(Store):
         """As in `Store`."""
         return READ_AHEAD if self.pace.is_far else 0
 
-    @property
-    def _buffered_part(self) -> int:
-        """Size of a part of which as many as are in flight fit into `BUFFERED`."""
-        return BUFFERED // self.pace.in_flight
-
-    @property
-    def _most_at_once(self) -> int:
-        """Largest part of a whole array."""
-        return self._buffered_part
-
     def _part_of(self, path: str, nbytes: int) -> int:  # noqa: ARG002
         if nbytes <= ONE_REQUEST and not self.pace.is_far:
             return nbytes
-        return min(self.pace.part(nbytes), self._most_at_once)
+        return self.pace.smallest_part
 
     def _read_parts(self, path: str, parts: Iterable[Part]) -> Stat | None:
         found: list[Stat] = []
+        waiting = iter(parts)
+        first = next(waiting)
 
         def read(part: Part) -> bool:
             stat = self._read_part(path, part)
             found.append(stat)
             return part.start + part.nbytes <= stat.nbytes and stat == found[0]
 
-        width = self.pace.in_flight
+        whole = all_in_threads(read, chain([first], waiting), self._threads_for(first))
+        return found[0] if whole else None
+
+    def _threads_for(self, first: Part) -> int:
+        """Return how many threads read the parts, the first of which is given."""
+        count = self.pace.in_flight
         if current_token.get() is not None:  # other threads read other arrays
-            width = max(SIDE_BY_SIDE, width // 4)
-        return found[0] if all_in_threads(read, parts, width) else None
+            count = max(SIDE_BY_SIDE, count // 4)
+        if self._is_buffered(first):
+            count = min(count, BUFFERED // max(first.nbytes, self.limits.part))
+        return max(count, 1)
+
+    def _is_buffered(self, part: Part) -> bool:  # noqa: ARG002
+        """Whether the bytes of a part are in memory twice until they are copied to the array."""
+        return True
 
     def _read_part(self, path: str, part: Part) -> Stat:
         answer = self._get(path, part.start, part.start + part.nbytes)
@@ -315,7 +318,7 @@ class RemoteStore(Store):
         max_nbytes: int = BUFFERED,
     ) -> Iterator[T]:
         """Yield ``use(first, answer)`` for each part in order; `use` runs in the part's thread."""
-        part = min(self._buffered_part, PART)
+        part = self.pace.smallest_part
         at_once = min(max_nbytes // part, self.pace.in_flight)
 
         def fetch(first: int) -> T:

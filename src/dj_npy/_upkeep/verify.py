@@ -21,7 +21,7 @@ from dj_npy._format import npyfile
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._settings import settings
 from dj_npy._stores import Store, StoreConfig, open_store
-from dj_npy._stores.remote import PART, SIDE_BY_SIDE
+from dj_npy._stores.remote import BUFFERED
 from dj_npy._text import in_units, short_repr
 
 SOUND = ("as described", "as inserted", "no checksum", "changed since insert")
@@ -251,7 +251,7 @@ def _work_items(
 
 def _work_item(places: list[_RowToCheck], nbytes: int, checksums: bool) -> WorkItem:
     task = Task(partial(_examine_batch, places, checksums))
-    return WorkItem(places, [task], min(nbytes, PART * SIDE_BY_SIDE))
+    return WorkItem(places, [task], min(nbytes, BUFFERED))
 
 
 def _examine_batch(places: list[_RowToCheck], checksums: bool) -> list[tuple[str, str]]:

@@ -53,7 +53,6 @@ class CloudReader(RemoteStore):
     """
 
     _failures = FAILURES
-    together = _TOGETHER
 
     def __init__(
         self,
@@ -207,12 +206,14 @@ class CloudReader(RemoteStore):
     def _part_of(self, path: str, nbytes: int) -> int:
         if nbytes > ONE_REQUEST:
             self._honours_ranges(path, 0)  # and learn how far away it is
-        return super()._part_of(path, nbytes)
+        part = super()._part_of(path, nbytes)
+        if self._direct is None or part >= nbytes:
+            return part
+        # One part per thread, unless it would be too much to request again.
+        return min(self.pace.part(nbytes), _MAX_DIRECT_PART)
 
-    @property
-    def _most_at_once(self) -> int:
-        # Unless it is read past obstore, the bytes of a part are in memory twice.
-        return super()._most_at_once if self._direct is None else _MAX_DIRECT_PART
+    def _is_buffered(self, part: Part) -> bool:
+        return self._direct is None or not self._direct.works or part.take is not None
 
     def _read_parts(self, path: str, parts: Iterable[Part]) -> Stat | None:
         waiting = iter(parts)
@@ -224,7 +225,7 @@ class CloudReader(RemoteStore):
             if stat is not None:
                 return stat
         are_small = sum(part.nbytes for part in few) < len(few) * _MIN_DIRECT_PART
-        if self.pace.is_far and len(few) > 1 and are_small:
+        if len(few) > 1 and are_small and self.pace.is_far and not self._is_unmeasured:
             return self._read_small_parts(path, chain(few, waiting))
         return super()._read_parts(path, chain(few, waiting))
 
@@ -264,13 +265,14 @@ class CloudReader(RemoteStore):
 
     async def _get_async(self, path: str, part: Part) -> tuple[Any, Any]:
         options: Any = {"range": (part.start, part.start + part.nbytes)}
+        asked = time.monotonic()
         result = await obstore.get_async(self._asker, path, options=options)
+        self.pace.answered(time.monotonic() - asked)
         return await result.bytes_async(), result.meta
 
     async def _ask(self, send: Callable[[], Awaitable[T]]) -> T:
         """Send a request on the loop, and again while the server says to slow down."""
         for pause in pauses():
-            asked = time.monotonic()
             try:
                 answer = await send()
             except FAILURES as error:
@@ -279,7 +281,7 @@ class CloudReader(RemoteStore):
                 self.pace.refused()
                 await asyncio.sleep(pause)
             else:
-                self.pace.answered(time.monotonic() - asked)
+                self.pace.accepted()
                 return answer
         return await send()
 
@@ -293,6 +295,11 @@ class CloudReader(RemoteStore):
             nbytes_of=nbytes,
             max_nbytes=BUFFERED,
         )
+
+    @property
+    def together(self) -> int:  # type: ignore[override]
+        """As in `Store`: one where such a read would not be answered."""
+        return 1 if self._is_unmeasured or self._ranges is False else _TOGETHER
 
     @property
     def single_read_max(self) -> int:  # type: ignore[override]
