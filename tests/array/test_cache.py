@@ -11,6 +11,7 @@ import pytest
 import dj_npy
 from dj_npy import NpyRef, settings
 from dj_npy._array.cache import array_cache
+from tests.support.processes import fork_and
 
 Stored = Callable[..., NpyRef]
 
@@ -150,17 +151,3 @@ def test_a_forked_child_loads_although_a_thread_of_the_parent_was_loading(stored
         child = fork_and(lambda: ref.load().size == 1000)
         array_cache._loading.clear()
     assert child == 0
-
-
-def fork_and(check: Callable[[], bool]) -> int:
-    """Exit code of a forked child: 0 if `check` is true there, within 10 s."""
-    import signal
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: forking with threads
-        pid = os.fork()
-    if pid == 0:
-        signal.alarm(10)
-        os._exit(0 if check() else 1)
-    return os.waitpid(pid, 0)[1]

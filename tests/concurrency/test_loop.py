@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from dj_npy._concurrency.loop import all_on_loop
+from tests.support.processes import fork_and
 
 
 def everything(work: object, items: object, max_tasks: int = 8, max_nbytes: int = 100) -> bool:
@@ -147,23 +148,11 @@ def test_several_threads_share_it() -> None:
     assert names.count("dj-npy requests") == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_forked_child_has_a_loop_of_its_own() -> None:
-    assert everything(Counter(), range(10))
-    child = os.fork()
-    if not child:
+    def all_done() -> bool:
         work = Counter()
-        done = everything(work, range(10))
-        os._exit(0 if done and work.ended == 10 else 1)
-    for _ in range(100):
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            break
-        time.sleep(0.1)
-    else:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        pytest.fail("the child hangs")
-    assert status == 0
-    assert everything(Counter(), range(10))
+        return everything(work, range(10)) and work.ended == 10
+
+    assert all_done()
+    assert fork_and(all_done) == 0
+    assert all_done()

@@ -1,10 +1,12 @@
 """Other processes that work on a test's database and stores."""
 
 import multiprocessing
+import os
 import shutil
+import signal
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from itertools import product
@@ -25,6 +27,17 @@ context.set_forkserver_preload(
 
 DATABASES = ("postgresql", "mariadb", "mysql")
 STORES = ("local", "exfat", "moto", "rclone")
+
+
+def fork_and(check: Callable[[], bool]) -> int:
+    """Exit status of a forked child: 0 if `check` is true there, within 10 s."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: forking with threads
+        pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)
+        os._exit(0 if check() else 1)
+    return os.waitpid(pid, 0)[1]
 
 
 def places(everywhere: bool) -> list[tuple[str, str]]:
