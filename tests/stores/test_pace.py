@@ -13,6 +13,7 @@ import pytest
 
 import dj_npy
 from dj_npy import NpyRef, settings
+from dj_npy._selection.parts import Part
 from dj_npy._stores import open_store, opening, pace
 from dj_npy._stores.fsspec import GenericStore
 from dj_npy._stores.local.store import LocalStore
@@ -67,6 +68,12 @@ def far(proxy: Proxy) -> Far:
 @pytest.fixture
 def s3(proxy: Proxy, location: str) -> dict[str, Any]:
     return s3_settings(proxy.endpoint, location=location)
+
+
+def forget_stores() -> None:
+    """From now on, nothing is known of any store, as in a process that begins."""
+    opening._open_stores.clear()
+    opening._recent.clear()
 
 
 ROWS = np.random.default_rng(0).standard_normal((20_000, 5))
@@ -132,6 +139,7 @@ def test_a_large_array_is_read_by_many_requests(
 ) -> None:
     array = np.random.default_rng(0).standard_normal((3 << 18, 5))
     ref = stored(array, store=s3)
+    forget_stores()
     far.most["GET"] = 0
     assert same(ref.load(), array)
     assert far.most["GET"] > 8
@@ -150,6 +158,7 @@ def test_small_arrays_are_asked_for_at_once(
 ) -> None:
     arrays = [np.full((30, 3), n) for n in range(150)]
     refs = [stored(array, n, store=s3) for n, array in enumerate(arrays)]
+    forget_stores()
     far.most["GET"] = 0
     assert all(map(same, reading(refs), arrays))
     assert far.most["GET"] > 32
@@ -187,6 +196,16 @@ def test_rows_are_inserted_at_once(
     assert all(same(row["waveform"], rows[row["recording_id"]]["waveform"]) for row in found)
 
 
+def test_rows_of_two_versions_are_not_returned(scattered: NpyRef, proxy: Proxy) -> None:
+    start = 128 + 7_000 * 40
+    another = Fault(headers={"etag": '"another"'})
+    proxy.harm = lambda request: (
+        another if (request.range or "").startswith(f"bytes={start}-") else Fault()
+    )
+    with pytest.raises(dj_npy.ArrayCorruptError, match="changed while it was read"):
+        scattered[::1000]
+
+
 def test_refused_requests_are_sent_again(scattered: NpyRef, far: Far) -> None:
     far.refuses = lambda number: number % 3 == 0
     rows = chosen(200)
@@ -205,6 +224,31 @@ def test_a_large_read_that_is_refused_tells_it(
     far.refuses = lambda number: number % 4 == 0
     assert same(ref.load(), array)
     assert learned.small_in_flight < before
+
+
+def test_bytes_bound_the_threads(stored: Callable[..., NpyRef], s3: dict[str, Any]) -> None:
+    ref = stored(np.zeros(3), store=s3)
+    cloud: Any = open_store(ref._config, ref.store)
+    cloud.pace = Pace()
+    for delay_s, threads, buffered in ((0.001, 8, 8), (0.01, 20, 20), (0.03, 60, 32)):
+        cloud.pace._believed_until = 0
+        cloud.pace.answered(delay_s)
+        part = Part(0, cloud.limits.part, (memoryview(b""),))
+        assert cloud._threads_for(part) == threads
+        assert cloud._threads_for(part._replace(take=len)) == buffered
+        assert buffered * part.nbytes <= 64 << 20
+
+
+def test_small_files_are_not_read_together_where_that_fails(
+    stored: Callable[..., NpyRef], s3: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = stored(np.zeros(3), store=s3)
+    cloud: Any = open_store(ref._config, ref.store)
+    assert cloud.together > 1
+    for attribute, value in (("_ranges", False), ("_is_unmeasured", True)):
+        with monkeypatch.context() as patched:
+            patched.setattr(cloud, attribute, value)
+            assert cloud.together == 1
 
 
 def test_a_missing_object_tells_how_far_it_is(
@@ -315,11 +359,27 @@ def test_a_few_files_tell_whether_it_is_far(store: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 200])
 def test_many_files_of_a_file_server(
-    stored: Callable[..., NpyRef], on_a_file_server: None, count: int
+    stored: Callable[..., NpyRef],
+    on_a_file_server: None,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
 ) -> None:
     arrays = [np.full((30, 3), n) for n in range(count)]
     refs = [stored(array, n) for n, array in enumerate(arrays)]
+    forget_stores()
+    groups: list[int] = []
+    original = LocalStore._read_files
+
+    def recording(self: Any, files: Any) -> Any:
+        every = list(files)
+        groups.append(len(every))
+        return original(self, every)
+
+    monkeypatch.setattr(LocalStore, "_read_files", recording)
     assert all(map(same, dj_npy.load(refs), arrays))
+    assert groups[0] == min(count, 8)  # until it is known how far they are
+    assert all(size <= 4 for size in groups[1:])
+    assert sum(groups) == count
     assert all(map(same, dj_npy.stream(refs), arrays))
 
 

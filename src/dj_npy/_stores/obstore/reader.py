@@ -4,7 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from itertools import chain, islice
@@ -38,6 +38,8 @@ _FEW = 8
 """Parts by whose sizes all are judged."""
 _TOGETHER = 256
 """Most small files that are asked for together."""
+_TELLING = 64 << 10
+"""Bytes of an answer up to which all of it tells the delay of its first byte."""
 _RETRY_RANGES_S = 600
 """Seconds until a server that ignored a range is asked again."""
 
@@ -285,6 +287,14 @@ class CloudReader(RemoteStore):
                 return answer
         return await send()
 
+    @contextmanager
+    def _timed(self, nbytes: int) -> Iterator[None]:
+        """Note how long a small answer takes, whose last byte comes with the first."""
+        asked = time.monotonic()
+        yield
+        if nbytes <= _TELLING:
+            self.pace.answered(time.monotonic() - asked)
+
     def _on_loop(
         self, read: Callable[[T], Awaitable[bool]], items: Iterable[T], nbytes: Callable[[T], int]
     ) -> bool:
@@ -312,17 +322,16 @@ class CloudReader(RemoteStore):
         # headers.
         if len(every) == 1:
             path, buffers, nbytes = every[0]
-            try:
+            with suppress(*FAILURES), self._timed(nbytes):
                 data = obstore.get_range(self._reader, path, start=0, end=nbytes + 1)
-            except FAILURES:
-                return [False]
-            return [_fill(buffers, memoryview(data), nbytes)]
+                return [_fill(buffers, memoryview(data), nbytes)]
+            return [False]
         whole = [False] * len(every)
 
         async def read(number: int) -> bool:
             path, buffers, nbytes = every[number]
             get = partial(obstore.get_range_async, self._asker, path, start=0, end=nbytes + 1)
-            with suppress(*FAILURES):
+            with suppress(*FAILURES), self._timed(nbytes):
                 whole[number] = _fill(buffers, memoryview(await self._ask(get)), nbytes)
             return True
 
