@@ -1,15 +1,21 @@
 """Work items in order, prepared by threads."""
 
 import threading
+import time
 
+import pytest
+
+from dj_npy._concurrency import pipeline as pipeline_module
 from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 
 
-def test_a_patient_pipeline_is_refilled_before_it_is_empty() -> None:
+def test_a_patient_pipeline_is_refilled_before_it_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The third and the fourth item end only after the fifth has begun; four fit at a time."""
+    monkeypatch.setattr(pipeline_module, "_POLL_S", 60)
     fifth = threading.Event()
 
     def work(number: int) -> bool:
+        time.sleep(0.1)  # until it is waited for
         if number == 4:
             fifth.set()
         return fifth.wait(20) if number in (2, 3) else True

@@ -22,7 +22,7 @@ from tests.stores.test_conformance import location
 from tests.support.arrays import same
 from tests.support.conformance import create
 from tests.support.faults import Fault, Proxy, Request, proxy_of
-from tests.support.servers import s3_settings
+from tests.support.servers import S3Raw, s3_settings
 
 __all__ = ["location"]  # a fixture
 
@@ -197,12 +197,25 @@ def test_rows_are_inserted_at_once(
 
 
 def test_rows_of_two_versions_are_not_returned(scattered: NpyRef, proxy: Proxy) -> None:
-    start = 128 + 7_000 * 40
-    another = Fault(headers={"etag": '"another"'})
-    proxy.harm = lambda request: (
-        another if (request.range or "").startswith(f"bytes={start}-") else Fault()
-    )
+    odd = 128 + 7_000 * 40
+
+    def harm(request: Request) -> Fault:
+        """The odd one is answered after some and before others."""
+        start = int((request.range or "bytes=0-").removeprefix("bytes=").split("-")[0])
+        time.sleep(0.05 + 0.1 * (start >= odd) + 0.2 * (start > odd))
+        return Fault(headers={"etag": '"another"'}) if start == odd else Fault()
+
+    proxy.harm = harm
     with pytest.raises(dj_npy.ArrayCorruptError, match="changed while it was read"):
+        scattered[::1000]
+
+
+def test_rows_of_a_file_cut_short_are_not_returned(
+    scattered: NpyRef, far: Far, moto: str, location: str
+) -> None:
+    raw = S3Raw(moto, location)
+    raw.put(scattered.path, raw.get(scattered.path)[: 128 + 19_000 * 40 + 20])
+    with pytest.raises(dj_npy.ArrayCorruptError, match="found 760148"):
         scattered[::1000]
 
 
