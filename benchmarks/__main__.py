@@ -16,12 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import _report, distance, growth, local, many, memory, parts, remote
+from benchmarks import _report, distance, fileserver, growth, local, many, memory, parts, remote
 from benchmarks._machine import load_average, machine
 from benchmarks._measure import RUN
 
 BENCHMARKS = {
     "distance": distance.main,
+    "fileserver": fileserver.main,
     "local": local.main,
     "remote": remote.main,
     "parts": parts.main,

@@ -182,6 +182,7 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
     "machine": about,
     "goals": goals,
     "distance": lambda run: times(run, "distance"),
+    "fileserver": lambda run: times(run, "fileserver"),
     "local": lambda run: times(run, "local"),
     "remote": lambda run: times(run, "remote"),
     "parts": lambda run: times(run, "parts"),

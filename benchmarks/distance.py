@@ -1,12 +1,8 @@
 """Stores at a distance: every answer begins after a delay, every connection has a limited rate."""
 
 import asyncio
-import json
-import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,37 +18,26 @@ from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 
 import dj_npy
 from benchmarks._measure import RUN, Timings, cost, row, side_by_side
-from benchmarks.many import as_datajoint_ships
+from benchmarks._recordings import ARRAY, recordings
 from benchmarks.parts import reference
-from benchmarks.remote import Codec, s3
-from tests.support.servers import (
-    ACCESS_KEY,
-    BUCKET,
-    SECRET_KEY,
-    free_port,
-    s3_settings,
-    seaweedfs,
-    started,
-)
+from benchmarks.remote import Codec, nginx, s3, s3_client
+from tests.support.servers import BUCKET, s3_settings, seaweedfs
 
-MEGABYTES, COLUMNS, FILES, FILE_ROWS = 256, 32, 300, 100
+MEGABYTES, COLUMNS, FILES, FEW = 256, 32, 300, 60
 ROWS = (MEGABYTES << 17) // COLUMNS
 WIDTHS = (8, 32, 64)
 GAPS = (0, 128 << 10, 1 << 20)
-_PATIENCE_MS = 30
-"""Up to this delay, what sends one request after the other is measured, too."""
-NGINX = """
+PATIENCE_MS = 30
+"""Up to this delay, what has eight requests in flight for 1,000 rows is measured, too."""
+Contenders = dict[str, Callable[[], Any]]
+MODULES = """
 load_module modules/ndk_http_module.so;
 load_module modules/ngx_http_lua_module.so;
-worker_processes 2; daemon off; error_log stderr crit; pid {folder}/nginx.pid;
-events {{ worker_connections 4096; }}
-http {{
-    access_log off; sendfile on; keepalive_requests 1000000;
-    server {{
-        listen 127.0.0.1:{port}; root {folder}; {slowed}
-        client_max_body_size 0; proxy_http_version 1.1; proxy_set_header Connection "";
-        {before}
-    }}
+"""
+BEFORE = """
+location / {{
+    proxy_pass {url}; proxy_http_version 1.1; client_max_body_size 0;
+    proxy_set_header Host $http_host; proxy_set_header Connection "";
 }}
 """
 
@@ -72,13 +57,15 @@ class Distance(NamedTuple):
         """What is to be reached at a distance; nothing at none."""
         return goals if self.rate else dict.fromkeys(goals, "no goal")
 
-    @property
-    def slowed(self) -> str:
-        """The directives of nginx."""
-        if not self.rate:
-            return ""
-        wait = f"access_by_lua_block {{ ngx.sleep({self.delay / 1000}) }}"
-        return f"{wait} limit_rate {self.rate:g}m;"
+    @contextmanager
+    def server(self, folder: Path, before: str = "") -> Iterator[str]:
+        """Yield the address of the files in `folder`, or of another server, so far away."""
+        more = BEFORE.format(url=before) if before else ""
+        if self.rate:
+            more += f"access_by_lua_block {{ ngx.sleep({self.delay / 1000}) }} "
+            more += f"limit_rate {self.rate:g}m;"
+        with nginx(folder, MODULES, more) as url:
+            yield url
 
 
 DISTANCES = [Distance(0, 0), Distance(10, 200), Distance(30, 80), Distance(100, 20)]
@@ -96,12 +83,11 @@ def main() -> None:
         with seaweedfs(folder / "seaweedfs") as store:
             for distance in DISTANCES[2:3] if RUN.quick else DISTANCES:
                 print(f"\n| at {distance} | dj-npy, ms | against |\n| --- | --- | --- |")
-                with nginx(folder, distance) as url:
+                with distance.server(folder) as url:
                     for work in (whole, walk, random_rows, small_files, one_slice):
                         work(distance, stored, url)
-                with nginx(folder, distance, before=store) as url:
+                with distance.server(folder, before=store) as url:
                     inserts(distance, url)
-        file_server(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -117,7 +103,7 @@ class Stored:
         local = {"protocol": "file", "location": str(bucket)}
         ours, builtin = Codec(dj_npy.NpyCodec(), local), Codec(BuiltinNpyCodec(), local)
         self.large, self.builtin = ours.insert(self.array), builtin.insert(self.array)
-        small = self.array[:FILE_ROWS]
+        small = ARRAY
         self.small = [ours.insert(small) for _ in range(FILES)]
         self.small_builtin = [builtin.insert(small) for _ in range(FILES)]
         rows = (8 << 20) // (8 * COLUMNS)
@@ -138,17 +124,11 @@ class Stored:
         return reference(self.builtin if builtin else self.large, s3(url))
 
 
-def client_of(url: str) -> Any:
-    from obstore.store import S3Store
-
-    return S3Store(BUCKET, endpoint=url, skip_signature=True, client_options={"allow_http": True})
-
-
 def on_zarr(url: str) -> Any:
     import zarr
     from zarr.storage import ObjectStore
 
-    return zarr.open_array(ObjectStore(client_of(url), read_only=True), path="zarr", mode="r")
+    return zarr.open_array(ObjectStore(s3_client(url), read_only=True), path="zarr", mode="r")
 
 
 def on_tensorstore(url: str) -> Any:
@@ -167,7 +147,7 @@ def loaded(ref: dj_npy.NpyRef) -> Any:
 def whole(distance: Distance, stored: Stored, url: str) -> None:
     import obstore
 
-    client, ref, builtin = client_of(url), stored.ref(url), stored.ref(url, builtin=True)
+    client, ref, builtin = s3_client(url), stored.ref(url), stored.ref(url, builtin=True)
     far_zarr, far_tensorstore = on_zarr(url), on_tensorstore(url)
     path, offset, nbytes = stored.large["path"], stored.large["offset"], stored.array.nbytes
 
@@ -184,7 +164,7 @@ def whole(distance: Distance, stored: Stored, url: str) -> None:
             list(pool.map(fetch, range(0, nbytes, part)))
         return out
 
-    contenders: dict[str, Callable[[], Any]] = {
+    contenders: Contenders = {
         "dj-npy": lambda: loaded(ref),
         "of the built-in's row": lambda: loaded(builtin),
         "zarr on obstore": lambda: far_zarr[:],
@@ -193,12 +173,7 @@ def whole(distance: Distance, stored: Stored, url: str) -> None:
     }
     for run in contenders.values():
         assert np.array_equal(run(), stored.array)
-    goals = {
-        "the best": "<= 1.15x",
-        "TensorStore": "<= 1x",
-        "zarr on obstore": "<= 0.7x",
-        "of the built-in's row": "no goal",
-    }
+    goals = {"the best": "<= 1.15x", "TensorStore": "<= 1x", "zarr on obstore": "<= 0.7x"}
     report(f"load {MEGABYTES} MB, {distance}", contenders, 7, distance.goals(goals), "threads")
 
 
@@ -216,7 +191,7 @@ def walk(distance: Distance, stored: Stored, url: str) -> None:
 def random_rows(distance: Distance, stored: Stored, url: str) -> None:
     import obstore
 
-    client, ref, builtin = client_of(url), stored.ref(url), stored.ref(url, builtin=True)
+    client, ref, builtin = s3_client(url), stored.ref(url), stored.ref(url, builtin=True)
     far_tensorstore = on_tensorstore(url)
     path, offset, nbytes = stored.large["path"], stored.large["offset"], 8 * COLUMNS
     chosen = np.random.default_rng(4).integers(0, ROWS, 1000)
@@ -239,13 +214,13 @@ def random_rows(distance: Distance, stored: Stored, url: str) -> None:
             list(pool.map(fetch, groups))
         return out
 
-    contenders: dict[str, Callable[[], Any]] = {
+    contenders: Contenders = {
         "dj-npy": lambda: ref[chosen],
         "of the built-in's row": lambda: builtin[chosen],
         "TensorStore": lambda: far_tensorstore[chosen].read().result(),
         **{
             f"{width} threads, gap {gap >> 10} KiB": partial(bare, width, gap)
-            for width in (WIDTHS if distance.delay <= _PATIENCE_MS else WIDTHS[1:])
+            for width in (WIDTHS if distance.delay <= PATIENCE_MS else WIDTHS[1:])
             for gap in GAPS
         },
     }
@@ -258,7 +233,7 @@ def random_rows(distance: Distance, stored: Stored, url: str) -> None:
 def small_files(distance: Distance, stored: Stored, url: str) -> None:
     import obstore
 
-    client = client_of(url)
+    client = s3_client(url)
     refs, builtin = stored.refs(url), stored.refs(url, builtin=True)
     paths = [each["path"] for each in stored.small]
 
@@ -289,7 +264,7 @@ def small_files(distance: Distance, stored: Stored, url: str) -> None:
 def one_slice(distance: Distance, stored: Stored, url: str) -> None:
     import obstore
 
-    client, ref = client_of(url), stored.ref(url)
+    client, ref = s3_client(url), stored.ref(url)
     path, offset, nbytes = stored.large["path"], stored.large["offset"], 8 * COLUMNS
     first = iter(np.random.default_rng(3).integers(0, ROWS - 100, 10_000).tolist())
 
@@ -309,28 +284,9 @@ def one_slice(distance: Distance, stored: Stored, url: str) -> None:
 def inserts(distance: Distance, url: str) -> None:
     """Through the proxy into SeaweedFS, against the same PUTs sent all at once."""
     import obstore
-    from obstore.store import S3Store
 
-    store_settings = s3_settings(url, location=uuid.uuid4().hex)
-    keys: Any = {
-        "access_key_id": ACCESS_KEY,
-        "secret_access_key": SECRET_KEY,
-        "region": "us-east-1",
-    }
-    client = S3Store(BUCKET, endpoint=url, client_options={"allow_http": True}, **keys)
-    dj.config.stores = {"default": "far", "far": store_settings}
-    schema = dj.Schema("bench_distance")
-
-    @schema
-    class Recording(dj.Manual):
-        definition = "id : int32\n---\nwaveform : <npy@far>"
-
-    array = np.random.default_rng(0).standard_normal((FILE_ROWS, COLUMNS))
-    numbers = iter(range(1_000_000_000))
-    file = bytes(128) + array.tobytes()
-
-    def rows() -> Any:
-        return [{"id": next(numbers), "waveform": array} for _ in range(FILES)]
+    client = s3_client(url, signed=True)
+    file = bytes(128) + ARRAY.tobytes()
 
     def all_at_once() -> None:
         async def every() -> None:
@@ -339,92 +295,24 @@ def inserts(distance: Distance, url: str) -> None:
 
         asyncio.run(every())
 
-    def builtin() -> None:
-        with as_datajoint_ships(BuiltinNpyCodec()):
-            Recording.insert(rows())
-
-    contenders = {
-        "dj-npy": lambda: dj_npy.insert(Recording, rows()),
-        "obstore, all PUTs at once": all_at_once,
-        "our Table.insert": lambda: Recording.insert(rows()),
-    }
-    far = bool(distance.rate)
-    goals = {"obstore, all PUTs at once": "<= 1.8x" if far else "no goal"}
-    report(f"insert {FILES} arrays of 25 kB, {distance}", contenders, 7, goals)
-    if distance.delay <= _PATIENCE_MS:
-        contenders = {"dj-npy": lambda: Recording.insert(rows()), "built-in": builtin}
-        report(f"`Table.insert` of the same, {distance}", contenders, 2, {"built-in": "<= 1x"})
-    schema.drop(prompt=False)
-
-
-def file_server(folder: Path) -> None:
-    """In a process of its own, whose calls about files take a millisecond longer."""
-    library = folder / "slow.so"
-    source = Path(__file__).with_name("slow.c")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    slow, found = folder / "file server", folder / "found.json"
-    slow.mkdir()
-    calls = {"LD_PRELOAD": str(library), "SLOW_FOLDER": str(slow), "SLOW_US": "1000"}
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.distance", str(slow), str(found)]
-    command += ["--quick"] if RUN.quick else []
-    subprocess.run(command, check=True, env={**os.environ, **calls})
-    RUN.found += json.loads(found.read_text())
-
-
-def on_a_file_server(folder: Path) -> None:
-    print("\n| file server, 1 ms a call | dj-npy, ms | against |\n| --- | --- | --- |")
-    dj.logger.setLevel("ERROR")
-    dj_npy.embedded.start(Path(tempfile.mkdtemp()) / "embedded")
-    dj.config.stores = {"default": "far", "far": {"protocol": "file", "location": str(folder)}}
-    schema = dj.Schema("bench_distance")
-
-    @schema
-    class Recording(dj.Manual):
-        definition = "id : int32\n---\nwaveform : <npy@far>"
-
-    array = np.random.default_rng(0).standard_normal((FILE_ROWS, COLUMNS))
-    numbers = iter(range(1_000_000_000))
-
-    def rows() -> Any:
-        return [{"id": next(numbers), "waveform": array} for _ in range(500)]
-
-    def builtin() -> None:
-        with as_datajoint_ships(BuiltinNpyCodec()):
-            Recording.insert(rows())
-
-    dj_npy.insert(Recording, rows())
-    refs = Recording.to_arrays("waveform")
-    paths = [folder / ref.path for ref in refs]
-
-    def ours() -> Any:
-        arrays = dj_npy.load(refs)
-        for ref in refs:
-            ref.unload()
-        return arrays
-
-    def bare(path: Path) -> bytes:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
-
-    def in_threads() -> Any:
-        with ThreadPoolExecutor(16) as pool:
-            return list(pool.map(bare, paths))
-
-    contenders = {"dj-npy": ours, "open + read in 16 threads": in_threads}
-    goals = {"open + read in 16 threads": "<= 1.5x"}
-    report("load 500 arrays of 25 kB, file server", contenders, 15, goals)
-    contenders = {
-        "dj-npy": lambda: Recording.insert(rows()),
-        "dj_npy.insert": lambda: dj_npy.insert(Recording, rows()),
-        "built-in": builtin,
-    }
-    report("`Table.insert` of the same, file server", contenders, 5, {"built-in": "<= 1x"})
-    schema.drop(prompt=False)
+    with recordings(s3_settings(url, location=uuid.uuid4().hex)) as of:
+        contenders: Contenders = {
+            "dj-npy": lambda: dj_npy.insert(of.table, of.rows(FILES)),
+            "obstore, all PUTs at once": all_at_once,
+            "our Table.insert": lambda: of.insert(FILES),
+        }
+        goals = distance.goals({"obstore, all PUTs at once": "<= 1.8x"})
+        report(f"insert {FILES} arrays of 25 kB, {distance}", contenders, 7, goals)
+        contenders = {
+            "dj-npy": lambda: of.insert(FEW),
+            "built-in": lambda: of.insert_builtin(FEW),
+        }
+        report(f"`Table.insert` of {FEW}, {distance}", contenders, 3, {"built-in": "<= 1x"})
 
 
 def report(
     work: str,
-    contenders: dict[str, Callable[[], Any]],
+    contenders: Contenders,
     rounds: int,
     goals: dict[str, str],
     grid: str = "",
@@ -438,26 +326,3 @@ def report(
         times[title], goals = times[best], {**goals, title: goals["the best"]}
     names = [name for name in times if name != "dj-npy" and name not in of_grid]
     row(work, times, [cost(times, name, goals.get(name, "no goal")) for name in names])
-
-
-@contextmanager
-def nginx(folder: Path, distance: Distance, before: str = "") -> Iterator[str]:
-    """A server at that distance: of the files in `folder`, or before another server."""
-    port = free_port()
-    config = folder / "nginx.conf"
-    passed = f"location / {{ proxy_pass {before}; proxy_set_header Host $http_host; }}"
-    config.write_text(
-        NGINX.format(
-            folder=folder, port=port, slowed=distance.slowed, before=passed if before else ""
-        )
-    )
-    command = shutil.which("nginx", path="/usr/sbin:/usr/bin")
-    assert command, "apt-get install nginx-light libnginx-mod-http-lua"
-    with started([command, "-c", str(config)], port) as url:
-        yield url
-
-
-if __name__ == "__main__":
-    RUN.benchmark, RUN.quick = "distance", sys.argv[3:] == ["--quick"]
-    on_a_file_server(Path(sys.argv[1]))
-    Path(sys.argv[2]).write_text(json.dumps(RUN.found))

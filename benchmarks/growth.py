@@ -15,10 +15,11 @@ from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 
 import dj_npy
 from benchmarks._measure import RUN, rounded, side_by_side
-from benchmarks.many import ARRAY, ON_S3, BareCodec, as_datajoint_ships
-from benchmarks.remote import Codec, nginx, s3
+from benchmarks._recordings import ARRAY, as_datajoint_ships, recordings
+from benchmarks.many import ON_S3, BareCodec
+from benchmarks.remote import Codec, nginx, s3, s3_client
 from dj_npy._format.npyfile import header_bytes
-from tests.support.servers import ACCESS_KEY, BUCKET, SECRET_KEY, rclone
+from tests.support.servers import BUCKET, rclone
 
 MEGABYTES = (1, 4, 16, 64, 256, 1024, 6144)
 BUILTIN_UP_TO_MB = {"local store": 1024, "S3 (nginx)": 256}  # in a quick run, 64
@@ -203,19 +204,9 @@ def fetches() -> None:
 def inserts(url: str) -> None:
     import obstore
 
-    dj.config.stores["bench"] = s3(url)
-    schema = dj.Schema("bench_workers")
-
-    @schema
-    class Recording(dj.Manual):
-        definition = "id : int32\n---\nwaveform : <npy@bench>"
-
     numbers = iter(range(1_000_000_000))
     contents = header_bytes(ARRAY.dtype, ARRAY.shape, False) + ARRAY.tobytes()
-    client, builtin = s3_client(url, signed=True), BuiltinNpyCodec()
-
-    def rows() -> Any:
-        return [{"id": next(numbers), "waveform": ARRAY} for _ in range(ON_S3)]
+    client = s3_client(url, signed=True)
 
     def bare(workers: int) -> None:
         def put(name: int) -> None:
@@ -224,35 +215,18 @@ def inserts(url: str) -> None:
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(put, [next(numbers) for _ in range(ON_S3)]))
 
-    def insert(workers: int) -> None:
-        dj_npy.insert(Recording, rows(), max_workers=workers)
-
-    def builtin_insert() -> None:
-        with as_datajoint_ships(builtin):
-            Recording.insert(rows())
-
     grown = Growth("workers", f"insert of {ON_S3} arrays of 25 kB into S3 (rclone)", "workers")
-    for workers in WORKERS:
-        contenders: Contenders = {
-            "dj-npy": partial(insert, workers),
-            "bare threads": partial(bare, workers),
-        }
-        if workers == 1:
-            contenders["built-in"] = builtin_insert
-        grown.at(workers, contenders, 5)
+    with recordings(s3(url)) as of:
+
+        def insert(workers: int) -> None:
+            dj_npy.insert(of.table, of.rows(ON_S3), max_workers=workers)
+
+        for workers in WORKERS:
+            contenders: Contenders = {
+                "dj-npy": partial(insert, workers),
+                "bare threads": partial(bare, workers),
+            }
+            if workers == 1:
+                contenders["built-in"] = partial(of.insert_builtin, ON_S3)
+            grown.at(workers, contenders, 5)
     grown.keep()
-    schema.drop(prompt=False)
-
-
-def s3_client(url: str, signed: bool = False) -> Any:
-    from obstore.store import S3Store
-
-    keys: dict[str, Any] = {"skip_signature": True}
-    if signed:
-        keys = {
-            "access_key_id": ACCESS_KEY,
-            "secret_access_key": SECRET_KEY,
-            "region": "us-east-1",
-            "virtual_hosted_style_request": False,
-        }
-    return S3Store(BUCKET, endpoint=url, client_options={"allow_http": True}, **keys)

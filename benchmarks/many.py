@@ -5,33 +5,23 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datajoint as dj
 import numpy as np
-from datajoint import codecs, expression
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
-from datajoint.heading import Heading
-from datajoint.table import Table
 
 import dj_npy
 from benchmarks._measure import cost, faster, peak_memory, row, side_by_side
-from benchmarks.remote import Codec, nginx, s3
+from benchmarks._recordings import ARRAY, as_datajoint_ships, recordings
+from benchmarks.remote import Codec, nginx, s3, s3_client
 from dj_npy._stores import Store
-from tests.support.servers import ACCESS_KEY, BUCKET, SECRET_KEY, moto, rclone, seaweedfs
+from tests.support.servers import BUCKET, moto, rclone, seaweedfs
 
-ARRAY = np.random.default_rng(0).standard_normal(25 * 128)
 ON_S3, LOCAL, ROWS = 300, 2000, 10_000
-CORRECTED = (
-    (Heading, "__getitem__"),
-    (Table, "_insert_rows"),
-    (codecs, "resolve_dtype"),
-    (expression, "decode_attribute"),
-)
 
 
 def main() -> None:
@@ -98,12 +88,11 @@ def local_loads(folder: Path) -> None:
 
 def s3_loads(bucket: Path, url: str) -> None:
     import obstore
-    from obstore.store import S3Store
 
     on_disk = {"protocol": "file", "location": str(bucket)}
     stored = [Codec(dj_npy.NpyCodec(), on_disk, n).insert(ARRAY) for n in range(ON_S3)]
     ours, builtin = Codec(dj_npy.NpyCodec(), s3(url)), Codec(BuiltinNpyCodec(), s3(url))
-    client = S3Store(BUCKET, endpoint=url, skip_signature=True, client_options={"allow_http": True})
+    client = s3_client(url)
 
     def bare() -> Any:
         def get(metadata: Any) -> Any:
@@ -128,22 +117,6 @@ def s3_loads(bucket: Path, url: str) -> None:
             cost(times, "obstore's get in 16 bare threads", "<= 1.5x"),
         ],
     )
-
-
-@contextmanager
-def as_datajoint_ships(codec: Any) -> Iterator[None]:
-    """Another codec, and DataJoint's own methods."""
-    ours = codecs._codec_registry["npy"]
-    corrected = [owner.__dict__[name] for owner, name in CORRECTED]
-    codecs._codec_registry["npy"] = codec
-    for (owner, name), method in zip(CORRECTED, corrected, strict=True):
-        setattr(owner, name, method.__wrapped__)
-    try:
-        yield
-    finally:
-        codecs._codec_registry["npy"] = ours
-        for (owner, name), method in zip(CORRECTED, corrected, strict=True):
-            setattr(owner, name, method)
 
 
 class BareCodec(dj.SchemaCodec, register=False):  # type: ignore[call-arg]
@@ -198,16 +171,8 @@ def fetches() -> None:
 def bare_puts(url: str) -> Callable[[], None]:
     """As many files, by obstore's `put` in as many threads."""
     import obstore
-    from obstore.store import S3Store
 
-    client = S3Store(
-        BUCKET,
-        endpoint=url,
-        access_key_id=ACCESS_KEY,
-        secret_access_key=SECRET_KEY,
-        region="us-east-1",
-        client_options={"allow_http": True},
-    )
+    client = s3_client(url, signed=True)
     file = io.BytesIO()
     np.save(file, ARRAY)
     numbers = iter(range(1_000_000_000))
@@ -224,32 +189,16 @@ def bare_puts(url: str) -> Callable[[], None]:
 
 
 def inserts(where: str, settings: dict[str, Any], bare_url: str | None = None) -> None:
-    dj.config.stores["bench"] = settings
-    schema = dj.Schema("bench_insert")
-
-    @schema
-    class Recording(dj.Manual):
-        definition = "id : int32\n---\nwaveform : <npy@bench>"
-
-    numbers = iter(range(1_000_000_000))
-
-    def rows() -> Any:
-        return [{"id": next(numbers), "waveform": ARRAY} for _ in range(ON_S3)]
-
-    def builtin_insert() -> None:
-        with as_datajoint_ships(builtin):
-            Recording.insert(rows())
-
-    builtin = BuiltinNpyCodec()
-    contenders = {
-        "dj-npy": lambda: dj_npy.insert(Recording, rows()),
-        "built-in": builtin_insert,
-        "our Table.insert": lambda: Recording.insert(rows()),
-    }
     bare = f"obstore's put in {Store.workers} bare threads"
-    if bare_url is not None:
-        contenders[bare] = bare_puts(bare_url)
-    times = side_by_side(contenders, 15 if bare_url else 5)
+    with recordings(settings) as of:
+        contenders: dict[str, Callable[[], Any]] = {
+            "dj-npy": lambda: dj_npy.insert(of.table, of.rows(ON_S3)),
+            "built-in": lambda: of.insert_builtin(ON_S3),
+            "our Table.insert": lambda: of.insert(ON_S3),
+        }
+        if bare_url is not None:
+            contenders[bare] = bare_puts(bare_url)
+        times = side_by_side(contenders, 15 if bare_url else 5)
     on_s3 = where.startswith("S3")
     against = [
         # The server is what takes the time: no server here lets anybody be eight times faster.
@@ -265,7 +214,6 @@ def inserts(where: str, settings: dict[str, Any], bare_url: str | None = None) -
         times,
         [faster(times, "built-in", ">= 1x" if on_s3 else "it does not sync")],
     )
-    schema.drop(prompt=False)
 
 
 def streams(folder: Path, count: int = 20_000, megabyte: int = 1 << 17) -> None:

@@ -13,7 +13,7 @@ from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 
 import dj_npy
 from benchmarks._measure import Timings, cost, facts, faster, row, side_by_side
-from benchmarks.remote import Codec, nginx, s3
+from benchmarks.remote import Codec, nginx, s3, s3_client
 from tests.support.servers import BUCKET
 
 MEGABYTES = 256
@@ -117,9 +117,8 @@ def part_of_file(path: Path, index: Any) -> Any:
 
 def remote_slices(stored: Any, url: str) -> None:
     import obstore
-    from obstore.store import S3Store
 
-    client = S3Store(BUCKET, endpoint=url, skip_signature=True, client_options={"allow_http": True})
+    client = s3_client(url)
     ref, builtin = reference(stored, s3(url)), Codec(BuiltinNpyCodec(), s3(url))
     path, offset, nbytes = stored["path"], stored["offset"], 8 * COLUMNS
     first = iter(starts(100_000, 3))
@@ -173,9 +172,8 @@ def remote_slices(stored: Any, url: str) -> None:
 def one_request(url: str, bucket: Path) -> None:
     """What a request costs by its length: the reason for the thresholds."""
     import obstore
-    from obstore.store import S3Store
 
-    client = S3Store(BUCKET, endpoint=url, skip_signature=True, client_options={"allow_http": True})
+    client = s3_client(url)
     with (bucket / "bytes").open("wb") as file:
         file.truncate(64 << 20)
     lengths = [4 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20, 8 << 20]

@@ -18,15 +18,24 @@ from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 
 import dj_npy
 from benchmarks._measure import RUN, cost, facts, faster, row, side_by_side
-from tests.support.servers import BUCKET, free_port, rclone, s3_settings, started
+from tests.support.servers import (
+    ACCESS_KEY,
+    BUCKET,
+    SECRET_KEY,
+    free_port,
+    rclone,
+    s3_settings,
+    started,
+)
 
 MEGABYTES = 256
 NGINX = """
+{modules}
 worker_processes 2; daemon off; error_log stderr crit; pid {folder}/nginx.pid;
-events {{ worker_connections 512; }}
+events {{ worker_connections 4096; }}
 http {{
     access_log off; sendfile on; keepalive_requests 1000000;
-    server {{ listen 127.0.0.1:{port}; root {folder}; }}
+    server {{ listen 127.0.0.1:{port}; root {folder}; {server} }}
 }}
 """
 
@@ -76,11 +85,24 @@ def s3(url: str) -> dict[str, Any]:
     return s3_settings(url, location="")
 
 
+def s3_client(url: str, signed: bool = False) -> Any:
+    from obstore.store import S3Store
+
+    keys: dict[str, Any] = {"skip_signature": True}
+    if signed:
+        keys = {
+            "access_key_id": ACCESS_KEY,
+            "secret_access_key": SECRET_KEY,
+            "region": "us-east-1",
+            "virtual_hosted_style_request": False,
+        }
+    return S3Store(BUCKET, endpoint=url, client_options={"allow_http": True}, **keys)
+
+
 def large_array(bucket: Path, url: str) -> None:
     import obstore
     import tensorstore
     import zarr
-    from obstore.store import S3Store
     from zarr.storage import ObjectStore
 
     shape = (MEGABYTES << 14, 8)
@@ -91,7 +113,7 @@ def large_array(bucket: Path, url: str) -> None:
         bucket / "zarr", shape=shape, chunks=(rows, shape[1]), dtype="f8", compressors=None
     )[:] = array
     ours, builtin = Codec(dj_npy.NpyCodec(), s3(url)), Codec(BuiltinNpyCodec(), s3(url))
-    client = S3Store(BUCKET, endpoint=url, skip_signature=True, client_options={"allow_http": True})
+    client = s3_client(url)
     on_zarr = zarr.open_array(ObjectStore(client, read_only=True), path="zarr", mode="r")
     on_tensorstore = tensorstore.open(
         {"driver": "zarr3", "kvstore": {"driver": "http", "base_url": f"{url}/{BUCKET}/zarr/"}}
@@ -190,11 +212,12 @@ def more_than_memory(folder: Path, url: str) -> None:
 
 
 @contextmanager
-def nginx(folder: Path) -> Iterator[str]:
+def nginx(folder: Path, modules: str = "", server: str = "") -> Iterator[str]:
+    """A server of the files in `folder`, with more directives."""
     port = free_port()
     config = folder / "nginx.conf"
-    config.write_text(NGINX.format(folder=folder, port=port))
+    config.write_text(NGINX.format(folder=folder, port=port, modules=modules, server=server))
     command = shutil.which("nginx", path="/usr/sbin:/usr/bin")
-    assert command, "apt-get install nginx-light"
+    assert command, "apt-get install nginx-light libnginx-mod-http-lua"
     with started([command, "-c", str(config)], port) as url:
         yield url

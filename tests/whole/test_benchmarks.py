@@ -222,7 +222,7 @@ def test_a_quick_run_of_one_benchmark(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["lokal"], "lokal: not one of distance, local, remote"),
+        (["lokal"], "lokal: not one of distance, fileserver, local, remote"),
         (["report"], "report takes the one file"),
     ],
 )
