@@ -24,6 +24,7 @@ import datajoint as dj
 import pytest
 
 import dj_npy
+from dj_npy._stores import remote
 from dj_npy._stores.pace import Pace
 from tests.support import processes, servers
 from tests.support.references import reference
@@ -354,6 +355,12 @@ def stored(store: Path) -> Callable[..., dj_npy.NpyRef]:
         return reference(array, {"default": "main", "main": store}, recording_id)
 
     return make
+
+
+@pytest.fixture
+def parts_from_16_mib(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Objects go in parts from 16 MiB on, and not from 64: the same with a quarter of the bytes."""
+    monkeypatch.setattr(remote, "ONE_PUT", 16 << 20)
 
 
 @pytest.fixture
