@@ -61,6 +61,9 @@ def session_folder() -> Path:
 @pytest.fixture(scope="session")
 def postgresql(session_folder: Path) -> Any:
     dj_npy.embedded.start(session_folder / "embedded")
+    for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+        dj.conn().query(f"ALTER SYSTEM SET {setting} = off")
+    dj.conn().query("SELECT pg_reload_conf()")
     return SimpleNamespace(
         Schema=dj.Schema, FreeTable=dj.FreeTable, config=dj.config, connection=dj.conn()
     )
