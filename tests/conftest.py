@@ -1,6 +1,7 @@
 """Real databases and real disks, started for the session and gone after it."""
 
 import atexit
+import gc
 import os
 
 # The user's own DataJoint configuration is not part of the tests.
@@ -47,6 +48,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         served = SERVERS & named
         if not served and item.get_closest_marker("slow") is None:
             item.add_marker("fast")
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported out of the garbage collector's rounds; some tests make many."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
