@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-import signal
 import stat
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,15 @@ def server(folder: Path) -> psutil.Process | None:
     return process if process.status() != psutil.STATUS_ZOMBIE else None
 
 
+def crash(running: psutil.Process) -> None:
+    """Kill a server with all it has."""
+    crashed = [running, *running.children(recursive=True)]
+    for process in crashed:
+        with suppress(psutil.NoSuchProcess):  # it has ended with the server
+            process.kill()
+    psutil.wait_procs(crashed, 10)
+
+
 @pytest.fixture
 def folder(session_folder: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     folder = session_folder / f"own-{abs(hash(request.node.name)) % 10**6}"
@@ -127,12 +136,9 @@ def test_after_a_crash_of_everything_it_starts_again(folder: Path) -> None:
     first = hold(folder)
     running = server(folder)
     assert running is not None
-    crashed = [running, *running.children(recursive=True)]
-    for process in crashed:
-        process.send_signal(signal.SIGKILL)
+    crash(running)
     first.kill()
     first.communicate()
-    psutil.wait_procs(crashed, 10)
     assert "[1, 2]" in ran(INSERT, folder, 2).stdout
 
 
@@ -276,12 +282,9 @@ def pid_file_of_a_crash(folder: Path) -> list[str]:
     running = server(folder)
     assert running is not None
     lines = (folder / "postgres" / "postmaster.pid").read_text().splitlines()
-    crashed = [running, *running.children(recursive=True)]
-    for process in crashed:
-        process.send_signal(signal.SIGKILL)
+    crash(running)
     holder.kill()
     holder.communicate()
-    psutil.wait_procs(crashed, 10)
     return lines
 
 
@@ -313,10 +316,7 @@ def test_somebody_else_who_has_the_server_s_number_when_it_is_to_be_stopped(
     assert running is not None
     file = folder / "postgres" / "postmaster.pid"
     lines = file.read_text().splitlines()
-    crashed = [running, *running.children(recursive=True)]
-    for process in crashed:
-        process.send_signal(signal.SIGKILL)
-    psutil.wait_procs(crashed, 10)
+    crash(running)
     file.write_text("\n".join([str(bystander.pid), *lines[1:]]) + "\n")
     let_go(holder)
     assert bystander.poll() is None
