@@ -1,6 +1,7 @@
 """Real databases and real disks, started for the session and gone after it."""
 
 import atexit
+import gc
 import os
 
 # The user's own DataJoint configuration is not part of the tests.
@@ -24,6 +25,7 @@ import datajoint as dj
 import pytest
 
 import dj_npy
+from dj_npy._stores import remote
 from dj_npy._stores.pace import Pace
 from tests.support import processes, servers
 from tests.support.references import reference
@@ -48,6 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("fast")
 
 
+def pytest_collection_finish() -> None:
+    """Take what was imported out of the garbage collector's rounds; some tests make many."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def session_folder() -> Path:
     """A folder with a short name: a PostgreSQL socket's path has at most 107 bytes."""
@@ -60,6 +68,9 @@ def session_folder() -> Path:
 @pytest.fixture(scope="session")
 def postgresql(session_folder: Path) -> Any:
     dj_npy.embedded.start(session_folder / "embedded")
+    for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+        dj.conn().query(f"ALTER SYSTEM SET {setting} = off")
+    dj.conn().query("SELECT pg_reload_conf()")
     return SimpleNamespace(
         Schema=dj.Schema, FreeTable=dj.FreeTable, config=dj.config, connection=dj.conn()
     )
@@ -354,6 +365,12 @@ def stored(store: Path) -> Callable[..., dj_npy.NpyRef]:
         return reference(array, {"default": "main", "main": store}, recording_id)
 
     return make
+
+
+@pytest.fixture
+def parts_from_16_mib(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Objects go in parts from 16 MiB on, and not from 64: the same with a quarter of the bytes."""
+    monkeypatch.setattr(remote, "ONE_PUT", 16 << 20)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import gc
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -19,8 +18,8 @@ import pytest
 
 import dj_npy
 from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
-from tests.conftest import run
 from tests.datajoint.test_bulk import WAVEFORM, threads
+from tests.support import warm
 from tests.support.servers import (
     ACCESS_KEY,
     BUCKET,
@@ -64,13 +63,9 @@ def in_child(
         "database.password": connection["passwd"],
         "database.use_tls": False,
     }
-    command = [sys.executable, "-W", "ignore", "-c", CHILD + program]
-    result = run(
-        [*command, json.dumps(config), json.dumps(store), *arguments],
-        env={**os.environ, **env},
-        timeout=300,
-    )
-    return json.loads(result.stdout.splitlines()[-1])
+    given = [json.dumps(config), json.dumps(store), *arguments]
+    said = warm.output("-c", CHILD + program, *given, env={**os.environ, **env}, timeout=300)
+    return json.loads(said.splitlines()[-1])
 
 
 # --- Ctrl-C ----------------------------------------------------------------------------------

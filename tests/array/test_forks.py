@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import run
 from tests.stores.test_conformance import location
+from tests.support import warm
 from tests.support.servers import s3_settings
 
 pytestmark = pytest.mark.slow
@@ -95,10 +96,7 @@ def test_a_forked_child_works_whatever_its_parent_did(
     moto: str, location: str, tmp_path: Path
 ) -> None:
     settings = s3_settings(moto, location=location)
-    result = run(
-        [sys.executable, "-W", "ignore", "-c", MAIN, *arguments(settings, tmp_path)], timeout=120
-    )
-    lines = result.stdout.splitlines()
+    lines = warm.output("-c", MAIN, *arguments(settings, tmp_path), timeout=120).splitlines()
     expected = [
         f'["lab/recording/recording_id={number}/waveform.npy", "GenericStore"]'
         for number in range(2, 6)

@@ -29,6 +29,7 @@ from tests.conftest import run
 from tests.datajoint.test_codec import files
 from tests.format.test_npyfile import saved, with_header
 from tests.stores.test_local_store import PLAIN, create
+from tests.support import warm
 from tests.support.users import cache_of_mine
 
 MUTATIONS = int(os.environ.get("DJ_NPY_TEST_MUTATIONS", "5000"))
@@ -527,8 +528,7 @@ def test_another_user_sees_nothing_of_the_cache_and_gets_none_of_it(
     cached()
     cache.chmod(mode)
     paths = [str(path) for path in (cache_of_mine() / "maps").iterdir()]
-    command = [sys.executable, "-W", "ignore", "-c", AS_NOBODY, str(cache), *paths]
-    told = run(command).stdout.splitlines()
+    told = warm.output("-c", AS_NOBODY, str(cache), *paths).splitlines()
     assert told[0] == "not listed"
     assert told[1:-1] == ["not opened"] * 3 * len(paths)
     assert said in told[-1]

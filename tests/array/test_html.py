@@ -216,7 +216,7 @@ def test_any_array_has_a_small_picture_or_none(array: Any) -> None:
         np.zeros(1 << 27),
         np.zeros((1 << 25, 4)),
         np.zeros((1 << 9, 1 << 9, 1 << 9)),
-        np.asfortranarray(np.zeros((1 << 13, 1 << 14))),
+        np.zeros((1 << 13, 1 << 14), order="F"),
     ],
     ids=lambda array: str(array.shape),
 )

@@ -1,14 +1,12 @@
 """The budget is a quarter of what the process may have, and not of what the machine has."""
 
 import os
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from dj_npy._memory import usable_memory
+from tests.support import warm
 
 pytestmark = pytest.mark.slow
 
@@ -120,18 +118,10 @@ def test_where_nothing_is_told_of_groups_it_is_the_ram(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_RSS"])
 def test_a_process_that_is_limited_keeps_a_quarter_of_its_limit(limit: str) -> None:
     most = 3 << 30  # so much address space do the threads of the libraries take, unused
-
-    def limited() -> None:
-        resource.setrlimit(getattr(resource, limit), (most, resource.RLIM_INFINITY))
-
-    result = subprocess.run(
-        [sys.executable, "-c", "import dj_npy; print(dj_npy.settings.memory)"],
-        env={**os.environ, "DJ_NPY_MEMORY": ""},
-        preexec_fn=limited,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
+    code = (
+        "import resource, sys\n"
+        f"resource.setrlimit(resource.{limit}, ({most}, resource.RLIM_INFINITY))\n"
+        "import dj_npy; print(dj_npy.settings.memory)"
     )
-    assert result.returncode == 0, result.stderr
-    assert int(result.stdout) == min(most, RAM) // 4
+    said = warm.output("-c", code, env={**os.environ, "DJ_NPY_MEMORY": ""})
+    assert int(said) == min(most, RAM) // 4

@@ -27,8 +27,8 @@ from dj_npy._array import openfiles
 from dj_npy._format import npyfile
 from dj_npy._stores.pace import Pace
 from dj_npy._stores.remote import RemoteStore
-from tests.conftest import run
 from tests.stores.test_conformance import location
+from tests.support import warm
 from tests.support.arrays import same
 from tests.support.faults import Fault, Proxy, Request, proxy_of
 from tests.support.indexes import as_numpy, indexes, outcome, pairs
@@ -866,7 +866,7 @@ for ref in refs * 3:
     assert ref[2:4].shape == (2, 100)
 print("read")
 """
-    assert run([sys.executable, "-W", "ignore", "-c", code, str(store)]).stdout == "read\n"
+    assert warm.output("-c", code, str(store)) == "read"
 
 
 @pytest.mark.parametrize("limit", [resource.RLIM_INFINITY, 3, 0])

@@ -21,6 +21,7 @@ import dj_npy
 from dj_npy import NpyRef
 from tests.conftest import run
 from tests.stores.test_conformance import location
+from tests.support import warm
 from tests.support.arrays import same
 from tests.support.servers import SECRET_KEY, s3_settings
 
@@ -153,8 +154,8 @@ def test_a_process_gets_the_secrets_from_its_own_configuration(
             (tmp_path / ".secrets" / f"stores.main.{name}").write_text(value)
     else:
         arguments.append(json.dumps(settings))
-    command = [sys.executable, "-W", "ignore", "-c", program, *arguments]
-    assert run(command, cwd=tmp_path, env=environment).stdout.strip() == "66.0"
+    done = warm.run("-c", program, *arguments, cwd=tmp_path, env=environment)
+    assert done.stdout.strip() == "66.0", done.stderr
 
 
 EXECUTORS = """

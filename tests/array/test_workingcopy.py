@@ -7,8 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +21,7 @@ from dj_npy._stores import Store, open_store
 from tests.array.test_parts import at
 from tests.stores.test_conformance import location
 from tests.stores.test_remote import impatient
+from tests.support import warm
 from tests.support.faults import Fault, Proxy, proxy_of
 from tests.support.servers import BUCKET, AzureRaw, S3Raw, s3_client, s3_settings
 from tests.support.users import cache_of_mine
@@ -334,14 +333,9 @@ mapped[5] = 55
 """
 
 
-def child(ref: NpyRef, s3: Any, then: str) -> subprocess.Popen[str]:
+def child(ref: NpyRef, s3: Any, then: str) -> warm.Program:
     arguments = [json.dumps(s3), json.dumps(ref._raw), str(settings.cache_dir)]
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", CHILD + then, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return warm.Program("-c", CHILD + then, *arguments)
 
 
 def test_a_process_that_ends_without_flush_has_written_back(stored: Stored, s3: Any) -> None:
@@ -362,8 +356,7 @@ def test_a_process_that_cannot_write_back_says_where_the_changes_are(
     stored: Stored, s3: Any, moto: str, location: str
 ) -> None:
     ref = stored(A, store=s3)
-    process = child(ref, s3, "print('changed', flush=True); sys.stdin.readline() or time.sleep(1)")
-    assert process.stdout
+    process = child(ref, s3, "print('changed', flush=True); sys.stdin.readline()")
     assert process.stdout.readline() == "changed\n"
     opened(ref).remove(ref.path)
     _, told = process.communicate(timeout=60)
@@ -378,10 +371,9 @@ def test_changes_of_a_killed_process_are_kept_and_told_of(
 ) -> None:
     ref = stored(A, store=s3)
     process = child(ref, s3, "print('changed', flush=True); time.sleep(60)")
-    assert process.stdout
     assert process.stdout.readline() == "changed\n"
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.kill()
+    process.communicate()
     (kept,) = copies()
     assert (np.load(kept)[5] == 55).all()
     assert np.array_equal(fresh(ref), A)

@@ -92,7 +92,7 @@ def test_quickstart_shows_each_line_and_leaves_everything(session_folder: Path) 
     assert file.stat() == before
     # What it says at its end.
     code = "\n".join(line.strip() for line in first.split("To go on from Python:")[1].splitlines())
-    run([sys.executable, "-W", "ignore", "-c", code + "\nassert len(Recording.to_dicts()) == 1"])
+    warm.output("-c", code + "\nassert len(Recording.to_dicts()) == 1")
 
 
 def test_the_version_is_all_that_it_says(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ import pytest
 from datajoint.errors import DataJointError, DuplicateError
 
 import dj_npy
-from tests.conftest import run
 from tests.datajoint.test_bulk import WAVEFORM, files
+from tests.support import warm
 
 Stored = Callable[..., dj_npy.NpyRef]
 MakeTable = Callable[..., Any]
@@ -346,8 +346,7 @@ def test_a_fork_while_a_stream_is_open(where: str, request: Any, tmp_path: Path)
     settings = {"protocol": "file", "location": str(tmp_path)}
     if where == "moto":
         settings = s3_settings(request.getfixturevalue("moto"), location=f"fork/{time.time_ns()}")
-    command = [sys.executable, "-W", "ignore", "-c", FORKING, json.dumps(settings)]
-    assert run(command, timeout=60).stdout.split() == ["child", "parent"]
+    assert warm.output("-c", FORKING, json.dumps(settings)).split() == ["child", "parent"]
 
 
 # --- progress --------------------------------------------------------------------------------

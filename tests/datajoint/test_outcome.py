@@ -29,7 +29,7 @@ from dj_npy._datajoint.context import bulk, current, row_key, witness
 from dj_npy._datajoint.grants import sees_triggers
 from tests.conftest import instance_of
 from tests.datajoint.test_bulk import WAVEFORM, files
-from tests.support.processes import reconnect, reconnect_if_lost
+from tests.support.processes import reconnect, reconnect_if_lost, wait_until_idle
 
 MakeTable = Callable[..., Any]
 SLOW_S, ALARM_S = 0.4, 0.2
@@ -107,8 +107,8 @@ def is_in_query(frame: FrameType | None) -> bool:
 
 def settled(table: Any) -> list[dict[str, Any]]:
     """Wait until no session is at work any more, and return the rows."""
-    time.sleep(2 * SLOW_S)
     reconnect(table.connection)
+    wait_until_idle(table.connection, 2 * SLOW_S)
     return list(table.to_dicts())
 
 

@@ -28,9 +28,9 @@ from hypothesis import strategies as st
 import dj_npy
 from dj_npy import ArrayInvalidError, NpyRef
 from dj_npy._format import npyfile
-from tests.conftest import run
 from tests.datajoint.test_codec import files
 from tests.stores.test_conformance import location
+from tests.support import warm
 from tests.support.arrays import arrays, same
 from tests.support.faults import Proxy, proxy_of
 from tests.support.servers import BUCKET, SECRET_KEY, free_port, s3_settings, started
@@ -180,8 +180,7 @@ def test_a_row_has_the_same_name_in_another_process(stored: Stored) -> None:
         "print(ref.to_dask('1 kB').name, dj_npy.to_dask([ref, ref]).name,"
         " dask.base.tokenize(ref))\n"
     )
-    command = [sys.executable, "-W", "ignore", "-c", program, pickle.dumps(ref).hex()]
-    assert run(command).stdout.split() == names
+    assert warm.output("-c", program, pickle.dumps(ref).hex()).split() == names
     # So does the same row, fetched again by a database that sorts it otherwise.
     again = NpyRef(dict(sorted(ref._raw.items())), ref._config)
     assert again.to_dask("1 kB").name == names[0]
@@ -439,7 +438,7 @@ def test_dask_is_not_imported_by_importing_this_package() -> None:
         "dj_npy.NpyCodec().validate(np.zeros(3))\n"
         "print(sorted({'dask', 'xarray', 'distributed'} & set(sys.modules)))\n"
     )
-    assert run([sys.executable, "-W", "ignore", "-c", program]).stdout.strip() == "[]"
+    assert warm.output("-c", program) == "[]"
 
 
 def test_a_missing_dask_is_told(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:

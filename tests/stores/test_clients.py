@@ -12,6 +12,7 @@ import fsspec
 import numpy as np
 import obstore
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from dj_npy import StoreError
 from dj_npy._stores import opening
@@ -472,6 +473,16 @@ def test_region_and_proxy_hold_through_fsspec(
     listener.asked.clear()
     proxied = s3_settings("http://nowhere.invalid", proxy_server=f"http://{listener.address}")
     assert sent(listener, proxied)[1].startswith(f"http://nowhere.invalid/{BUCKET}/deep/location/")
+
+
+def test_what_botocore_knows_of_s3_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many stores are opened in a forked process."""
+    monkeypatch.setattr(opening, "_forked", True)
+    store_of(s3_settings("http://127.0.0.1:9"))
+    read: list[str] = []
+    monkeypatch.setattr(JSONFileLoader, "load_file", lambda _, path: read.append(path))
+    store_of(s3_settings("http://127.0.0.1:9", location="another"))
+    assert read == []
 
 
 def test_a_token_of_the_environment_does_not_replace_an_azure_key(

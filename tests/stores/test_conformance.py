@@ -11,7 +11,7 @@ import pytest
 from dj_npy._stores import Store, open_store, opening
 from dj_npy._stores.fsspec import GenericStore
 from dj_npy._stores.obstore.store import CloudStore
-from tests.support.conformance import Conformance
+from tests.support.conformance import IN_PARTS, Conformance
 from tests.support.servers import BUCKET, AzureRaw, FolderRaw, FsspecRaw, Raw, S3Raw, s3_settings
 
 
@@ -80,8 +80,9 @@ class TestS3ByMoto(S3):
     def url(self, moto: str) -> str:
         return moto
 
+    @pytest.mark.usefixtures("parts_from_16_mib")
     def test_nothing_of_a_failed_upload_is_left(self, opened: Store, raw: S3Raw) -> None:
-        self.test_what_fails_on_the_way_leaves_nothing(opened, raw, 70 << 20)
+        self.test_what_fails_on_the_way_leaves_nothing(opened, raw, IN_PARTS)
         assert raw.uploads() == []
 
 

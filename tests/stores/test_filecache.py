@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,8 +15,8 @@ import pytest
 
 from dj_npy import ArrayCorruptError, StoreError, settings
 from dj_npy._stores import filecache
-from tests.conftest import run
 from tests.stores.test_conformance import location
+from tests.support import warm
 from tests.support.faults import Fault, Proxy, proxy_of
 from tests.support.servers import S3Raw, s3_settings
 from tests.support.users import ALICE, BOB, as_user, cache_of_mine
@@ -404,22 +402,24 @@ print(ref.load(mmap_mode="r").sum())
 """
 
 
+def mapper_of(ref: Any, store: Any) -> warm.Program:
+    """A process that maps an array once it is told to."""
+    given = [json.dumps(store), json.dumps(ref._raw), str(settings.cache_dir)]
+    return warm.Program("-c", MAPPER, *given)
+
+
 def test_however_many_processes_ask_it_is_downloaded_once(
     proxy: Proxy, location: str, stored: Any, array: Any
 ) -> None:
     store = s3_settings(proxy.endpoint, location=location)
     ref = stored(array, store=store)
-    command = [sys.executable, "-W", "ignore", "-c", MAPPER, json.dumps(store)]
-    command += [json.dumps(ref._raw), str(settings.cache_dir)]
-    mappers = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(5)
-    ]
+    mappers = [mapper_of(ref, store) for _ in range(5)]
     for mapper in mappers:
-        assert mapper.stdout
         assert mapper.stdout.readline() == "ready\n"
     proxy.harm = lambda request: Fault(stall=0.2)
-    found = [mapper.communicate("go\n", timeout=60)[0] for mapper in mappers]
+    for mapper in mappers:
+        print("go", file=mapper.stdin, flush=True)
+    found = [mapper.communicate()[0] for mapper in mappers]
     assert {float(line) for line in found} == {float(array.sum())}
     assert maps_downloaded(proxy) == 1
 
@@ -429,14 +429,10 @@ def test_a_download_that_is_killed_leaves_no_wrong_file(
 ) -> None:
     store = s3_settings(proxy.endpoint, location=location)
     ref = stored(array, store=store)
-    command = [sys.executable, "-W", "ignore", "-c", MAPPER, json.dumps(store)]
-    command += [json.dumps(ref._raw), str(settings.cache_dir)]
     name = ref.path.rpartition("/")[2]
     proxy.harm = lambda asked: Fault(stall=30 * (asked.name == name and asked.range != LOOK))
-    mapper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert mapper.stdin
-    mapper.stdin.write("go\n")
-    mapper.stdin.flush()
+    mapper = mapper_of(ref, store)
+    print("go", file=mapper.stdin, flush=True)
     while all(request.range == LOOK for request in proxy.asked("GET", name)):
         time.sleep(0.05)
     time.sleep(0.2)
@@ -444,6 +440,6 @@ def test_a_download_that_is_killed_leaves_no_wrong_file(
     mapper.communicate()
     assert [path.suffix for path in copies()] == [".part"]
     proxy.harm = lambda request: Fault()
-    result = run(command, input="go\n", timeout=60)
-    assert float(result.stdout.split()[1]) == float(array.sum())
+    said, _ = mapper_of(ref, store).communicate("go\n")
+    assert float(said.split()[1]) == float(array.sum())
     assert [path.suffix for path in copies()] == [""]

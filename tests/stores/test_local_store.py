@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import chain, repeat
 from pathlib import Path
@@ -110,19 +109,9 @@ def test_racing_processes_never_share_a_file(
     disk: str, ways: list[str], request: pytest.FixtureRequest
 ) -> None:
     folder = request.getfixturevalue(disk)
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, str(folder), str(me), way],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for me, way in enumerate(ways)
-    ]
+    racers = [warm.Program("-c", RACER, str(folder), str(me), way) for me, way in enumerate(ways)]
     for racer in racers:
-        assert racer.stdin
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
+        print("go", file=racer.stdin, flush=True)
     contents = everything
     told = [racer.communicate(timeout=120)[0].split() for racer in racers]
     assert all(racer.returncode == 0 for racer in racers)

@@ -24,9 +24,11 @@ from dj_npy._stores.obstore import amazon
 from dj_npy._stores.obstore.store import CloudStore
 from tests.stores.test_conformance import as_if_forked, location, store_of
 from tests.stores.test_remote import impatient
-from tests.support.conformance import PLAIN, beginning, create, large, read
+from tests.support.conformance import IN_PARTS, PLAIN, beginning, create, large, read
 from tests.support.faults import Fault, Proxy, Request, proxy_of
 from tests.support.servers import ACCESS_KEY, SECRET_KEY, S3Raw, s3_client, s3_settings
+
+pytestmark = pytest.mark.usefixtures("parts_from_16_mib")
 
 __all__ = ["as_if_forked", "impatient", "location"]  # fixtures
 
@@ -109,7 +111,7 @@ def test_an_error_names_what_was_asked_for(
     store = open_through(proxy, location)
     uses: list[Callable[[], Any]] = [
         lambda: create(store, b"1", "lab/a.npy"),
-        lambda: create(store, bytes(70 << 20), "lab/a.npy"),
+        lambda: create(store, bytes(IN_PARTS), "lab/a.npy"),
         lambda: store.create_copy(iter(["lab/b.npy", "lab/c.npy"]), "lab/a.npy", 10),
         lambda: store.open_to_change("lab/a.npy"),
     ]
@@ -328,8 +330,8 @@ def test_a_server_that_calls_every_name_taken(
     proxy.requests.clear()
     create(store, b"contents")
     assert len(proxy.requests) == 1
-    large_one = create(store, bytes(70 << 20))
-    assert len(raw.get(large_one)) == 70 << 20
+    large_one = create(store, bytes(IN_PARTS))
+    assert len(raw.get(large_one)) == IN_PARTS
 
 
 @BOTH
@@ -444,7 +446,7 @@ def checked(request: Request) -> Fault:
 @pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("server", ["moto", "rclone", "seaweedfs"])
-@pytest.mark.parametrize("nbytes", [0, 1000, 70 << 20])
+@pytest.mark.parametrize("nbytes", [0, 1000, IN_PARTS])
 def test_checksums_are_sent(
     server: str,
     location: str,
@@ -492,7 +494,7 @@ def test_a_server_that_knows_no_checksums(
     assert create(store, b"contents") == PLAIN
     assert raw.get(PLAIN) == b"contents"
     proxy.requests.clear()
-    create(store, bytes(70 << 20), "lab/b.npy")
+    create(store, bytes(IN_PARTS), "lab/b.npy")
     assert not any("x-amz-checksum-sha256" in request.headers for request in proxy.requests)
 
 

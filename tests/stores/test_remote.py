@@ -21,9 +21,11 @@ from dj_npy._stores.base import PROBE
 from dj_npy._stores.obstore import amazon, clients, failures
 from tests.stores.test_conformance import location, store_of
 from tests.support import warm
-from tests.support.conformance import PLAIN, beginning, create, large, names, read
+from tests.support.conformance import IN_PARTS, PLAIN, beginning, create, large, names, read
 from tests.support.faults import Fault, Proxy, Request, proxy_of
 from tests.support.servers import ACCESS_KEY, SECRET_KEY, S3Raw, s3_settings
+
+pytestmark = pytest.mark.usefixtures("parts_from_16_mib")
 
 __all__ = ["location"]  # a fixture
 
@@ -92,7 +94,7 @@ def test_a_read_that_never_succeeds_ends_with_an_error(
     assert time.monotonic() - started < 60
 
 
-@pytest.mark.parametrize("nbytes", [0, SMALL, 70 << 20])
+@pytest.mark.parametrize("nbytes", [0, SMALL, IN_PARTS])
 @pytest.mark.parametrize("harm", ["500", "503 SlowDown", "reset", "answer lost"])
 def test_a_write_survives_a_fault(
     opened: Store, proxy: Proxy, raw: S3Raw, harm: str, nbytes: int
@@ -111,7 +113,7 @@ def test_a_write_survives_a_fault(
     assert len(raw.uploads()) == (1 if (harm, begun) == ("answer lost", 3) else 0)
 
 
-@pytest.mark.parametrize("nbytes", [SMALL, 70 << 20])
+@pytest.mark.parametrize("nbytes", [SMALL, IN_PARTS])
 def test_a_writer_knows_its_own_object_when_told_that_it_failed(
     opened: Store, proxy: Proxy, raw: S3Raw, nbytes: int
 ) -> None:
@@ -133,13 +135,13 @@ def test_an_upload_whose_end_is_never_answered(opened: Store, proxy: Proxy, raw:
         return Fault(lose=True) if ends else Fault()
 
     proxy.harm = harm
-    contents = large(70 << 20).tobytes()
+    contents = large(IN_PARTS).tobytes()
     assert create(opened, contents) == PLAIN
     assert hashlib.sha256(raw.get(PLAIN)).digest() == hashlib.sha256(contents).digest()
     assert raw.keys() == {PROBE, "first/a.npy", PLAIN}
 
 
-@pytest.mark.parametrize("nbytes", [SMALL, 70 << 20])
+@pytest.mark.parametrize("nbytes", [SMALL, IN_PARTS])
 @pytest.mark.parametrize(
     "fits",
     [
@@ -692,7 +694,7 @@ def test_an_object_replaced_between_two_requests_of_fsspec(
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("nbytes", [SMALL, 70 << 20])
+@pytest.mark.parametrize("nbytes", [SMALL, IN_PARTS])
 def test_a_failed_write_leaves_nothing_where_conditions_are_ignored(
     rclone: str, location: str, nbytes: int
 ) -> None:
@@ -750,7 +752,7 @@ def test_an_error_of_the_maker_of_pieces_is_the_makers(opened: Store, raw: S3Raw
         yield memoryview(bytes(1 << 20))
         raise OSError("the microscope is switched off")
 
-    for nbytes in (2 << 20, 70 << 20):
+    for nbytes in (2 << 20, IN_PARTS):
         with pytest.raises(OSError, match="the microscope") as caught:
             opened.create(names(), pieces(), nbytes)
         assert not isinstance(caught.value, StoreError)

@@ -27,9 +27,11 @@ from dj_npy._stores import Store, opening
 from dj_npy._stores.secret import Redactor
 from tests.stores.test_conformance import location, store_of
 from tests.stores.test_remote import impatient
-from tests.support.conformance import create
+from tests.support.conformance import IN_PARTS, create
 from tests.support.faults import Fault, proxy_of
 from tests.support.servers import ACCESS_KEY, AZURITE_KEY, BUCKET, SECRET_KEY, s3_settings
+
+pytestmark = pytest.mark.usefixtures("parts_from_16_mib")
 
 __all__ = ["impatient", "location"]  # fixtures
 
@@ -151,7 +153,7 @@ def write(store: Store) -> Any:
 
 
 def upload(store: Store) -> Any:
-    return create(store, bytes(70 << 20))
+    return create(store, bytes(IN_PARTS))
 
 
 def walk(store: Store) -> Any:

@@ -3,6 +3,7 @@
 import hashlib
 import threading
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import chain, repeat
 from typing import Any
 
@@ -16,6 +17,8 @@ from dj_npy._stores.base import PROBE
 from tests.support.servers import Raw
 
 PLAIN = "lab/t/k=1/a.npy"
+IN_PARTS = 18 << 20
+"""Bytes of an object that goes in three parts, with the fixture `parts_from_16_mib`."""
 DIGITS = b"0123456789"
 # Of rows that other programs wrote, too: our own paths are percent-encoded.
 NAMES = [
@@ -43,8 +46,10 @@ def names(plain: str = PLAIN) -> Iterator[str]:
     return chain([plain], map(with_token, repeat(plain)))
 
 
+@lru_cache(2)
 def large(nbytes: int) -> Any:
-    return np.random.default_rng(nbytes).integers(0, 256, nbytes, np.uint8)
+    """Random bytes, not to be changed."""
+    return np.frombuffer(np.random.default_rng(nbytes).bytes(nbytes), np.uint8)
 
 
 def create(store: Store, contents: bytes, plain: str = PLAIN) -> str:
@@ -129,10 +134,11 @@ class Conformance:
         assert len(set(paths)) == 3
         assert paths.count(PLAIN) == (1 if self.creates_exclusively else 0)
 
+    @pytest.mark.usefixtures("parts_from_16_mib")
     def test_what_was_there_is_never_overwritten(self, opened: Store, raw: Raw) -> None:
         raw.put(PLAIN, b"another program's")
         assert create(opened, b"ours") != PLAIN
-        assert create(opened, large(70 << 20).tobytes()) != PLAIN
+        assert create(opened, large(IN_PARTS).tobytes()) != PLAIN
         assert raw.get(PLAIN) == b"another program's"
 
     def test_a_file_above_one_request(self, opened: Store, raw: Raw) -> None:
@@ -148,7 +154,8 @@ class Conformance:
             assert opened.read_into(path, 0, [memoryview(buffer)]) == len(view)
             assert np.array_equal(buffer, contents)
 
-    @pytest.mark.parametrize("nbytes", [10, 70 << 20])
+    @pytest.mark.usefixtures("parts_from_16_mib")
+    @pytest.mark.parametrize("nbytes", [10, IN_PARTS])
     def test_what_fails_on_the_way_leaves_nothing(
         self, opened: Store, raw: Raw, nbytes: int
     ) -> None:

@@ -167,3 +167,23 @@ def wait_for_sessions(connection: Any, most: int) -> None:
             return
         time.sleep(0.1)
     raise AssertionError("a session does not end")
+
+
+def wait_until_idle(connection: Any, patience_s: float) -> None:
+    """Wait until there is no other session, or, for so long at least, none in a statement."""
+    others = (
+        "SELECT state = 'active' FROM pg_stat_activity "
+        "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+    if connection.adapter.backend == "mysql":
+        others = (
+            "SELECT command <> 'Sleep' FROM information_schema.processlist "
+            "WHERE command <> 'Daemon' AND id <> connection_id()"
+        )
+    begun = time.monotonic()
+    while at_work := connection.query(others).fetchall():
+        waited_s = time.monotonic() - begun
+        if waited_s > patience_s and not any(flag for (flag,) in at_work):
+            return
+        assert waited_s < 60, "a session does not end its statement"
+        time.sleep(0.02)

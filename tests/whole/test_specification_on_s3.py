@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import sys
 import threading
 import time
 import uuid
@@ -19,8 +18,9 @@ from datajoint.storage_adapter import StorageAdapter
 
 import dj_npy
 from dj_npy._stores.identity import _LATELY_S
-from tests.conftest import MakeTable, run
+from tests.conftest import MakeTable
 from tests.stores.test_conformance import location
+from tests.support import warm
 from tests.support.faults import proxy_of
 from tests.support.servers import S3Raw, s3_settings
 
@@ -93,8 +93,8 @@ def test_another_process_fetches_and_computes(
     recording.insert1({"recording_id": 1, "waveform": data})
     name = recording.full_table_name
     arguments = [str(session_folder / "embedded"), json.dumps(on_s3), name]
-    result = run([sys.executable, "-W", "ignore", "-c", OTHER_PROCESS, *arguments], timeout=120)
-    shown, path, mean = json.loads(result.stdout.splitlines()[-1])
+    said = warm.output("-c", OTHER_PROCESS, *arguments)
+    shown, path, mean = json.loads(said.splitlines()[-1])
     assert shown == "NpyRef(shape=(1000, 32), dtype=float64, not loaded)"
     assert path.endswith("/recording_id=1/waveform.npy")
     assert mean == pytest.approx(data.mean())
