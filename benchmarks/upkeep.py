@@ -21,8 +21,9 @@ from benchmarks.remote import s3_client
 from dj_npy._format.npyfile import header_bytes
 from tests.support.servers import s3_settings, seaweedfs
 
-ROWS = 1_000_000
+ROWS = 100_000
 AT_ONCE = 64
+LOCATION = "upkeep"
 DISTANCE = Distance(30, 80)
 ARRAY = np.zeros(1)
 
@@ -36,9 +37,10 @@ def main() -> None:
         dj_npy.embedded.start(folder / "embedded")
         with seaweedfs(folder / "seaweedfs") as store:
             paths = asyncio.run(put(s3_client(store, signed=True), rows))
-            with DISTANCE.server(folder, before=store) as url, recordings(s3_settings(url)) as of:
-                insert(of.table, paths, rows)
-                upkeep(of.table, s3_client(url, signed=True), rows)
+            with DISTANCE.server(folder, before=store) as url:
+                with recordings(s3_settings(url, location=LOCATION)) as of:
+                    insert(of.table, paths, rows)
+                    upkeep(of.table, s3_client(url, signed=True), rows)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -54,7 +56,8 @@ async def put(client: Any, rows: int) -> str:
 
     async def some() -> None:
         for number in numbers:
-            await obstore.put_async(client, path_of(number), file, use_multipart=False)
+            key = f"{LOCATION}/{path_of(number)}"
+            await obstore.put_async(client, key, file, use_multipart=False)
 
     await asyncio.gather(*(some() for _ in range(AT_ONCE)))
     before, after = path_of(0).split("0")
@@ -88,7 +91,7 @@ def upkeep(table: Any, client: Any, rows: int) -> None:
         assert (found.live, found.counts) == (rows, {}), found
 
     def listing() -> None:
-        listed = obstore.list(client, prefix="bench_insert", chunk_size=1000)
+        listed = obstore.list(client, prefix=LOCATION, chunk_size=1000)
         assert sum(map(len, listed)) == rows
 
     for name, work in {"verify": verify, "collect": collect}.items():
