@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from datajoint.errors import DataJointError
 
-from dj_npy._concurrency.threads import side_by_side
+from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._errors import ArrayCorruptError
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._stores import Store, StoreConfig, open_store
@@ -110,11 +110,17 @@ class Checklist:
                 last = found[-1][:2]
                 yield [_Described(*each) for each in found]
 
-        for settled in side_by_side(partial(_as_listed, store), slices(), _LISTINGS):
-            self._rows.executemany(
-                "UPDATE rows SET file_size = -1 WHERE rowid = ?", ((row.id,) for row in settled)
-            )
-            yield len(settled), sum(row.nbytes for row in settled)
+        tasks = (Task(partial(_as_listed, store, rows)) for rows in slices())
+        pipeline = Pipeline((WorkItem(None, [task], 1) for task in tasks), _LISTINGS, _LISTINGS)
+        try:
+            for item in pipeline:
+                settled = item.tasks[0].result()
+                self._rows.executemany(
+                    "UPDATE rows SET file_size = -1 WHERE rowid = ?", ((row.id,) for row in settled)
+                )
+                yield len(settled), sum(row.nbytes for row in settled)
+        finally:
+            pipeline.close()
 
 
 class _Described(NamedTuple):

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from io import FileIO
-from os.path import commonpath
+from posixpath import commonpath
 from typing import Any, Protocol
 
 import obstore
@@ -242,13 +242,14 @@ class CloudStore(CloudReader):
     def _listed_sizes(self, paths: Sequence[str]) -> dict[str, int]:
         wanted, found = set(paths), dict[str, int]()
         folder = commonpath([paths[0], paths[-1], paths[0].rpartition("/")[0]])
+        prefix = folder or None
         at = pages = 0
         # If the files lie far apart, each costs less by itself than a page of others.
         while at < len(paths) and (pages < _FEW_PAGES or len(found) > pages * _WORTH_A_PAGE):
             before = paths[at][:-1]  # a listing begins after its offset
             with self._translated(folder, "list"):
                 page = next(
-                    iter(obstore.list(self._reader, folder, offset=before, chunk_size=_PAGE)), []
+                    iter(obstore.list(self._reader, prefix, offset=before, chunk_size=_PAGE)), []
                 )
             found.update((each["path"], each["size"]) for each in page if each["path"] in wanted)
             if len(page) < _PAGE:
