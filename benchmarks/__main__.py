@@ -16,7 +16,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import _report, distance, fileserver, growth, local, many, memory, parts, remote
+from benchmarks import (
+    _report,
+    distance,
+    fileserver,
+    growth,
+    local,
+    many,
+    memory,
+    parts,
+    remote,
+    upkeep,
+)
 from benchmarks._machine import load_average, machine
 from benchmarks._measure import RUN
 
@@ -27,6 +38,7 @@ BENCHMARKS = {
     "remote": remote.main,
     "parts": parts.main,
     "many": many.main,
+    "upkeep": upkeep.main,
     "memory": memory.main,
     "growth": growth.main,
 }

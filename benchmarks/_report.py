@@ -187,6 +187,7 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
     "remote": lambda run: times(run, "remote"),
     "parts": lambda run: times(run, "parts"),
     "many": lambda run: times(run, "many"),
+    "upkeep": lambda run: times(run, "upkeep"),
     "memory": memory,
     "growth": growth,
     "peers": peers,

@@ -72,6 +72,11 @@ class Arrays(torch.utils.data.Dataset):
     def __getitem__(self, number):
         return torch.from_numpy(self.refs[number].read())
 
+class Batches(Arrays):
+    def __getitems__(self, numbers):
+        arrays = dj_npy.stream(self.refs[number] for number in numbers)
+        return [torch.from_numpy(array) for array in arrays]
+
 if __name__ == "__main__":
     codec = dj_npy.NpyCodec()
     context = {"schema": "lab", "table": "recording", "field": "waveform", "config": dj.config}
@@ -82,12 +87,12 @@ if __name__ == "__main__":
     ]
     assert refs[3].load()[0, 0] == 3       # the parent has used S3
     for method in sys.argv[2:]:
-        loader = torch.utils.data.DataLoader(
-            Arrays(refs), batch_size=4, num_workers=2, multiprocessing_context=method, timeout=60
-        )
-        batches = list(loader)
-        assert [tuple(batch.shape) for batch in batches] == [(4, 200, 300)] * 2
-        print(method, [float(batch[:, 0, 0].sum()) for batch in batches])
+        for dataset in Arrays(refs), Batches(refs):
+            batches = list(torch.utils.data.DataLoader(
+                dataset, batch_size=4, num_workers=2, multiprocessing_context=method, timeout=60
+            ))
+            assert [tuple(batch.shape) for batch in batches] == [(4, 200, 300)] * 2
+            print(method, [float(batch[:, 0, 0].sum()) for batch in batches])
 """
 
 
@@ -98,4 +103,5 @@ def test_a_data_loader_reads_in_worker_processes(moto: str, location: str, tmp_p
     program.write_text(LOADER)
     settings = json.dumps(s3_settings(moto, location=location))
     result = run([sys.executable, "-W", "ignore", str(program), settings, *methods], timeout=200)
-    assert result.stdout.splitlines() == [f"{method} [6.0, 22.0]" for method in methods]
+    expected = [f"{method} [6.0, 22.0]" for method in methods for _ in range(2)]
+    assert result.stdout.splitlines() == expected

@@ -14,7 +14,12 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 
 def _verify(options: argparse.Namespace) -> int:
-    report = verify(*options.schemas, checksums=options.checksums, progress=options.progress)
+    report = verify(
+        *options.schemas,
+        headers=options.headers,
+        checksums=options.checksums,
+        progress=options.progress,
+    )
     _print_lines(report.to_json() if options.json else str(report))
     return FINE if report.ok else WRONG
 
@@ -68,6 +73,9 @@ def _add_schemas(parser: argparse.ArgumentParser) -> None:
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     _add_schemas(parser)
+    parser.add_argument(
+        "--headers", action="store_true", help="read every header, where a listing would do"
+    )
     parser.add_argument(
         "--checksums", action="store_true", help="read every byte, and compare its checksum"
     )

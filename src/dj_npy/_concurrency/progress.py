@@ -35,10 +35,10 @@ class Progress:
             total=nbytes or None, desc=what, unit="B", unit_scale=True, unit_divisor=1024
         )
 
-    def add(self, nbytes: int) -> None:
-        """Count one more file of `nbytes` bytes."""
+    def add(self, nbytes: int, files: int = 1) -> None:
+        """Count more files, of `nbytes` bytes in total."""
         if self._bar is not None:
-            self._files += 1
+            self._files += files
             self._try(lambda: self._advance(nbytes))
 
     def _advance(self, nbytes: int) -> None:

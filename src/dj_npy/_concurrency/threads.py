@@ -82,6 +82,17 @@ def each_in_time(items: Iterable[T], seconds: float) -> Iterator[T]:
         yield item
 
 
+def in_advance(items: Iterable[T]) -> Iterator[T]:
+    """Yield `items`, none of them None, and produce the next one in a thread meanwhile."""
+    waiting = iter(items)
+    with ThreadPoolExecutor(1) as pool:
+        item = next(waiting, None)
+        while item is not None:
+            begun = pool.submit(next, waiting, None)
+            yield item
+            item = begun.result()
+
+
 def side_by_side(
     work: Callable[[Any], T],
     items: Iterable[Any],

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import datajoint as dj
 import numpy as np
@@ -168,7 +168,9 @@ class Insertion(Statement):
                 patient=True,
                 adapt=told is None,
             )
-        checked_rows = self._rows_then_ping(rows if pipeline is None else self._uploaded(pipeline))
+        checked_rows = self._rows_then_session_check(
+            rows if pipeline is None else self._uploaded(pipeline)
+        )
         with self._transaction():
             try:
                 result = call_with({current: self, bulk: None}, lambda: send(checked_rows))
@@ -199,7 +201,7 @@ class Insertion(Statement):
         if self._bulk is not None:
             self._bulk.wrote(nbytes)
 
-    def _rows_then_ping(self, rows: Iterable[Any]) -> Iterator[Any]:
+    def _rows_then_session_check(self, rows: Iterable[Any]) -> Iterator[Any]:
         begun = time.monotonic()
         yield from rows
         self._all_encoded = True
@@ -276,11 +278,12 @@ class Insertion(Statement):
     def _uploaded(self, pipeline: Pipeline) -> Iterator[Any]:
         """Yield the rows after their arrays: :meth:`encoded` returns the descriptions."""
         for item in pipeline:
+            begun: _BegunRow = item.item
             self._uploads = {
                 attribute: (task, nbytes)
-                for task, (attribute, nbytes) in zip(item.tasks, item.item[1], strict=True)
+                for task, (attribute, nbytes) in zip(item.tasks, begun.arrays, strict=True)
             }
-            yield item.item[0]
+            yield begun.row
             self._uploads = {}  # the caller may run another insert
 
     def _work_items(self, rows: Iterable[Any]) -> Iterator[WorkItem]:
@@ -298,9 +301,9 @@ class Insertion(Statement):
         for given in rows:
             row = given if is_materialized else _copy_row(given)
             if row is None:
-                yield WorkItem((given, []), barrier=True)
+                yield WorkItem(_BegunRow(given, []), barrier=True)
                 continue
-            tasks, names_and_sizes, total = [], [], 0
+            tasks, arrays, total = [], [], 0
             values = _by_name(table, row)
             key = {part: values[part] for part in key_names if part in values}
             for attribute, (codec, store) in codecs.items():
@@ -312,9 +315,17 @@ class Insertion(Statement):
                     identity.id_for_write(agreed[store], witness.get())
                 context = {"schema": schema, "table": name, "field": attribute, "config": config}
                 tasks.append(Task(partial(codec._write, value, key, context, store, self)))
-                names_and_sizes.append((attribute, value.nbytes))
+                arrays.append((attribute, value.nbytes))
                 total += min(value.nbytes, _COPIED) if isinstance(value, NpyRef) else value.nbytes
-            yield WorkItem((row, names_and_sizes), tasks, total, workers=workers)
+            yield WorkItem(_BegunRow(row, arrays), tasks, total, workers=workers)
+
+
+class _BegunRow(NamedTuple):
+    """A row whose arrays are being uploaded."""
+
+    row: Any
+    arrays: list[tuple[str, int]]
+    """Attribute and size in bytes of each."""
 
 
 def _is_findable(attribute: Any) -> bool:

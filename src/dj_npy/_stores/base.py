@@ -91,6 +91,8 @@ class Store(ABC):
     """Whether waiting for answers, more than anything else, is what calls cost."""
     read_ahead = 0
     """Bytes that one reader should have under way, beyond one read."""
+    lists_in_order = False
+    """Whether a listing can begin at any path, and so shows many files for little."""
     workers = 16
     """How many threads should read or write files of this store."""
     together = 1
@@ -229,6 +231,21 @@ class Store(ABC):
             for each in found
             if each.path.rpartition("/")[2] not in own and not each.path.startswith(f"{CLOCK}/")
         )
+
+    def listed_sizes(self, paths: Sequence[str]) -> dict[str, int]:
+        """
+        Return the sizes of some files in bytes, if the store :attr:`lists_in_order`.
+
+        Parameters
+        ----------
+        paths : sequence of str
+            Sorted. A file that the result lacks may exist all the same.
+        """
+        safe = []
+        for path in paths:
+            with suppress(StoreError):
+                safe.append(self.check_path(path))
+        return self._listed_sizes(safe) if safe else {}
 
     def now(self) -> datetime:
         """Return the time of the store's clock, with a time zone. This writes to the store."""
@@ -378,6 +395,9 @@ class Store(ABC):
 
     @abstractmethod
     def _files(self, folder: str) -> Iterator[Listed]: ...
+
+    def _listed_sizes(self, paths: Sequence[str]) -> dict[str, int]:
+        raise NotImplementedError(paths)
 
     @abstractmethod
     def _listed(self, path: str) -> Listed: ...

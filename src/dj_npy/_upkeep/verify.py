@@ -1,7 +1,6 @@
 """Check that every row has its file, and the right one."""
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -23,8 +22,10 @@ from dj_npy._settings import settings
 from dj_npy._stores import Store, StoreConfig, open_store
 from dj_npy._stores.remote import BUFFERED
 from dj_npy._text import in_units, short_repr
+from dj_npy._upkeep.checklist import Checklist, RowToCheck
 
-SOUND = ("as described", "as inserted", "no checksum", "changed since insert")
+_UNREMARKABLE = ("size as described", "as described", "as inserted", "no checksum")
+SOUND = (*_UNREMARKABLE, "changed since insert")
 """Results for files that are not damaged."""
 _KEPT = 10_000
 """Findings that a report lists; all are counted."""
@@ -58,6 +59,8 @@ class Report:
     ``str(report)`` is text, ``report.to_json()`` JSON.
     """
 
+    headers: bool
+    """Whether every header was read."""
     checksums: bool
     """Whether every byte was read."""
     tables: list[str] = field(default_factory=list)
@@ -69,8 +72,9 @@ class Report:
     counts: Counter[str] = field(default_factory=Counter)
     """
     Number of arrays per result: as in `Finding`, or ``"as inserted"``, to the byte; ``"as
-    described"``, if only size, shape and dtype were checked; ``"no checksum"``, if the row, of
-    DataJoint's own codec, has none.
+    described"``, if only size, shape and dtype were checked; ``"size as described"``, if only the
+    size in a listing of the store was; ``"no checksum"``, if the row, of DataJoint's own codec, has
+    none.
     """
     findings: list[Finding] = field(default_factory=list)
     """The first 10,000."""
@@ -87,6 +91,10 @@ class Report:
 
     def __str__(self) -> str:
         how = "to the byte" if self.checksums else "for size, shape and dtype"
+        if listed := self.counts["size as described"]:
+            how = "for size by listings of the store"
+            if listed < self.checked:
+                how += ", the others for shape and dtype too"
         size = in_units(self.nbytes)
         attributes = f"{len(self.tables)} attribute{'' if len(self.tables) == 1 else 's'}"
         lines = [f"{self.checked:,} arrays of {attributes}, {size}, checked {how}"]
@@ -102,12 +110,20 @@ class Report:
 
     @property
     def _listed(self) -> list[str]:
-        return [what for what in self.counts if what not in SOUND[:3]]
+        return [what for what in self.counts if what not in _UNREMARKABLE]
 
 
-def verify(*schemas_or_tables: Any, checksums: bool = False, progress: bool = False) -> Report:
+def verify(
+    *schemas_or_tables: Any,
+    headers: bool = False,
+    checksums: bool = False,
+    progress: bool = False,
+) -> Report:
     """
     Check that every row's file exists, is complete, and has the row's shape and dtype.
+
+    In S3, files that a listing of the store shows with the right size are not opened: that takes a
+    request per thousand files, not per file. All others are, and their headers read.
 
     Damage is reported, not raised. Files are checked in parallel; memory use does not grow with
     their number. Rows of uncommitted transactions are not seen.
@@ -116,6 +132,8 @@ def verify(*schemas_or_tables: Any, checksums: bool = False, progress: bool = Fa
     ----------
     schemas_or_tables : datajoint.Schema, str, datajoint.Table or query
         Names of schemas, schemas, tables, or restricted tables.
+    headers : bool
+        Read all headers, also of files that a listing shows with the right size.
     checksums : bool
         Read all bytes, and compare their checksum with the row's.
     progress : bool
@@ -144,55 +162,41 @@ def verify(*schemas_or_tables: Any, checksums: bool = False, progress: bool = Fa
     """
     if not schemas_or_tables:
         raise ArrayInvalidError("verify takes one schema or table at least")
-    report = Report(checksums)
+    report = Report(headers or checksums, checksums)
     with ExitStack() as stack:
-        # Rows are first spooled to a file: the database would not wait while terabytes are read.
-        rows = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
-        given = list(map(_check_argument, schemas_or_tables))
-        configs = [_spool(each, number, rows, report) for number, each in enumerate(given)]
-        rows.seek(0)
-        pipeline = Pipeline(
-            _work_items(rows, configs, checksums),
-            min(settings.max_workers, Store.workers),
-            _IN_FLIGHT,
-        )
+        rows = stack.enter_context(Checklist())
+        for each in list(map(_check_argument, schemas_or_tables)):
+            _list_rows(each, rows, report)
         total = (report.checked, report.nbytes)
         bar = stack.enter_context(Progress("verify", total if progress else None))
+        if not report.headers:
+            for count, nbytes in rows.settle():
+                if count:
+                    report.counts["size as described"] += count
+                bar.add(nbytes, count)
+        work_items = _work_items(rows, checksums)
+        pipeline = Pipeline(work_items, settings.max_workers, _IN_FLIGHT, adapt=True)
         try:
             for item in pipeline:
-                for place, (what, message) in zip(item.item, item.tasks[0].result(), strict=True):
-                    _add(report, place, what, message)
-                    bar.add(place.nbytes)
+                for row, (what, message) in zip(item.item, item.tasks[0].result(), strict=True):
+                    _add(report, row, what, message)
+                    bar.add(row.nbytes)
         finally:
             pipeline.close()
     return report
 
 
-class _RowToCheck(NamedTuple):
-    """A row to check."""
-
-    table: str
-    key: dict[str, Any]
-    attribute: str
-    row: ArrayMetadata
-    config: StoreConfig
-    nbytes: int
-
-
-def _spool(given: Any, number: int, rows: Any, report: Report) -> StoreConfig:
-    """Write the rows of one argument to a file, and return their store configuration."""
+def _list_rows(given: Any, rows: Checklist, report: Report) -> None:
+    """Add the rows of one argument."""
     connection = connection_of(given)
+    rows.add_config(connection._config)
     with snapshot(connection) as now:
         for table, names, attribute, found in _selected(given, now):
             report.tables.append(f"{table}.{attribute}")
             for *values, stored in found:
                 key = dict(zip(names, values, strict=True))
-                rows.write(json.dumps([number, table, key, attribute, stored], default=_text))
-                rows.write("\n")
+                report.nbytes += rows.add(table, key, attribute, stored)
                 report.checked += 1
-                report.nbytes += _nbytes(_row(stored))
-    config: StoreConfig = connection._config
-    return config
 
 
 def _selected(
@@ -230,32 +234,34 @@ def _check_argument(given: Any) -> Any:
     )
 
 
-def _work_items(
-    rows: Iterable[str], configs: list[StoreConfig], checksums: bool
-) -> Iterator[WorkItem]:
-    places: list[_RowToCheck] = []
+def _work_items(rows: Iterable[RowToCheck], checksums: bool) -> Iterator[WorkItem]:
+    batch: list[RowToCheck] = []
     nbytes = 0
-    for line in rows:
-        number, table, key, attribute, stored = json.loads(line)
-        row = _row(stored)
-        place = _RowToCheck(table, key, attribute, row, configs[number], _nbytes(row))
-        size = place.nbytes if checksums else 0
-        if places and (len(places) == _BATCH or nbytes + size > _BATCH_BYTES):
-            yield _work_item(places, nbytes, checksums)
-            places, nbytes = [], 0
-        places.append(place)
+    for row in rows:
+        size = row.nbytes if checksums else 0
+        if batch and (len(batch) == _BATCH or nbytes + size > _BATCH_BYTES):
+            yield _work_item(batch, nbytes, checksums)
+            batch, nbytes = [], 0
+        batch.append(row)
         nbytes += size
-    if places:
-        yield _work_item(places, nbytes, checksums)
+    if batch:
+        yield _work_item(batch, nbytes, checksums)
 
 
-def _work_item(places: list[_RowToCheck], nbytes: int, checksums: bool) -> WorkItem:
-    task = Task(partial(_examine_batch, places, checksums))
-    return WorkItem(places, [task], min(nbytes, BUFFERED))
+def _work_item(rows: list[RowToCheck], nbytes: int, checksums: bool) -> WorkItem:
+    task = Task(partial(_examine_batch, rows, checksums))
+    return WorkItem(rows, [task], min(nbytes, BUFFERED), workers=partial(_workers, rows[0]))
 
 
-def _examine_batch(places: list[_RowToCheck], checksums: bool) -> list[tuple[str, str]]:
-    return [examine(place.row, place.config, checksums) for place in places]
+def _workers(row: RowToCheck) -> int:
+    try:
+        return open_store(row.config, row.row.store).workers
+    except (DataJointError, OSError):  # reported when the row is examined
+        return Store.workers
+
+
+def _examine_batch(rows: list[RowToCheck], checksums: bool) -> list[tuple[str, str]]:
+    return [examine(each.row, each.config, checksums) for each in rows]
 
 
 def examine(row: ArrayMetadata, config: StoreConfig, checksums: bool) -> tuple[str, str]:
@@ -276,13 +282,13 @@ def examine(row: ArrayMetadata, config: StoreConfig, checksums: bool) -> tuple[s
             file.header()
             return "as described", ""
         what = file.verify()
-        return what, "" if what in SOUND[:3] else "through mmap_mode='r+'"
     except ArrayMissingError as error:
         return "missing", str(error)
     except ArrayCorruptError as error:
         return _damage(file), str(error)
     except (DataJointError, OSError) as error:
         return "unreadable", str(error)
+    return what, "" if what in _UNREMARKABLE else "through mmap_mode='r+'"
 
 
 def _damage(file: ArrayFile) -> str:
@@ -300,9 +306,9 @@ def _damage(file: ArrayFile) -> str:
     return "other bytes"
 
 
-def _add(report: Report, place: _RowToCheck, what: str, message: str) -> None:
+def _add(report: Report, place: RowToCheck, what: str, message: str) -> None:
     report.counts[what] += 1
-    if what in SOUND[:3] or len(report.findings) >= _KEPT:
+    if what in _UNREMARKABLE or len(report.findings) >= _KEPT:
         return
     json, key = place.row.json, place.key
     named = {n: json.get(n) for n in ("store", "path")} if isinstance(json, dict) else {}
@@ -310,21 +316,3 @@ def _add(report: Report, place: _RowToCheck, what: str, message: str) -> None:
         v if isinstance(v, str) else None for v in (named.get("store"), named.get("path"))
     )
     report.findings.append(Finding(what, place.table, key, place.attribute, store, path, message))
-
-
-def _row(stored: str) -> ArrayMetadata:
-    try:
-        return ArrayMetadata(json.loads(stored))
-    except (ValueError, RecursionError):
-        return ArrayMetadata(stored)
-
-
-def _nbytes(row: ArrayMetadata) -> int:
-    try:
-        return row.nbytes
-    except ArrayCorruptError:
-        return 0
-
-
-def _text(value: Any) -> str:
-    return value.hex() if isinstance(value, bytes) else str(value)

@@ -2,15 +2,18 @@
 
 import secrets
 import time
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from io import FileIO
+from posixpath import commonpath
 from typing import Any, Protocol
 
 import obstore
 from obstore import exceptions
+from obstore.store import S3Store
 
-from dj_npy._concurrency.threads import pipe_to_thread
+from dj_npy._concurrency.threads import in_advance, pipe_to_thread
 from dj_npy._errors import NpyError, StoreError
 from dj_npy._stores import filecache, remote
 from dj_npy._stores.base import PROBE, Listed, Replace, Stat
@@ -55,6 +58,9 @@ MARK = "djnpy"
 """Object metadata by which a writer recognizes its own object; a name that Azure allows too."""
 CHANGED = "djnpychanged"
 """Object metadata of a replaced object: the checksum of its new contents."""
+_PAGE = 1000
+"""Objects per page of a listing; S3 returns no more."""
+_FEW_PAGES, _WORTH_A_PAGE = 3, 10
 _NO_ETAG = '"00000000000000000000000000000000"'
 
 
@@ -109,6 +115,8 @@ class CloudStore(CloudReader):
         self._writer, self._remover = writer, remover
         self._plain, self._checksums = plain, plain is not None
         self._replaces: bool | None = None  # not probed yet
+        # obstore would list the others from their beginning, and drop what comes before.
+        self.lists_in_order = isinstance(reader, S3Store)
 
     # Writing
 
@@ -227,9 +235,27 @@ class CloudStore(CloudReader):
 
     def _files(self, folder: str) -> Iterator[Listed]:
         with self._translated(folder, "list"):
-            for batch in obstore.list(self._reader, prefix=folder or None):
-                for meta in batch:
+            for page in in_advance(obstore.list(self._reader, folder or None, chunk_size=_PAGE)):
+                for meta in page:
                     yield _listed_as(meta)
+
+    def _listed_sizes(self, paths: Sequence[str]) -> dict[str, int]:
+        wanted, found = set(paths), dict[str, int]()
+        folder = commonpath([paths[0], paths[-1], paths[0].rpartition("/")[0]])
+        prefix = folder or None
+        at = pages = 0
+        # If the files lie far apart, each costs less by itself than a page of others.
+        while at < len(paths) and (pages < _FEW_PAGES or len(found) > pages * _WORTH_A_PAGE):
+            before = paths[at][:-1]  # a listing begins after its offset
+            with self._translated(folder, "list"):
+                page = next(
+                    iter(obstore.list(self._reader, prefix, offset=before, chunk_size=_PAGE)), []
+                )
+            found.update((each["path"], each["size"]) for each in page if each["path"] in wanted)
+            if len(page) < _PAGE:
+                break
+            at, pages = max(at + 1, bisect_right(paths, page[-1]["path"])), pages + 1
+        return found
 
     def _listed(self, path: str) -> Listed:
         with self._translated(path, "read"):
