@@ -1,18 +1,22 @@
 """`verify` in S3: what listings of the store settle, and what they must not."""
 
 import json
+import sqlite3
 import uuid
 from collections.abc import Callable
 from typing import Any
 
+import datajoint as dj
 import numpy as np
 import obstore
 import pytest
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 
 import dj_npy
+from dj_npy import StoreError, settings
 from dj_npy._stores.obstore import store as cloudstore
 from dj_npy._upkeep import verify as verify_module
+from dj_npy._upkeep.checklist import Checklist
 from tests.support.servers import BUCKET, SECRET_KEY, s3_client, s3_settings
 
 WAVEFORM = np.arange(12.0).reshape(3, 4)
@@ -78,11 +82,11 @@ def test_a_listing_tells_the_sizes(far: Any, examined: list[Any], pages: Any) ->
     offsets = pages(1000)
     report = dj_npy.verify(far)
     assert report.ok
-    assert report.counts == {"size as described": 40}
+    assert report.counts == {"size as described": 39, "as described": 1}
     assert (report.headers, report.checksums, report.nbytes) == (False, False, 40 * 96)
-    assert "checked for size by listings of the store\n" in str(report)
+    assert "checked for size by listings, the others for shape and dtype too" in str(report)
     assert json.loads(report.to_json())["headers"] is False
-    assert examined == []
+    assert len(examined) == 1  # as a listing does not tell whether it can be read
     assert len(offsets) == 1
 
 
@@ -110,8 +114,8 @@ def test_what_a_listing_does_not_confirm_is_looked_at(
     report = dj_npy.verify(far)
     found = {finding.key["id"]: finding.what for finding in report.findings}
     assert found == {1: "missing", 2: "cut short", 3: "cut short", 4: "other array"}
-    assert report.counts["size as described"] == 36
-    assert len(examined) == 4
+    assert report.counts["size as described"] == 35
+    assert len(examined) == 5
     thorough = dj_npy.verify(far, headers=True)
     found = {finding.key["id"]: finding.what for finding in thorough.findings}
     assert found == {1: "missing", 2: "cut short", 3: "cut short", 4: "other array"} | {
@@ -127,8 +131,7 @@ def test_pages_are_skipped_over_what_is_not_asked_for(
     insert(far)
     offsets = pages(length)
     report = dj_npy.verify(far & "id % 4 = 0")
-    assert report.counts == {"size as described": 10}
-    assert examined == []
+    assert report.counts == {"size as described": 9, "as described": 1}
     assert len(offsets) <= 11
 
 
@@ -136,24 +139,31 @@ def test_rows_far_apart_are_looked_at_one_by_one(far: Any, examined: list[Any], 
     insert(far)
     offsets = pages(2)
     report = dj_npy.verify(far & "id % 4 = 0")
-    assert report.counts == {"size as described": 3, "as described": 7}
-    assert len(offsets) == 3
-    assert len(examined) == 7
+    assert report.counts == {"as described": 10}
+    assert len(offsets) == 1
+    assert len(examined) == 10
 
 
 def test_whatever_the_server_s_order(
-    table: Any, database: Any, seaweedfs: str, examined: list[Any], pages: Any
+    table: Any,
+    database: Any,
+    seaweedfs: str,
+    examined: list[Any],
+    pages: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     far = far_table(table, database, seaweedfs, "varchar(8)")
     dj_npy.insert(far, [{"id": key, "x": WAVEFORM} for key in KEYS])
+    monkeypatch.setattr(cloudstore, "_WORTH_A_PAGE", 0)
     for length in (1, 3, 1000):
         pages(length)
         examined.clear()
         report = dj_npy.verify(far)
         assert report.ok
         assert report.counts["size as described"] + len(examined) == len(KEYS)
-    # SeaweedFS lists `id=/` before `id=%C3%B6/`, where this page began.
-    assert [path.partition("/far/")[2] for path in examined] == ["id=/x.npy"]
+    # The page began at `id=%7E/`, and SeaweedFS lists `id=/` before that.
+    looked_at = {path.partition("/far/")[2] for path in examined}
+    assert looked_at == {"id=%7E/x.npy", "id=/x.npy"}
 
 
 def test_an_account_that_may_not_list(
@@ -181,8 +191,7 @@ def test_rows_that_share_a_file_and_rows_of_the_built_in_codec(
     far.connection.query(
         f"INSERT INTO {far.full_table_name} (id, {column}) VALUES (8, %s)", (json.dumps(row),)
     )
-    assert dj_npy.verify(far).counts == {"size as described": 4}
-    assert examined == []
+    assert dj_npy.verify(far).counts == {"size as described": 3, "as described": 1}
 
 
 def test_a_row_that_makes_no_sense_hides_no_other(far: Any, database: Any) -> None:
@@ -197,5 +206,72 @@ def test_a_row_that_makes_no_sense_hides_no_other(far: Any, database: Any) -> No
     report = dj_npy.verify(far)
     found = {finding.key["id"]: finding.what for finding in report.findings}
     assert found == {0: "invalid row", 1: "invalid row", 2: "unreadable", 3: "unreadable"}
-    assert report.counts["size as described"] == 2
-    assert "by listings of the store, the others for shape and dtype too" in str(report)
+    assert report.counts["as described"] + report.counts["size as described"] == 2
+
+
+def test_no_row_stops_it(far: Any, database: Any) -> None:
+    insert(far, 3)
+    column = database.connection.adapter.quote_identifier("x")
+    texts = [
+        f'{{"path": "a/b.npy", "store": "cloud", "dtype": "<f8", "shape": [{2**62}]}}',
+        '{"path": "a/b.npy", "store": "cloud", "dtype": "<f8", "shape": [4611686018427387888]}',
+    ]
+    for n, text in enumerate(texts):
+        far.connection.query(
+            f"UPDATE {far.full_table_name} SET {column} = %s WHERE id = %s", (text, n)
+        )
+    assert dj_npy.verify(far).counts["missing"] == 2
+
+
+def test_a_text_that_no_database_takes_as_json() -> None:
+    with Checklist() as rows:
+        rows.add_config(dj.config)
+        assert rows.add("t", {}, "x", '{"path": "\\ud800", "dtype": "<f8", "shape": [2]}') == 16
+        assert [row.row.path for row in rows] == ["\ud800"]
+        assert list(rows.settle()) == []
+
+
+def test_files_that_exist_and_may_not_be_read(
+    far: Any, monkeypatch: pytest.MonkeyPatch, database: Any
+) -> None:
+    insert(far)
+    monkeypatch.setattr(
+        verify_module, "examine", lambda *_: ("unreadable", "as an account without GetObject")
+    )
+    assert dj_npy.verify(far).counts == {"size as described": 39, "unreadable": 1}
+
+
+def test_many_arguments_are_listed_together(far: Any, pages: Any) -> None:
+    insert(far, 20)
+    offsets = pages(1000)
+    report = dj_npy.verify(*[far & {"id": n} for n in range(20)])
+    assert report.counts == {"size as described": 19, "as described": 1}
+    assert len(offsets) == 1
+
+
+def test_a_store_that_refuses_listings_is_not_asked_for_each_slice(
+    far: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert(far)
+    monkeypatch.setattr("dj_npy._upkeep.checklist._AT_ONCE", 2)
+    monkeypatch.setattr(settings, "max_workers", 1)
+    refused = []
+
+    def listed_sizes(*_: Any) -> Any:
+        refused.append(1)
+        raise StoreError("refused")
+
+    monkeypatch.setattr(cloudstore.CloudStore, "listed_sizes", listed_sizes)
+    assert dj_npy.verify(far).counts == {"as described": 40}
+    assert 3 <= len(refused) <= 5
+
+
+def test_a_full_disk_for_temporary_files_is_told(far: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    insert(far, 2)
+
+    def add(*_: Any) -> Any:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Checklist, "add", add)
+    with pytest.raises(OSError, match=r"disk is full.*TMPDIR"):
+        dj_npy.verify(far)

@@ -74,7 +74,9 @@ def _add_schemas(parser: argparse.ArgumentParser) -> None:
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     _add_schemas(parser)
     parser.add_argument(
-        "--headers", action="store_true", help="read every header, where a listing would do"
+        "--headers",
+        action="store_true",
+        help="read every header, even where a listing shows the right size",
     )
     parser.add_argument(
         "--checksums", action="store_true", help="read every byte, and compare its checksum"

@@ -47,12 +47,11 @@ def _until_cancelled(items: Iterable[T], token: CancelToken) -> Iterator[T]:
         yield item
 
 
-def in_time(call: Callable[[], T], seconds: float) -> T:
+def begun(call: Callable[[], T]) -> "Future[T]":
     """
-    Return the result of `call`, or raise TimeoutError after `seconds`.
+    Begin `call` in a thread of its own, for which nothing ever waits.
 
-    After a timeout the call continues in its own thread, so use this only for calls whose late
-    completion does no harm.
+    So use this only for calls whose late completion does no harm.
     """
     future: Future[T] = Future()
 
@@ -62,11 +61,16 @@ def in_time(call: Callable[[], T], seconds: float) -> T:
         except BaseException as error:
             future.set_exception(error)
 
-    thread = threading.Thread(target=copy_context().run, args=(run,), daemon=True)
     try:
-        thread.start()
+        threading.Thread(target=copy_context().run, args=(run,), daemon=True).start()
     except RuntimeError:  # no more threads: the interpreter is shutting down
-        return call()
+        run()
+    return future
+
+
+def in_time(call: Callable[[], T], seconds: float) -> T:
+    """Return the result of `call`, or raise TimeoutError after `seconds`; see `begun`."""
+    future = begun(call)
     try:
         return future.result(seconds)
     except TimeoutError:
@@ -83,14 +87,13 @@ def each_in_time(items: Iterable[T], seconds: float) -> Iterator[T]:
 
 
 def in_advance(items: Iterable[T]) -> Iterator[T]:
-    """Yield `items`, none of them None, and produce the next one in a thread meanwhile."""
+    """Yield `items`, none of them None, while the next one is produced in a thread."""
     waiting = iter(items)
-    with ThreadPoolExecutor(1) as pool:
-        item = next(waiting, None)
-        while item is not None:
-            begun = pool.submit(next, waiting, None)
-            yield item
-            item = begun.result()
+    item = next(waiting, None)
+    while item is not None:
+        following = begun(lambda: next(waiting, None))
+        yield item
+        item = following.result()
 
 
 def side_by_side(

@@ -3,6 +3,11 @@
 import math
 import time
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 _WINDOW_S = 10
 """How long the least delay is believed."""
 _REQUEST_S = 0.0005
@@ -10,7 +15,7 @@ _REQUEST_S = 0.0005
 _LEAST, _MOST = 8, 64
 """Requests in flight: a near store gains nothing from more than 8, a machine from more than 64."""
 _MOST_SMALL = 256
-"""Small requests in flight."""
+"""Small requests in flight, or a quarter of the files that the process may have open."""
 _GROWTH = 0.1
 """By how much the limit grows each time that as many requests were accepted."""
 _ONE_REFUSAL_S = 0.05
@@ -57,7 +62,8 @@ class Pace:
     def small_in_flight(self) -> int:
         """How many small requests to have in flight."""
         is_forgiven = time.monotonic() > self._refused_at + _FORGIVEN_S
-        return _MOST_SMALL if is_forgiven else int(self._limit)
+        limit = _MOST_SMALL if is_forgiven else int(self._limit)
+        return int(min(limit, max_open_files() / 4))
 
     @property
     def is_known(self) -> bool:
@@ -87,3 +93,11 @@ class Pace:
     def part(self, nbytes: int) -> int:
         """Return the size of the parts in which to read so many consecutive bytes."""
         return max(-(-nbytes // self.in_flight), self.smallest_part)
+
+
+def max_open_files() -> float:
+    """Return how many files, connections among them, this process may have open."""
+    if resource is None:
+        return math.inf
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.inf if soft == resource.RLIM_INFINITY else max(soft, 32)

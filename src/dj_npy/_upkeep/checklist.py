@@ -1,8 +1,8 @@
 """The rows to check, on disk, and those among them that a listing settles."""
 
 import json
-import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,11 +11,17 @@ from datajoint.errors import DataJointError
 from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._errors import ArrayCorruptError
 from dj_npy._format.metadata import ArrayMetadata
+from dj_npy._settings import settings
 from dj_npy._stores import Store, StoreConfig, open_store
+from dj_npy._upkeep.ondisk import OnDisk
 
-_AT_ONCE = 4000
-"""Rows that are looked for in listings at a time: four pages of S3's, if they are side by side."""
+_AT_ONCE = 1000
+"""Rows that are looked for at a time: as many as S3 lists on a page."""
 _LISTINGS = 16
+_FAILURES = 3
+"""After so many, a store is not listed any further."""
+_MAX_FILE_SIZE = (1 << 63) - 1
+"""The largest number that SQLite stores."""
 
 
 class RowToCheck(NamedTuple):
@@ -29,7 +35,7 @@ class RowToCheck(NamedTuple):
     nbytes: int
 
 
-class Checklist:
+class Checklist(OnDisk):
     """
     The rows to check.
 
@@ -38,54 +44,46 @@ class Checklist:
     """
 
     def __init__(self) -> None:
-        # "": a temporary file of SQLite, removed on close.
-        self._rows = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-        self._rows.execute("PRAGMA journal_mode = OFF")
-        self._rows.execute(
+        super().__init__()
+        self._database.execute(
             "CREATE TABLE rows (config INT, store TEXT, path TEXT, file_size INT, nbytes INT, "
             "line TEXT)"
         )
         self._configs: list[StoreConfig] = []
 
-    def __enter__(self) -> "Checklist":
-        self._rows.execute("BEGIN")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._rows.close()
+        self._database.execute("BEGIN")
 
     def add_config(self, config: StoreConfig) -> None:
         """Set the store configuration of the rows that are added from now on."""
-        self._configs.append(config)
+        if not any(config is each for each in self._configs):
+            self._configs.append(config)
+        [self._config] = [n for n, each in enumerate(self._configs) if each is config]
 
     def add(self, table: str, key: dict[str, Any], attribute: str, stored: str) -> int:
         """Add a row, given its JSON as text, and return the size of its array in bytes."""
         row = _parsed(stored)
-        store, path, file_size = _described_file(row)
-        nbytes = _nbytes(row)
+        described = _described_file(row)
         line = json.dumps([table, key, attribute, stored], default=_text)
-        self._rows.execute(
-            "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)",
-            (len(self._configs) - 1, store, path, file_size, nbytes, line),
+        self._database.execute(
+            "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", (self._config, *described, line)
         )
-        return nbytes
+        return _nbytes(row)
 
     def __iter__(self) -> Iterator[RowToCheck]:
-        for number, nbytes, line in self._rows.execute(
-            "SELECT config, nbytes, line FROM rows ORDER BY rowid"
-        ):
+        for number, line in self._database.execute("SELECT config, line FROM rows ORDER BY rowid"):
             table, key, attribute, stored = json.loads(line)
-            config = self._configs[number]
-            yield RowToCheck(table, key, attribute, _parsed(stored), config, nbytes)
+            row = _parsed(stored)
+            yield RowToCheck(table, key, attribute, row, self._configs[number], _nbytes(row))
 
     def settle(self) -> Iterator[tuple[int, int]]:
         """
         Strike off the rows whose files have the right size according to a listing of their store.
 
         Yields numbers of rows and the sizes of their arrays as it goes. What no listing shows, or
-        shows otherwise, stays.
+        shows otherwise, stays; and so does one row in a thousand, as a listing does not tell
+        whether files can be read.
         """
-        stores = self._rows.execute(
+        stores = self._database.execute(
             "SELECT DISTINCT config, store FROM rows WHERE file_size > 0"
         ).fetchall()
         for number, name in stores:
@@ -95,14 +93,14 @@ class Checklist:
                 continue
             if store.lists_in_order:
                 yield from self._settle(number, name, store)
-        self._rows.execute("DELETE FROM rows WHERE file_size < 0")
+        self._database.execute("DELETE FROM rows WHERE file_size < 0")
 
     def _settle(self, number: int, name: str, store: Store) -> Iterator[tuple[int, int]]:
-        self._rows.execute("CREATE INDEX IF NOT EXISTS by_path ON rows (config, store, path)")
+        self._database.execute("CREATE INDEX IF NOT EXISTS by_path ON rows (config, store, path)")
 
         def slices() -> Iterator[list[_Described]]:
             last: tuple[Any, ...] = ("", 0)
-            while found := self._rows.execute(
+            while found := self._database.execute(
                 "SELECT path, rowid, file_size, nbytes FROM rows WHERE config = ? AND store = ? "
                 "AND (path, rowid) > (?, ?) AND file_size > 0 ORDER BY path, rowid LIMIT ?",
                 (number, name, *last, _AT_ONCE),
@@ -111,11 +109,19 @@ class Checklist:
                 yield [_Described(*each) for each in found]
 
         tasks = (Task(partial(_as_listed, store, rows)) for rows in slices())
-        pipeline = Pipeline((WorkItem(None, [task], 1) for task in tasks), _LISTINGS, _LISTINGS)
+        workers = min(settings.max_workers, _LISTINGS)
+        pipeline = Pipeline((WorkItem(None, [task], 1) for task in tasks), workers, workers)
+        failures = 0
         try:
             for item in pipeline:
-                settled = item.tasks[0].result()
-                self._rows.executemany(
+                try:
+                    settled = item.tasks[0].result()
+                except (DataJointError, OSError):  # reported when the rows are examined
+                    failures += 1
+                    if failures == _FAILURES:
+                        break
+                    continue
+                self._database.executemany(
                     "UPDATE rows SET file_size = -1 WHERE rowid = ?", ((row.id,) for row in settled)
                 )
                 yield len(settled), sum(row.nbytes for row in settled)
@@ -133,12 +139,9 @@ class _Described(NamedTuple):
 
 
 def _as_listed(store: Store, rows: list[_Described]) -> list[_Described]:
-    """Return those whose size a listing confirms."""
-    try:
-        sizes = store.listed_sizes([row.path for row in rows])
-    except (DataJointError, OSError):  # reported when the rows are examined
-        return []
-    return [row for row in rows if sizes.get(row.path) == row.file_size]
+    """Return those whose size a listing confirms, but for the first."""
+    sizes = store.listed_sizes([row.path for row in rows])
+    return [row for row in rows[1:] if sizes.get(row.path) == row.file_size]
 
 
 def _parsed(stored: str) -> ArrayMetadata:
@@ -155,15 +158,18 @@ def _nbytes(row: ArrayMetadata) -> int:
         return 0
 
 
-def _described_file(row: ArrayMetadata) -> tuple[str, str, int]:
-    """Return store, path and probable size of a row's file; zero if a listing cannot settle it."""
-    try:
-        likely = row.likely_header()
-        if likely is not None:
-            return row.store or "", row.path, likely[0].file_size
-    except ArrayCorruptError:
-        pass
-    return "", "", 0
+def _described_file(row: ArrayMetadata) -> tuple[str, str, int, int]:
+    """
+    Return store, path and probable size of a row's file, and the size of its array.
+
+    The sizes are zero if a listing cannot settle it.
+    """
+    with suppress(ArrayCorruptError, UnicodeEncodeError):
+        likely, store, path = row.likely_header(), row.store or "", row.path
+        (store + path).encode()
+        if likely is not None and likely[0].file_size <= _MAX_FILE_SIZE:
+            return store, path, likely[0].file_size, row.nbytes
+    return "", "", 0, 0
 
 
 def _text(value: Any) -> str:

@@ -1,7 +1,6 @@
 """An inventory of stores, on disk, and which of its files rows may refer to."""
 
 import re
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -18,6 +17,7 @@ from dj_npy._stores.local.links import versions_of
 from dj_npy._stores.local.store import LocalStore
 from dj_npy._upkeep.collection import KEPT, Collection, Orphan
 from dj_npy._upkeep.dropped import Dropped, is_array
+from dj_npy._upkeep.ondisk import OnDisk
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Bytes in a name that are not valid text; no row can refer to it."""
@@ -48,28 +48,20 @@ class Place(NamedTuple):
             self.store.prune(folder, is_removable)
 
 
-class Inventory:
+class Inventory(OnDisk):
     """Files of several stores, and which of them a row refers to; on disk, not in memory."""
 
     def __init__(self) -> None:
-        # "": a temporary file of SQLite, removed on close.
-        self._files = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-        self._files.execute("PRAGMA journal_mode = OFF")
-        self._files.execute(
+        super().__init__()
+        self._database.execute(
             "CREATE TABLE files (core TEXT, store INT, what TEXT, path TEXT, nbytes INT, "
             "modified TEXT, version TEXT, old INT, owner TEXT, leads_to TEXT, live INT DEFAULT 0)"
         )
-        self._files.execute("CREATE TABLE referred (path TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute("CREATE TABLE referred (path TEXT PRIMARY KEY) WITHOUT ROWID")
         # Numbers of slashes in paths of files and of rows: others need no lookup.
         self._listed_depths: set[int] = set()
         self._referenced_depths: set[int] = set()
         self._folders = False  # whether a row refers to a folder
-
-    def __enter__(self) -> "Inventory":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._files.close()
 
     def list(
         self,
@@ -116,13 +108,13 @@ class Inventory:
                         yield (core, number, what, each.path, each.nbytes, modified, each.version,
                                each.modified <= until, owner, each.leads_to)  # fmt: skip
 
-        self._files.execute("BEGIN")
-        self._files.executemany(
+        self._database.execute("BEGIN")
+        self._database.executemany(
             "INSERT INTO files (core, store, what, path, nbytes, modified, version, old, owner, "
             "leads_to) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             rows(),
         )
-        self._files.execute("COMMIT")
+        self._database.execute("COMMIT")
 
     def spare(self, references: Iterable[str], local_stores: Sequence[LocalStore] = ()) -> None:
         """
@@ -132,7 +124,7 @@ class Inventory:
         may lie within another. Links and mounts within a store are resolved through the local
         stores, `local_stores`.
         """
-        execute = self._files.execute
+        execute = self._database.execute
         execute("CREATE INDEX IF NOT EXISTS by_core ON files (core)")
         execute("CREATE INDEX IF NOT EXISTS by_version ON files (version)")
         mark = "UPDATE files SET live = 1 WHERE what <> 'upload' AND"
@@ -168,10 +160,10 @@ class Inventory:
 
     def _add_references(self, paths: Iterable[str]) -> None:
         rows = ((path,) for path in paths)
-        self._files.executemany("INSERT OR IGNORE INTO referred VALUES (?)", rows)
+        self._database.executemany("INSERT OR IGNORE INTO referred VALUES (?)", rows)
 
     def _is_referred(self, path: str) -> bool:
-        found = self._files.execute("SELECT 1 FROM referred WHERE path = ?", (path,))
+        found = self._database.execute("SELECT 1 FROM referred WHERE path = ?", (path,))
         return found.fetchone() is not None
 
     def _is_in_referenced_folder(self, path: str) -> bool:
@@ -184,7 +176,7 @@ class Inventory:
 
     def _not_live(self) -> Iterator[tuple[int, str]]:
         last = 0
-        while rows := self._files.execute(
+        while rows := self._database.execute(
             "SELECT rowid, path FROM files WHERE rowid > ? AND NOT live AND what <> 'upload' "
             "ORDER BY rowid LIMIT ?",
             (last, _AT_ONCE),
@@ -195,7 +187,7 @@ class Inventory:
     def has_files_of(self, schema: str) -> bool:
         """Whether there are files of a dropped schema."""
         beginning = f"{name_in_path(schema)}."
-        [[found]] = self._files.execute(
+        [[found]] = self._database.execute(
             "SELECT EXISTS (SELECT * FROM files WHERE substr(owner, 1, ?) = ?)",
             (len(beginning), beginning),
         )
@@ -203,7 +195,7 @@ class Inventory:
 
     def count(self, report: Collection, stores: Sequence[Store], dropped: bool) -> None:
         """Fill in the report; then exclude dropped files from the orphans unless `dropped`."""
-        for live, old, what, gone, count, nbytes in self._files.execute(
+        for live, old, what, gone, count, nbytes in self._database.execute(
             "SELECT live, old, what, owner IS NOT NULL, count(*), sum(nbytes) FROM files "
             "GROUP BY 1, 2, 3, 4"
         ):
@@ -219,15 +211,15 @@ class Inventory:
                 if dropped or not gone:
                     report.counts[what] += count
                     report.nbytes += nbytes
-        owners = self._files.execute(
+        owners = self._database.execute(
             "SELECT owner, count(*) FROM files WHERE old AND NOT live AND owner IS NOT NULL "
             "GROUP BY owner ORDER BY 2 DESC LIMIT ?",
             (KEPT,),
         )
         report.owners.update(dict(owners))
         if not dropped:
-            self._files.execute("UPDATE files SET old = 0 WHERE owner IS NOT NULL")
-        [[report.newest]] = self._files.execute(
+            self._database.execute("UPDATE files SET old = 0 WHERE owner IS NOT NULL")
+        [[report.newest]] = self._database.execute(
             "SELECT count(*) FROM files WHERE old AND NOT live AND what = 'array' "
             "AND modified > (SELECT max(modified) FROM files WHERE live)"
         )
@@ -238,7 +230,7 @@ class Inventory:
 
     def shares(self, stores: Sequence[Store]) -> Iterator[tuple[str, int, int]]:
         """Yield for each store the number of arrays with a row, and of those to remove."""
-        for number, live, gone in self._files.execute(
+        for number, live, gone in self._database.execute(
             "SELECT store, sum(live), sum(old AND NOT live) FROM files "
             "WHERE what IN ('array', 'dropped') GROUP BY store"
         ):
@@ -268,7 +260,7 @@ class Inventory:
         all_in_threads(remove, self._orphans(), _REMOVALS)
 
     def _orphans(self) -> Iterator[tuple[int, str, Listed]]:
-        found = self._files.execute(
+        found = self._database.execute(
             "SELECT store, what, path, nbytes, modified, version FROM files "
             "WHERE old AND NOT live AND what <> ? ORDER BY store, path",
             (_UNKNOWN,),

@@ -60,9 +60,9 @@ class Report:
     """
 
     headers: bool
-    """Whether every header was read."""
+    """Whether every header was to be read."""
     checksums: bool
-    """Whether every byte was read."""
+    """Whether every byte was to be read."""
     tables: list[str] = field(default_factory=list)
     """What was checked: ``schema.table.attribute``."""
     checked: int = 0
@@ -92,7 +92,7 @@ class Report:
     def __str__(self) -> str:
         how = "to the byte" if self.checksums else "for size, shape and dtype"
         if listed := self.counts["size as described"]:
-            how = "for size by listings of the store"
+            how = "for size by listings"
             if listed < self.checked:
                 how += ", the others for shape and dtype too"
         size = in_units(self.nbytes)
@@ -120,10 +120,10 @@ def verify(
     progress: bool = False,
 ) -> Report:
     """
-    Check that every row's file exists, is complete, and has the row's shape and dtype.
+    Check that every row's file exists and is complete, and has the row's shape and dtype.
 
-    In S3, files that a listing of the store shows with the right size are not opened: that takes a
-    request per thousand files, not per file. All others are, and their headers read.
+    In S3, a file that a listing of the store shows with the right size is not opened: that takes a
+    request per thousand files, not per file. One in a thousand is, and all others are.
 
     Damage is reported, not raised. Files are checked in parallel; memory use does not grow with
     their number. Rows of uncommitted transactions are not seen.

@@ -41,6 +41,7 @@ _HINTS = (
     (r"redirect|AuthorizationHeaderMalformed|IllegalLocation|30[17] ",
      "the bucket seems to be in another region: set AWS_REGION, or the endpoint of that region"),
     (r"UnknownIssuer|CaUsedAsEndEntity", UNKNOWN_CERTIFICATE),
+    (r"Too many open files", "raise its limit (ulimit -n), or lower DJ_NPY_MAX_WORKERS"),
     (r"InvalidCertificate", "the server's certificate is not valid, or not for this host"),
     (r"Connection refused", "is the server running, and are `endpoint` and `secure` right?"),
     (r"dns error|failed to lookup", "no such host: is `endpoint` right?"),

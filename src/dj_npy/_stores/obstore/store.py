@@ -13,7 +13,7 @@ import obstore
 from obstore import exceptions
 from obstore.store import S3Store
 
-from dj_npy._concurrency.threads import in_advance, pipe_to_thread
+from dj_npy._concurrency.threads import cancellable, in_advance, pipe_to_thread
 from dj_npy._errors import NpyError, StoreError
 from dj_npy._stores import filecache, remote
 from dj_npy._stores.base import PROBE, Listed, Replace, Stat
@@ -60,7 +60,8 @@ CHANGED = "djnpychanged"
 """Object metadata of a replaced object: the checksum of its new contents."""
 _PAGE = 1000
 """Objects per page of a listing; S3 returns no more."""
-_FEW_PAGES, _WORTH_A_PAGE = 3, 10
+_WORTH_A_PAGE = 100
+"""Files that a page must show at least; so many headers are read in the same time."""
 _NO_ETAG = '"00000000000000000000000000000000"'
 
 
@@ -243,9 +244,11 @@ class CloudStore(CloudReader):
         wanted, found = set(paths), dict[str, int]()
         folder = commonpath([paths[0], paths[-1], paths[0].rpartition("/")[0]])
         prefix = folder or None
-        at = pages = 0
-        # If the files lie far apart, each costs less by itself than a page of others.
-        while at < len(paths) and (pages < _FEW_PAGES or len(found) > pages * _WORTH_A_PAGE):
+        at = 0
+        for pages, _ in enumerate(cancellable(paths)):
+            # If the files lie far apart, each costs less by itself than a page of others.
+            if at == len(paths) or len(found) < pages * _WORTH_A_PAGE:
+                break
             before = paths[at][:-1]  # a listing begins after its offset
             with self._translated(folder, "list"):
                 page = next(
@@ -254,7 +257,7 @@ class CloudStore(CloudReader):
             found.update((each["path"], each["size"]) for each in page if each["path"] in wanted)
             if len(page) < _PAGE:
                 break
-            at, pages = max(at + 1, bisect_right(paths, page[-1]["path"])), pages + 1
+            at = max(at + 1, bisect_right(paths, page[-1]["path"]))
         return found
 
     def _listed(self, path: str) -> Listed:
