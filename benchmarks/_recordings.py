@@ -8,12 +8,14 @@ import datajoint as dj
 import numpy as np
 from datajoint import codecs, expression
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
+from datajoint.expression import QueryExpression
 from datajoint.heading import Heading
 from datajoint.table import Table
 
 ARRAY = np.random.default_rng(0).standard_normal((100, 32))
 CORRECTED = (
     (Heading, "__getitem__"),
+    (QueryExpression, "to_dicts"),
     (Table, "_insert_rows"),
     (codecs, "resolve_dtype"),
     (expression, "decode_attribute"),

@@ -14,11 +14,12 @@ import numpy as np
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 
 import dj_npy
-from benchmarks._measure import RUN, rounded, side_by_side
+from benchmarks._measure import RUN, Timings, cost, rounded, row, side_by_side
 from benchmarks._recordings import ARRAY, as_datajoint_ships, recordings
 from benchmarks.many import ON_S3, BareCodec
 from benchmarks.remote import Codec, nginx, s3, s3_client
 from dj_npy._format.npyfile import header_bytes
+from tests.conftest import serving_mysql
 from tests.support.servers import BUCKET, rclone
 
 MEGABYTES = (1, 4, 16, 64, 256, 1024, 6144)
@@ -37,12 +38,13 @@ class Growth:
         self._points: dict[str, list[tuple[int, list[float]]]] = {}
         print(f"\n| {panel}: {grows} | ms |\n| --- | --- |")
 
-    def at(self, x: int, contenders: Contenders, rounds: int) -> None:
+    def at(self, x: int, contenders: Contenders, rounds: int) -> Timings:
         times = side_by_side(contenders, rounds)
         for name, seconds in times.items():
             self._points.setdefault(name, []).append((x, rounded(seconds)))
         told = ", ".join(f"{name} {median(found) * 1e3:.3g}" for name, found in times.items())
         print(f"| {x} | {told} |", flush=True)
+        return times
 
     def keep(self) -> None:
         RUN.add("growth", **self._about, points=self._points)
@@ -59,7 +61,11 @@ def main() -> None:
             loads(folder / BUCKET, url)
         dj.logger.setLevel("ERROR")
         dj_npy.embedded.start(folder / "embedded")
-        fetches()
+        fetches("psycopg2", dj)
+        with serving_mysql(folder / "mysql") as instance:
+            stores = {"default": "main", "main": {"protocol": "file", "location": str(folder)}}
+            instance.config.stores, instance.config.safemode = stores, False
+            fetches("PyMySQL", instance)
         with rclone(folder / "rclone") as url:
             inserts(url)
     finally:
@@ -167,20 +173,26 @@ def loads(bucket: Path, url: str) -> None:
     grown.keep()
 
 
-def fetches() -> None:
-    schema = dj.Schema("bench_growth")
+def fetches(driver: str, database: Any) -> None:
+    """Up to 100,000 rows as DataJoint returns them, and as text by the driver alone."""
+    schema = database.Schema("bench_growth")
 
     @schema
     class Recording(dj.Manual):
         definition = "id : int32\n---\nwaveform : <npy@>"
 
+    connection, table = schema.connection, Recording.full_table_name
     Recording.insert1({"id": 0, "waveform": np.zeros((1000, 32))})
     # The rows share one file, as those of an INSERT ... SELECT do: no file is opened anyway.
-    dj.conn().query(
-        f"INSERT INTO {Recording.full_table_name} (id, waveform) SELECT n, waveform "
-        f"FROM {Recording.full_table_name}, generate_series(1, {max(ROWS) - 1}) n"
+    digit = f"({' UNION ALL '.join(f'SELECT {n} AS digit' for n in range(10))})"
+    places = [f"{digit} AS d{n}" for n in range(len(str(max(ROWS) - 1)))]
+    number = " + ".join(f"{10**n} * d{n}.digit" for n in range(len(places)))
+    connection.query(
+        f"INSERT INTO {table} (id, waveform) SELECT {number}, waveform "
+        f"FROM {table}, {', '.join(places)} WHERE {number} > 0"
     )
     builtin, bare = BuiltinNpyCodec(), BareCodec()
+    waveform = "CAST(waveform AS text)" if driver == "psycopg2" else "waveform"
 
     def to_dicts(rows: int, codec: Any = None) -> Any:
         some = Recording().restrict(f"id < {rows}")
@@ -189,15 +201,24 @@ def fetches() -> None:
         with as_datajoint_ships(codec):
             return some.to_dicts()
 
-    grown = Growth("fetches", "to_dicts", "rows")
+    def as_text(rows: int) -> Any:
+        with connection._conn.cursor() as cursor:
+            cursor.execute(f"SELECT id, {waveform} FROM {table} WHERE id < {rows}")
+            return cursor.fetchall()
+
+    text = f"{driver}, as text"
+    grown = Growth("fetches", f"to_dicts, {connection.adapter.backend}", "rows")
     for rows in ROWS[:-1] if RUN.quick else ROWS:
         contenders: Contenders = {
             "dj-npy": partial(to_dicts, rows),
             "built-in": partial(to_dicts, rows, builtin),
             "bare JSON": partial(to_dicts, rows, bare),
+            text: partial(as_text, rows),
         }
-        grown.at(rows, contenders, 3 if rows == max(ROWS) else 9)
+        times = grown.at(rows, contenders, 3 if rows == max(ROWS) else 9)
     grown.keep()
+    work = f"`to_dicts` of {rows:,} rows, {connection.adapter.backend}"
+    row(work, times, [cost(times, text, "<= 6x")])
     schema.drop(prompt=False)
 
 

@@ -91,6 +91,12 @@ def mariadb(session_folder: Path) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def mysql(session_folder: Path) -> Iterator[Any]:
+    with serving_mysql(session_folder / "mysql") as instance:
+        yield instance
+
+
+@contextmanager
+def serving_mysql(folder: Path) -> Iterator[Any]:
     default = Path.home() / ".cache/dj-npy-tests/mysql"
     root = Path(os.environ.get("DJ_NPY_TEST_MYSQL") or default).absolute()
     if not root.exists():
@@ -104,7 +110,7 @@ def mysql(session_folder: Path) -> Iterator[Any]:
     # Nobody wants the data after a crash of the machine; DDL is three times faster.
     hasty = ["--skip-log-bin", "--innodb-flush-method=nosync", "--innodb-doublewrite=OFF"]
     prepare, serve = [*server, "--initialize-insecure"], [*server, "--mysqlx=OFF", *hasty]
-    with serving_sql(prepare, serve, session_folder / "mysql") as instance:
+    with serving_sql(prepare, serve, folder) as instance:
         yield instance
 
 

@@ -232,7 +232,7 @@ def test_a_store_that_is_not_configured_is_told_in_its_turn(stored: Stored) -> N
 def test_rows_that_make_no_sense_are_told_in_their_turn(stored: Stored) -> None:
     good = stored(WAVEFORM)
     for nonsense in (None, 3, {}, {**good._raw, "path": "../x"}, {**good._raw, "dtype": "?!"}):
-        bad = dj_npy.NpyRef(nonsense, good._config)  # type: ignore[arg-type]
+        bad = dj_npy.NpyRef(nonsense, good._config)
         for loading in (dj_npy.load, lambda refs: list(dj_npy.stream(refs))):
             with pytest.raises(DataJointError):
                 loading([good, bad, good])

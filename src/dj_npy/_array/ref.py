@@ -67,17 +67,16 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         "_header",
         "_kept_open",
         "_loaded",
-        "_parsed",
-        "_raw",
+        "_row",
         "_view_ref",
     )
 
     _loaded: AnyArray | weakref.ref[AnyArray] | None
     _view_ref: weakref.ref[AnyArray] | None
 
-    def __init__(self, metadata: dict[str, Any], config: StoreConfig) -> None:
-        self._raw = metadata
-        self._parsed: ArrayMetadata | None = None  # created on first use: most never are
+    def __init__(self, metadata: Any, config: StoreConfig) -> None:
+        # JSON, or its text, which is parsed on first use: most never are.
+        self._row: Any = metadata
         self._config = config
         self._loaded = self._view_ref = None
         # Kept after reading a part: first the header, then the open file.
@@ -86,9 +85,14 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
 
     @property
     def _metadata(self) -> ArrayMetadata:
-        if self._parsed is None:
-            self._parsed = ArrayMetadata(self._raw)
-        return self._parsed
+        row = self._row
+        if not isinstance(row, ArrayMetadata):
+            row = self._row = ArrayMetadata.of(row)
+        return row
+
+    @property
+    def _raw(self) -> Any:
+        return self._metadata.json
 
     @property
     def path(self) -> str:

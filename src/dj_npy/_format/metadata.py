@@ -2,7 +2,9 @@
 
 import math
 import re
+from contextlib import suppress
 from functools import lru_cache
+from json import loads
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,14 @@ class ArrayMetadata:
         self._shape: tuple[int, ...] | None = None
         self._dtype: np.dtype[Any] | None = None
         self._expected: tuple[Header, bytes] | None = None
+
+    @classmethod
+    def of(cls, row: Any) -> "ArrayMetadata":
+        """Return what a row says: its JSON, or the text of one."""
+        if isinstance(row, str):
+            with suppress(ValueError, RecursionError):  # else a text, of which no item is valid
+                row = loads(row)
+        return cls(row)
 
     @property
     def path(self) -> str:
