@@ -10,6 +10,7 @@ os.environ["DJ_IGNORE_CONFIG_FILE"] = "true"
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -32,6 +33,9 @@ from tests.support.references import reference
 from tests.support.servers import free_port
 
 MakeTable = Callable[..., Any]
+
+# Ignored where a shell has started the tests in the background; some of them interrupt themselves.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 SERVERS = {
