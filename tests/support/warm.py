@@ -234,6 +234,7 @@ def become(arguments: list[str], env: dict[str, str], cwd: str) -> NoReturn:
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
     warnings.resetwarnings()
     if arguments[0] == "-c":
         warnings.simplefilter("ignore")

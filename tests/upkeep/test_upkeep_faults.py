@@ -212,7 +212,7 @@ def test_what_cannot_be_read_is_not_told_as_missing_or_damaged(
     far: Any, proxy: Proxy, checksums: bool, fault: str
 ) -> None:
     proxy.harm = lambda request: LISTINGS[fault] if "/id%3D5/" in request.path else Fault()
-    report = dj_npy.verify(far, checksums=checksums)
+    report = dj_npy.verify(far, headers=True, checksums=checksums)
     assert report.counts["unreadable"] == 1
     assert sum(report.counts.values()) == 6
     assert report.findings[0].key == {"id": 5}

@@ -71,14 +71,10 @@ class Pace:
         return self._believed_until > 0
 
     @property
-    def threads(self) -> int:
-        """How many threads to have for requests that mostly wait."""
-        return min(max(_LEAST, int(self.delay_s / _REQUEST_S)), self.small_in_flight)
-
-    @property
     def in_flight(self) -> int:
         """How many large requests to have in flight."""
-        return min(self.threads, _MOST)
+        wanted = min(max(_LEAST, int(self.delay_s / _REQUEST_S)), _MOST)
+        return min(wanted, self.small_in_flight)
 
     @property
     def is_far(self) -> bool:

@@ -220,7 +220,7 @@ class RemoteStore(Store):
     @property
     def workers(self) -> int:  # type: ignore[override]
         """As in `Store`."""
-        return max(Store.workers, self.pace.threads)
+        return max(Store.workers, self.pace.in_flight)
 
     @property
     def read_ahead(self) -> int:  # type: ignore[override]
