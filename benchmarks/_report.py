@@ -127,7 +127,9 @@ def memory(run: Found) -> str:
     names = list(dict.fromkeys(name for each in found for name in each["above"]))
     lines = [
         f"| {each['work']} | "
-        + " | ".join(f"{each['above'][name] / 2**20:,.1f}" for name in names)
+        + " | ".join(
+            f"{each['above'][name] / 2**20:,.1f}" if name in each["above"] else "" for name in names
+        )
         + f" | {signs(each['goal'])} |"
         for each in found
     ]

@@ -103,4 +103,4 @@ def upkeep(table: Any, client: Any, rows: int) -> None:
         with peak_memory() as peak:
             times = side_by_side({"dj-npy": work, "one listing": listing}, 1)
         row(title, times, [cost(times, "one listing", "no goal")])
-        report_memory(title, {"dj-npy": peak[0]})
+        report_memory(title, {"dj-npy": peak[0]}, "no goal")
