@@ -1,5 +1,5 @@
 """
-Arguments passed to a codec past DataJoint, which calls it and forwards none of ours.
+Arguments passed past DataJoint to what it calls, as it forwards none of ours.
 
 Each context variable with its reason, and the only way to set one.
 """
@@ -60,6 +60,12 @@ bulk: ContextVar[Bulk | None] = ContextVar("bulk", default=None)
 """While set, an insert uploads arrays in parallel: `Table.insert` refuses unknown options."""
 witness: ContextVar[Witness | None] = ContextVar("witness", default=None)
 """Knows what rows say about the store of a write: only the table can tell."""
+json_as_text: ContextVar[bool] = ContextVar("json_as_text", default=False)
+"""
+While true, psycopg2 does not parse the JSON in the rows of a new cursor.
+
+The cursor is made by DataJoint, within a query that a fetch sends.
+"""
 
 
 def call_with(values: dict[ContextVar[Any], Any], call: Callable[[], T]) -> T:

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from functools import partial
 from types import CodeType
 from typing import Any
@@ -12,12 +11,10 @@ import datajoint as dj
 from dj_npy._array.arraylike import as_scalar
 from dj_npy._array.ref import NpyRef
 from dj_npy._datajoint.codec import NpyCodec
-from dj_npy._datajoint.context import call_with
+from dj_npy._datajoint.context import call_with, json_as_text
 
 Method = Callable[..., Any]
 
-_json_as_text: ContextVar[bool] = ContextVar("json_as_text", default=False)
-"""While true, psycopg2 does not parse the JSON in the rows of a new cursor."""
 _OF_JSON = 114, 3802  # what PostgreSQL calls json and jsonb
 _ROWS = "self cursor heading names connection decode_attribute"
 _TOP = "_apply_top order_by limit offset squeeze"
@@ -59,7 +56,7 @@ def arrays_without_loading(original: Method) -> Method:
             _is_ours(attr) if attr.codec else not (attr.json or attr.attribute_expression)
             for attr in self.heading.attributes.values()
         )
-        values = {as_scalar: True, _json_as_text: as_text}
+        values = {as_scalar: True, json_as_text: as_text}
         return call_with(values, lambda: original(self, *attrs, **kwargs))
 
     return to_arrays
@@ -130,7 +127,7 @@ def cost_of_json(original: Method) -> Method:
     def get_cursor(self: Any, connection: Any, *args: Any, **kwargs: Any) -> Any:
         cursor = original(self, connection, *args, **kwargs)
         # Of a text in another encoding, the parser could not be called later: see `_parser`.
-        if _json_as_text.get() and connection.encoding == "UTF8":
+        if json_as_text.get() and connection.encoding == "UTF8":
             from psycopg2 import extensions
 
             extensions.register_type(extensions.new_type(_OF_JSON, "TEXT", _unparsed), cursor)
@@ -168,7 +165,7 @@ def _names_in(function: Any) -> set[str]:
 
 def _dicts(query: Any, squeeze: Any, original: Any) -> Iterator[dict[str, Any]]:
     connection, attributes = query.connection, query.heading.attributes
-    cursor = call_with({_json_as_text: True}, query.cursor)
+    cursor = call_with({json_as_text: True}, query.cursor)
     decode = partial(
         original.__globals__["decode_attribute"], squeeze=squeeze, connection=connection
     )
