@@ -63,7 +63,7 @@ class Pace:
         """How many small requests to have in flight."""
         is_forgiven = time.monotonic() > self._refused_at + _FORGIVEN_S
         limit = _MOST_SMALL if is_forgiven else int(self._limit)
-        return int(min(limit, max_open_files() / 4))
+        return int(min(limit, _max_open_files() / 4))
 
     @property
     def is_known(self) -> bool:
@@ -91,7 +91,7 @@ class Pace:
         return max(-(-nbytes // self.in_flight), self.smallest_part)
 
 
-def max_open_files() -> float:
+def _max_open_files() -> float:
     """Return how many files, connections among them, this process may have open."""
     if resource is None:
         return math.inf

@@ -55,24 +55,26 @@ class Checklist(OnDisk):
 
     def add_config(self, config: StoreConfig) -> None:
         """Set the store configuration of the rows that are added from now on."""
-        if not any(config is each for each in self._configs):
+        known = [n for n, each in enumerate(self._configs) if each is config]
+        if not known:
             self._configs.append(config)
-        [self._config] = [n for n, each in enumerate(self._configs) if each is config]
+        self._config = known[0] if known else len(self._configs) - 1
 
     def add(self, table: str, key: dict[str, Any], attribute: str, stored: str) -> int:
         """Add a row, given its JSON as text, and return the size of its array in bytes."""
-        row = _parsed(stored)
-        described = _described_file(row)
+        row = ArrayMetadata.of(stored)
+        store, path, file_size, nbytes = _described_file(row)
         line = json.dumps([table, key, attribute, stored], default=_text)
         self._database.execute(
-            "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", (self._config, *described, line)
+            "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)",
+            (self._config, store, path, file_size, nbytes, line),
         )
-        return _nbytes(row)
+        return nbytes or _nbytes(row)
 
     def __iter__(self) -> Iterator[RowToCheck]:
         for number, line in self._database.execute("SELECT config, line FROM rows ORDER BY rowid"):
             table, key, attribute, stored = json.loads(line)
-            row = _parsed(stored)
+            row = ArrayMetadata.of(stored)
             yield RowToCheck(table, key, attribute, row, self._configs[number], _nbytes(row))
 
     def settle(self) -> Iterator[tuple[int, int]]:
@@ -144,13 +146,6 @@ def _as_listed(store: Store, rows: list[_Described]) -> list[_Described]:
     return [row for row in rows[1:] if sizes.get(row.path) == row.file_size]
 
 
-def _parsed(stored: str) -> ArrayMetadata:
-    try:
-        return ArrayMetadata(json.loads(stored))
-    except (ValueError, RecursionError):
-        return ArrayMetadata(stored)
-
-
 def _nbytes(row: ArrayMetadata) -> int:
     try:
         return row.nbytes
@@ -168,7 +163,7 @@ def _described_file(row: ArrayMetadata) -> tuple[str, str, int, int]:
         likely, store, path = row.likely_header(), row.store or "", row.path
         (store + path).encode()
         if likely is not None and likely[0].file_size <= _MAX_FILE_SIZE:
-            return store, path, likely[0].file_size, row.nbytes
+            return store, path, likely[0].file_size, likely[0].nbytes
     return "", "", 0, 0
 
 

@@ -1,7 +1,6 @@
 """Lists that grow with the number of rows or files: on disk, not in memory."""
 
 import sqlite3
-from types import TracebackType
 from typing import Self
 
 
@@ -16,16 +15,11 @@ class OnDisk:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._database.close()
         if isinstance(error, sqlite3.Error):
             raise OSError(
-                f"a temporary file, of some hundred bytes for each row and file, could not be "
-                f"written: {error}. It is in the folder that SQLITE_TMPDIR or TMPDIR names, or in "
-                f"/var/tmp"
+                f"could not write a temporary file, of some hundred bytes for each row and file: "
+                f"{error}. It is in the folder that SQLITE_TMPDIR or TMPDIR names, or in /var/tmp: "
+                f"make room there, or name another before the program starts"
             ) from error
