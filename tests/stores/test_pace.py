@@ -1,5 +1,6 @@
 """A store at a distance: as many requests in flight as help, and every byte right."""
 
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -194,6 +195,37 @@ def test_rows_are_inserted_at_once(
     assert far.most["PUT"] > 16
     found = dj_npy.load(recording.to_dicts())
     assert all(same(row["waveform"], rows[row["recording_id"]]["waveform"]) for row in found)
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_rows_are_verified_at_once(
+    table: Any, database: Any, stores: dict[str, Any], far: Far, s3: dict[str, Any]
+) -> None:
+    database.config.stores = {**stores, "far": s3}
+    recording = table("recording_id : int32\n---\nwaveform : <npy@far>")
+    dj_npy.insert(recording, [{"recording_id": n, "waveform": np.full(100, n)} for n in range(300)])
+    forget_stores()
+    far.most["GET"] = 0
+    assert dj_npy.verify(recording, headers=True).counts == {"as described": 300}
+    assert far.most["GET"] > 24
+
+
+@pytest.mark.parametrize(
+    ("may_have_open", "in_flight"), [(16, 8), (128, 32), (256, 64), (5000, 256)]
+)
+def test_connections_take_a_quarter_of_the_files_that_may_be_open(
+    may_have_open: int, in_flight: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = Pace()
+    learned.answered(0.1)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (may_have_open, 1 << 20))
+    assert learned.small_in_flight == in_flight
+    assert learned.in_flight == min(in_flight, 64)
+    unlimited = resource.RLIM_INFINITY
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (unlimited, unlimited))
+    assert learned.small_in_flight == 256
+    monkeypatch.setattr(pace, "resource", None)  # Windows
+    assert learned.small_in_flight == 256
 
 
 def test_rows_of_two_versions_are_not_returned(scattered: NpyRef, proxy: Proxy) -> None:

@@ -219,6 +219,17 @@ def test_what_cannot_be_read_is_not_told_as_missing_or_damaged(
     assert not report.ok
 
 
+def test_an_account_that_may_list_and_not_read_is_noticed_without_headers(
+    far: Any, proxy: Proxy
+) -> None:
+    proxy.harm = lambda request: (
+        LISTINGS["403"] if request.path.endswith("/waveform.npy") else Fault()
+    )
+    report = dj_npy.verify(far)
+    assert report.counts == {"size as described": 5, "unreadable": 1}
+    assert not report.ok
+
+
 def test_what_fails_for_a_moment_is_verified_all_the_same(far: Any, proxy: Proxy) -> None:
     proxy.times(3, Fault(status=500, code="InternalError"), "GET")
     assert dj_npy.verify(far, checksums=True).counts == {"as inserted": 6}

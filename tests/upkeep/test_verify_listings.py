@@ -1,9 +1,11 @@
 """`verify` in S3: what listings of the store settle, and what they must not."""
 
 import json
-import sqlite3
+import resource
+import threading
 import uuid
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 import datajoint as dj
@@ -14,6 +16,8 @@ from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 
 import dj_npy
 from dj_npy import StoreError, settings
+from dj_npy._concurrency.threads import CancelToken, Stopped, current_token
+from dj_npy._stores import open_store
 from dj_npy._stores.obstore import store as cloudstore
 from dj_npy._upkeep import verify as verify_module
 from dj_npy._upkeep.checklist import Checklist
@@ -231,16 +235,6 @@ def test_a_text_that_no_database_takes_as_json() -> None:
         assert list(rows.settle()) == []
 
 
-def test_files_that_exist_and_may_not_be_read(
-    far: Any, monkeypatch: pytest.MonkeyPatch, database: Any
-) -> None:
-    insert(far)
-    monkeypatch.setattr(
-        verify_module, "examine", lambda *_: ("unreadable", "as an account without GetObject")
-    )
-    assert dj_npy.verify(far).counts == {"size as described": 39, "unreadable": 1}
-
-
 def test_many_arguments_are_listed_together(far: Any, pages: Any) -> None:
     insert(far, 20)
     offsets = pages(1000)
@@ -258,20 +252,50 @@ def test_a_store_that_refuses_listings_is_not_asked_for_each_slice(
     refused = []
 
     def listed_sizes(*_: Any) -> Any:
-        refused.append(1)
+        refused.append(threading.get_ident())
         raise StoreError("refused")
 
     monkeypatch.setattr(cloudstore.CloudStore, "listed_sizes", listed_sizes)
     assert dj_npy.verify(far).counts == {"as described": 40}
     assert 3 <= len(refused) <= 5
+    assert len(set(refused)) == 1  # as many threads as the setting allows
 
 
-def test_a_full_disk_for_temporary_files_is_told(far: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    insert(far, 2)
+def test_one_that_is_told_to_end_asks_for_no_more_pages(
+    far: Any, pages: Any, monkeypatch: pytest.MonkeyPatch, database: Any
+) -> None:
+    monkeypatch.setattr(cloudstore, "_WORTH_A_PAGE", 0)
+    insert(far, 5)
+    offsets, token = pages(1), CancelToken()
+    store = open_store(database.config, "cloud")
+    paths = sorted(row["x"].path for row in far.to_dicts())
 
-    def add(*_: Any) -> Any:
-        raise sqlite3.OperationalError("database or disk is full")
+    def listed() -> Any:
+        current_token.set(token)
+        return store.listed_sizes(paths)
 
-    monkeypatch.setattr(Checklist, "add", add)
-    with pytest.raises(OSError, match=r"disk is full.*TMPDIR"):
-        dj_npy.verify(far)
+    assert len(copy_context().run(listed)) == 5
+    assert len(offsets) == 5
+    token.stopped = True
+    with pytest.raises(Stopped):
+        copy_context().run(listed)
+    assert len(offsets) == 5
+
+
+def test_a_full_disk_for_temporary_files_is_told() -> None:
+    """That is a limit of the size of files here; SQLite begins to write after some megabytes."""
+    row = '{"path": "a/b.npy", "store": "main", "dtype": "<f8", "shape": [1]}'
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def add_many() -> None:
+        with Checklist() as rows:
+            rows.add_config(dj.config)
+            for n in range(100_000):
+                rows.add("schema.table", {"id": n}, "x", row)
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"could not write a temporary file.*TMPDIR"):
+            add_many()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

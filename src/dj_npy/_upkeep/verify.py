@@ -30,7 +30,7 @@ SOUND = (*_UNREMARKABLE, "changed since insert")
 _KEPT = 10_000
 """Findings that a report lists; all are counted."""
 _BATCH, _BATCH_BYTES = 64, 4 << 20
-"""Files per work item: passing one to a thread and back has a cost."""
+"""Files per work item of a near store: passing one to a thread and back has a cost."""
 _IN_FLIGHT = 256 << 20
 
 
@@ -236,28 +236,43 @@ def _check_argument(given: Any) -> Any:
 
 def _work_items(rows: Iterable[RowToCheck], checksums: bool) -> Iterator[WorkItem]:
     batch: list[RowToCheck] = []
-    nbytes = 0
+    nbytes, of, most = 0, None, _BATCH
+    asked: set[Store | None] = set()
     for row in rows:
-        size = row.nbytes if checksums else 0
-        if batch and (len(batch) == _BATCH or nbytes + size > _BATCH_BYTES):
-            yield _work_item(batch, nbytes, checksums)
+        size, store = row.nbytes if checksums else 0, _store_of(row)
+        if batch and (store is not of or len(batch) == most or nbytes + size > _BATCH_BYTES):
+            yield _work_item(of, batch, nbytes, checksums)
             batch, nbytes = [], 0
+        if store not in asked:  # its first answer tells whether it is far
+            asked.add(store)
+            yield _work_item(store, [row], size, checksums, barrier=True)
+            continue
+        of, most = store, 1 if store is not None and store.is_far else _BATCH
         batch.append(row)
         nbytes += size
     if batch:
-        yield _work_item(batch, nbytes, checksums)
+        yield _work_item(of, batch, nbytes, checksums)
 
 
-def _work_item(rows: list[RowToCheck], nbytes: int, checksums: bool) -> WorkItem:
+def _work_item(
+    store: Store | None,
+    rows: list[RowToCheck],
+    nbytes: int,
+    checksums: bool,
+    barrier: bool = False,
+) -> WorkItem:
+    def workers() -> int:
+        return (store or Store).workers
+
     task = Task(partial(_examine_batch, rows, checksums))
-    return WorkItem(rows, [task], min(nbytes, BUFFERED), workers=partial(_workers, rows[0]))
+    return WorkItem(rows, [task], min(nbytes, BUFFERED), workers=workers, barrier=barrier)
 
 
-def _workers(row: RowToCheck) -> int:
+def _store_of(row: RowToCheck) -> Store | None:
     try:
-        return open_store(row.config, row.row.store).workers
+        return open_store(row.config, row.row.store)
     except (DataJointError, OSError):  # reported when the row is examined
-        return Store.workers
+        return None
 
 
 def _examine_batch(rows: list[RowToCheck], checksums: bool) -> list[tuple[str, str]]:

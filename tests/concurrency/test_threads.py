@@ -1,0 +1,78 @@
+"""What is produced in advance, in a thread for which nothing waits."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from dj_npy._concurrency import threads
+from dj_npy._concurrency.threads import in_advance
+from tests.support import warm
+
+
+def test_the_next_item_is_produced_while_one_is_used() -> None:
+    produced = []
+
+    def items() -> Iterator[int]:
+        for n in range(4):
+            produced.append(n)
+            yield n
+
+    for item in in_advance(items()):
+        until = time.monotonic() + 10
+        while len(produced) < min(item + 2, 4) and time.monotonic() < until:
+            time.sleep(0.001)
+        assert len(produced) == min(item + 2, 4)
+    assert produced == [0, 1, 2, 3]
+    assert list(in_advance([])) == []
+
+
+def test_an_error_comes_in_its_place() -> None:
+    def items() -> Iterator[int]:
+        yield from (1, 2)
+        raise ZeroDivisionError
+
+    ahead = in_advance(items())
+    assert [next(ahead), next(ahead)] == [1, 2]
+    with pytest.raises(ZeroDivisionError):
+        next(ahead)
+
+
+def test_nothing_waits_for_an_item_that_nobody_wants() -> None:
+    go_on = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        go_on.wait(20)
+        yield 2
+
+    began = time.monotonic()
+    ahead = in_advance(items())
+    assert next(ahead) == 1
+    ahead.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - began < 10
+    go_on.set()
+
+
+def test_where_no_thread_can_be_started_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: object) -> None:
+        raise RuntimeError("can't start new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert list(in_advance(range(3))) == [0, 1, 2]
+    assert threads.in_time(lambda: 7, 1) == 7
+
+
+def test_it_goes_on_in_a_thread_that_outlives_the_main_one() -> None:
+    program = """
+import threading, time
+from dj_npy._concurrency.threads import in_advance
+
+def go_on():
+    threading.main_thread().join()
+    print(list(in_advance(range(3))), flush=True)
+
+threading.Thread(target=go_on).start()
+"""
+    assert warm.output("-c", program) == "[0, 1, 2]"
