@@ -6,21 +6,23 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import copy_context
+from typing import Any
 
 import pytest
 
-from dj_npy._concurrency.loop import all_on_loop
+from dj_npy._concurrency.loop import Room, all_on_loop
+from dj_npy._concurrency.threads import CancelToken, Stopped, current_token
 from tests.support.processes import fork_and
 
 
-def everything(work: object, items: object, max_tasks: int = 8, max_nbytes: int = 100) -> bool:
-    return all_on_loop(
-        work,  # type: ignore[arg-type]
-        items,  # type: ignore[arg-type]
-        max_tasks=lambda: max_tasks,
-        nbytes_of=lambda item: 10,
-        max_nbytes=max_nbytes,
-    )
+def everything(
+    work: Any, items: Any, max_tasks: int = 8, max_nbytes: int = 100, room: Room | None = None
+) -> bool:
+    room = room or Room(lambda: max_tasks, max_nbytes)
+    return all_on_loop(work, items, room, lambda item: 10)
 
 
 class Counter:
@@ -63,6 +65,57 @@ def test_an_item_that_is_too_large_goes_alone() -> None:
     work = Counter()
     assert everything(work, range(5), 8, max_nbytes=1)
     assert (work.ended, work.most) == (5, 1)
+
+
+def test_calls_that_share_a_room_have_no_more_in_flight_together() -> None:
+    work, room = Counter(), Room(lambda: 8, 1000)
+    with ThreadPoolExecutor(5) as pool:
+        assert all(pool.map(lambda _: everything(work, range(50), room=room), range(5)))
+    assert (work.ended, work.most) == (250, 8)
+
+
+def test_a_short_call_is_not_kept_waiting_by_a_long_one_of_the_same_room() -> None:
+    long, short, room = Counter(), Counter(), Room(lambda: 4, 1000)
+    thread = threading.Thread(target=everything, args=(long, range(500)), kwargs={"room": room})
+    thread.start()
+    while long.ended < 50:
+        time.sleep(0.001)
+    assert everything(short, range(4), room=room)
+    assert long.ended < 400
+    thread.join()
+    assert long.ended == 500
+
+
+def test_a_room_that_a_failed_call_has_left_is_empty() -> None:
+    room = Room(lambda: 8, 1000)
+    for error in (None, ValueError):
+        with suppress(ValueError):
+            assert not everything(Counter(10, error), range(1000), room=room)
+    work = Counter()
+    assert everything(work, range(100), room=room)
+    assert work.most == 8
+
+
+def test_the_end_of_a_bulk_call_cancels_what_is_in_flight() -> None:
+    token, room, began = CancelToken(), Room(lambda: 8, 1000), threading.Event()
+
+    async def never(item: int) -> bool:
+        began.set()
+        await asyncio.sleep(600)
+        return True
+
+    def call() -> None:
+        current_token.set(token)
+        with pytest.raises(Stopped):
+            everything(never, range(20), room=room)
+
+    thread = threading.Thread(target=copy_context().run, args=(call,))
+    thread.start()
+    assert began.wait(60)
+    token.stopped = True
+    thread.join(60)
+    assert not thread.is_alive()
+    assert everything(Counter(), range(20), room=room)  # nothing of it has stayed in the room
 
 
 @pytest.mark.parametrize("error", [None, ValueError])

@@ -1,6 +1,7 @@
 """A store at a distance: as many requests in flight as help, and every byte right."""
 
 import resource
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -163,6 +164,50 @@ def test_small_arrays_are_asked_for_at_once(
     far.most["GET"] = 0
     assert all(map(same, reading(refs), arrays))
     assert far.most["GET"] > 32
+
+
+def test_groups_of_small_arrays_have_no_more_in_flight_than_one_would(
+    stored: Callable[..., NpyRef], far: Far, s3: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = stored(np.arange(3000.0), store=s3)
+    assert dj_npy.load([ref])  # so the store is known to be far
+    monkeypatch.setattr(pace, "_MOST_SMALL", 10)
+    many = [NpyRef(ref._raw, ref._config) for _ in range(600)]  # in more than three groups
+    far.most["GET"] = 0
+    assert all(same(array, np.arange(3000.0)) for array in dj_npy.load(many))
+    assert far.most["GET"] <= 10
+
+
+def test_a_load_that_is_interrupted_leaves_no_thread_that_waits_for_answers(
+    stored: Callable[..., NpyRef], far: Far, s3: dict[str, Any]
+) -> None:
+    ref = stored(np.arange(3000.0), store=s3)
+    assert dj_npy.load([ref])
+    answered, stuck = threading.Event(), threading.Event()
+    far.refuses = lambda number: stuck.set() or answered.wait(60)  # type: ignore[func-returns-value]
+    me = threading.main_thread().ident
+    assert me is not None
+
+    def interrupt() -> None:
+        stuck.wait(60)
+        signal.pthread_kill(me, signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            dj_npy.load([NpyRef(ref._raw, ref._config) for _ in range(600)])
+        until = time.monotonic() + 30
+        while (left := waiting_threads()) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert not left
+    finally:
+        answered.set()
+        interrupter.join()
+
+
+def waiting_threads() -> int:
+    return sum(thread.name == "dj-npy" for thread in threading.enumerate())
 
 
 def test_blocks_are_read_ahead_and_no_more_once_closed(

@@ -4,14 +4,17 @@ import asyncio
 import atexit
 import os
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
+from dj_npy._concurrency.threads import raise_if_stopped
+
 T = TypeVar("T")
 
-_POLL_S = 0.5
-"""Interval at which a wait looks whether it has missed the end."""
+_POLL_S = 0.25
+"""Interval at which a wait looks whether it has missed the end, or is to end."""
 _END_S = 1
 """How long the exit of the interpreter waits for the thread."""
 
@@ -59,20 +62,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
 
 
-def all_on_loop(
-    work: Callable[[T], Awaitable[bool]],
-    items: Iterable[T],
-    *,
-    max_tasks: Callable[[], int],
-    nbytes_of: Callable[[T], int],
-    max_nbytes: int,
-) -> bool:
+class Room:
     """
-    Return whether ``await work(item)`` is true for all items, many of them in flight.
+    What all calls to one store have in flight together, in the order in which they came.
 
-    As `threads.all_in_threads`: the order is undefined, nothing new is started after a false result
-    or an error, and when this returns, nothing runs any more. The loop's thread takes the items,
-    and is shared by all calls: neither `items` nor `work` may block.
+    Only the loop's thread uses it. In a forked child, whose loop is another, it is empty.
 
     Parameters
     ----------
@@ -81,10 +75,56 @@ def all_on_loop(
     max_nbytes : int
         Most bytes in flight; a single item may have more.
     """
-    failed, nbytes = False, 0
+
+    def __init__(self, max_tasks: Callable[[], int], max_nbytes: int) -> None:
+        self._max_tasks, self._max_nbytes = max_tasks, max_nbytes
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks = self._nbytes = 0
+        self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
+
+    async def enter(self, nbytes: int) -> None:
+        """Wait until there is room for an item."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._tasks, self._nbytes, self._waiting = loop, 0, 0, deque()
+        turn = loop.create_future()
+        self._waiting.append((turn, nbytes))
+        self._admit()
+        await turn
+
+    def leave(self, nbytes: int) -> None:
+        """Make room for others."""
+        self._tasks, self._nbytes = self._tasks - 1, self._nbytes - nbytes
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting:
+            turn, nbytes = self._waiting[0]
+            is_full = self._tasks >= self._max_tasks() or self._nbytes + nbytes > self._max_nbytes
+            if self._tasks and is_full:
+                return
+            self._waiting.popleft()
+            self._tasks, self._nbytes = self._tasks + 1, self._nbytes + nbytes
+            turn.set_result(None)
+
+
+def all_on_loop(
+    work: Callable[[T], Awaitable[bool]],
+    items: Iterable[T],
+    room: Room,
+    nbytes_of: Callable[[T], int],
+) -> bool:
+    """
+    Return whether ``await work(item)`` is true for all items, many of them in flight.
+
+    As `threads.all_in_threads`: the order is undefined, nothing new is started after a false result
+    or an error, and when this returns, nothing runs any more. The loop's thread takes the items,
+    and is shared by all calls: neither `items` nor `work` may block. An interrupt, or the end of
+    the bulk call this thread works for, cancels what is in flight.
+    """
+    failed = False
     tasks: set[asyncio.Task[None]] = set()
     errors: list[BaseException] = []
-    room: asyncio.Future[None] | None = None
     main: asyncio.Task[None] | None = None
     is_ended, ended = False, threading.Lock()
     ended.acquire()
@@ -100,23 +140,18 @@ def all_on_loop(
 
     def end(task: asyncio.Task[None], size: int) -> None:
         # Not in `one`, which is not entered if it is cancelled before.
-        nonlocal nbytes
-        nbytes -= size
         tasks.discard(task)
-        if room is not None and not room.done():
-            room.set_result(None)
+        room.leave(size)
 
     async def run() -> None:
-        nonlocal failed, nbytes, room
+        nonlocal failed
         try:
             for item in items:
                 size = nbytes_of(item)
-                while tasks and (len(tasks) >= max_tasks() or nbytes + size > max_nbytes):
-                    room = loop.create_future()
-                    await room
+                await room.enter(size)
                 if failed:
+                    room.leave(size)
                     break
-                nbytes += size
                 task = loop.create_task(one(item))
                 task.add_done_callback(partial(end, size=size))
                 tasks.add(task)
@@ -124,8 +159,7 @@ def all_on_loop(
             failed = True
             errors.append(error)
         while tasks:
-            room = loop.create_future()
-            await room
+            await asyncio.wait(tasks)
         finish()
 
     def finish() -> None:
@@ -145,18 +179,17 @@ def all_on_loop(
         if main is None:  # it never began
             finish()
 
-    def wait() -> None:
-        # A lock, and not a `Future`: an interrupt in its Python code would leave it locked.
-        while not is_ended:
-            ended.acquire(timeout=_POLL_S)
-
     loop = _own.get()
     try:
         loop.call_soon_threadsafe(begin)
-        wait()
-    except BaseException:  # an interrupt
+        # A lock, and not a `Future`: an interrupt in its Python code would leave it locked.
+        while not is_ended:
+            ended.acquire(timeout=_POLL_S)
+            raise_if_stopped()
+    except BaseException:
         loop.call_soon_threadsafe(cancel)
-        wait()
+        while not is_ended:
+            ended.acquire(timeout=_POLL_S)
         raise
     if errors:
         raise errors[0]

@@ -34,16 +34,21 @@ current_token: ContextVar[CancelToken | None] = ContextVar("current_token", defa
 """Token of the bulk call this thread works for; its other threads share the network."""
 
 
+def raise_if_stopped() -> None:
+    """In a thread with a token that is stopped, raise `Stopped`: no new request is begun."""
+    token = current_token.get()
+    if token is not None and token.stopped:
+        raise Stopped
+
+
 def cancellable(items: Iterable[T]) -> Iterable[T]:
     """Return `items`; in a thread with a token, iteration raises once that is stopped."""
-    token = current_token.get()
-    return items if token is None else _until_cancelled(items, token)
+    return items if current_token.get() is None else _until_stopped(items)
 
 
-def _until_cancelled(items: Iterable[T], token: CancelToken) -> Iterator[T]:
+def _until_stopped(items: Iterable[T]) -> Iterator[T]:
     for item in items:
-        if token.stopped:
-            raise Stopped
+        raise_if_stopped()
         yield item
 
 

@@ -15,7 +15,7 @@ import obstore
 from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from dj_npy._concurrency.loop import all_on_loop
+from dj_npy._concurrency.loop import Room, all_on_loop
 from dj_npy._concurrency.threads import current_token
 from dj_npy._errors import ArrayCorruptError, NpyError
 from dj_npy._selection.parts import Part
@@ -75,6 +75,7 @@ class CloudReader(RemoteStore):
         self._unmeasured = Unmeasured(self._sign_url, proxy)
         self._is_unmeasured = False  # the server omits sizes that obstore requires
         self._urls: dict[str, tuple[SplitResult, float]] = {}
+        self._room = Room(lambda: self.pace.small_in_flight, BUFFERED)
 
     def _sign_url(self, path: str) -> SplitResult:
         url, until = self._urls.get(path) or (None, 0.0)
@@ -298,13 +299,7 @@ class CloudReader(RemoteStore):
     def _on_loop(
         self, read: Callable[[T], Awaitable[bool]], items: Iterable[T], nbytes: Callable[[T], int]
     ) -> bool:
-        return all_on_loop(
-            read,
-            items,
-            max_tasks=lambda: self.pace.small_in_flight,
-            nbytes_of=nbytes,
-            max_nbytes=BUFFERED,
-        )
+        return all_on_loop(read, items, self._room, nbytes)
 
     @property
     def together(self) -> int:  # type: ignore[override]
