@@ -3,11 +3,13 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 import pytest
 
 from dj_npy._concurrency import threads
-from dj_npy._concurrency.threads import in_advance
+from dj_npy._concurrency.threads import CancelToken, Gate, Stopped, current_token, in_advance
 from tests.support import warm
 
 
@@ -55,6 +57,49 @@ def test_nothing_waits_for_an_item_that_nobody_wants() -> None:
     go_on.set()
 
 
+def test_a_gate_lets_only_so_many_through() -> None:
+    most, inside, found = [3], [0], []
+    gate, lock = Gate(lambda: most[0]), threading.Lock()
+
+    def call(_: int) -> None:
+        with gate.entered(may_stop=True):
+            with lock:
+                inside[0] += 1
+                found.append(inside[0])
+            time.sleep(0.002)
+            with lock:
+                inside[0] -= 1
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(call, range(30)))
+        assert max(found) == 3
+        most[0] = 5
+        list(pool.map(call, range(30)))
+    assert max(found) == 5
+
+
+@pytest.mark.parametrize("may_stop", [True, False])
+def test_a_call_that_has_ended_does_not_wait_at_a_gate(may_stop: bool) -> None:
+    gate, token, outcome = Gate(lambda: 1), CancelToken(), list[str]()
+    token.stopped = True
+
+    def call() -> None:
+        current_token.set(token)
+        try:
+            with gate.entered(may_stop):
+                outcome.append("entered")
+        except Stopped:
+            outcome.append("stopped")
+
+    with gate.entered(may_stop=True):
+        thread = threading.Thread(target=copy_context().run, args=(call,))
+        thread.start()
+        thread.join(0.3 if not may_stop else 60)
+        assert outcome == (["stopped"] if may_stop else [])
+    thread.join(60)
+    assert outcome == ["stopped" if may_stop else "entered"]
+
+
 def test_where_no_thread_can_be_started_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(self: object) -> None:
         raise RuntimeError("can't start new thread at interpreter shutdown")
@@ -67,7 +112,7 @@ def test_where_no_thread_can_be_started_it_goes_on(monkeypatch: pytest.MonkeyPat
 def test_it_goes_on_in_a_thread_that_outlives_the_main_one() -> None:
     program = """
 import threading, time
-from dj_npy._concurrency.threads import in_advance
+from dj_npy._concurrency.threads import CancelToken, Gate, Stopped, current_token, in_advance
 
 def go_on():
     threading.main_thread().join()

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 import dj_npy
 from dj_npy import NpyRef, settings
 from dj_npy._selection.parts import Part
-from dj_npy._stores import open_store, opening, pace
+from dj_npy._stores import Store, open_store, opening, pace
 from dj_npy._stores.fsspec import GenericStore
 from dj_npy._stores.local.store import LocalStore
 from dj_npy._stores.pace import Pace
@@ -243,6 +244,25 @@ def test_rows_are_inserted_at_once(
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_more_rows_are_inserted_at_once_where_all_were_written_promptly(
+    table: Any,
+    database: Any,
+    stores: dict[str, Any],
+    far: Far,
+    s3: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    database.config.stores = {**stores, "far": s3}
+    recording = table("recording_id : int32\n---\nwaveform : <npy@far>")
+    monkeypatch.setattr(pace, "_MOST", 8)  # this machine is no server for hundreds
+    monkeypatch.setattr(Store, "workers", 4)
+    monkeypatch.setattr(pace, "_PROMPT", 100)
+    dj_npy.insert(recording, [{"recording_id": n, "waveform": np.full(100, n)} for n in range(200)])
+    assert far.most["PUT"] > 12
+    assert len(recording()) == 200
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_rows_are_verified_at_once(
     table: Any, database: Any, stores: dict[str, Any], far: Far, s3: dict[str, Any]
 ) -> None:
@@ -391,6 +411,47 @@ def test_a_server_that_limits_is_asked_for_less(scattered: NpyRef, far: Far) -> 
     assert same(scattered[rows], ROWS[rows])
     assert far.asked >= 400
     assert far.refused <= far.asked / 10
+
+
+def test_a_server_that_limits_is_sent_fewer_writes(
+    far: Far, s3: dict[str, Any], stored: Any
+) -> None:
+    ref = stored(np.zeros(3), store=s3)
+    cloud: Any = open_store(ref._config, ref.store)
+    cloud.pace._limit = 20.0  # which it would come to by itself, in a minute
+    far.refuses = Bucket().refuses
+
+    def write(number: int) -> None:
+        assert create(cloud, b"x" * 100, f"f/{number}") == f"f/{number}"
+
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(write, range(200)))  # until it has settled
+        far.asked = far.refused = 0
+        list(pool.map(write, range(200, 500)))
+    assert far.asked >= 300
+    assert far.refused <= far.asked / 10
+
+
+def test_as_many_more_are_written_as_were_answered_promptly() -> None:
+    learned = Pace()
+    learned.answered(0.1)
+    assert learned.writes_in_flight == 64
+    for _ in range(64):
+        learned.wrote(0.15)
+    assert learned.writes_in_flight == 128
+    for _ in range(300):
+        learned.wrote(0.15)
+    assert learned.writes_in_flight == 256
+    for _ in range(100):
+        learned.wrote(0.25)
+    assert learned.writes_in_flight == 156
+    for _ in range(100):
+        learned.wrote(0.25)
+    assert learned.writes_in_flight == 64
+    near = Pace()
+    near.answered(0.01)
+    near.wrote(0.01)
+    assert near.writes_in_flight == near.in_flight == 20
 
 
 def test_after_a_refusal_half_as_many_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:

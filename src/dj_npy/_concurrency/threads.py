@@ -5,7 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from itertools import chain, islice
 from queue import Empty, Full, Queue
@@ -50,6 +50,37 @@ def _until_stopped(items: Iterable[T]) -> Iterator[T]:
     for item in items:
         raise_if_stopped()
         yield item
+
+
+class Gate:
+    """
+    Lets so many threads through at a time.
+
+    Parameters
+    ----------
+    most : callable
+        Returns how many; asked again whenever one has left.
+    """
+
+    def __init__(self, most: Callable[[], int]) -> None:
+        self._most, self._changed = most, threading.Condition()
+        self._inside: set[int] = set()  # a thread that was interrupted on its way in counts once
+
+    @contextmanager
+    def entered(self, may_stop: bool) -> Iterator[None]:
+        """Wait until there is room; with `may_stop`, not for a bulk call that has ended."""
+        try:
+            with self._changed:
+                while len(self._inside) >= self._most():
+                    if may_stop:
+                        raise_if_stopped()
+                    self._changed.wait(_POLL_S)
+                self._inside.add(threading.get_ident())
+            yield
+        finally:
+            with self._changed:
+                self._inside.discard(threading.get_ident())
+                self._changed.notify(2)  # there may be more room than before
 
 
 def begun(call: Callable[[], T]) -> "Future[T]":

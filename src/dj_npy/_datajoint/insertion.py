@@ -293,7 +293,7 @@ class Insertion(Statement):
         agreed: dict[str | None, Store] = {}
 
         def workers() -> int:
-            return max((each.workers for each in [*agreed.values()]), default=1)
+            return max((each.writers for each in [*agreed.values()]), default=1)
 
         table, config = self._table, self._connection._config
         # DataJoint makes each of these anew whenever it is asked.

@@ -94,7 +94,7 @@ class Store(ABC):
     lists_in_order = False
     """Whether a listing can begin at any path, and so shows many files for little."""
     workers = 16
-    """How many threads should read or write files of this store."""
+    """How many threads should read files of this store."""
     together = 1
     """How many small files :meth:`read_files` is best asked for at once."""
     single_read_max = 0
@@ -107,6 +107,11 @@ class Store(ABC):
         self.last_read: Any = None
         self.pace = Pace()
         """How long its answers take."""
+
+    @property
+    def writers(self) -> int:
+        """How many threads should write files of this store."""
+        return self.workers
 
     def create(self, paths: Iterable[str], pieces: Iterable[memoryview], nbytes: int) -> str:
         """

@@ -16,6 +16,8 @@ _LEAST, _MOST = 8, 64
 """Requests in flight: a near store gains nothing from more than 8, a machine from more than 64."""
 _MOST_SMALL = 256
 """Small requests in flight, or a quarter of the files that the process may have open."""
+_PROMPT = 2
+"""An answer that took so many times the least delay did not wait for others."""
 _GROWTH = 0.1
 """By how much the limit grows each time that as many requests were accepted."""
 _ONE_REFUSAL_S = 0.05
@@ -40,6 +42,7 @@ class Pace:
         self.delay_s = 0.0
         self._believed_until = 0.0
         self._limit = float(_MOST_SMALL)
+        self._writes = _MOST
         self._refused_at = -math.inf
 
     def answered(self, delay_s: float) -> None:
@@ -47,6 +50,11 @@ class Pace:
         now = time.monotonic()
         if delay_s < self.delay_s or now > self._believed_until:
             self.delay_s, self._believed_until = delay_s, now + _WINDOW_S
+
+    def wrote(self, delay_s: float) -> None:
+        """Note how long the answer to a small write took: where others waited, more are no help."""
+        step = 1 if delay_s < _PROMPT * self.delay_s else -1
+        self._writes = min(max(self._writes + step, _MOST), _MOST_SMALL)
 
     def accepted(self) -> None:
         """Note that one of many small requests was not refused."""
@@ -75,6 +83,12 @@ class Pace:
         """How many large requests to have in flight."""
         wanted = min(max(_LEAST, int(self.delay_s / _REQUEST_S)), _MOST)
         return min(wanted, self.small_in_flight)
+
+    @property
+    def writes_in_flight(self) -> int:
+        """How many small writes to have in flight: twice as many each time that all were prompt."""
+        is_very_far = self.delay_s >= _MOST * _REQUEST_S
+        return min(self._writes, self.small_in_flight) if is_very_far else self.in_flight
 
     @property
     def is_far(self) -> bool:

@@ -13,12 +13,7 @@ from io import FileIO
 from itertools import chain, islice
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from dj_npy._concurrency.threads import (
-    all_in_threads,
-    current_token,
-    raise_if_stopped,
-    side_by_side,
-)
+from dj_npy._concurrency.threads import all_in_threads, current_token, side_by_side
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
 from dj_npy._selection.parts import Limits, Part
 from dj_npy._settings import settings
@@ -228,6 +223,11 @@ class RemoteStore(Store):
         return max(Store.workers, self.pace.in_flight)
 
     @property
+    def writers(self) -> int:
+        """As in `Store`."""
+        return max(Store.workers, self.pace.writes_in_flight)
+
+    @property
     def read_ahead(self) -> int:  # type: ignore[override]
         """As in `Store`."""
         return READ_AHEAD if self.pace.is_far else 0
@@ -418,7 +418,6 @@ def pauses() -> Iterator[float]:
         pause = min(_BACK_OFF_S * 2**attempt, _MAX_BACK_OFF_S) * random.random()
         if time.monotonic() + pause > until:
             return
-        raise_if_stopped()
         yield pause
 
 

@@ -38,7 +38,7 @@ _FEW = 8
 """Parts by whose sizes all are judged."""
 _TOGETHER = 256
 """Most small files that are asked for together."""
-_TELLING = 64 << 10
+TELLING = 64 << 10
 """Bytes of an answer up to which all of it tells the delay of its first byte."""
 _RETRY_RANGES_S = 600
 """Seconds until a server that ignored a range is asked again."""
@@ -293,7 +293,7 @@ class CloudReader(RemoteStore):
         """Note how long a small answer takes, whose last byte comes with the first."""
         asked = time.monotonic()
         yield
-        if nbytes <= _TELLING:
+        if nbytes <= TELLING:
             self.pace.answered(time.monotonic() - asked)
 
     def _on_loop(

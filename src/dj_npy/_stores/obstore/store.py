@@ -13,7 +13,7 @@ import obstore
 from obstore import exceptions
 from obstore.store import S3Store
 
-from dj_npy._concurrency.threads import cancellable, in_advance, pipe_to_thread
+from dj_npy._concurrency.threads import Gate, cancellable, in_advance, pipe_to_thread
 from dj_npy._errors import NpyError, StoreError
 from dj_npy._stores import filecache, remote
 from dj_npy._stores.base import PROBE, Listed, Replace, Stat
@@ -29,14 +29,11 @@ from dj_npy._stores.obstore.failures import (
     is_bad_request,
     is_conflict,
     is_permanent,
+    is_slow_down,
 )
-from dj_npy._stores.obstore.reader import Client, CloudReader
+from dj_npy._stores.obstore.reader import TELLING, Client, CloudReader
 from dj_npy._stores.reasons import code_of, is_expired, no_bucket
-from dj_npy._stores.remote import (
-    SIDE_BY_SIDE,
-    part_size,
-    pauses,
-)
+from dj_npy._stores.remote import BUFFERED, part_size, pauses
 from dj_npy._stores.secret import Redactor
 
 Version = dict[str, str | None]
@@ -116,6 +113,7 @@ class CloudStore(CloudReader):
         self._writer, self._remover = writer, remover
         self._plain, self._checksums = plain, plain is not None
         self._replaces: bool | None = None  # not probed yet
+        self._gate = Gate(lambda: self.pace.small_in_flight)
         # obstore would list the others from their beginning, and drop what comes before.
         self.lists_in_order = isinstance(reader, S3Store)
 
@@ -140,32 +138,42 @@ class CloudStore(CloudReader):
         the mark of this very write is its own.
         """
         mark = mark or secrets.token_hex(16)
-        waits = pauses()
+        waits, tried = pauses(), False
         while True:
             try:
-                result = obstore.put(
-                    self._remover,
-                    path,
-                    list(contents) or b"",
-                    attributes={MARK: mark, **attributes},
-                    mode=condition,
-                    use_multipart=False,
-                )
+                with self._gate.entered(may_stop=not tried):
+                    began = time.monotonic()
+                    result = obstore.put(
+                        self._remover,
+                        path,
+                        list(contents) or b"",
+                        attributes={MARK: mark, **attributes},
+                        mode=condition,
+                        use_multipart=False,
+                    )
+                    took_s = time.monotonic() - began
             except FAILURES as error:
+                tried = True
                 if isinstance(error, refusals) and not is_conflict(error):
                     # The first try of this very request may have succeeded, and its answer been
                     # lost.
                     return self._version_if_marked(path, mark)
                 if is_permanent(error) or not (isinstance(error, UNCLEAR) or is_conflict(error)):
                     self._raise_translated(error, path, "write")
-                with suppress(NpyError):
-                    if version := self._version_if_marked(path, mark, self._remover):
-                        return version
                 pause = None if is_bad_request(error) else next(waits, None)
+                if is_slow_down(error):
+                    self.pace.refused()
+                if pause is None or not is_slow_down(error):  # it would be one request more
+                    with suppress(NpyError):
+                        if version := self._version_if_marked(path, mark, self._remover):
+                            return version
                 if pause is None:
                     self._raise_translated(error, path, "write")
                 time.sleep(pause)
             else:
+                self.pace.accepted()
+                if sum(map(len, contents)) <= TELLING:
+                    self.pace.wrote(took_s)
                 return _version(result)
 
     def _version_if_marked(
@@ -201,6 +209,8 @@ class CloudStore(CloudReader):
         return True
 
     def _upload(self, path: str, pieces: Iterable[memoryview], nbytes: int) -> None:
+        part = part_size(nbytes)
+
         def put(received: Iterator[memoryview]) -> None:
             try:
                 obstore.put(
@@ -208,8 +218,8 @@ class CloudStore(CloudReader):
                     path,
                     received,
                     use_multipart=True,
-                    chunk_size=part_size(nbytes),
-                    max_concurrency=SIDE_BY_SIDE,
+                    chunk_size=part,
+                    max_concurrency=max(1, BUFFERED // part),
                 )
             except FAILURES as error:
                 with suppress(NpyError):  # perhaps only the last answer was lost
