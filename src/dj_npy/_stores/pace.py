@@ -24,7 +24,7 @@ _ONE_REFUSAL_S = 0.05
 """Refusals within this time, or within two delays, count as one."""
 _FORGIVEN_S = 60
 """How long after the last refusal nothing limits the requests any more."""
-_FAR_PART, _NEAR_PART = 2 << 20, 8 << 20
+_FAR_PART, _NEAR_PART = 1 << 20, 8 << 20
 """Smallest parts, in bytes, that a large read from a far store and a near one is cut into."""
 
 
