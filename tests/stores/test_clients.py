@@ -15,9 +15,9 @@ import pytest
 from botocore.loaders import JSONFileLoader
 
 from dj_npy import StoreError
-from dj_npy._stores import opening
+from dj_npy._stores import amazon, opening
 from dj_npy._stores.fsspec import GenericStore
-from dj_npy._stores.obstore import amazon, clients
+from dj_npy._stores.obstore import clients
 from dj_npy._stores.obstore.store import CloudStore
 from dj_npy._stores.secret import Redactor
 from tests.stores.test_conformance import location, store_of

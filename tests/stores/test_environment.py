@@ -19,10 +19,10 @@ import pytest
 from obstore.store import S3Store
 
 import dj_npy
-from dj_npy._stores import opening
+from dj_npy._stores import amazon, opening
 from dj_npy._stores.environment import proxy_for
 from dj_npy._stores.fsspec import GenericStore
-from dj_npy._stores.obstore import amazon, clients
+from dj_npy._stores.obstore import clients
 from tests.stores.test_conformance import location, store_of
 from tests.support import warm
 from tests.support.conformance import PLAIN, beginning, create

@@ -16,11 +16,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from dj_npy import ArrayMissingError, StoreError
 from dj_npy._cli.remotefile import beginning_of_url
 from dj_npy._concurrency.threads import in_time
-from dj_npy._stores import Store, open_store, opening, remote
+from dj_npy._stores import Store, amazon, botocore, open_store, opening, remote
 from dj_npy._stores.base import PROBE, Listed
 from dj_npy._stores.environment import ca_bundle, ca_certificates, tls
 from dj_npy._stores.fsspec import GenericStore
-from dj_npy._stores.obstore import amazon
 from dj_npy._stores.obstore.store import CloudStore
 from tests.stores.test_conformance import as_if_forked, location, store_of
 from tests.stores.test_remote import impatient
@@ -377,7 +376,7 @@ def test_a_later_without_end(
     impatient: None,
 ) -> None:
     """Tried in one layer, and told in the same words."""
-    monkeypatch.setattr(amazon, "ATTEMPTS", 3)
+    monkeypatch.setattr(botocore, "ATTEMPTS", 3)
     monkeypatch.setattr(remote, "RETRY_S", 1)
     code, words = LATER[status]
     store = open_through(proxy, location)

@@ -16,9 +16,9 @@ from obstore import exceptions
 from benchmarks._measure import peak_memory
 from dj_npy import ArrayCorruptError, ArrayMissingError, NpyRef, StoreError
 from dj_npy._concurrency import threads
-from dj_npy._stores import Store, opening, remote
+from dj_npy._stores import Store, botocore, opening, remote
 from dj_npy._stores.base import PROBE
-from dj_npy._stores.obstore import amazon, clients, failures
+from dj_npy._stores.obstore import clients, failures
 from tests.stores.test_conformance import location, store_of
 from tests.support import warm
 from tests.support.conformance import IN_PARTS, PLAIN, beginning, create, large, names, read
@@ -47,7 +47,7 @@ def raw(moto: str, location: str) -> S3Raw:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits of seconds, where there are minutes."""
     monkeypatch.setattr(clients, "MAX_RETRIES", 3)
-    monkeypatch.setattr(amazon, "ATTEMPTS", 3)
+    monkeypatch.setattr(botocore, "ATTEMPTS", 3)
     monkeypatch.setattr(remote, "RETRY_S", 5)
     monkeypatch.setattr(remote, "SILENCE_S", 1)
     monkeypatch.setattr(remote, "REQUEST_S", 8)

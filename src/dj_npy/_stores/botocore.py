@@ -1,164 +1,23 @@
-"""S3 for obstore and s3fs: endpoint, region, credentials, and what only botocore can ask for."""
+"""Requests to S3 that neither obstore nor s3fs can make, by botocore."""
 
-import base64
 import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cache, partial
-from hashlib import md5
-from http.client import HTTPException
-from io import BytesIO
-from types import SimpleNamespace
 from typing import Any
-from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import Request
 
 from dj_npy._concurrency.threads import each_in_time, in_time
-from dj_npy._errors import StoreError
 from dj_npy._stores import remote
+from dj_npy._stores.amazon import is_amazon
 from dj_npy._stores.base import Listed
-from dj_npy._stores.deadline import Timed, open_url
-from dj_npy._stores.environment import ca_bundle, encryption, payer_header, proxy_for
+from dj_npy._stores.deadline import Timed
+from dj_npy._stores.environment import ca_bundle, payer_header, proxy_for
 
 ATTEMPTS = 5
 """Tries of botocore per request; the pauses between them grow up to 8 s, about 15 s in all."""
-_REGION = r"[a-z]{2}(?:-[a-z]+)+-\d"
-_AMAZON = re.compile(rf"s3(?:[.-]{_REGION})?\.amazonaws\.com(?:\.cn)?")
-_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
-
-
-def is_amazon(host: str) -> bool:
-    """Whether a host is Amazon S3, not another server with the S3 protocol."""
-    return bool(_AMAZON.fullmatch(host.lower().removesuffix(":443")))
-
-
-def endpoint_of(name: str, spec: dict[str, Any]) -> str:
-    """Return the endpoint as a URL without a path."""
-    endpoint = str(spec["endpoint"]).rstrip("/")
-    if not re.match("(?i)https?://", endpoint):
-        # DataJoint's default for `secure`; a pickled description has no `secure`.
-        endpoint = f"{'https' if spec.get('secure', True) else 'http'}://{endpoint}"
-    parts = urlsplit(endpoint)
-    port = int(parts.netloc.rpartition(":")[2]) if re.search(r":\d+$", parts.netloc) else 443
-    if not _HOST.fullmatch(parts.netloc) or parts.path or parts.query or port > 65535:
-        raise StoreError(
-            f"store {name!r}: `endpoint` must be a host, or http:// or https:// and a host, with "
-            f"its port if need be, and nothing else"
-        )
-    return f"{parts.scheme}://{parts.netloc.lower()}"
-
-
-def region_of(spec: dict[str, Any]) -> str:
-    """Return the region named by the endpoint, the environment or the bucket."""
-    host = urlsplit(spec["endpoint"]).netloc
-    if match := re.search(rf"({_REGION})(?:\.vpce)?\.amazonaws\.com", host):
-        return match[1]
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if not region and is_amazon(host):
-        region = bucket_region(f"{spec['endpoint']}/{spec['bucket']}", spec.get("proxy_server"))
-    return region or "us-east-1"
-
-
-def bucket_region(url: str, proxy: str | None = None) -> str | None:
-    """Ask S3 for the region of a bucket. Needs no credentials."""
-    try:
-        until = time.monotonic() + remote.SILENCE_S
-        with open_url(
-            Request(url, method="HEAD"), remote.CONNECT_TIMEOUT_S, until, proxy
-        ) as answer:
-            headers = answer.headers
-    except HTTPError as error:
-        headers = error.headers
-    except (OSError, HTTPException) as error:
-        raise StoreError(
-            f"could not ask {urlsplit(url).netloc} for the region of a bucket "
-            f"({type(error).__name__}). Is there a network? Otherwise set AWS_REGION"
-        ) from None
-    region = headers.get("x-amz-bucket-region")
-    return str(region) if region else None
-
-
-def server_time(url: str, proxy: str | None) -> datetime | None:
-    """Return the server's time from an anonymous HEAD; None if there is none, or it is cached."""
-    time.sleep(1)  # `Date` has whole seconds: nothing written before this call has a later time
-    until = time.monotonic() + remote.SILENCE_S
-    try:
-        try:
-            request = Request(url, method="HEAD", headers={"Cache-Control": "no-cache"})
-            with open_url(request, remote.CONNECT_TIMEOUT_S, until, proxy) as answer:
-                headers = answer.headers
-        except HTTPError as error:
-            headers = error.headers
-            error.close()
-        now = None if headers.get("Age") else parsedate_to_datetime(headers.get("Date"))
-    except (OSError, HTTPException, TypeError, ValueError):
-        return None
-    return now if now is None or now.tzinfo else now.replace(tzinfo=UTC)
-
-
-def s3_filesystem(spec: dict[str, Any]) -> Any:
-    """Return an s3fs file system."""
-    import s3fs
-    from aiobotocore.session import AioSession
-
-    filesystem = s3fs.S3FileSystem(
-        key=spec.get("access_key") or None,
-        secret=spec.get("secret_key") or None,
-        client_kwargs={
-            "endpoint_url": spec["endpoint"],
-            "region_name": spec["region"],
-            "verify": ca_bundle(),
-        },
-        s3_additional_kwargs=encryption(),
-        config_kwargs={**_config(spec), "http_session_cls": _session_without_redirects()},
-        session=_session(AioSession, spec),
-        skip_instance_cache=True,
-    )
-    filesystem.retries = 1  # s3fs would retry each of botocore's `ATTEMPTS`
-    # Buckets with Object Lock require a checksum; every server supports Content-MD5.
-    events = filesystem.s3.meta.events
-    for operation in ("PutObject", "UploadPart"):
-        events.register(f"before-call.s3.{operation}", _add_checksum)
-    _stop_redirects(events, spec)
-    return filesystem
-
-
-def _stop_redirects(events: Any, spec: dict[str, Any]) -> None:
-    """Stop botocore's region redirects, which never end on servers other than Amazon S3."""
-
-    def stop(context: dict[str, Any], **_: Any) -> None:
-        context.setdefault("s3_redirect", {})["redirected"] = True
-
-    if not is_amazon(urlsplit(spec["endpoint"]).netloc):
-        events.register("before-call.s3", stop)
-
-
-def _session_without_redirects() -> type:
-    """Return the HTTP session class of s3fs, changed to follow no redirects."""
-    from aiobotocore.httpsession import AIOHTTPSession
-
-    get_session = AIOHTTPSession._get_session
-
-    class SessionWithoutRedirects(AIOHTTPSession):
-        async def _get_session(self, proxy_url: str | None) -> Any:
-            session = await get_session(self, proxy_url)
-            return SimpleNamespace(request=partial(session.request, allow_redirects=False))
-
-    return SessionWithoutRedirects
-
-
-def _add_checksum(params: dict[str, Any], **_: Any) -> None:
-    body = params["body"] or b""
-    if isinstance(body, BytesIO):
-        body = body.getbuffer()
-    if isinstance(body, (bytes, bytearray, memoryview)):
-        checksum = md5(body, usedforsecurity=False).digest()
-        params["headers"]["Content-MD5"] = base64.b64encode(checksum).decode()
 
 
 def ambient_secrets() -> Callable[[], Iterable[str | None]]:
@@ -316,18 +175,28 @@ def _client(spec: dict[str, Any], attempts: int | None = None) -> Any:
     from botocore.config import Config
     from botocore.session import Session
 
-    client = _session(Session, spec).create_client(
+    client = bare_session(Session, spec).create_client(
         "s3",
         endpoint_url=spec["endpoint"],
         region_name=spec["region"],
         verify=ca_bundle(),
         aws_access_key_id=spec.get("access_key") or None,
         aws_secret_access_key=spec.get("secret_key") or None,
-        config=Config(**_config(spec, attempts)),
+        config=Config(**client_config(spec, attempts)),
     )
     client._endpoint.http_session._pool_classes_by_scheme.update(_pools())
-    _stop_redirects(client.meta.events, spec)
+    stop_redirects(client.meta.events, spec)
     return client
+
+
+def stop_redirects(events: Any, spec: dict[str, Any]) -> None:
+    """Stop botocore's region redirects, which never end on servers other than Amazon S3."""
+
+    def stop(context: dict[str, Any], **_: Any) -> None:
+        context.setdefault("s3_redirect", {})["redirected"] = True
+
+    if not is_amazon(urlsplit(spec["endpoint"]).netloc):
+        events.register("before-call.s3", stop)
 
 
 @cache
@@ -362,7 +231,7 @@ class _TimeLimited(Timed):
         super().request(*args, **options)
 
 
-def _config(spec: dict[str, Any], attempts: int | None = None) -> dict[str, Any]:
+def client_config(spec: dict[str, Any], attempts: int | None = None) -> dict[str, Any]:
     proxy = proxy_for(spec["endpoint"], spec.get("proxy_server"))
     return {
         "connect_timeout": remote.CONNECT_TIMEOUT_S,
@@ -384,7 +253,7 @@ def _service_descriptions() -> Any:
     return create_loader()
 
 
-def _session(kind: Any, spec: dict[str, Any]) -> Any:
+def bare_session(kind: Any, spec: dict[str, Any]) -> Any:
     """Return a session that reads only credentials from the environment and files."""
     bare = {
         name: (None, None, default, convert)
