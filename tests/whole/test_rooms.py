@@ -108,6 +108,11 @@ def test_no_two_modules_need_one_another() -> None:
     assert not needs
 
 
+def test_context_variables_are_where_their_reasons_are_told() -> None:
+    having = {name for name, path in MODULES.items() if "ContextVar(" in path.read_text()}
+    assert having == {"_array.arraylike", "_concurrency.threads", "_datajoint.context"}
+
+
 def test_every_room_says_what_it_is() -> None:
     for folder in {path.parent for path in MODULES.values()}:
         assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))

@@ -12,12 +12,12 @@ from datajoint.errors import DataJointError
 
 from dj_npy._array.file import ArrayFile
 from dj_npy._cli.command import FINE, WRONG, Command, Paint, UsageError
-from dj_npy._cli.remotefile import ReadBeginning, beginning_of_url, beginning_on_s3
+from dj_npy._cli.remotefile import beginning_of_url, beginning_on_s3
 from dj_npy._cli.tables import Found, arrays_of
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, StoreError
 from dj_npy._format import npyfile
 from dj_npy._format.metadata import ArrayMetadata
-from dj_npy._format.npyfile import Header
+from dj_npy._format.npyfile import Header, ReadBeginning
 from dj_npy._stores import Store, open_store
 from dj_npy._stores.local.store import LocalStore
 from dj_npy._stores.regularfile import open_to_read
@@ -103,13 +103,13 @@ def _address(store: Store, path: str) -> str:
 
 def _read_header(report: Report, read_beginning: ReadBeginning, where: str) -> None:
     """Read the header of a file into the report."""
+
+    def read(length: int) -> tuple[bytes, int]:
+        data, report.facts["file_nbytes"] = read_beginning(length)
+        return data, report.facts["file_nbytes"]
+
     try:
-        prefix, nbytes = read_beginning(npyfile.FIRST_READ)
-        report.facts["file_nbytes"] = nbytes
-        length = npyfile.header_length(prefix, where)
-        if length > len(prefix):
-            prefix, _ = read_beginning(length)
-        header = npyfile.parse_header(prefix, nbytes, where)
+        header, prefix = npyfile.read_header(read, where)
     except ArrayCorruptError as error:
         report.problem = str(error)
         return

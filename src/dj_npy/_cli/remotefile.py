@@ -4,7 +4,6 @@ import base64
 import os
 import re
 import time
-from collections.abc import Callable
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
@@ -13,12 +12,10 @@ from urllib.request import Request
 
 from dj_npy._cli.command import UsageError
 from dj_npy._errors import ArrayMissingError, StoreError
+from dj_npy._format.npyfile import ReadBeginning
 from dj_npy._stores import open_store, remote
 from dj_npy._stores.deadline import open_url
 from dj_npy._stores.described import own_config
-
-ReadBeginning = Callable[[int], tuple[bytes, int]]
-"""Reads up to so many bytes from the start of a file; returns them and the file's size."""
 
 
 def beginning_of_url(url: str) -> tuple[str, ReadBeginning]:

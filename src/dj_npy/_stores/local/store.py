@@ -5,14 +5,14 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from io import FileIO
 from itertools import chain, count, islice
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import Any
 
-from dj_npy._concurrency.threads import side_by_side
+from dj_npy._concurrency.threads import all_in_threads
 from dj_npy._errors import ArrayMissingError, NpyError, StoreError
 from dj_npy._format.aliases import TEMPORARY_SUFFIX
 from dj_npy._selection.parts import Limits, Part
@@ -201,24 +201,18 @@ class LocalStore(Store):
         many = len(few) == _READERS and all(part.nbytes >= _PART for part in few)
         # Parts that are read one after the other can share a buffer.
         scratch = None if many else Scratch()
-        try:
-            with open_to_read(self._full(path)) as file:
-                stat = os.fstat(file.fileno())
+        with self._translated(path, "read"), open_to_read(self._full(path)) as file:
+            stat = os.fstat(file.fileno())
 
-                def read(part: Part) -> bool:
-                    start, nbytes = part.runs[-1] if part.runs else part[:2]
-                    if start + nbytes > stat.st_size:
-                        return False
-                    return read_part(file, part, scratch or Scratch())
+            def read(part: Part) -> bool:
+                start, nbytes = part.runs[-1] if part.runs else part[:2]
+                if start + nbytes > stat.st_size:
+                    return False
+                return read_part(file, part, scratch or Scratch())
 
-                every = chain(few, waiting)
-                if not all(side_by_side(read, every, _READERS) if many else map(read, every)):
-                    return None
-                return _stat_of(stat)
-        except NpyError:
-            raise
-        except OSError as error:
-            raise self.translate_error(error, path, "read") from error
+            every = chain(few, waiting)
+            whole = all_in_threads(read, every, _READERS) if many else all(map(read, every))
+            return _stat_of(stat) if whole else None
 
     def _read_files(self, files: Iterable[tuple[str, Sequence[Buffer], int]]) -> list[bool]:
         if not hasattr(os, "preadv"):
@@ -241,32 +235,21 @@ class LocalStore(Store):
         return read
 
     def _read_beginning(self, path: str, length: int) -> tuple[bytes, Stat]:
-        try:
-            with open_to_read(self._full(path)) as file:
-                return file.read(length) or b"", _stat_of(os.fstat(file.fileno()))
-        except OSError as error:
-            raise self.translate_error(error, path, "read") from error
+        with self._translated(path, "read"), open_to_read(self._full(path)) as file:
+            return file.read(length) or b"", _stat_of(os.fstat(file.fileno()))
 
     def _pieces(self, path: str) -> Iterator[memoryview]:
-        try:
-            with open_to_read(self._full(path)) as file:
-                while piece := file.read(_READ_PIECE):
-                    yield memoryview(piece)
-        except OSError as error:
-            raise self.translate_error(error, path, "read") from error
+        with self._translated(path, "read"), open_to_read(self._full(path)) as file:
+            while piece := file.read(_READ_PIECE):
+                yield memoryview(piece)
 
     def _remove(self, path: str) -> None:
-        try:
+        with self._translated(path, "remove"):
             remove_if_there(self._full(path))
-        except OSError as error:
-            raise self.translate_error(error, path, "remove") from error
 
     def _stat(self, path: str) -> Stat:
-        try:
-            stat = os.stat(self._full(path))
-        except OSError as error:
-            raise self.translate_error(error, path, "read") from error
-        return _stat_of(stat)
+        with self._translated(path, "read"):
+            return _stat_of(os.stat(self._full(path)))
 
     def _files(self, folder: str) -> Iterator[Listed]:
         for entry in self._entries(folder):
@@ -293,10 +276,8 @@ class LocalStore(Store):
                 raise self.translate_error(error, folder, "list") from error
 
     def _listed(self, path: str) -> Listed:
-        try:
+        with self._translated(path, "read"):
             return self._listed_as(path, os.lstat(self._full(path)))
-        except OSError as error:
-            raise self.translate_error(error, path, "read") from error
 
     def _listed_as(self, path: str, stat: os.stat_result) -> Listed:
         version = _stat_of(stat).version
@@ -307,7 +288,7 @@ class LocalStore(Store):
         return Listed(path, stat.st_size, _time_of(stat), version, leads_to)
 
     def _now(self) -> datetime:
-        try:
+        with self._translated("", "write"):
             before = os.stat(self.location).st_mtime_ns
             while True:
                 name = _temporary_in(self.location)
@@ -319,8 +300,6 @@ class LocalStore(Store):
                 if os.stat(self.location).st_mtime_ns != before:
                     return now
                 time.sleep(_CLOCK_S)
-        except OSError as error:
-            raise self.translate_error(error, "", "write") from error
 
     def place(self) -> object:
         try:
@@ -367,16 +346,12 @@ class LocalStore(Store):
                         os.rmdir(self._full(path))
 
     def _open_to_map(self, path: str) -> FileIO:
-        try:
+        with self._translated(path, "map"):
             return open_to_read(self._full(path))
-        except OSError as error:
-            raise self.translate_error(error, path, "map") from error
 
     def _open_to_change(self, path: str) -> tuple[FileIO, None]:
-        try:
+        with self._translated(path, "map"):
             file = FileIO(self._full(path), "r+", opener=_open_no_follow)
-        except OSError as error:
-            raise self.translate_error(error, path, "map") from error
         # Without extended attributes, `verify` cannot tell a change from damage.
         with suppress(AttributeError, OSError):
             os.setxattr(file.fileno(), _CHANGED, b"mmap_mode='r+'")
@@ -390,6 +365,15 @@ class LocalStore(Store):
 
     def _full(self, path: str) -> str:
         return f"{self.location}/{path}"
+
+    @contextmanager
+    def _translated(self, path: str, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except NpyError:  # of a store that the bytes go to or come from
+            raise
+        except OSError as error:
+            raise self.translate_error(error, path, verb) from error
 
     def translate_error(self, error: Exception, path: str, verb: str) -> NpyError:
         what = f"could not {verb} {self.where(path)} (folder {self.location!r})"
