@@ -17,7 +17,7 @@ from dj_npy import ArrayMissingError, StoreError, settings
 from dj_npy._format.aliases import TEMPORARY_SUFFIX
 from dj_npy._format.path import with_token
 from dj_npy._stores.local import file as localfile
-from dj_npy._stores.local import naming
+from dj_npy._stores.local import rename
 from dj_npy._stores.local import store as local
 from dj_npy._stores.local.store import LocalStore
 from tests.support import warm
@@ -55,7 +55,7 @@ def test_without_links_the_name_is_reserved(
     def no_link(*_: Any) -> None:
         raise OSError(errno.EPERM, "links are not to be had")
 
-    monkeypatch.setattr(naming, "_renameat2", None)
+    monkeypatch.setattr(rename, "_renameat2", None)
     monkeypatch.setattr(os, "link", no_link)
     paths = [create(local_store, contents) for contents in (b"1", b"2", b"3")]
     assert paths[0] == PLAIN
@@ -78,14 +78,14 @@ def test_keys_that_differ_in_case_only_on_a_case_blind_disk(case_blind_disk: Pat
 
 RACER = """
 import errno, os, sys
-from dj_npy._stores.local import naming
+from dj_npy._stores.local import rename
 from dj_npy._stores.local.store import LocalStore
 from tests.stores.test_local_store import create
 def no_link(*_):
     raise OSError(errno.EPERM, "links are not to be had")
 store, me, way = LocalStore("main", sys.argv[1]), sys.argv[2], sys.argv[3]
 if way != "rename":
-    naming._renameat2 = None
+    rename._renameat2 = None
 if way == "reserve":
     os.link = no_link
 sys.stdin.readline()
@@ -147,14 +147,14 @@ def test_a_failing_step_leaves_nothing_and_says_why(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     if step in ("link", "replace"):
-        monkeypatch.setattr(naming, "_renameat2", None)
+        monkeypatch.setattr(rename, "_renameat2", None)
     if step == "replace":
 
         def no_link(*_: Any) -> None:
             raise OSError(errno.EPERM, "links are not to be had")
 
         monkeypatch.setattr(os, "link", no_link)
-    monkeypatch.setattr(naming if step == "_rename" else os, step, fail)
+    monkeypatch.setattr(rename if step == "_rename" else os, step, fail)
     with pytest.raises(StoreError, match=r"could not write the array at 'lab.*Input/output error"):
         create(local_store, b"1")
     monkeypatch.undo()

@@ -610,7 +610,7 @@ def test_a_folder_that_another_process_made_anew_is_synced(
     stored: Callable[..., Any], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
-    original = dj_npy._stores.local.naming.sync_folder
+    original = dj_npy._stores.local.rename.sync_folder
 
     def sync_folder(path: str) -> None:
         synced.append(path)

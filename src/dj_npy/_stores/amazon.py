@@ -1,4 +1,8 @@
-"""The settings of S3: endpoint, region, the server's clock; whether a server is Amazon's own."""
+"""
+The settings of S3: endpoint, region, the server's clock; whether a server is Amazon's own.
+
+Objects are read and written in `obstore`, and where that cannot be used, in `fsspec`.
+"""
 
 import os
 import re

@@ -19,14 +19,14 @@ from dj_npy._selection.parts import Limits, Part
 from dj_npy._settings import settings
 from dj_npy._stores.base import MARKER, UNTIMED, Buffer, Listed, Stat, Store
 from dj_npy._stores.local.file import Scratch, read_part, write
-from dj_npy._stores.local.naming import (
+from dj_npy._stores.local.owners import describe_owner
+from dj_npy._stores.local.rename import (
     Names,
     has_moved,
     remove_if_there,
     replace_file,
     sync_folder,
 )
-from dj_npy._stores.local.owners import describe_owner
 from dj_npy._stores.regularfile import NONBLOCK, open_regular, open_to_read
 
 _CHANGED = "user.dj_npy.changed"
