@@ -26,10 +26,10 @@ from dj_npy._stores import filecache
 from dj_npy._stores.local import rename
 from dj_npy._stores.local.store import LocalStore
 from tests.conftest import run
-from tests.datajoint.test_codec import files
 from tests.format.test_npyfile import saved, with_header
-from tests.stores.test_local_store import PLAIN, create
 from tests.support import warm
+from tests.support.conformance import PLAIN, create
+from tests.support.servers import files
 from tests.support.users import cache_of_mine
 
 MUTATIONS = int(os.environ.get("DJ_NPY_TEST_MUTATIONS", "5000"))

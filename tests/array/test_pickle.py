@@ -20,12 +20,9 @@ import pytest
 import dj_npy
 from dj_npy import NpyRef
 from tests.conftest import run
-from tests.stores.test_conformance import location
 from tests.support import warm
 from tests.support.arrays import same
 from tests.support.servers import SECRET_KEY, s3_settings
-
-__all__ = ["location"]  # a fixture
 
 pytestmark = pytest.mark.usefixtures("nothing_configured")
 

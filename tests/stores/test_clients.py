@@ -20,8 +20,8 @@ from dj_npy._stores.fsspec import GenericStore
 from dj_npy._stores.obstore import clients
 from dj_npy._stores.obstore.store import CloudStore
 from dj_npy._stores.secret import Redactor
-from tests.stores.test_conformance import location, store_of
 from tests.support.conformance import beginning, create
+from tests.support.references import store_of
 from tests.support.servers import (
     ACCESS_KEY,
     AZURITE_ACCOUNT,
@@ -30,8 +30,6 @@ from tests.support.servers import (
     S3Raw,
     s3_settings,
 )
-
-__all__ = ["location"]  # a fixture
 
 
 class Listener:

@@ -24,8 +24,9 @@ from dj_npy._stores.local import rename
 from dj_npy._stores.local import store as local
 from dj_npy._stores.local.store import LocalStore
 from tests.conftest import run
-from tests.datajoint.test_codec import WAVEFORM, files
-from tests.stores.test_local_store import PLAIN, create, names
+from tests.datajoint.test_codec import WAVEFORM
+from tests.support.conformance import PLAIN, create, names
+from tests.support.servers import files
 
 ROOT = Path(__file__).parents[2]
 

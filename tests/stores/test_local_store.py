@@ -7,7 +7,6 @@ import pwd
 import shutil
 import subprocess
 from collections.abc import Iterator
-from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,12 @@ import pytest
 
 from dj_npy import ArrayMissingError, StoreError, settings
 from dj_npy._format.aliases import TEMPORARY_SUFFIX
-from dj_npy._format.path import with_token
 from dj_npy._stores.local import file as localfile
 from dj_npy._stores.local import rename
 from dj_npy._stores.local import store as local
 from dj_npy._stores.local.store import LocalStore
 from tests.support import warm
-from tests.support.conformance import beginning
-
-PLAIN = "lab/t/k=1/a.npy"
-
-
-def names(plain: str = PLAIN) -> Iterator[str]:
-    return chain([plain], map(with_token, repeat(plain)))
-
-
-def create(store: LocalStore, contents: bytes, plain: str = PLAIN) -> str:
-    return store.create(names(plain), [memoryview(contents)], len(contents))
+from tests.support.conformance import PLAIN, Stopped, beginning, create, names
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -80,7 +68,7 @@ RACER = """
 import errno, os, sys
 from dj_npy._stores.local import rename
 from dj_npy._stores.local.store import LocalStore
-from tests.stores.test_local_store import create
+from tests.support.conformance import create
 def no_link(*_):
     raise OSError(errno.EPERM, "links are not to be had")
 store, me, way = LocalStore("main", sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -124,10 +112,6 @@ def test_racing_processes_never_share_a_file(
         os.unlink(folder / path)
 
 
-class Stopped(Exception):  # noqa: N818
-    pass
-
-
 def interrupted() -> Iterator[memoryview]:
     yield memoryview(b"the first piece")
     raise Stopped
@@ -165,7 +149,7 @@ WITHOUT_PERMISSION = """
 import os, sys
 from dj_npy import StoreError
 from dj_npy._stores.local.store import LocalStore
-from tests.stores.test_local_store import create
+from tests.support.conformance import create
 if os.geteuid() == 0:
     os.setuid(65534)
 try:

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,15 +21,12 @@ from dj_npy._stores.base import PROBE, Listed
 from dj_npy._stores.environment import ca_bundle, ca_certificates, tls
 from dj_npy._stores.fsspec import GenericStore
 from dj_npy._stores.obstore.store import CloudStore
-from tests.stores.test_conformance import as_if_forked, location, store_of
-from tests.stores.test_remote import impatient
 from tests.support.conformance import IN_PARTS, PLAIN, beginning, create, large, read
 from tests.support.faults import Fault, Proxy, Request, proxy_of
+from tests.support.references import store_of
 from tests.support.servers import ACCESS_KEY, SECRET_KEY, S3Raw, s3_client, s3_settings
 
 pytestmark = pytest.mark.usefixtures("parts_from_16_mib")
-
-__all__ = ["as_if_forked", "impatient", "location"]  # fixtures
 
 BOTH = pytest.mark.parametrize("through", ["obstore", "fsspec"], indirect=True)
 
@@ -38,17 +35,6 @@ BOTH = pytest.mark.parametrize("through", ["obstore", "fsspec"], indirect=True)
 def through(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(opening, "_forked", request.param == "fsspec")
     return str(request.param)
-
-
-@pytest.fixture
-def proxy(moto: str, near: None) -> Iterator[Proxy]:
-    with proxy_of(moto) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def raw(moto: str, location: str) -> S3Raw:
-    return S3Raw(moto, location)
 
 
 def open_through(proxy: Proxy, location: str, **more: Any) -> Store:

@@ -36,39 +36,54 @@ def ambient_secrets() -> Callable[[], Iterable[str | None]]:
     return frozen
 
 
-def s3_remove(spec: dict[str, Any]) -> Callable[[str], None]:
+class S3Requests:
     """
-    Return a function that removes ``bucket/key`` with exactly one request.
+    Requests for objects by ``bucket/key`` that s3fs would send otherwise.
 
-    s3fs retries a removal, and so does aiohttp when a connection closes. botocore can be told not
-    to.
+    Parameters
+    ----------
+    spec : dict
+        Settings of the store.
     """
-    client = cache(partial(_client, spec, 1))
 
-    def remove(full_path: str) -> None:
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._client = cache(partial(_client, spec))
+        self._single_try = cache(partial(_client, spec, 1))
+
+    def remove(self, full_path: str) -> None:
+        """
+        Remove an object with exactly one request.
+
+        s3fs retries a removal, and so does aiohttp when a connection closes. botocore can be told
+        not to.
+        """
         bucket, _, key = full_path.partition("/")
         with _botocore_errors():
-            client().delete_object(Bucket=bucket, Key=key)
+            self._single_try().delete_object(Bucket=bucket, Key=key)
 
-    return remove
+    def info(self, full_path: str) -> dict[str, Any]:
+        """
+        Return size, version and time of an object, with a GET.
 
+        s3fs sends a HEAD, whose answer has no error code, then lists, which needs another
+        permission; and it requires a Content-Length.
+        """
+        bucket, _, key = full_path.partition("/")
+        with _botocore_errors():
+            try:
+                return self._get(bucket, key, Range="bytes=0-0")
+            except self._client().exceptions.ClientError as error:
+                if error.response.get("Error", {}).get("Code") != "InvalidRange":
+                    raise
+                return self._get(bucket, key)
 
-def s3_info(spec: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
-    """
-    Return a function that gets size, version and time of ``bucket/key`` with a GET.
-
-    s3fs sends a HEAD, whose answer has no error code, then lists, which needs another permission;
-    and it requires a Content-Length.
-    """
-    client = cache(partial(_client, spec))
-
-    def get(bucket: str, key: str, **more: str) -> dict[str, Any]:
-        answer = client().get_object(Bucket=bucket, Key=key, **more)
+    def _get(self, bucket: str, key: str, **more: str) -> dict[str, Any]:
+        answer = self._client().get_object(Bucket=bucket, Key=key, **more)
         with closing(answer["Body"]) as body:
             content_range = re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.get("ContentRange") or "")
             size = int(content_range[1]) if content_range else None
             if size is None and more:
-                return get(bucket, key)
+                return self._get(bucket, key)
             if size is None:
                 size = answer.get("ContentLength")
             if size is None:
@@ -76,30 +91,14 @@ def s3_info(spec: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
         found = {"size": size, "ETag": answer.get("ETag", ""), "name": f"{bucket}/{key}"}
         return {**found, "LastModified": answer.get("LastModified"), "type": "file"}
 
-    def info(full_path: str) -> dict[str, Any]:
-        bucket, _, key = full_path.partition("/")
-        with _botocore_errors():
-            try:
-                return get(bucket, key, Range="bytes=0-0")
-            except client().exceptions.ClientError as error:
-                if error.response.get("Error", {}).get("Code") != "InvalidRange":
-                    raise
-                return get(bucket, key)
+    def find(self, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """
+        Yield path, size, version and time of the objects with a prefix.
 
-    return info
-
-
-def s3_find(spec: dict[str, Any]) -> Callable[[str], Iterator[tuple[str, dict[str, Any]]]]:
-    """
-    Return a function that lists path, size, version and time of objects by ``bucket/prefix``.
-
-    With the listing of s3fs, a time limit could cover only the whole, not each page.
-    """
-    client = cache(partial(_client, spec))
-
-    def find(prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        With the listing of s3fs, a time limit could cover only the whole, not each page.
+        """
         bucket, _, prefix = prefix.partition("/")
-        pages = client().get_paginator("list_objects_v2")
+        pages = self._client().get_paginator("list_objects_v2")
         with _botocore_errors():
             for page in each_in_time(
                 pages.paginate(Bucket=bucket, Prefix=prefix), remote.REQUEST_S
@@ -107,8 +106,6 @@ def s3_find(spec: dict[str, Any]) -> Callable[[str], Iterator[tuple[str, dict[st
                 for entry in page.get("Contents", ()):
                     if not entry["Key"].endswith("/"):  # some tools make such objects for folders
                         yield f"{bucket}/{entry['Key']}", {**entry, "size": entry["Size"]}
-
-    return find
 
 
 class MultipartUploads:

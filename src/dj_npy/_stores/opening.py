@@ -13,7 +13,7 @@ from datajoint.errors import DataJointError
 from dj_npy._errors import StoreError
 from dj_npy._stores.amazon import endpoint_of, region_of, server_time
 from dj_npy._stores.base import Store
-from dj_npy._stores.botocore import ambient_secrets, s3_find, s3_info, s3_remove
+from dj_npy._stores.botocore import S3Requests, ambient_secrets
 from dj_npy._stores.described import StoreConfig
 from dj_npy._stores.environment import proxy_for
 from dj_npy._stores.filesystems import azure_filesystem, google_filesystem, s3_filesystem
@@ -225,9 +225,7 @@ def _generic_store(name: str, spec: dict[str, Any], identity: str | None = None)
         backend._full_path,
         identity or without_secrets(backend.get_url("").rstrip("/")),
         service=spec["protocol"] in _SERVICES,
-        remove=s3_remove(spec) if on_s3 else None,
-        get_info=s3_info(spec) if on_s3 else None,
-        find=s3_find(spec) if on_s3 else None,
+        s3=S3Requests(spec) if on_s3 else None,
         redactor=redactor,
     )
 
