@@ -47,14 +47,12 @@ class GenericStore(RemoteStore):
 
     Parameters
     ----------
-    name : str
-        Name of the store in the DataJoint configuration.
+    name, identity, redactor
+        As for `RemoteStore`.
     filesystem : AbstractFileSystem
         The file system.
     full_path : callable
         Turns a path in the store into one of the file system.
-    identity : str
-        Unique description of the location: service, bucket, location.
     service : bool
         Whether this is S3, GCS or Azure: there ``pipe_file(mode="create")`` is one conditional
         request, and folders need not be made. On an unknown file system it may be a check and a
@@ -62,8 +60,6 @@ class GenericStore(RemoteStore):
     s3 : S3Requests, optional
         Sends requests in place of the file system. Its removals are not repeated: a removal that is
         repeated after it was carried out would remove the next object of that name.
-    redactor : Redactor
-        Removes the credentials from all messages.
     """
 
     def __init__(
