@@ -26,7 +26,6 @@ from dj_npy import ArrayCorruptError, ArrayInvalidError, ArrayMissingError, NpyR
 from dj_npy._array import openfiles
 from dj_npy._format import npyfile
 from dj_npy._stores.pace import Pace
-from dj_npy._stores.remote import RemoteStore
 from tests.support import warm
 from tests.support.arrays import same
 from tests.support.faults import Fault, Proxy, Request, proxy_of
@@ -712,19 +711,6 @@ def test_a_file_of_10_to_the_13_elements(stored: Stored, store: Path, read: list
 
 
 # What a review found
-
-
-def replacing(monkeypatch: pytest.MonkeyPatch, times: int, replace: Callable[[], None]) -> None:
-    """Have an object replaced before each of the next calls that read parts."""
-    original, left = RemoteStore.read_parts, [times]
-
-    def read_parts(self: RemoteStore, *args: Any) -> Any:
-        left[0] -= 1
-        if left[0] >= 0:
-            replace()
-        return original(self, *args)
-
-    monkeypatch.setattr(RemoteStore, "read_parts", read_parts)
 
 
 @pytest.mark.parametrize("is_far", [False, True])

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
-import datajoint as dj
 import numpy as np
 import pytest
 
@@ -32,11 +31,6 @@ PICKLES = pytest.mark.parametrize("library", [pickle, cloudpickle])
 
 
 def load(ref: NpyRef) -> Any:
-    return ref.load()
-
-
-def load_configured(ref: NpyRef, stores: dict[str, Any]) -> Any:
-    dj.config.stores = stores
     return ref.load()
 
 
