@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import dj_npy
+from tests.support.pages import ROOT
 
 SOURCE = Path(dj_npy.__file__).parent
 ROOMS = [
@@ -120,7 +121,7 @@ def test_every_room_says_what_it_is() -> None:
 
 
 def test_the_page_of_the_architecture_names_every_module() -> None:
-    page = (SOURCE.parents[1] / "docs" / "architecture.md").read_text()
+    page = (ROOT / "docs" / "architecture.md").read_text()
     told = page[page.index("## Rooms") : page.index("## Words")]
     names = {name.rpartition(".")[2] for name in MODULES}
     assert {name for name in names if not re.search(rf"(`| ){name}\b", told)} == set()
