@@ -235,6 +235,14 @@ def test_a_default_that_is_no_name(store: Path) -> None:
         opening.open_store(SimpleNamespace(stores=stores, get_store_spec=None), None)
 
 
+def test_a_row_whose_store_is_called_default(store: Path) -> None:
+    from types import SimpleNamespace
+
+    stores = {"default": "main", "main": {"protocol": "file", "location": str(store)}}
+    with pytest.raises(StoreError, match="no store is called 'default'"):
+        opening.open_store(SimpleNamespace(stores=stores, get_store_spec=None), "default")
+
+
 def test_secrets_of_a_plugin_are_found_at_any_depth() -> None:
     options = {"auth": {"password": "nested-pw"}, "hosts": ["list-pw", 5]}
     redactor = Redactor({"protocol": "x", "options": options})

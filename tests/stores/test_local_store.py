@@ -14,6 +14,7 @@ import pytest
 
 from dj_npy import ArrayMissingError, StoreError, settings
 from dj_npy._format.aliases import TEMPORARY_SUFFIX
+from dj_npy._stores.base import MARKER
 from dj_npy._stores.local import file as localfile
 from dj_npy._stores.local import rename
 from dj_npy._stores.local import store as local
@@ -340,3 +341,10 @@ def test_an_error_never_names_the_temporary_file(
         create(local_store, b"1")
     assert TEMPORARY_SUFFIX not in str(caught.value)
     assert everything(store) == {"lab": b"in the way"}
+
+
+def test_a_marker_that_cannot_be_replaced_stays_alone(local_store: LocalStore, store: Path) -> None:
+    (store / MARKER).mkdir()
+    with pytest.raises(StoreError, match=r"could not write .*Is a directory"):
+        local_store.mark(b"new", replace=True)
+    assert [path.name for path in store.iterdir()] == [MARKER]
