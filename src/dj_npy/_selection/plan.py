@@ -119,7 +119,7 @@ class Plan:
 
 
 def _merge_segments(segments: Iterable[Segment], limits: Limits) -> Iterator[list[Segment]]:
-    """Merge neighbouring segments into parts; levels merge only within themselves."""
+    """Merge neighbouring segments, at least one, into parts; a level merges only within itself."""
     part: list[Segment] = []
     for segment in segments:
         stop = segment.start + segment.nbytes
@@ -132,8 +132,7 @@ def _merge_segments(segments: Iterable[Segment], limits: Limits) -> Iterator[lis
             yield part
             part = []
         part.append(segment)
-    if part:
-        yield part
+    yield part
 
 
 def _region(segments: Sequence[Segment], target: AnyArray) -> AnyArray | None:
