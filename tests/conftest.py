@@ -26,11 +26,13 @@ import datajoint as dj
 import pytest
 
 import dj_npy
-from dj_npy._stores import remote
+from dj_npy._stores import botocore, opening, remote
+from dj_npy._stores.obstore import clients
 from dj_npy._stores.pace import Pace
 from tests.support import processes, servers
+from tests.support.faults import Proxy, proxy_of
 from tests.support.references import reference
-from tests.support.servers import free_port
+from tests.support.servers import S3Raw, free_port, s3_settings
 
 MakeTable = Callable[..., Any]
 
@@ -396,3 +398,41 @@ def nothing_configured() -> Iterator[None]:
     dj.config.stores = {}
     yield
     dj.config.stores = before
+
+
+@pytest.fixture
+def location() -> str:
+    """A part of a bucket that no other test uses."""
+    return f"test/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def proxy(moto: str, near: None) -> Iterator[Proxy]:
+    """A proxy that can harm, in front of a server of S3's protocol."""
+    with proxy_of(moto) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def raw(moto: str, location: str) -> S3Raw:
+    return S3Raw(moto, location)
+
+
+@pytest.fixture
+def s3(proxy: Proxy, location: str) -> dict[str, Any]:
+    return s3_settings(proxy.endpoint, location=location)
+
+
+@pytest.fixture
+def as_if_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "_forked", True)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits of seconds, where there are minutes."""
+    monkeypatch.setattr(clients, "MAX_RETRIES", 3)
+    monkeypatch.setattr(botocore, "ATTEMPTS", 3)
+    monkeypatch.setattr(remote, "RETRY_S", 5)
+    monkeypatch.setattr(remote, "SILENCE_S", 1)
+    monkeypatch.setattr(remote, "REQUEST_S", 8)

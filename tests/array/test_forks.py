@@ -9,13 +9,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import run
-from tests.stores.test_conformance import location
 from tests.support import warm
 from tests.support.servers import s3_settings
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["location"]  # a fixture
 
 PROGRAM = """
 import json, multiprocessing, os, sys, threading, time
@@ -166,7 +163,7 @@ import dj_npy
 assert "obstore" not in sys.modules
 if pid := os.fork():
     sys.exit(os.waitpid(pid, 0)[1])
-from tests.stores.test_conformance import store_of
+from tests.support.references import store_of
 store = store_of(json.loads(sys.argv[1]))
 store.create(["x"], [memoryview(b"1")], 1)
 data, stat = store.read_beginning("x", 5)

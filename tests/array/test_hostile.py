@@ -23,13 +23,13 @@ import dj_npy
 from dj_npy import ArrayCorruptError, ArrayMissingError, NpyError, NpyRef, StoreError
 from dj_npy._format import accepted, npyfile
 from dj_npy._stores import filecache
-from dj_npy._stores.local import naming
+from dj_npy._stores.local import rename
 from dj_npy._stores.local.store import LocalStore
 from tests.conftest import run
-from tests.datajoint.test_codec import files
 from tests.format.test_npyfile import saved, with_header
-from tests.stores.test_local_store import PLAIN, create
 from tests.support import warm
+from tests.support.conformance import PLAIN, create
+from tests.support.servers import files
 from tests.support.users import cache_of_mine
 
 MUTATIONS = int(os.environ.get("DJ_NPY_TEST_MUTATIONS", "5000"))
@@ -346,7 +346,7 @@ def test_without_hard_links_neither(
     def no_link(*_: Any) -> None:
         raise PermissionError(1, "links are not to be had")
 
-    monkeypatch.setattr(naming, "_renameat2", None)
+    monkeypatch.setattr(rename, "_renameat2", None)
     monkeypatch.setattr(os, "link", no_link)
     test_a_link_to_nowhere_is_a_taken_name(None, store, tmp_path)  # type: ignore[arg-type]
 

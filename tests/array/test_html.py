@@ -244,6 +244,11 @@ def test_a_line_has_gaps_where_there_is_no_number() -> None:
     assert path.count("M") == 3
 
 
+@pytest.mark.parametrize("shape", [(9,), (20, 30)])
+def test_nothing_finite_has_a_caption_and_no_picture(shape: tuple[int, ...]) -> None:
+    assert picture(np.full(shape, np.nan)) == ("", "no finite value")
+
+
 def test_one_peak_of_many_values_is_seen() -> None:
     values = np.zeros(5000)
     values[3210] = 7

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,16 +26,12 @@ from dj_npy import ArrayCorruptError, ArrayInvalidError, ArrayMissingError, NpyR
 from dj_npy._array import openfiles
 from dj_npy._format import npyfile
 from dj_npy._stores.pace import Pace
-from dj_npy._stores.remote import RemoteStore
-from tests.stores.test_conformance import location
 from tests.support import warm
 from tests.support.arrays import same
 from tests.support.faults import Fault, Proxy, Request, proxy_of
 from tests.support.indexes import as_numpy, indexes, outcome, pairs
 from tests.support.processes import fork_and
 from tests.support.servers import S3Raw, s3_settings
-
-__all__ = ["location"]  # a fixture
 
 Stored = Callable[..., NpyRef]
 PAIRS = int(os.environ.get("DJ_NPY_TEST_PAIRS", "20000"))
@@ -63,17 +59,6 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
     monkeypatch.setattr(os, "preadv", recording)
     return runs
-
-
-@pytest.fixture
-def proxy(moto: str, near: None) -> Iterator[Proxy]:
-    with proxy_of(moto) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def s3(proxy: Proxy, location: str) -> dict[str, Any]:
-    return s3_settings(proxy.endpoint, location=location)
 
 
 def ranges(proxy: Proxy) -> list[tuple[int, int]]:
@@ -726,19 +711,6 @@ def test_a_file_of_10_to_the_13_elements(stored: Stored, store: Path, read: list
 
 
 # What a review found
-
-
-def replacing(monkeypatch: pytest.MonkeyPatch, times: int, replace: Callable[[], None]) -> None:
-    """Have an object replaced before each of the next calls that read parts."""
-    original, left = RemoteStore.read_parts, [times]
-
-    def read_parts(self: RemoteStore, *args: Any) -> Any:
-        left[0] -= 1
-        if left[0] >= 0:
-            replace()
-        return original(self, *args)
-
-    monkeypatch.setattr(RemoteStore, "read_parts", read_parts)
 
 
 @pytest.mark.parametrize("is_far", [False, True])

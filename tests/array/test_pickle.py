@@ -13,19 +13,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
-import datajoint as dj
 import numpy as np
 import pytest
 
 import dj_npy
 from dj_npy import NpyRef
 from tests.conftest import run
-from tests.stores.test_conformance import location
 from tests.support import warm
 from tests.support.arrays import same
 from tests.support.servers import SECRET_KEY, s3_settings
-
-__all__ = ["location"]  # a fixture
 
 pytestmark = pytest.mark.usefixtures("nothing_configured")
 
@@ -35,11 +31,6 @@ PICKLES = pytest.mark.parametrize("library", [pickle, cloudpickle])
 
 
 def load(ref: NpyRef) -> Any:
-    return ref.load()
-
-
-def load_configured(ref: NpyRef, stores: dict[str, Any]) -> Any:
-    dj.config.stores = stores
     return ref.load()
 
 

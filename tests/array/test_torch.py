@@ -11,10 +11,7 @@ import pytest
 
 from dj_npy import NpyRef
 from tests.conftest import run
-from tests.stores.test_conformance import location
 from tests.support.servers import s3_settings
-
-__all__ = ["location"]  # a fixture
 
 Stored = Callable[..., NpyRef]
 

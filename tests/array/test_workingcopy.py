@@ -19,14 +19,10 @@ import pytest
 from dj_npy import ArrayCorruptError, NpyRef, StoreError, settings
 from dj_npy._stores import Store, open_store
 from tests.array.test_parts import at
-from tests.stores.test_conformance import location
-from tests.stores.test_remote import impatient
 from tests.support import warm
 from tests.support.faults import Fault, Proxy, proxy_of
 from tests.support.servers import BUCKET, AzureRaw, S3Raw, s3_client, s3_settings
 from tests.support.users import cache_of_mine
-
-__all__ = ["impatient", "location"]  # fixtures
 
 Stored = Callable[..., NpyRef]
 A = np.arange(600.0).reshape(200, 3)
@@ -36,11 +32,6 @@ A = np.arange(600.0).reshape(200, 3)
 def proxy(moto: str) -> Iterator[Proxy]:
     with proxy_of(moto) as proxy:
         yield proxy
-
-
-@pytest.fixture
-def s3(proxy: Proxy, location: str) -> dict[str, Any]:
-    return s3_settings(proxy.endpoint, location=location)
 
 
 @pytest.fixture

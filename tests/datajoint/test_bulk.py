@@ -15,15 +15,11 @@ from datajoint.errors import DataJointError, DuplicateError
 
 import dj_npy
 from tests.support.faults import proxy_of
-from tests.support.servers import FolderRaw, s3_settings
+from tests.support.servers import files, s3_settings
 
 Stored = Callable[..., dj_npy.NpyRef]
 MakeTable = Callable[..., Any]
 WAVEFORM = np.arange(12.0).reshape(3, 4)
-
-
-def files(folder: Path) -> set[str]:
-    return FolderRaw(folder).keys()
 
 
 def threads() -> set[str]:

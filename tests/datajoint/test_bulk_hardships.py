@@ -17,8 +17,9 @@ import pytest
 from datajoint.errors import DataJointError, DuplicateError
 
 import dj_npy
-from tests.datajoint.test_bulk import WAVEFORM, files
+from tests.datajoint.test_bulk import WAVEFORM
 from tests.support import warm
+from tests.support.servers import files
 
 Stored = Callable[..., dj_npy.NpyRef]
 MakeTable = Callable[..., Any]

@@ -23,7 +23,7 @@ from benchmarks._measure import peak_memory
 from dj_npy import ArrayCorruptError, ArrayInvalidError
 from tests.conftest import MakeTable
 from tests.support.arrays import same
-from tests.support.servers import FolderRaw
+from tests.support.servers import files
 
 WAVEFORM = np.arange(12.0).reshape(4, 3)
 
@@ -35,10 +35,6 @@ def stored_json(table: Any) -> Any:
     [row] = table.proj("waveform").cursor(as_dict=True)
     value = row["waveform"]
     return json.loads(value) if isinstance(value, str) else value
-
-
-def files(folder: Path) -> set[str]:
-    return FolderRaw(folder).keys()
 
 
 def test_the_row_says_what_is_needed_to_read_the_file(recording: Any, store: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from datajoint.errors import DataJointError, DuplicateError
 
 import dj_npy
-from tests.upkeep.test_collect import files
+from tests.support.servers import files
 
 WAVEFORM = np.arange(12.0).reshape(3, 4)
 

@@ -28,8 +28,9 @@ from dj_npy._datajoint.catalog import another_session
 from dj_npy._datajoint.context import bulk, current, row_key, witness
 from dj_npy._datajoint.grants import sees_triggers
 from tests.conftest import instance_of
-from tests.datajoint.test_bulk import WAVEFORM, files
+from tests.datajoint.test_bulk import WAVEFORM
 from tests.support.processes import reconnect, reconnect_if_lost, wait_until_idle
+from tests.support.servers import files
 
 MakeTable = Callable[..., Any]
 SLOW_S, ALARM_S = 0.4, 0.2

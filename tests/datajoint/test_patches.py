@@ -27,7 +27,8 @@ from dj_npy import NpyRef
 from dj_npy._array.arraylike import as_scalar
 from dj_npy._stores.local.store import LocalStore
 from tests.conftest import MakeTable, connected_instance, is_mariadb
-from tests.datajoint.test_codec import WAVEFORM, built_in_codec, files
+from tests.datajoint.test_codec import WAVEFORM, built_in_codec
+from tests.support.servers import files
 from tests.support.warm import run
 
 CORRECTED = [

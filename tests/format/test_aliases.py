@@ -30,8 +30,8 @@ from dj_npy._upkeep.dropped import Dropped
 from dj_npy._upkeep.inventory import Inventory, Place
 from tests.conftest import connected_instance, run
 from tests.datajoint.test_codec import built_in_codec
-from tests.support.servers import free_port, s3_settings
-from tests.upkeep.test_collect import NOW, files, folders
+from tests.support.servers import files, free_port, s3_settings
+from tests.upkeep.test_collect import NOW, folders
 
 SCAN = "subject : varchar(8)\nscan : int32\n---\nimage = null : <npy@>\nwaveform = null : <npy@>"
 WAVEFORM = np.arange(12.0)
@@ -392,7 +392,7 @@ def test_whatever_a_disk_makes_of_a_path_its_file_is_spared(
         )
         place = Place(listing(listed), layout, gone, [""])
         inventory.list(0, place, timedelta(0), report)
-        inventory.spare([row])
+        inventory.spare([row], [])
         inventory.count(report, [listing(listed)], True)
     assert not report.orphans
     assert report.live + report.unknown == 1

@@ -28,14 +28,10 @@ from hypothesis import strategies as st
 import dj_npy
 from dj_npy import ArrayInvalidError, NpyRef
 from dj_npy._format import npyfile
-from tests.datajoint.test_codec import files
-from tests.stores.test_conformance import location
 from tests.support import warm
 from tests.support.arrays import arrays, same
 from tests.support.faults import Proxy, proxy_of
-from tests.support.servers import BUCKET, SECRET_KEY, free_port, s3_settings, started
-
-__all__ = ["location"]  # a fixture
+from tests.support.servers import BUCKET, SECRET_KEY, files, free_port, s3_settings, started
 
 Stored = Callable[..., NpyRef]
 dd: Any = distributed

@@ -15,12 +15,9 @@ import dj_npy
 from dj_npy import ArrayInvalidError, NpyRef
 from tests.conftest import MakeTable
 from tests.lazy.test_dask import ranges
-from tests.stores.test_conformance import location
 from tests.support.arrays import same
 from tests.support.faults import proxy_of
 from tests.support.servers import s3_settings
-
-__all__ = ["location"]  # a fixture
 
 Stored = Callable[..., NpyRef]
 A = np.arange(840.0).reshape(12, 7, 10)

@@ -15,13 +15,13 @@ import pytest
 from botocore.loaders import JSONFileLoader
 
 from dj_npy import StoreError
-from dj_npy._stores import opening
+from dj_npy._stores import amazon, opening
 from dj_npy._stores.fsspec import GenericStore
-from dj_npy._stores.obstore import amazon, clients
+from dj_npy._stores.obstore import clients
 from dj_npy._stores.obstore.store import CloudStore
 from dj_npy._stores.secret import Redactor
-from tests.stores.test_conformance import location, store_of
 from tests.support.conformance import beginning, create
+from tests.support.references import store_of
 from tests.support.servers import (
     ACCESS_KEY,
     AZURITE_ACCOUNT,
@@ -30,8 +30,6 @@ from tests.support.servers import (
     S3Raw,
     s3_settings,
 )
-
-__all__ = ["location"]  # a fixture
 
 
 class Listener:
@@ -235,6 +233,14 @@ def test_a_default_that_is_no_name(store: Path) -> None:
     stores = {"default": {"protocol": "file", "location": str(store)}}
     with pytest.raises(StoreError, match="must be the name of a store"):
         opening.open_store(SimpleNamespace(stores=stores, get_store_spec=None), None)
+
+
+def test_a_row_whose_store_is_called_default(store: Path) -> None:
+    from types import SimpleNamespace
+
+    stores = {"default": "main", "main": {"protocol": "file", "location": str(store)}}
+    with pytest.raises(StoreError, match="no store is called 'default'"):
+        opening.open_store(SimpleNamespace(stores=stores, get_store_spec=None), "default")
 
 
 def test_secrets_of_a_plugin_are_found_at_any_depth() -> None:

@@ -1,38 +1,17 @@
 """Every backend on every server keeps the one contract."""
 
-import uuid
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import fsspec
 import pytest
 
-from dj_npy._stores import Store, open_store, opening
+from dj_npy._stores import Store
 from dj_npy._stores.fsspec import GenericStore
 from dj_npy._stores.obstore.store import CloudStore
 from tests.support.conformance import IN_PARTS, Conformance
+from tests.support.references import store_of
 from tests.support.servers import BUCKET, AzureRaw, FolderRaw, FsspecRaw, Raw, S3Raw, s3_settings
-
-
-def store_of(settings: dict[str, Any]) -> Store:
-    """The store of these settings, opened anew."""
-    stores: dict[str, Any] = {"default": "main", "main": settings}
-    config = SimpleNamespace(stores=stores, get_store_spec=lambda name: dict(stores[name]))
-    opening._open_stores.clear()
-    opening._recent.clear()
-    return open_store(config, "main")
-
-
-@pytest.fixture
-def location() -> str:
-    """A part of a bucket that no other test uses."""
-    return f"test/{uuid.uuid4().hex}"
-
-
-@pytest.fixture
-def as_if_forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "_forked", True)
 
 
 class TestLocal(Conformance):

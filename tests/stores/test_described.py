@@ -17,11 +17,10 @@ import dj_npy
 from dj_npy import NpyRef, StoreError
 from dj_npy._stores import secret
 from tests.stores.test_clients import Listener, listener
-from tests.stores.test_conformance import location
 from tests.support.servers import ACCESS_KEY, BUCKET, SECRET_KEY, s3_settings
 from tests.support.warm import run
 
-__all__ = ["listener", "location"]  # fixtures
+__all__ = ["listener"]  # a fixture
 
 ROW = {"path": "lab/a.npy", "store": "lab", "dtype": "float64", "shape": [1]}
 A = np.arange(12.0)

@@ -1,6 +1,5 @@
 """Reads straight into an array's memory: right bytes, or none and obstore is asked."""
 
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,21 +11,12 @@ from dj_npy._stores.obstore.direct import Direct
 from dj_npy._stores.obstore.store import CloudStore
 from dj_npy._stores.pace import Pace
 from dj_npy._stores.pieces import targets
-from tests.stores.test_conformance import location, store_of
-from tests.stores.test_remote import impatient
 from tests.support.conformance import large
-from tests.support.faults import Fault, Proxy, Request, proxy_of
+from tests.support.faults import Fault, Proxy, Request
+from tests.support.references import store_of
 from tests.support.servers import S3Raw, s3_settings
 
-__all__ = ["impatient", "location"]  # fixtures
-
 NBYTES = (40 << 20) + 5
-
-
-@pytest.fixture
-def proxy(moto: str, near: None) -> Iterator[Proxy]:
-    with proxy_of(moto) as proxy:
-        yield proxy
 
 
 @pytest.fixture

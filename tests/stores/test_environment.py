@@ -19,14 +19,14 @@ import pytest
 from obstore.store import S3Store
 
 import dj_npy
-from dj_npy._stores import opening
+from dj_npy._stores import amazon, opening
 from dj_npy._stores.environment import proxy_for
 from dj_npy._stores.fsspec import GenericStore
-from dj_npy._stores.obstore import amazon, clients
-from tests.stores.test_conformance import location, store_of
+from dj_npy._stores.obstore import clients
 from tests.support import warm
 from tests.support.conformance import PLAIN, beginning, create
 from tests.support.faults import proxy_of
+from tests.support.references import store_of
 from tests.support.servers import (
     ACCESS_KEY,
     AZURITE_ACCOUNT,
@@ -39,8 +39,6 @@ from tests.support.servers import (
     s3_settings,
     started,
 )
-
-__all__ = ["location"]  # a fixture
 
 VARIABLES = (
     *("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"),

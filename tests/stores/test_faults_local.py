@@ -20,12 +20,13 @@ import pytest
 import dj_npy
 from dj_npy import ArrayMissingError, NpyRef, StoreError
 from dj_npy._stores.local import file as localfile
-from dj_npy._stores.local import naming
+from dj_npy._stores.local import rename
 from dj_npy._stores.local import store as local
 from dj_npy._stores.local.store import LocalStore
 from tests.conftest import run
-from tests.datajoint.test_codec import WAVEFORM, files
-from tests.stores.test_local_store import PLAIN, create, names
+from tests.datajoint.test_codec import WAVEFORM
+from tests.support.conformance import PLAIN, create, names
+from tests.support.servers import files
 
 ROOT = Path(__file__).parents[2]
 
@@ -531,10 +532,10 @@ def test_ctrl_c_after_the_file_has_its_name(
     store: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     opened = LocalStore("main", str(store))
-    module = naming if step == "_rename" else os
+    module = rename if step == "_rename" else os
     original, calls = getattr(module, step), [0]
     if step in ("unlink", "link", "replace"):
-        monkeypatch.setattr(naming, "_renameat2", None)
+        monkeypatch.setattr(rename, "_renameat2", None)
     if step == "replace":
         monkeypatch.setattr(os, "link", no_link)
 

@@ -15,13 +15,10 @@ import pytest
 
 from dj_npy import ArrayCorruptError, StoreError, settings
 from dj_npy._stores import filecache
-from tests.stores.test_conformance import location
 from tests.support import warm
-from tests.support.faults import Fault, Proxy, proxy_of
+from tests.support.faults import Fault, Proxy
 from tests.support.servers import S3Raw, s3_settings
 from tests.support.users import ALICE, BOB, as_user, cache_of_mine
-
-__all__ = ["location"]  # a fixture
 
 
 class Server:
@@ -302,12 +299,6 @@ def test_a_full_disk(server: Server, case_blind_disk: Path, monkeypatch: Any) ->
 
 
 # From S3
-
-
-@pytest.fixture
-def proxy(moto: str, near: None) -> Iterator[Proxy]:
-    with proxy_of(moto) as proxy:
-        yield proxy
 
 
 @pytest.fixture

@@ -20,13 +20,11 @@ from dj_npy._datajoint import storerows
 from dj_npy._stores import base, identity, open_store, opening
 from dj_npy._stores.local.store import LocalStore
 from tests.conftest import MakeTable
-from tests.stores.test_conformance import location, store_of
 from tests.support import processes
 from tests.support.faults import Fault, Request, proxy_of
 from tests.support.processes import Lab, context
+from tests.support.references import forget_stores, store_of
 from tests.support.servers import AzureRaw, S3Raw, s3_settings
-
-__all__ = ["location"]  # a fixture
 
 MARKER, PROBE = base.MARKER, base.PROBE
 A = np.arange(12.0)
@@ -46,15 +44,9 @@ def ids_of_rows(recording: Any) -> list[str | None]:
     return [each["waveform"]._raw.get("store_id") for each in rows]
 
 
-def forget() -> None:
-    """Know of stores what a new process does."""
-    opening._open_stores.clear()
-    opening._recent.clear()
-
-
 @pytest.fixture(params=["same process", "new process"])
 def then(request: Any) -> Callable[[], None]:
-    return forget if request.param == "new process" else lambda: None
+    return forget_stores if request.param == "new process" else lambda: None
 
 
 def unmount(store: Path) -> Path:
@@ -81,7 +73,7 @@ def as_of_old(recording: Any, store: Path | None) -> None:
     recording.connection.query(f"UPDATE {recording.full_table_name} SET {column} = {without}")
     if store is not None:
         (store / MARKER).unlink()
-    forget()
+    forget_stores()
 
 
 WAYS: dict[str, Callable[[Any], object]] = {
@@ -278,7 +270,7 @@ def test_a_store_of_old_is_known_by_its_files(recording: Any, store: Path) -> No
     recording.insert1(row(3))
     assert ids_of_rows(recording) == [None, None, ids(store)[0]]
     away = unmount(store)
-    forget()
+    forget_stores()
     with pytest.raises(StoreError, match="mounted"):
         recording.insert1(row(4))
     mount(store, away)
@@ -383,7 +375,7 @@ def test_a_database_that_does_not_tell_is_no_refusal(
     assert ids_of_rows(recording) == [None, None]
     assert not (store / MARKER).exists()
     monkeypatch.undo()
-    forget()
+    forget_stores()
     with recording.connection.transaction:
         recording.insert1(row(3))
     assert ids_of_rows(recording) == [None, None, ids(store)[0]]
@@ -398,7 +390,7 @@ def test_a_first_write_within_a_transaction_that_is_rolled_back(
     connection.cancel_transaction()
     recording.insert1(row(2))
     assert ids_of_rows(recording) == ids(store)
-    forget()
+    forget_stores()
     recording.delete(prompt=False)
     recording.insert1(row(1))  # a marker and no rows: as after a kill between them
     assert ids_of_rows(recording) == ids(store)
@@ -519,7 +511,7 @@ def test_object_stores(
     recording.insert1(row(1))
     marker = json.loads(raw.get(MARKER))["store_id"]
     assert ids_of_rows(recording) == marker
-    forget()
+    forget_stores()
     recording.insert1(row(2))
     assert ids_of_rows(recording) == marker * 2
     # A location that is misspelt, or a bucket that was made anew.
@@ -540,7 +532,7 @@ def test_credentials_that_may_not_read_the_marker_write_without_an_id(
         recording.connection._config.stores = stores
         recording.insert1(row(1))
         proxy.times(9, Fault(status=403, code="AccessDenied"), "GET", MARKER)
-        forget()
+        forget_stores()
         recording.insert1(row(2))
         assert ids_of_rows(recording)[1] is None
         # Nor are reads concerned.
@@ -561,7 +553,7 @@ def test_requests_for_an_identity(
         recording.insert1(row(1))
         asked = [(each.method, each.name) for each in proxy.asked(name=MARKER)]
         assert asked == [("GET", MARKER), ("PUT", MARKER)]
-        forget()
+        forget_stores()
         proxy.requests.clear()
         recording.insert1(row(2))
         recording.insert1(row(3))

@@ -7,7 +7,6 @@ import pwd
 import shutil
 import subprocess
 from collections.abc import Iterator
-from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,13 @@ import pytest
 
 from dj_npy import ArrayMissingError, StoreError, settings
 from dj_npy._format.aliases import TEMPORARY_SUFFIX
-from dj_npy._format.path import with_token
+from dj_npy._stores.base import MARKER
 from dj_npy._stores.local import file as localfile
-from dj_npy._stores.local import naming
+from dj_npy._stores.local import rename
 from dj_npy._stores.local import store as local
 from dj_npy._stores.local.store import LocalStore
 from tests.support import warm
-from tests.support.conformance import beginning
-
-PLAIN = "lab/t/k=1/a.npy"
-
-
-def names(plain: str = PLAIN) -> Iterator[str]:
-    return chain([plain], map(with_token, repeat(plain)))
-
-
-def create(store: LocalStore, contents: bytes, plain: str = PLAIN) -> str:
-    return store.create(names(plain), [memoryview(contents)], len(contents))
+from tests.support.conformance import PLAIN, Stopped, beginning, create, names
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -55,7 +44,7 @@ def test_without_links_the_name_is_reserved(
     def no_link(*_: Any) -> None:
         raise OSError(errno.EPERM, "links are not to be had")
 
-    monkeypatch.setattr(naming, "_renameat2", None)
+    monkeypatch.setattr(rename, "_renameat2", None)
     monkeypatch.setattr(os, "link", no_link)
     paths = [create(local_store, contents) for contents in (b"1", b"2", b"3")]
     assert paths[0] == PLAIN
@@ -78,14 +67,14 @@ def test_keys_that_differ_in_case_only_on_a_case_blind_disk(case_blind_disk: Pat
 
 RACER = """
 import errno, os, sys
-from dj_npy._stores.local import naming
+from dj_npy._stores.local import rename
 from dj_npy._stores.local.store import LocalStore
-from tests.stores.test_local_store import create
+from tests.support.conformance import create
 def no_link(*_):
     raise OSError(errno.EPERM, "links are not to be had")
 store, me, way = LocalStore("main", sys.argv[1]), sys.argv[2], sys.argv[3]
 if way != "rename":
-    naming._renameat2 = None
+    rename._renameat2 = None
 if way == "reserve":
     os.link = no_link
 sys.stdin.readline()
@@ -124,10 +113,6 @@ def test_racing_processes_never_share_a_file(
         os.unlink(folder / path)
 
 
-class Stopped(Exception):  # noqa: N818
-    pass
-
-
 def interrupted() -> Iterator[memoryview]:
     yield memoryview(b"the first piece")
     raise Stopped
@@ -147,14 +132,14 @@ def test_a_failing_step_leaves_nothing_and_says_why(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     if step in ("link", "replace"):
-        monkeypatch.setattr(naming, "_renameat2", None)
+        monkeypatch.setattr(rename, "_renameat2", None)
     if step == "replace":
 
         def no_link(*_: Any) -> None:
             raise OSError(errno.EPERM, "links are not to be had")
 
         monkeypatch.setattr(os, "link", no_link)
-    monkeypatch.setattr(naming if step == "_rename" else os, step, fail)
+    monkeypatch.setattr(rename if step == "_rename" else os, step, fail)
     with pytest.raises(StoreError, match=r"could not write the array at 'lab.*Input/output error"):
         create(local_store, b"1")
     monkeypatch.undo()
@@ -165,7 +150,7 @@ WITHOUT_PERMISSION = """
 import os, sys
 from dj_npy import StoreError
 from dj_npy._stores.local.store import LocalStore
-from tests.stores.test_local_store import create
+from tests.support.conformance import create
 if os.geteuid() == 0:
     os.setuid(65534)
 try:
@@ -356,3 +341,10 @@ def test_an_error_never_names_the_temporary_file(
         create(local_store, b"1")
     assert TEMPORARY_SUFFIX not in str(caught.value)
     assert everything(store) == {"lab": b"in the way"}
+
+
+def test_a_marker_that_cannot_be_replaced_stays_alone(local_store: LocalStore, store: Path) -> None:
+    (store / MARKER).mkdir()
+    with pytest.raises(StoreError, match=r"could not write .*Is a directory"):
+        local_store.mark(b"new", replace=True)
+    assert [path.name for path in store.iterdir()] == [MARKER]

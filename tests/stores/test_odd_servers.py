@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,21 +16,17 @@ from fsspec.implementations.memory import MemoryFileSystem
 from dj_npy import ArrayMissingError, StoreError
 from dj_npy._cli.remotefile import beginning_of_url
 from dj_npy._concurrency.threads import in_time
-from dj_npy._stores import Store, open_store, opening, remote
+from dj_npy._stores import Store, amazon, botocore, open_store, opening, remote
 from dj_npy._stores.base import PROBE, Listed
 from dj_npy._stores.environment import ca_bundle, ca_certificates, tls
 from dj_npy._stores.fsspec import GenericStore
-from dj_npy._stores.obstore import amazon
 from dj_npy._stores.obstore.store import CloudStore
-from tests.stores.test_conformance import as_if_forked, location, store_of
-from tests.stores.test_remote import impatient
 from tests.support.conformance import IN_PARTS, PLAIN, beginning, create, large, read
 from tests.support.faults import Fault, Proxy, Request, proxy_of
+from tests.support.references import store_of
 from tests.support.servers import ACCESS_KEY, SECRET_KEY, S3Raw, s3_client, s3_settings
 
 pytestmark = pytest.mark.usefixtures("parts_from_16_mib")
-
-__all__ = ["as_if_forked", "impatient", "location"]  # fixtures
 
 BOTH = pytest.mark.parametrize("through", ["obstore", "fsspec"], indirect=True)
 
@@ -39,17 +35,6 @@ BOTH = pytest.mark.parametrize("through", ["obstore", "fsspec"], indirect=True)
 def through(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(opening, "_forked", request.param == "fsspec")
     return str(request.param)
-
-
-@pytest.fixture
-def proxy(moto: str, near: None) -> Iterator[Proxy]:
-    with proxy_of(moto) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def raw(moto: str, location: str) -> S3Raw:
-    return S3Raw(moto, location)
 
 
 def open_through(proxy: Proxy, location: str, **more: Any) -> Store:
@@ -377,7 +362,7 @@ def test_a_later_without_end(
     impatient: None,
 ) -> None:
     """Tried in one layer, and told in the same words."""
-    monkeypatch.setattr(amazon, "ATTEMPTS", 3)
+    monkeypatch.setattr(botocore, "ATTEMPTS", 3)
     monkeypatch.setattr(remote, "RETRY_S", 1)
     code, words = LATER[status]
     store = open_through(proxy, location)

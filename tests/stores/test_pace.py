@@ -21,13 +21,11 @@ from dj_npy._stores import Store, open_store, opening, pace
 from dj_npy._stores.fsspec import GenericStore
 from dj_npy._stores.local.store import LocalStore
 from dj_npy._stores.pace import Pace
-from tests.stores.test_conformance import location
 from tests.support.arrays import same
 from tests.support.conformance import create
 from tests.support.faults import Fault, Proxy, Request, proxy_of
-from tests.support.servers import S3Raw, s3_settings
-
-__all__ = ["location"]  # a fixture
+from tests.support.references import forget_stores
+from tests.support.servers import S3Raw
 
 DELAY_S = 0.05
 
@@ -66,17 +64,6 @@ def proxy(moto: str) -> Iterator[Proxy]:
 def far(proxy: Proxy) -> Far:
     proxy.harm = far = Far()
     return far
-
-
-@pytest.fixture
-def s3(proxy: Proxy, location: str) -> dict[str, Any]:
-    return s3_settings(proxy.endpoint, location=location)
-
-
-def forget_stores() -> None:
-    """From now on, nothing is known of any store, as in a process that begins."""
-    opening._open_stores.clear()
-    opening._recent.clear()
 
 
 ROWS = np.random.default_rng(0).standard_normal((20_000, 5))

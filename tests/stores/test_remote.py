@@ -18,39 +18,16 @@ from dj_npy import ArrayCorruptError, ArrayMissingError, NpyRef, StoreError
 from dj_npy._concurrency import threads
 from dj_npy._stores import Store, opening, remote
 from dj_npy._stores.base import PROBE
-from dj_npy._stores.obstore import amazon, clients, failures
-from tests.stores.test_conformance import location, store_of
+from dj_npy._stores.obstore import failures
 from tests.support import warm
 from tests.support.conformance import IN_PARTS, PLAIN, beginning, create, large, names, read
 from tests.support.faults import Fault, Proxy, Request, proxy_of
+from tests.support.references import store_of
 from tests.support.servers import ACCESS_KEY, SECRET_KEY, S3Raw, s3_settings
 
 pytestmark = pytest.mark.usefixtures("parts_from_16_mib")
 
-__all__ = ["location"]  # a fixture
-
 SMALL, LARGE = 100_000, (20 << 20) + 1
-
-
-@pytest.fixture
-def proxy(moto: str, near: None) -> Iterator[Proxy]:
-    with proxy_of(moto) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def raw(moto: str, location: str) -> S3Raw:
-    return S3Raw(moto, location)
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits of seconds, where there are minutes."""
-    monkeypatch.setattr(clients, "MAX_RETRIES", 3)
-    monkeypatch.setattr(amazon, "ATTEMPTS", 3)
-    monkeypatch.setattr(remote, "RETRY_S", 5)
-    monkeypatch.setattr(remote, "SILENCE_S", 1)
-    monkeypatch.setattr(remote, "REQUEST_S", 8)
 
 
 @pytest.fixture
@@ -769,7 +746,7 @@ def test_a_create_that_finds_only_taken_names(opened: Store, raw: S3Raw) -> None
 
 AT_EXIT = """
 import atexit, json, sys
-from tests.stores.test_conformance import store_of
+from tests.support.references import store_of
 store = store_of(json.loads(sys.argv[1]))
 def read():
     buffer = bytearray(40 << 20)

@@ -25,15 +25,12 @@ import dj_npy
 from dj_npy import NpyError
 from dj_npy._stores import Store, opening
 from dj_npy._stores.secret import Redactor
-from tests.stores.test_conformance import location, store_of
-from tests.stores.test_remote import impatient
 from tests.support.conformance import IN_PARTS, create
 from tests.support.faults import Fault, proxy_of
+from tests.support.references import store_of
 from tests.support.servers import ACCESS_KEY, AZURITE_KEY, BUCKET, SECRET_KEY, s3_settings
 
 pytestmark = pytest.mark.usefixtures("parts_from_16_mib")
-
-__all__ = ["impatient", "location"]  # fixtures
 
 SECRET = "tOp+s3cr3t/of=tests"
 USER = "AKIA0123456789SECRET"

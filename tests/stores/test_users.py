@@ -17,9 +17,9 @@ pytestmark = pytest.mark.slow
 
 WAYS = {
     "rename": "",
-    "link": "naming._renameat2 = None\n",
+    "link": "rename._renameat2 = None\n",
     "reserve": (
-        "naming._renameat2 = None\n"
+        "rename._renameat2 = None\n"
         "def no_link(*_):\n"
         "    raise PermissionError(1, 'links are not to be had')\n"
         "os.link = no_link\n"

@@ -7,7 +7,22 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import dj_npy
+from dj_npy._stores import Store, open_store, opening
 from tests.support.pages import ROOT
+
+
+def forget_stores() -> None:
+    """From now on, nothing is known of any store, as in a process that begins."""
+    opening._open_stores.clear()
+    opening._recent.clear()
+
+
+def store_of(settings: dict[str, Any]) -> Store:
+    """The store of these settings, opened anew."""
+    stores: dict[str, Any] = {"default": "main", "main": settings}
+    config = SimpleNamespace(stores=stores, get_store_spec=lambda name: dict(stores[name]))
+    forget_stores()
+    return open_store(config, "main")
 
 
 def reference(array: Any, stores: dict[str, Any], recording_id: int = 1) -> dj_npy.NpyRef:

@@ -320,6 +320,11 @@ class FolderRaw:
         return {path.relative_to(self.folder).as_posix() for path in files} - {MARKER}
 
 
+def files(folder: Path) -> set[str]:
+    """The files in the folder of a store, but for the store's own."""
+    return FolderRaw(folder).keys()
+
+
 @dataclass(frozen=True)
 class FsspecRaw:
     filesystem: Any

@@ -22,7 +22,7 @@ import dj_npy._stores.opening
 from dj_npy import StoreError
 from dj_npy._stores import filecache as _filecache
 from dj_npy._format.path import with_token
-from dj_npy._stores.local import naming
+from dj_npy._stores.local import rename
 from dj_npy._stores.local.store import LocalStore
 user, group, umask, arguments = json.loads(sys.argv[1])
 os.setgroups([group])

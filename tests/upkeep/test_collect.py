@@ -20,14 +20,10 @@ import dj_npy
 import dj_npy._stores.local.store
 import dj_npy._upkeep.collect
 from tests.support import processes
-from tests.support.servers import FolderRaw, S3Raw, s3_client, s3_settings
+from tests.support.servers import S3Raw, files, s3_client, s3_settings
 
 WAVEFORM = np.arange(12.0).reshape(3, 4)
 NOW = timedelta(0)
-
-
-def files(folder: Path) -> set[str]:
-    return FolderRaw(folder).keys()
 
 
 def folders(folder: Path) -> set[str]:
@@ -610,7 +606,7 @@ def test_a_folder_that_another_process_made_anew_is_synced(
     stored: Callable[..., Any], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
-    original = dj_npy._stores.local.naming.sync_folder
+    original = dj_npy._stores.local.rename.sync_folder
 
     def sync_folder(path: str) -> None:
         synced.append(path)

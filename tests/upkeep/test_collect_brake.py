@@ -13,8 +13,8 @@ import pytest
 import dj_npy
 from dj_npy._upkeep.collection import Collection
 from tests.cli.test_cli import command, environment
-from tests.support.servers import S3Raw, s3_settings
-from tests.upkeep.test_collect import files, paths
+from tests.support.servers import S3Raw, files, s3_settings
+from tests.upkeep.test_collect import paths
 
 WAVEFORM = np.arange(12.0).reshape(3, 4)
 NOW = timedelta(0)

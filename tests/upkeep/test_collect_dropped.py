@@ -19,17 +19,11 @@ import dj_npy._upkeep.collect
 from dj_npy._format.path import array_path, with_token
 from dj_npy._upkeep.dropped import Dropped
 from tests.cli.test_cli import command, environment
-from tests.support.servers import S3Raw, s3_settings
-from tests.upkeep.test_collect import files, folders, paths
+from tests.support.servers import S3Raw, files, s3_settings
+from tests.upkeep.test_collect import folders, paths
 
 WAVEFORM = np.arange(12.0).reshape(3, 4)
 NOW = timedelta(0)
-
-
-@pytest.fixture
-def rows(recording: Any) -> Any:
-    recording.insert([{"recording_id": n, "waveform": WAVEFORM + n} for n in range(6)])
-    return recording
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import pytest
 
 import dj_npy
 from dj_npy._datajoint.grants import sight
-from tests.upkeep.test_collect import files, paths
+from tests.support.servers import files
+from tests.upkeep.test_collect import paths
 
 WAVEFORM = np.arange(12.0).reshape(3, 4)
 NOW = timedelta(0)

@@ -14,7 +14,7 @@ import dj_npy
 import dj_npy._stores.local.store
 from dj_npy._stores import fsspec as generic
 from dj_npy._stores.base import UNTIMED
-from tests.upkeep.test_collect import files
+from tests.support.servers import files
 
 WAVEFORM = np.arange(12.0).reshape(3, 4)
 NOW = timedelta(0)

@@ -20,7 +20,8 @@ from dj_npy._stores import open_store
 from dj_npy._upkeep.collect import _settled_snapshot
 from tests.conftest import is_mariadb
 from tests.support import warm
-from tests.upkeep.test_collect import files, paths
+from tests.support.servers import files
+from tests.upkeep.test_collect import paths
 
 NOW = timedelta(0)
 MYSQL = pytest.mark.parametrize("database", ["mariadb", "mysql"], indirect=True)

@@ -18,16 +18,11 @@ import dj_npy
 from dj_npy._cli import main as _cli
 from tests.cli.test_cli import command, environment
 from tests.conftest import run
-from tests.upkeep.test_collect import files, paths
+from tests.support.servers import files
+from tests.upkeep.test_collect import paths
 
 WAVEFORM = np.arange(12.0).reshape(3, 4)
 NOW = timedelta(0)
-
-
-@pytest.fixture
-def rows(recording: Any) -> Any:
-    recording.insert([{"recording_id": n, "waveform": WAVEFORM + n} for n in range(6)])
-    return recording
 
 
 # --- the command line ------------------------------------------------------------------------

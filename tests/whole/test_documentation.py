@@ -373,3 +373,14 @@ def test_after_leaving_datajoint_reads_what_was_written(session_folder: Path) ->
     host = next(line.split()[1] for line in writer.stdout if line.startswith("HOST"))
     warm.output("-c", read, host, str(folder / "store"))
     writer.communicate("\n")
+
+
+def test_the_index_of_decisions_has_title_and_status_of_each() -> None:
+    folder = ROOT / "docs" / "decisions"
+    row = re.compile(r"^\| (\d+) \| \[(.*?)\]\((.*?)\) \| (\S+) \| (.*) \|$", re.MULTILINE)
+    told = {}
+    for number, title, file, date, status in row.findall((folder / "index.md").read_text()):
+        told[file] = f"# {number}. {title}", "", f"{date}. Status: {status}."
+    assert told == {
+        page.name: (*page.read_text().split("\n")[:3],) for page in folder.glob("0*.md")
+    }

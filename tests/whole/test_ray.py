@@ -8,13 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import run
-from tests.stores.test_conformance import location
 from tests.support.references import configured
 from tests.support.servers import SECRET_KEY, s3_settings
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["location"]  # a fixture
 
 
 def test_workers_of_ray_read_what_they_are_configured_for(

@@ -1,12 +1,14 @@
 """The rooms of the house: what a module imports lies in its own room, or in one below."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import dj_npy
+from tests.support.pages import ROOT
 
 SOURCE = Path(dj_npy.__file__).parent
 ROOMS = [
@@ -108,6 +110,18 @@ def test_no_two_modules_need_one_another() -> None:
     assert not needs
 
 
+def test_context_variables_are_where_their_reasons_are_told() -> None:
+    having = {name for name, path in MODULES.items() if "ContextVar(" in path.read_text()}
+    assert having == {"_array.arraylike", "_concurrency.threads", "_datajoint.context"}
+
+
 def test_every_room_says_what_it_is() -> None:
     for folder in {path.parent for path in MODULES.values()}:
         assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+
+
+def test_the_page_of_the_architecture_names_every_module() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    told = page[page.index("## Rooms") : page.index("## Words")]
+    names = {name.rpartition(".")[2] for name in MODULES}
+    assert {name for name in names if not re.search(rf"(`| ){name}\b", told)} == set()

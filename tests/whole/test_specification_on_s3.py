@@ -19,12 +19,9 @@ from datajoint.storage_adapter import StorageAdapter
 import dj_npy
 from dj_npy._stores.identity import _LATELY_S
 from tests.conftest import MakeTable
-from tests.stores.test_conformance import location
 from tests.support import warm
 from tests.support.faults import proxy_of
 from tests.support.servers import S3Raw, s3_settings
-
-__all__ = ["location"]  # a fixture
 
 OTHER_PROCESS = """
 import json, sys

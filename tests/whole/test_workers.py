@@ -13,13 +13,10 @@ import pytest
 
 from dj_npy import NpyRef
 from tests.conftest import run
-from tests.stores.test_conformance import location
 from tests.support.references import configured
 from tests.support.servers import SECRET_KEY, s3_settings
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["location"]  # a fixture
 
 Stored = Callable[..., NpyRef]
 

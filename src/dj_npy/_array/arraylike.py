@@ -13,7 +13,11 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from dj_npy._format.npyfile import AnyArray, empty
 
 as_scalar: ContextVar[bool] = ContextVar("as_scalar", default=False)
-"""While true, NumPy converts an array-like to one Python object, not to its data."""
+"""
+While true, NumPy converts an array-like to one Python object, not to its data.
+
+Set around a fetch of DataJoint's, whose `numpy.array` calls `__array__` without arguments of ours.
+"""
 
 
 def _method(name: str) -> Callable[..., Any]:

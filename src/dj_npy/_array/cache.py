@@ -149,10 +149,10 @@ class ArrayCache:
         self._recent[identity] = gone, array.nbytes
         self._nbytes += array.nbytes
         while self._nbytes > settings.memory and self._recent:
-            oldest, (oldest_ref, nbytes) = self._recent.popitem(last=False)
+            _, (oldest, nbytes) = self._recent.popitem(last=False)
             self._nbytes -= nbytes
-            holder = oldest_ref()
-            if holder is not None and id(holder) == oldest:
+            holder = oldest()
+            if holder is not None:
                 kept = loaded_array(holder)
                 holder._loaded = None if kept is None else weakref.ref(kept)
 

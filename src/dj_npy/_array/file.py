@@ -20,7 +20,7 @@ from dj_npy._array.workingcopy import working_map
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
 from dj_npy._format import npyfile
 from dj_npy._format.metadata import ArrayMetadata
-from dj_npy._format.npyfile import CHECKSUM, AnyArray, Header
+from dj_npy._format.npyfile import CHECKSUM, AnyArray, Header, ReadBeginning
 from dj_npy._selection.index import Selection
 from dj_npy._selection.parts import Part
 from dj_npy._selection.plan import Plan
@@ -35,7 +35,6 @@ _MAX_SLAB_SHARE = 512 << 10
 """Bytes of a slab, and of the largest array in one."""
 _ALIGNMENT = 64
 """Alignment of an array in a slab, in bytes."""
-_ReadBeginning = Callable[[int], tuple[bytes, int]]
 
 
 class Slab:
@@ -339,24 +338,17 @@ class ArrayFile:
         data, stat = self.store.read_beginning(self.path, length)
         return data, stat.nbytes
 
-    def _check_header(self, read_beginning: _ReadBeginning) -> tuple[Header, bytes]:
+    def _check_header(self, read_beginning: ReadBeginning) -> tuple[Header, bytes]:
         """Return the header and its bytes; raise if it does not match the row."""
-        where = self.store.where(self.path)
-        prefix, size = read_beginning(npyfile.FIRST_READ)
-        expected = self.row.expected_header()
-        if expected and size == expected[0].file_size and prefix.startswith(expected[1]):
-            return expected
-        length = npyfile.header_length(prefix, where)
-        if length > len(prefix):
-            prefix, size = read_beginning(length)
-        header = npyfile.parse_header(prefix, size, where)
+        where, expected = self.store.where(self.path), self.row.expected_header()
+        header, prefix = npyfile.read_header(read_beginning, where, expected)
         if not self.row.matches(header):
             wanted = Header(self.row.dtype, self.row.shape, False, 0)
             raise ArrayCorruptError(
                 f"{where} is another array than the row says: expected {wanted}, found {header}. "
                 f"Restore the file from a copy"
             )
-        return header, prefix[: header.offset]
+        return header, prefix
 
     def _changed_while_read(self) -> ArrayCorruptError:
         return ArrayCorruptError(f"{self.store.where(self.path)} changed while it was read")

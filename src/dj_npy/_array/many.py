@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from dj_npy._array.file import Slab
-from dj_npy._array.ref import NpyRef, load_each, load_together, read_each
+from dj_npy._array.ref import NpyRef, load_one, load_together, read_one
 from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._errors import ArrayInvalidError, NpyError
@@ -217,8 +217,8 @@ class _Group:
         if store is not None and several:
             tasks = [Task(partial(load_together, self._refs, store, slab))]
         else:
-            load_group = load_each if keep else read_each
-            tasks = [Task(partial(load_group, [ref], slab)) for ref in self._refs]
+            read = load_one if keep else read_one
+            tasks = [Task(partial(read, ref, slab)) for ref in self._refs]
 
         def workers() -> int:
             # A large array is itself read by several threads.

@@ -214,14 +214,14 @@ def _band(x: AnyArray, low: AnyArray, high: AnyArray) -> str:
     stretches = np.split(present, np.flatnonzero(np.diff(present) > 1) + 1)
     return "".join(
         "M"
-        + "L".join(f"{x[i]:.0f} {y[i]:.0f}" for y, along in _around(low, high, each) for i in along)
+        + "L".join(
+            f"{x[i]:.0f} {y[i]:.0f}"
+            for y, along in ((low, each), (high, each[::-1]))
+            for i in along
+        )
         + "Z"
         for each in stretches
     )
-
-
-def _around(low: AnyArray, high: AnyArray, stretch: AnyArray) -> Any:
-    return (low, stretch), (high, stretch[::-1])
 
 
 def _png(levels: AnyArray) -> bytes:

@@ -433,15 +433,12 @@ def load_together(refs: Sequence[NpyRef], store: Store, slab: Slab) -> list[AnyA
     ]
 
 
-def load_each(refs: Sequence[NpyRef], slab: Slab) -> list[AnyArray]:
-    """Load arrays one after the other; many threads do so in parallel."""
-    return [array_cache.get(ref, partial(ref._read, slab)) for ref in refs]
+def load_one(ref: NpyRef, slab: Slab) -> list[AnyArray]:
+    """Load one array."""
+    return [array_cache.get(ref, partial(ref._read, slab))]
 
 
-def read_each(refs: Sequence[NpyRef], slab: Slab) -> list[AnyArray]:
-    """Read arrays one after the other into memory owned by the caller, without caching."""
-    loaded = map(loaded_array, refs)
-    return [
-        ref._read(slab) if array is None else owned(array[...])
-        for ref, array in zip(refs, loaded, strict=True)
-    ]
+def read_one(ref: NpyRef, slab: Slab) -> list[AnyArray]:
+    """Read one array into memory owned by the caller, without caching."""
+    array = loaded_array(ref)
+    return [ref._read(slab) if array is None else owned(array[...])]

@@ -12,12 +12,12 @@ from datajoint.errors import DataJointError
 
 from dj_npy._array.file import ArrayFile
 from dj_npy._cli.command import FINE, WRONG, Command, Paint, UsageError
-from dj_npy._cli.remotefile import ReadBeginning, beginning_of_url, beginning_on_s3
+from dj_npy._cli.remotefile import beginning_of_url, beginning_on_s3
 from dj_npy._cli.tables import Found, arrays_of
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, StoreError
 from dj_npy._format import npyfile
 from dj_npy._format.metadata import ArrayMetadata
-from dj_npy._format.npyfile import Header
+from dj_npy._format.npyfile import Header, ReadBeginning
 from dj_npy._stores import Store, open_store
 from dj_npy._stores.local.store import LocalStore
 from dj_npy._stores.regularfile import open_to_read
@@ -25,7 +25,7 @@ from dj_npy._text import in_units, printable
 
 
 @dataclass
-class Report:
+class Description:
     """Facts about one array, and its problem, if any."""
 
     what: str
@@ -34,7 +34,7 @@ class Report:
     problem: str | None = None
 
 
-def _file_report(path: str) -> Report:
+def _file_report(path: str) -> Description:
     def read_beginning(length: int) -> tuple[bytes, int]:
         try:
             with open_to_read(path) as file:
@@ -46,12 +46,12 @@ def _file_report(path: str) -> Report:
         except OSError as error:
             raise StoreError(f"could not read {path!r}: {error.strerror}") from error
 
-    report = Report(path, {"where": os.path.abspath(path)})
+    report = Description(path, {"where": os.path.abspath(path)})
     _read_header(report, read_beginning, repr(path))
     return report
 
 
-def _url_report(url: str) -> Report:
+def _url_report(url: str) -> Description:
     scheme = url.partition("://")[0].lower()
     if scheme in ("http", "https"):
         shown, read_beginning = beginning_of_url(url)
@@ -62,14 +62,14 @@ def _url_report(url: str) -> Report:
             f"{scheme}:// is not looked at: give a file, http://, https:// or s3://, or a table "
             f"and a key, which work for every store"
         )
-    report = Report(shown, {"where": shown})
+    report = Description(shown, {"where": shown})
     _read_header(report, read_beginning, shown)
     return report
 
 
-def _row_report(found: Found) -> Report:
+def _row_report(found: Found) -> Description:
     """Describe the array of one attribute of one row."""
-    report = Report(
+    report = Description(
         f"{found.table} {' '.join(f'{name}={value}' for name, value in found.key.items())} "
         f"{found.attribute}",
         {"table": found.table, "key": found.key, "attribute": found.attribute, "row": found.json},
@@ -101,15 +101,15 @@ def _address(store: Store, path: str) -> str:
     return f"{getattr(store, 'identity', store.name)}/{path}"
 
 
-def _read_header(report: Report, read_beginning: ReadBeginning, where: str) -> None:
+def _read_header(report: Description, read_beginning: ReadBeginning, where: str) -> None:
     """Read the header of a file into the report."""
+
+    def read(length: int) -> tuple[bytes, int]:
+        data, report.facts["file_nbytes"] = read_beginning(length)
+        return data, report.facts["file_nbytes"]
+
     try:
-        prefix, nbytes = read_beginning(npyfile.FIRST_READ)
-        report.facts["file_nbytes"] = nbytes
-        length = npyfile.header_length(prefix, where)
-        if length > len(prefix):
-            prefix, _ = read_beginning(length)
-        header = npyfile.parse_header(prefix, nbytes, where)
+        header, prefix = npyfile.read_header(read, where)
     except ArrayCorruptError as error:
         report.problem = str(error)
         return
@@ -126,7 +126,7 @@ def _header_facts(header: Header, prefix: bytes) -> dict[str, Any]:
     }
 
 
-def _reports(target: str, key: list[str]) -> Iterator[Report]:
+def _reports(target: str, key: list[str]) -> Iterator[Description]:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", target):
         if key:
             raise UsageError("a URL is looked at without a key")
@@ -157,7 +157,7 @@ def info(options: argparse.Namespace) -> int:
     return code
 
 
-def _as_text(report: Report, paint: Paint) -> str:
+def _as_text(report: Description, paint: Paint) -> str:
     facts = report.facts
     lines = []
     if "row" in facts:

@@ -4,8 +4,8 @@ import base64
 import os
 import re
 import time
-from collections.abc import Callable
 from http.client import HTTPException
+from types import SimpleNamespace
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -13,12 +13,10 @@ from urllib.request import Request
 
 from dj_npy._cli.command import UsageError
 from dj_npy._errors import ArrayMissingError, StoreError
+from dj_npy._format.npyfile import ReadBeginning
 from dj_npy._stores import open_store, remote
 from dj_npy._stores.deadline import open_url
 from dj_npy._stores.described import own_config
-
-ReadBeginning = Callable[[int], tuple[bytes, int]]
-"""Reads up to so many bytes from the start of a file; returns them and the file's size."""
 
 
 def beginning_of_url(url: str) -> tuple[str, ReadBeginning]:
@@ -88,25 +86,15 @@ def beginning_on_s3(url: str) -> tuple[str, ReadBeginning]:
     if match is None:
         raise UsageError("an address on S3 is s3://BUCKET/KEY")
     bucket, key = match.groups()
-    name = f"s3://{bucket}"
-    store = open_store(_SingleStoreConfig(name, _settings(bucket, key)), name)
+    name, settings = f"s3://{bucket}", _settings(bucket, key)
+    config: Any = SimpleNamespace(stores={name: settings}, get_store_spec=lambda _: settings)
+    store = open_store(config, name)
 
     def read_beginning(length: int) -> tuple[bytes, int]:
         data, found = store.read_beginning(key, length)
         return data, found.nbytes
 
     return f"{name}/{key}", read_beginning
-
-
-class _SingleStoreConfig:
-    """A configuration with a bucket as its only store."""
-
-    def __init__(self, name: str, settings: dict[str, Any]) -> None:
-        self.stores: dict[str, Any] = {"default": name, name: settings}
-
-    def get_store_spec(self, store: str | None = None) -> dict[str, Any]:
-        """Return the settings of the store."""
-        return dict(self.stores[store or self.stores["default"]])
 
 
 def _settings(bucket: str, key: str) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from dj_npy._cli.command import FINE, WRONG, Command, UsageError
 from dj_npy._text import printable
 from dj_npy._upkeep.adopt import adopt
 from dj_npy._upkeep.collect import collect
-from dj_npy._upkeep.verify import verify
+from dj_npy._upkeep.collection import Collection
+from dj_npy._upkeep.verify import Report, verify
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -20,8 +21,7 @@ def _verify(options: argparse.Namespace) -> int:
         checksums=options.checksums,
         progress=options.progress,
     )
-    _print_lines(report.to_json() if options.json else str(report))
-    return FINE if report.ok else WRONG
+    return _print_report(report, options)
 
 
 def _collect(options: argparse.Namespace) -> int:
@@ -34,8 +34,7 @@ def _collect(options: argparse.Namespace) -> int:
         blind=options.blind,
         dropped=options.dropped,
     )
-    _print_lines(report.to_json() if options.json else str(report))
-    return FINE if report.ok else WRONG
+    return _print_report(report, options)
 
 
 def _adopt(options: argparse.Namespace) -> int:
@@ -44,6 +43,11 @@ def _adopt(options: argparse.Namespace) -> int:
         f"store {options.store!r} is {' and '.join(ids)}" if ids else "nothing was written"
     )
     return FINE if ids else WRONG
+
+
+def _print_report(report: Report | Collection, options: argparse.Namespace) -> int:
+    _print_lines(report.to_json() if options.json else str(report))
+    return FINE if report.ok else WRONG
 
 
 def _print_lines(text: str) -> None:

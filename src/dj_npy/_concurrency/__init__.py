@@ -1,5 +1,5 @@
 """
-Threads: parallel work, read-ahead, cancellation by Ctrl-C, and progress bars.
+Threads and an event loop: parallel work, read-ahead, cancellation by Ctrl-C, and progress bars.
 
 Knows nothing of arrays or files.
 """

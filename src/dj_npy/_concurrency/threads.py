@@ -30,6 +30,8 @@ class Stopped(BaseException):
     """Ends the work of a thread whose token was stopped."""
 
 
+# Not an argument: between a task and the request or the loop that looks at the token are the cache,
+# the file and every method of a store.
 current_token: ContextVar[CancelToken | None] = ContextVar("current_token", default=None)
 """Token of the bulk call this thread works for; its other threads share the network."""
 

@@ -1,7 +1,8 @@
 """
 Arguments passed past DataJoint to what it calls, as it forwards none of ours.
 
-Each context variable with its reason, and the only way to set one.
+Each context variable with its reason, and the only way to set one. Two are in rooms below, which
+look at them: `_array.arraylike.as_scalar` and `_concurrency.threads.current_token`.
 """
 
 from collections.abc import Callable

@@ -160,13 +160,13 @@ class Insertion(Statement):
         """
         pipeline = None
         if self._bulk is not None or self._is_far(rows):
-            told = None if self._bulk is None else self._bulk.max_workers
+            max_workers = None if self._bulk is None else self._bulk.max_workers
             pipeline = Pipeline(
                 self._work_items(rows),
-                thread_count(told),
+                thread_count(max_workers),
                 _IN_FLIGHT,
                 patient=True,
-                adapt=told is None,
+                adapt=max_workers is None,
             )
         checked_rows = self._rows_then_session_check(
             rows if pipeline is None else self._uploaded(pipeline)

@@ -13,7 +13,7 @@ import json
 import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from traceback import walk_tb
 from typing import Any, NamedTuple
@@ -302,26 +302,37 @@ class Session:
         """
         question = secrets.token_hex(8)
         try:
-            with self.raw.cursor() as cursor, self._savepoint(cursor):
+            with savepoint(self.raw, self._is_postgresql), self.raw.cursor() as cursor:
                 cursor.execute(query, [question, *args])
                 rows = list(cursor.fetchall())
         except _driver(self._is_postgresql).Error:
             return None
         return rows if rows and all(row[0] == question for row in rows) else None
 
-    @contextmanager
-    def _savepoint(self, cursor: Any) -> Iterator[None]:
-        """Keep an error from ending PostgreSQL's transaction, if there is one."""
-        if not self._is_postgresql or self.raw.info.transaction_status != _IN_TRANSACTION:
-            yield
-            return
-        cursor.execute("SAVEPOINT dj_npy_question")
-        try:
-            yield
-        except BaseException:
-            cursor.execute("ROLLBACK TO SAVEPOINT dj_npy_question")
-            raise
-        cursor.execute("RELEASE SAVEPOINT dj_npy_question")
+
+@contextmanager
+def savepoint(raw: Any, is_postgresql: bool) -> Iterator[None]:
+    """
+    Keep an error from ending a transaction of PostgreSQL's, if one is open in a session.
+
+    Not through DataJoint, where a savepoint makes the transaction forget its files.
+    """
+    if not is_postgresql or raw.info.transaction_status != _IN_TRANSACTION:
+        yield
+        return
+
+    def execute(verb: str) -> None:
+        with raw.cursor() as cursor:
+            cursor.execute(f"{verb} dj_npy")
+
+    execute("SAVEPOINT")
+    try:
+        yield
+    except BaseException:
+        with suppress(_driver(is_postgresql).Error):  # a session that is lost
+            execute("ROLLBACK TO SAVEPOINT")
+        raise
+    execute("RELEASE SAVEPOINT")
 
 
 def remove_files(files: Iterable[Written]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import datajoint as dj
 
 from dj_npy._datajoint.catalog import Snapshot, is_npy, snapshot
+from dj_npy._datajoint.outcome import savepoint
 from dj_npy._errors import ArrayCorruptError, StoreError
 from dj_npy._format.layout import Column
 from dj_npy._format.metadata import ArrayMetadata
@@ -18,8 +19,6 @@ _LostConnection: Any = getattr(dj.errors, "LostConnectionError", ())
 _NEWEST, _SCANNED = 20, 200
 """Values to check, and the newest rows to search for them: many may be NULL."""
 _LOCK_TIMEOUT_S = 2
-_IN_TRANSACTION, _FAILED = 2, 3
-"""libpq's PQTRANS_INTRANS and _INERROR."""
 
 
 class TableWitness:
@@ -47,7 +46,7 @@ class TableWitness:
         default = self._connection._config.stores.get("default")
         try:
             yield list(_referring_rows(store, default, self._newest_values()))
-        except _LostConnection:
+        except _LostConnection:  # the transaction is lost too, which the caller must know
             raise
         except Exception:  # DataJoint's or the driver's: the account may have INSERT only
             yield None
@@ -61,37 +60,15 @@ class TableWitness:
             yield None
 
     def _newest_values(self) -> Iterator[Any]:
-        """Yield the newest values on the insert's connection, which sees its own changes."""
+        """Return the newest values, read on the insert's connection, which sees its own changes."""
         connection, heading = self._connection, self._table.heading
-        uses_savepoint = False
-        if connection.adapter.backend == "postgresql":
-            status = connection._conn.info.transaction_status
-            if status == _FAILED:
-                raise StoreError("the transaction has failed")
-            uses_savepoint = status == _IN_TRANSACTION
-
-        def execute(statement: str) -> None:
-            # Not through DataJoint, where a savepoint makes the transaction forget its files.
-            with connection._conn.cursor() as cursor:
-                cursor.execute(statement)
-
-        if uses_savepoint:  # an error would end the transaction
-            execute("SAVEPOINT dj_npy_store")
         found: list[Any] = []
-        try:
+        with savepoint(connection._conn, connection.adapter.backend == "postgresql"):
             for name, attribute in heading.attributes.items():
                 if attribute.codec is not None and is_npy(attribute.codec, attribute.store):
                     table, key = self._table.full_table_name, self._table.primary_key
                     sql = _newest(connection.adapter, table, name, key)
                     found += connection.query(sql.replace("%", "%%")).fetchall()
-        except _LostConnection:  # the transaction is lost too, which the caller must know
-            raise
-        except Exception:
-            if uses_savepoint:
-                execute("ROLLBACK TO SAVEPOINT dj_npy_store")
-            raise
-        if uses_savepoint:
-            execute("RELEASE SAVEPOINT dj_npy_store")
         return (value for (value,) in found)
 
 

@@ -37,6 +37,17 @@ class _Table(NamedTuple):
     """File name without token of each ``<npy@>`` attribute."""
 
 
+def split_folders(folders: list[str], prefix: list[str]) -> tuple[str, str, list[str]] | None:
+    """Split the folders of a path into schema, table and those of the key; None if it has none."""
+    if folders[: len(prefix)] != prefix:
+        return None
+    below = folders[len(prefix) :]
+    at = next((n for n, folder in enumerate(below) if "=" not in folder), len(below))
+    if len(below) < at + 2:
+        return None
+    return below[at], below[at + 1], [*below[:at], *below[at + 2 :]]
+
+
 class Layout:
     """
     The paths of ``<npy@>`` columns in one store.
@@ -110,20 +121,15 @@ class Layout:
 
     def _table(self, folders: list[str]) -> _Table | None:
         """Return the table to which these folders belong."""
-        if folders[: len(self._prefix)] != self._prefix:
+        split = split_folders(folders, self._prefix)
+        if split is None:
             return None
-        below = folders[len(self._prefix) :]
-        in_front = 0
-        while in_front < len(below) and "=" in below[in_front]:
-            in_front += 1
-        if len(below) < in_front + 2:
-            return None
-        table = self._tables.get(self._table_id(below[in_front], below[in_front + 1]))
-        if table is None:
-            return None
-        key_folders = [*below[:in_front], *below[in_front + 2 :]]
-        if bool(key_folders) != bool(table.key) or not all(
-            f.startswith(table.key) for f in key_folders
+        schema, name, key_folders = split
+        table = self._tables.get(self._table_id(schema, name))
+        if (
+            table is None
+            or bool(key_folders) != bool(table.key)
+            or not all(f.startswith(table.key) for f in key_folders)
         ):
             return None
         return table

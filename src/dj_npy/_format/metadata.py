@@ -1,4 +1,4 @@
-"""Parse a row's JSON about its array: ours, that of DataJoint's own codec, or anything."""
+"""Check and parse the JSON of a row: ours, that of DataJoint's own codec, or anything."""
 
 import math
 import re

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -20,8 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
+from dj_npy._text import printable
 
 AnyArray = npt.NDArray[Any]
+ReadBeginning = Callable[[int], tuple[bytes, int]]
+"""Reads up to so many bytes from the start of a file; returns them and the file's size."""
 Json = str | list[Any]
 
 CHECKSUM = "xxh3_128:"
@@ -141,6 +144,23 @@ def header_length(prefix: bytes, where: str) -> int:
     return length
 
 
+def read_header(
+    read_beginning: ReadBeginning, where: str, expected: tuple[Header, bytes] | None = None
+) -> tuple[Header, bytes]:
+    """
+    Read the header of a file, and return it and its bytes.
+
+    Parsed only if it is not the one that is `expected`. Otherwise as :func:`parse_header`.
+    """
+    prefix, size = read_beginning(FIRST_READ)
+    if expected and size == expected[0].file_size and prefix.startswith(expected[1]):
+        return expected
+    length = header_length(prefix, where)
+    if length > len(prefix):
+        prefix, size = read_beginning(length)
+    return parse_header(prefix, size, where), prefix[:length]
+
+
 def parse_header(prefix: bytes, file_size: int, where: str) -> Header:
     """
     Parse a header strictly: three keys, plain literals, and the size of the file.
@@ -177,19 +197,16 @@ def parse_header(prefix: bytes, file_size: int, where: str) -> Header:
             raise ValueError(f"shape is {shape!r:.80}")
         header = Header(dtype, shape, fortran_order, offset)
     except PARSE_ERRORS as error:
-        raise ArrayCorruptError(f"{where} has a bad .npy header: {_error_text(error)}") from None
+        # Shortened, as it may quote a whole hostile header.
+        raise ArrayCorruptError(
+            f"{where} has a bad .npy header: {printable(str(error)[:_MAX_QUOTED])}"
+        ) from None
     if header.file_size != file_size:
         raise ArrayCorruptError(
             f"{where} does not have the size its header says ({header}): "
             f"expected {header.file_size} bytes, found {file_size}"
         )
     return header
-
-
-def _error_text(error: Exception) -> str:
-    """Return the message of an error, shortened, as it may quote a whole hostile header."""
-    text = str(error)[:_MAX_QUOTED]
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _literal(text: str) -> Any:

@@ -3,7 +3,7 @@ Plan which bytes of a file a selection needs, and scatter them into an array. Pu
 
 The axes of a selection and its points, ordered by their stride in the file, are nested *levels*.
 A level knows its extent, and whether it has a gap that is worth another request; from that follow
-the *pieces* in which it is read.
+the *segments* in which it is read. Neighbouring segments are merged into *parts*, one read each.
 """
 
 import math
@@ -23,23 +23,23 @@ _EVERYTHING = slice(None)
 _WINDOW = 4096
 
 
-class Piece(NamedTuple):
-    """A byte range of a file and the part of the result in it."""
+class Segment(NamedTuple):
+    """A byte range of a file, and the elements of the result in it."""
 
     start: int
     nbytes: int
     where: Where
-    """Index of that part in the result, with axes in file order."""
+    """Index of these elements in the result, with axes in file order."""
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    """Strides of the part in the bytes; 1 along the axis of the points."""
+    """Strides of these elements in the bytes; 1 along the axis of the points."""
     points: tuple[int, Offsets] | None = None
     """Number of that axis, and positions of the points on it."""
     runs: Sequence[tuple[int, int]] = ()
     """Start and length of each run, if there are several."""
 
     def source(self, data: memoryview, offset: int, dtype: np.dtype[Any]) -> AnyArray:
-        """Return the part of the result that is in `data` at `offset`."""
+        """Return these elements, from `data` at `offset`."""
         found: AnyArray = np.ndarray(self.shape, dtype, data, offset, self.strides)
         if self.points is None:
             return found
@@ -99,15 +99,15 @@ class Plan:
 
     @property
     def read_nbytes(self) -> int:
-        """Bytes to read, without the gaps merged between pieces of different levels."""
+        """Bytes to read, without the gaps merged between segments of different levels."""
         return self._level.read_nbytes
 
     def parts(self, out: AnyArray) -> Iterator[Part]:
         """Yield the parts to read into `out`, the result, in file order."""
         turns: Any = (*self._turns, ...)
         target = out.transpose(self._axes)[turns]
-        pieces = self._level.pieces(self._start, (), 0)
-        for merged in _merge_pieces(pieces, self._limits):
+        segments = self._level.segments(self._start, (), 0)
+        for merged in _merge_segments(segments, self._limits):
             start = merged[0].start
             nbytes = merged[-1].start + merged[-1].nbytes - start
             runs = merged[0].runs
@@ -118,37 +118,38 @@ class Plan:
                 yield Part(start, nbytes, (bytes_view(region),))
 
 
-def _merge_pieces(pieces: Iterable[Piece], limits: Limits) -> Iterator[list[Piece]]:
-    """Merge neighbouring pieces into parts; levels merge only within themselves."""
-    part: list[Piece] = []
-    for piece in pieces:
-        stop = piece.start + piece.nbytes
+def _merge_segments(segments: Iterable[Segment], limits: Limits) -> Iterator[list[Segment]]:
+    """Merge neighbouring segments, at least one, into parts; a level merges only within itself."""
+    part: list[Segment] = []
+    for segment in segments:
+        stop = segment.start + segment.nbytes
         if part and (
-            piece.runs
+            segment.runs
             or part[-1].runs
-            or piece.start - part[-1].start - part[-1].nbytes > limits.gap
+            or segment.start - part[-1].start - part[-1].nbytes > limits.gap
             or stop - part[0].start > limits.part
         ):
             yield part
             part = []
-        part.append(piece)
-    if part:
-        yield part
+        part.append(segment)
+    yield part
 
 
-def _region(pieces: Sequence[Piece], target: AnyArray) -> AnyArray | None:
-    """Return the part of `target` that has the same bytes as the file; None if there is none."""
-    piece = pieces[0]
-    if len(pieces) > 1 or piece.runs or not all(isinstance(n, slice) for n in piece.where):
+def _region(segments: Sequence[Segment], target: AnyArray) -> AnyArray | None:
+    """Return the view of `target` that has the same bytes as the file; None if there is none."""
+    segment = segments[0]
+    if len(segments) > 1 or segment.runs or not all(isinstance(n, slice) for n in segment.where):
         return None
-    region = target[(*piece.where, ...)]
-    same = region.nbytes == piece.nbytes and region.flags.c_contiguous
+    region = target[(*segment.where, ...)]
+    same = region.nbytes == segment.nbytes and region.flags.c_contiguous
     return region if same else None
 
 
-def _scatter(pieces: Sequence[Piece], target: AnyArray, data: memoryview) -> None:
-    for piece in pieces:
-        target[piece.where] = piece.source(data, piece.start - pieces[0].start, target.dtype)
+def _scatter(segments: Sequence[Segment], target: AnyArray, data: memoryview) -> None:
+    for segment in segments:
+        target[segment.where] = segment.source(
+            data, segment.start - segments[0].start, target.dtype
+        )
 
 
 class _FileAxis(NamedTuple):
@@ -186,7 +187,7 @@ class _Level:
     """
     An axis of a selection, or its points, with all inner levels.
 
-    `shape`, `strides` and `points` are those of a piece that covers all of it.
+    `shape`, `strides` and `points` are those of a segment that covers all of it.
     """
 
     shape: tuple[int, ...] = ()
@@ -197,15 +198,15 @@ class _Level:
     extent: int
     """Bytes from its start to its end."""
     read_nbytes: int
-    """Bytes of its pieces."""
+    """Bytes of its segments."""
 
     @property
     def everything(self) -> Where:
         """Index of the whole level in the result."""
         return ()
 
-    def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
-        """Yield its pieces from byte `start`, inside `depth` outer levels."""
+    def segments(self, start: int, where: Where, depth: int) -> Iterator[Segment]:
+        """Yield its segments from byte `start`, inside `depth` outer levels."""
         raise NotImplementedError
 
 
@@ -213,8 +214,8 @@ class _Element(_Level):
     def __init__(self, itemsize: int) -> None:
         self.extent = self.read_nbytes = itemsize
 
-    def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
-        yield Piece(start, self.extent, where, (1,) * depth, (0,) * depth)
+    def segments(self, start: int, where: Where, depth: int) -> Iterator[Segment]:
+        yield Segment(start, self.extent, where, (1,) * depth, (0,) * depth)
 
 
 class _Axis(_Level):
@@ -227,7 +228,7 @@ class _Axis(_Level):
         if inner.points is not None:
             self.points = inner.points[0] + 1, inner.points[1]
         self.at_once = 0
-        """Steps per piece; 0 if one step does not fit in a piece."""
+        """Steps per segment; 0 if one step does not fit in a segment."""
         if self.contiguous and inner.extent <= limits.part:
             self.at_once = (limits.part - inner.extent) // max(stride, 1) + 1
 
@@ -235,9 +236,9 @@ class _Axis(_Level):
     def everything(self) -> Where:
         return (_EVERYTHING, *self.inner.everything)
 
-    def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
+    def segments(self, start: int, where: Where, depth: int) -> Iterator[Segment]:
         inner, at_once = self.inner, self.at_once
-        # Where each step is its own run, one piece may combine several.
+        # Where each step is its own run, one segment may combine several.
         apart = not at_once and inner.contiguous and inner.extent <= self.limits.part
         if apart:
             at_once = min(self.limits.runs, self.limits.part // inner.extent)
@@ -246,9 +247,9 @@ class _Axis(_Level):
             length = min(max(at_once, 1), self.length - first)
             steps = (*where, slice(first, first + length))
             if at_once < 2 and not self.at_once:
-                yield from inner.pieces(at, steps, depth + 1)
+                yield from inner.segments(at, steps, depth + 1)
                 continue
-            yield Piece(
+            yield Segment(
                 at,
                 length * inner.extent if apart else (length - 1) * self.stride + inner.extent,
                 (*steps, *inner.everything),
@@ -295,7 +296,7 @@ class _Points(_Level):
     def everything(self) -> Where:
         return (*self._numbers(0, self.offsets.size), *self.inner.everything)
 
-    def pieces(self, start: int, where: Where, depth: int) -> Iterator[Piece]:
+    def segments(self, start: int, where: Where, depth: int) -> Iterator[Segment]:
         inner, first, window = self.inner, 0, range(0)
         while first < len(self.ends):
             if first not in window:  # convert a window of runs to Python integers, not all million
@@ -320,9 +321,9 @@ class _Points(_Level):
                 several = list(zip(begin, lengths[runs], strict=True))
             first = stop
             if not self.fits:
-                yield from inner.pieces(start + offset, steps, depth + 1)
+                yield from inner.segments(start + offset, steps, depth + 1)
                 continue
-            yield Piece(
+            yield Segment(
                 start + offset,
                 nbytes,
                 (*steps, *inner.everything),

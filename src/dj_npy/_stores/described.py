@@ -13,7 +13,7 @@ from datajoint.errors import DataJointError
 
 from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._stores import secret
-from dj_npy._stores.obstore.amazon import is_amazon
+from dj_npy._stores.amazon import is_amazon
 
 _PORTS = {"http": ":80", "https": ":443"}
 

@@ -89,19 +89,7 @@ def working_copy(key: tuple[str, ...], original: FileIO, label: str) -> FileIO:
     """
     Open a writable copy of a file; only the caller removes it.
 
-    Parameters
-    ----------
-    key : tuple of str
-        Identifies the remote file.
-    original : FileIO
-        The file to copy.
-    label : str
-        What an error calls the file.
-
-    Raises
-    ------
-    StoreError
-        If the cache folder cannot be used, or others may enter it.
+    `key` identifies the remote file; otherwise as :func:`open_copy`.
     """
     name = _name(key)
     with _translate_errors(label, os.fstat(original.fileno()).st_size):

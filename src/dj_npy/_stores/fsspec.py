@@ -14,6 +14,7 @@ from dj_npy._concurrency.threads import each_in_time, in_time
 from dj_npy._errors import NpyError
 from dj_npy._stores import remote
 from dj_npy._stores.base import MARKER, UNTIMED, Listed, Stat
+from dj_npy._stores.botocore import S3Requests
 from dj_npy._stores.environment import UNKNOWN_CERTIFICATE
 from dj_npy._stores.reasons import (
     CHECK_THE_KEYS,
@@ -46,27 +47,19 @@ class GenericStore(RemoteStore):
 
     Parameters
     ----------
-    name : str
-        Name of the store in the DataJoint configuration.
+    name, identity, redactor
+        As for `RemoteStore`.
     filesystem : AbstractFileSystem
         The file system.
     full_path : callable
         Turns a path in the store into one of the file system.
-    identity : str
-        Unique description of the location: service, bucket, location.
     service : bool
         Whether this is S3, GCS or Azure: there ``pipe_file(mode="create")`` is one conditional
         request, and folders need not be made. On an unknown file system it may be a check and a
         write, with a race between them.
-    remove : callable, optional
-        Removes a file with exactly one request: a removal that is repeated after it was carried out
-        would remove the next object of that name. Default is the file system's own.
-    get_info : callable, optional
-        Returns what the file system's `info` does. Default is `info`.
-    find : callable, optional
-        Yields path and info of each file with a prefix. Default is the file system's listing.
-    redactor : Redactor
-        Removes the credentials from all messages.
+    s3 : S3Requests, optional
+        Sends requests in place of the file system. Its removals are not repeated: a removal that is
+        repeated after it was carried out would remove the next object of that name.
     """
 
     def __init__(
@@ -77,17 +70,14 @@ class GenericStore(RemoteStore):
         identity: str,
         *,
         service: bool = False,
-        remove: Callable[[str], None] | None = None,
-        get_info: Callable[[str], dict[str, Any]] | None = None,
-        find: Callable[[str], Iterator[tuple[str, dict[str, Any]]]] | None = None,
+        s3: S3Requests | None = None,
         redactor: Redactor | None = None,
     ) -> None:
         super().__init__(name, identity, redactor)
         self._filesystem, self._full_path = filesystem, full_path
-        self._service = service
-        self._remove_file = remove or filesystem.rm_file
-        self._get_info, self._find = get_info or filesystem.info, find
-        self._has_code = get_info is not None
+        self._service, self._s3 = service, s3
+        self._remove_file = filesystem.rm_file if s3 is None else s3.remove
+        self._get_info = filesystem.info if s3 is None else s3.info
         if not service:
             self._exclusive = False
 
@@ -195,9 +185,9 @@ class GenericStore(RemoteStore):
     def _files(self, folder: str) -> Iterator[Listed]:
         root = self._full_path("x").removesuffix("x")
         top = f"{root}{folder}".rstrip("/")
-        if self._find is not None:
+        if self._s3 is not None:
             with self._translated(folder, "list"):
-                for full, info in self._find(f"{root}{folder}/" if folder else root):
+                for full, info in self._s3.find(f"{root}{folder}/" if folder else root):
                     yield _listed_as(full.removeprefix(root), info)
             return
         with (
@@ -233,7 +223,8 @@ class GenericStore(RemoteStore):
         if isinstance(error, FileNotFoundError):
             # A plugin's folders are created with the first file, so they may not exist yet.
             is_new = path == MARKER and not self._service
-            is_there = not no_bucket(code) and (self._has_code or self._bucket_exists(path))
+            has_code = self._s3 is not None  # that a bucket is missing
+            is_there = not no_bucket(code) and (has_code or self._bucket_exists(path))
             if verb in ("read", "copy") and (is_new or is_there):
                 return self._missing(path)
             reason = "no such bucket, container or folder"

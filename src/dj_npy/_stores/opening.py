@@ -11,22 +11,14 @@ from typing import Any, NamedTuple
 from datajoint.errors import DataJointError
 
 from dj_npy._errors import StoreError
+from dj_npy._stores.amazon import endpoint_of, region_of, server_time
 from dj_npy._stores.base import Store
+from dj_npy._stores.botocore import S3Requests, ambient_secrets
 from dj_npy._stores.described import StoreConfig
-from dj_npy._stores.environment import proxy_for, tls
+from dj_npy._stores.environment import proxy_for
+from dj_npy._stores.filesystems import azure_filesystem, google_filesystem, s3_filesystem
 from dj_npy._stores.fsspec import GenericStore
 from dj_npy._stores.local.store import LocalStore
-from dj_npy._stores.obstore.amazon import (
-    ambient_secrets,
-    endpoint_of,
-    region_of,
-    s3_filesystem,
-    s3_find,
-    s3_info,
-    s3_remove,
-    server_time,
-)
-from dj_npy._stores.obstore.microsoft import azure_filesystem
 from dj_npy._stores.remote import RemoteStore
 from dj_npy._stores.secret import TOKEN_FILTER, Redactor, without_context, without_secrets
 
@@ -209,25 +201,6 @@ def _identity(spec: dict[str, Any]) -> str:
     return f"{spec['protocol']}://{'/'.join(filter(None, (where, bucket, spec['location'])))}"
 
 
-def _google_filesystem(spec: dict[str, Any]) -> Any:
-    """Return a gcsfs file system with our proxy and certificates."""
-    import aiohttp
-    import gcsfs
-    from fsspec.asyn import get_loop, sync
-
-    async def connector() -> Any:
-        return aiohttp.TCPConnector(ssl=tls())
-
-    url = os.environ.get("STORAGE_EMULATOR_HOST") or _ANY_SERVICE
-    proxy = proxy_for(url if "://" in url else f"http://{url}", spec.get("proxy_server"))
-    return gcsfs.GCSFileSystem(
-        project=spec.get("project"),
-        token=spec.get("token"),
-        session_kwargs={"proxy": proxy, "connector": sync(get_loop(), connector)},
-        skip_instance_cache=True,
-    )
-
-
 def _generic_store(name: str, spec: dict[str, Any], identity: str | None = None) -> GenericStore:
     from datajoint.storage import StorageBackend  # optional, so imported late
 
@@ -241,7 +214,7 @@ def _generic_store(name: str, spec: dict[str, Any], identity: str | None = None)
     elif spec["protocol"] == "azure":
         filesystem = azure_filesystem(spec)
     elif spec["protocol"] == "gcs":
-        filesystem = _google_filesystem(spec)
+        filesystem = google_filesystem(spec)
         redactor.ask = lambda: [filesystem.credentials.credentials.token]
     else:
         filesystem = backend.fs
@@ -252,9 +225,7 @@ def _generic_store(name: str, spec: dict[str, Any], identity: str | None = None)
         backend._full_path,
         identity or without_secrets(backend.get_url("").rstrip("/")),
         service=spec["protocol"] in _SERVICES,
-        remove=s3_remove(spec) if on_s3 else None,
-        get_info=s3_info(spec) if on_s3 else None,
-        find=s3_find(spec) if on_s3 else None,
+        s3=S3Requests(spec) if on_s3 else None,
         redactor=redactor,
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError
 from dj_npy._format import npyfile
 from dj_npy._format.aliases import folded
-from dj_npy._format.layout import TEMPORARY
+from dj_npy._format.layout import TEMPORARY, split_folders
 from dj_npy._format.path import EXTENSION, is_with_token, name_in_path
 from dj_npy._stores import Listed, Store
 
@@ -79,20 +79,13 @@ class Dropped:
 
     def _table(self, folders: list[str]) -> tuple[str, str] | None:
         """Return schema and table of the row that these folders belong to."""
-        at = len(self._prefix)
-        if folders[:at] != self._prefix:
+        split = split_folders(folders, self._prefix)
+        if split is None:
             return None
-        rest = folders[at:]
-        partitions = 0
-        while partitions < len(rest) and "=" in rest[partitions]:
-            partitions += 1
-        key_folders = [*rest[:partitions], *rest[partitions + 2 :]]
-        if len(rest) < partitions + 2 or not key_folders:
-            return None
-        schema, table = rest[partitions : partitions + 2]
+        schema, table, key_folders = split
         if schema not in self._schemas or not _TABLE.fullmatch(table):
             return None
-        if not all(map(_OF_KEY.fullmatch, key_folders)):
+        if not key_folders or not all(map(_OF_KEY.fullmatch, key_folders)):
             return None
         existing = self._existing.get(_folded(schema, table))
         if existing is not None and not existing.issuperset(
@@ -104,13 +97,13 @@ class Dropped:
 
 def is_array(store: Store, listed: Listed) -> bool:
     """Whether a file is an array, according to its header and size."""
-    where = store.where(listed.path)
+
+    def read_beginning(length: int) -> tuple[bytes, int]:
+        data, stat = store.read_beginning(listed.path, length)
+        return data, stat.nbytes
+
     try:
-        prefix, stat = store.read_beginning(listed.path, npyfile.FIRST_READ)
-        length = npyfile.header_length(prefix, where)
-        if length > len(prefix):
-            prefix, stat = store.read_beginning(listed.path, length)
-        npyfile.parse_header(prefix, stat.nbytes, where)
+        npyfile.read_header(read_beginning, store.where(listed.path))
     except ArrayCorruptError:
         return False
     except ArrayMissingError:  # its removal will report that

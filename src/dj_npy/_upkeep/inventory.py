@@ -116,9 +116,9 @@ class Inventory(OnDisk):
         )
         self._database.execute("COMMIT")
 
-    def spare(self, references: Iterable[str], local_stores: Sequence[LocalStore] = ()) -> None:
+    def spare(self, references: Iterable[str], local_stores: Sequence[LocalStore]) -> None:
         """
-        Mark the files that a row may refer to: see `_format.names`.
+        Mark the files that a row may refer to: see `_format.aliases`.
 
         Ignores the store's name and root in a row: two names may lead to one place, and one store
         may lie within another. Links and mounts within a store are resolved through the local

@@ -9,7 +9,7 @@ import numpy as np
 
 from dj_npy._selection.parts import Part
 from dj_npy._settings import settings
-from dj_npy._stores.local.naming import UNKNOWN, libc_function
+from dj_npy._stores.local.rename import UNKNOWN, libc_function
 from dj_npy._stores.regularfile import open_to_read
 
 _WRITE_BACK = 16 << 20

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -14,10 +15,10 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from dj_npy._errors import StoreError
 from dj_npy._stores import remote
+from dj_npy._stores.amazon import is_amazon
+from dj_npy._stores.botocore import MultipartUploads
 from dj_npy._stores.environment import ca_certificates, proxy_for
-from dj_npy._stores.obstore.amazon import MultipartUploads, is_amazon
 from dj_npy._stores.obstore.failures import first_line
-from dj_npy._stores.obstore.microsoft import is_microsoft
 from dj_npy._stores.obstore.reader import Client
 from dj_npy._stores.obstore.store import CloudStore
 from dj_npy._stores.regularfile import open_regular
@@ -36,6 +37,10 @@ _BACK_OFF = {
 _CREDENTIALS_LAST = timedelta(minutes=5)
 _NO_PROXY = {"proxy_url": "http://none.invalid", "proxy_excludes": "*,0.0.0.0/0,::/0"}
 """A proxy that no host uses: without one, obstore reads the environment."""
+_MICROSOFT = re.compile(
+    r".+\.(core\.(windows\.net|usgovcloudapi\.net|chinacloudapi\.cn|cloudapi\.de)"
+    r"|storage\.azure\.net|fabric\.microsoft\.com)"
+)
 _FOLLOWS = "obstore would take the secret along to wherever the server redirects it"
 
 
@@ -284,7 +289,7 @@ def _azure(name: str, spec: Spec, redactor: Redactor) -> MakeClient:
             "use_emulator": False,
             "skip_signature": False,
         }
-        if settings.get("sharedaccesssignature") and not is_microsoft(url):
+        if settings.get("sharedaccesssignature") and not _is_microsoft(url):
             raise UnsupportedByObstore(_FOLLOWS)
         options |= _azure_credentials(
             name,
@@ -303,6 +308,12 @@ def _azure(name: str, spec: Spec, redactor: Redactor) -> MakeClient:
         )
 
     return client
+
+
+def _is_microsoft(url: str) -> bool:
+    """Whether a URL is Azure itself, not another server with its protocol."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" and bool(_MICROSOFT.fullmatch((parts.hostname or "").lower()))
 
 
 def _azure_credentials(

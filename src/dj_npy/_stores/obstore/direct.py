@@ -46,8 +46,6 @@ class Direct:
         Returns the object's size and version, or None; then the contents of `targets` are
         undefined.
         """
-        if not self.works:
-            return None
         url = self._sign(path)
         while self._idle:  # the server may have closed idle connections
             try:

@@ -6,23 +6,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPException
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import SplitResult
 from urllib.request import Request
 
 from dj_npy._stores import remote
 from dj_npy._stores.deadline import open_url
+from dj_npy._stores.remote import Answer
 
 _ATTEMPTS = 4
 _BACK_OFF_S = 0.1
-
-
-class Found(NamedTuple):
-    """Bytes of an object, with its size and version; a whole object is in a temporary file."""
-
-    data: Any
-    size: int
-    version: str
 
 
 class Unmeasured:
@@ -42,20 +35,20 @@ class Unmeasured:
     def __init__(self, sign: Callable[[str], SplitResult], proxy: str | None) -> None:
         self._sign, self._proxy = sign, proxy
 
-    def part(self, path: str, start: int, stop: int) -> Found | None:
+    def part(self, path: str, start: int, stop: int) -> Answer | None:
         """Return bytes `start` to `stop`, or fewer at the end; None without an exact answer."""
         return self._request(path, f"bytes={start}-{stop - 1}", lambda answer: _part(answer, start))
 
-    def whole(self, path: str) -> Found | None:
-        """Return a whole object, through a temporary file."""
+    def whole(self, path: str) -> Answer | None:
+        """Return a whole object, in a temporary file."""
         return self._request(path, None, _whole)
 
     def _request(
-        self, path: str, span: str | None, use: Callable[[Any], Found | None]
-    ) -> Found | None:
+        self, path: str, byte_range: str | None, use: Callable[[Any], Answer | None]
+    ) -> Answer | None:
         for attempt in range(_ATTEMPTS):
             url = self._sign(path).geturl()
-            request = Request(url, headers={"Range": span} if span else {})
+            request = Request(url, headers={"Range": byte_range} if byte_range else {})
             until = time.monotonic() + remote.REQUEST_S
             try:
                 with open_url(request, remote.SILENCE_S, until, self._proxy) as answer:
@@ -68,7 +61,7 @@ class Unmeasured:
         return None
 
 
-def _part(answer: Any, start: int) -> Found | None:
+def _part(answer: Any, start: int) -> Answer | None:
     content_range = re.fullmatch(
         r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", "")
     )
@@ -77,10 +70,10 @@ def _part(answer: Any, start: int) -> Found | None:
     data = answer.read()
     if len(data) != int(content_range[2]) + 1 - start:
         raise HTTPException("cut short")
-    return Found(data, int(content_range[3]), answer.headers.get("ETag", ""))
+    return Answer(data, int(content_range[3]), answer.headers.get("ETag", ""))
 
 
-def _whole(answer: Any) -> Found | None:
+def _whole(answer: Any) -> Answer | None:
     # Without a length or chunks, a complete answer cannot be told from one that was cut.
     if answer.status != 200 or not (answer.chunked or answer.length is not None):
         return None
@@ -90,7 +83,7 @@ def _whole(answer: Any) -> Found | None:
         file.flush()
         size = file.tell()
         kept = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
-    return Found(memoryview(kept), size, answer.headers.get("ETag", ""))
+    return Answer(memoryview(kept), size, answer.headers.get("ETag", ""))
 
 
 def chunks_of(data: memoryview, start: int, stop: int) -> Iterator[tuple[int, memoryview]]:

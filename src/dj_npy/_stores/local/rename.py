@@ -1,4 +1,4 @@
-"""Give a file, local or on a file server, a name that is not taken."""
+"""Rename a finished file, local or on a file server, to a name that is not taken."""
 
 import ctypes
 import errno
