@@ -30,8 +30,8 @@ def compared_as_cells(function: Callable[..., Any], ref: Any, other: Any) -> Any
         return None
     if not equality:
         raise ValueError(
-            "references have no order: sort by another column, or `key=lambda refs: refs.map(...)`, "
-            "or do not sort (`sort=False`)"
+            "references have no order: sort by another column, or by "
+            "`key=lambda refs: refs.map(...)`, or do not sort (`sort=False`)"
         )
     is_same = other is ref
     if caller == _EQUALS and two_references and hasattr(ref, "__dask_tokenize__"):
