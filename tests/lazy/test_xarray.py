@@ -17,6 +17,7 @@ import xarray as xr
 
 import dj_npy
 from dj_npy import ArrayInvalidError, NpyRef
+from dj_npy._lazy.coordinates import coordinate
 from tests.conftest import MakeTable
 from tests.lazy.test_dask import ranges
 from tests.stores.test_conformance import location
@@ -263,7 +264,7 @@ def test_each_type_of_key_on_each_database(
     for n, name in enumerate(types):
         _, dtype, label = TYPES[name]
         level = found[f"k{n}"].values
-        plain = dj_npy._lazy.coordinates.coordinate(
+        plain = coordinate(
             [row[f"k{n}"] for row in recording.to_dicts()], recording.heading[f"k{n}"]
         )
         assert plain.dtype == dtype, (name, plain.dtype)
@@ -341,7 +342,7 @@ def test_what_cannot_be_a_coordinate_is_named(table: MakeTable) -> None:
 def test_values_of_columns_that_datajoint_does_not_declare() -> None:
     def of(*values: Any, type_: str = "") -> Any:
         attribute = SimpleNamespace(name="a", type=type_, original_type=None)
-        return dj_npy._lazy.coordinates.coordinate(values, attribute)
+        return coordinate(values, attribute)
 
     ahead = timezone(timedelta(hours=2))
     assert of(INSTANT.replace(tzinfo=ahead))[0] == np.datetime64(INSTANT - timedelta(hours=2))

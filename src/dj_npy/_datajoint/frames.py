@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from dj_npy._array.arraylike import ArrayLike
+from dj_npy._array.arraylike import ArrayLike, as_scalar
+from dj_npy._datajoint.context import call_with
 
 Method = Callable[..., Any]
 
@@ -25,24 +26,40 @@ def no_sequence(original: Method) -> Method:
 
 def given_the_data(original: Method) -> Method:
     """
-    Methods that treat an ndarray specially take any other array for a list of its rows.
+    Functions that treat an ndarray specially take any other array for a list of its rows.
 
-    So one of records becomes a column of tuples, and `frame.add(ref)` of two axes fails; and
-    `frame += ref` calls `frame.__add__`, which leaves the answer to the reference, for the result.
+    So records become a column of tuples, and `frame.add(ref)` of two axes fails. `frame += ref`
+    takes for the result what `frame.__add__` answers, which leaves the operation to the reference.
     """
 
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        args = tuple(np.asarray(x) if isinstance(x, ArrayLike) else x for x in args)
-        kwargs = {k: np.asarray(x) if isinstance(x, ArrayLike) else x for k, x in kwargs.items()}
-        return original(self, *args, **kwargs)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        given = map(_data, args)
+        return original(*given, **{name: _data(value) for name, value in kwargs.items()})
 
-    return method
+    return function
 
 
+def cells_as_they_are(original: Method) -> Method:
+    """Pandas before 3 puts a list of references into an array of objects by way of their data."""
+
+    def construct_1d_object_array_from_listlike(*args: Any, **kwargs: Any) -> Any:
+        return call_with({as_scalar: True}, lambda: original(*args, **kwargs))
+
+    return construct_1d_object_array_from_listlike
+
+
+def _data(value: Any) -> Any:
+    return np.asarray(value) if isinstance(value, ArrayLike) else value
+
+
+_MAKE_CELLS = "construct_1d_object_array_from_listlike"
 PLACES: dict[str, Callable[[Method], Method]] = {
     "pandas.io.formats.printing:is_sequence": no_sequence,
+    f"pandas.core.algorithms:{_MAKE_CELLS}": cells_as_they_are,
+    f"pandas.core.construction:{_MAKE_CELLS}": cells_as_they_are,
+    f"pandas.core.dtypes.cast:{_MAKE_CELLS}": cells_as_they_are,
     "pandas.core.frame:DataFrame.__init__": given_the_data,
     "pandas.core.frame:DataFrame._align_for_op": given_the_data,
     "pandas.core.generic:NDFrame._inplace_method": given_the_data,
 }
-"""Methods, and the decorator for each; one that a version of pandas lacks is left out."""
+"""Functions, and the decorator for each; one that a version of pandas lacks is left out."""
