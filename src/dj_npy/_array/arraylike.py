@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from dj_npy._array.cells import compared_as_cells
 from dj_npy._format.npyfile import AnyArray, empty
 
 as_scalar: ContextVar[bool] = ContextVar("as_scalar", default=False)
@@ -29,6 +30,28 @@ def _method(name: str) -> Callable[..., Any]:
     return method
 
 
+def _operator(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    def method(self: "ArrayLike", other: Any) -> Any:
+        return function(self._array(), materialized(other))
+
+    return method
+
+
+def _comparison(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    def method(self: "ArrayLike", other: Any) -> Any:
+        result = compared_as_cells(function, self, other)
+        return function(self._array(), materialized(other)) if result is None else result
+
+    return method
+
+
+def _reflected(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    def method(self: "ArrayLike", other: Any) -> Any:
+        return function(materialized(other), self._array())
+
+    return method
+
+
 class ArrayLike(NDArrayOperatorsMixin):
     """
     Operators, ufuncs, methods and conversions of an array, on data that are loaded on first use.
@@ -39,6 +62,9 @@ class ArrayLike(NDArrayOperatorsMixin):
     """
 
     __slots__ = ()
+
+    # Above a DataFrame's: pandas leaves operators to us, and gets the data.
+    __pandas_priority__ = 5000
 
     @property
     @abstractmethod
@@ -201,12 +227,25 @@ class ArrayLike(NDArrayOperatorsMixin):
             kwargs["where"] = materialized(kwargs["where"])
         return getattr(ufunc, method)(*map(materialized, inputs), **kwargs)
 
-    # The mixin calls numpy.power, which for bool ** 2 returns another dtype than the operator.
-    def __pow__(self, other: Any) -> Any:
-        return operator.pow(self._array(), materialized(other))
-
-    def __rpow__(self, other: Any) -> Any:
-        return operator.pow(other, self._array())
+    # Python's own operators on the data, not ufuncs as in the mixin: `bool ** 2` has another dtype
+    # than numpy.power returns, and pandas and others answer an operator in their own way.
+    __lt__, __le__ = _comparison(operator.lt), _comparison(operator.le)
+    __gt__, __ge__ = _comparison(operator.gt), _comparison(operator.ge)
+    __eq__, __ne__ = _comparison(operator.eq), _comparison(operator.ne)
+    __add__, __radd__ = _operator(operator.add), _reflected(operator.add)
+    __sub__, __rsub__ = _operator(operator.sub), _reflected(operator.sub)
+    __mul__, __rmul__ = _operator(operator.mul), _reflected(operator.mul)
+    __matmul__, __rmatmul__ = _operator(operator.matmul), _reflected(operator.matmul)
+    __truediv__, __rtruediv__ = _operator(operator.truediv), _reflected(operator.truediv)
+    __floordiv__, __rfloordiv__ = _operator(operator.floordiv), _reflected(operator.floordiv)
+    __mod__, __rmod__ = _operator(operator.mod), _reflected(operator.mod)
+    __divmod__, __rdivmod__ = _operator(divmod), _reflected(divmod)
+    __pow__, __rpow__ = _operator(operator.pow), _reflected(operator.pow)
+    __lshift__, __rlshift__ = _operator(operator.lshift), _reflected(operator.lshift)
+    __rshift__, __rrshift__ = _operator(operator.rshift), _reflected(operator.rshift)
+    __and__, __rand__ = _operator(operator.and_), _reflected(operator.and_)
+    __xor__, __rxor__ = _operator(operator.xor), _reflected(operator.xor)
+    __or__, __ror__ = _operator(operator.or_), _reflected(operator.or_)
 
     def __format__(self, specification: str) -> str:
         if specification and not self.shape:  # like NumPy, only for scalars

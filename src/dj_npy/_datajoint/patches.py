@@ -1,5 +1,5 @@
 """
-Patches for faults of DataJoint 2.3, and one of pandas, that break the specification.
+Patches for faults of DataJoint 2.3 that break the specification; `frames` has those of pandas.
 
 One function per fault; `CORRECTIONS`, at the end, lists what each replaces.
 
@@ -20,9 +20,8 @@ from typing import Any, NamedTuple
 import datajoint as dj
 from datajoint.errors import DataJointError
 
-from dj_npy._array.arraylike import ArrayLike
 from dj_npy._array.ref import NpyRef, row_of
-from dj_npy._datajoint import transactions
+from dj_npy._datajoint import frames, transactions
 from dj_npy._datajoint.catalog import snapshot
 from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._datajoint.context import call_with, current, row_key, witness
@@ -263,19 +262,6 @@ def garbage_collection(original: Method) -> Method:
     return list_schema_paths
 
 
-def tables_of_references(original: Method) -> Method:
-    """
-    Pandas before 3.1 prints a cell with a length by iterating it, which loads the array.
-
-    `is_sequence`, which decides that, has no other use there; later versions lack it.
-    """
-
-    def is_sequence(thing: Any, *args: Any, **kwargs: Any) -> Any:
-        return not isinstance(thing, ArrayLike) and original(thing, *args, **kwargs)
-
-    return is_sequence
-
-
 def codec_of_an_older_heading(original: Method) -> Method:  # noqa: ARG001
     """
     A heading loaded before this package has an instance of the built-in codec.
@@ -360,7 +346,6 @@ _HASH = Correction(
     {"deepdiff:DeepHash._hash": _hash_of_a_reference},
     "a `make` in three parts loads the arrays that it has fetched, twice",
 )
-_PANDAS_IS_SEQUENCE = "pandas.io.formats.printing:is_sequence"
 _warned: set[tuple[str, str]] = set()
 """Warnings already given: warning filters forget them, and `populate` asks again."""
 
@@ -369,8 +354,9 @@ def apply() -> None:
     """Apply every correction, once, even if this package is imported again."""
     for correction in CORRECTIONS:
         _correct(correction)
-    with suppress(LookupError):
-        _replace(*_resolve(_PANDAS_IS_SEQUENCE), tables_of_references)
+    for place, correct in frames.PLACES.items():
+        with suppress(LookupError):
+            _replace(*_resolve(place), correct)
 
 
 def _correct(correction: Correction) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import datajoint as dj
 
 from dj_npy._errors import ArrayInvalidError, StoreError
+from dj_npy._lazy.coordinates import coordinate
 from dj_npy._lazy.dask import array_of, to_dask
 from dj_npy._lazy.source import Source
 
@@ -16,7 +17,7 @@ KEY = "key"
 def to_xarray(
     query: Any,
     attribute: str,
-    *,
+    *others: str,
     dims: Sequence[Hashable] | None = None,
     coords: Mapping[Any, Any] | None = None,
     chunks: Any = "auto",
@@ -32,6 +33,8 @@ def to_xarray(
         A table, or a restriction of one.
     attribute : str
         Its attribute of type ``<npy@>``. All arrays must have the same shape and dtype.
+    *others : str
+        Other attributes of the query, which become coordinates along the key.
     dims : sequence of str, optional
         Names of the arrays' own axes. Default ``dim_0``, ``dim_1`` ...
     coords : mapping, optional
@@ -45,12 +48,18 @@ def to_xarray(
         Backed by Dask and named after the attribute. Its first axis is named after the attribute
         of the primary key, with the key's values as coordinate. If the key has several attributes,
         the axis is named ``key``, and they are the levels of its multi-index, to select by name
-        with ``sel``.
+        with ``sel``; ``unstack("key")`` makes an axis of each, ``reset_index("key")`` plain
+        coordinates, as ``to_netcdf`` and ``to_zarr`` want them.
+
+        In a coordinate, dates are ``datetime64[ns]``, with time zone in UTC; times of day
+        ``timedelta64[ns]``; decimals float64; UUIDs str. NULL is NaT, NaN (integers and
+        booleans become float64 then), or None.
 
     Raises
     ------
     ArrayInvalidError
-        If there are no rows, an array is missing (NULL), or shapes or dtypes do not match.
+        If there are no rows, an array is missing (NULL), shapes or dtypes do not match, or an
+        attribute cannot be a coordinate.
     StoreError
         If xarray or Dask is not installed.
 
@@ -70,13 +79,22 @@ def to_xarray(
             f"{type(query).__name__}"
         )
     key = query.primary_key
-    if attribute not in query.heading.names:
-        raise ArrayInvalidError(
-            f"the query has no attribute {attribute!r}; it has {', '.join(query.heading.names)}"
-        )
-    rows = query.proj(attribute).to_dicts(order_by="KEY")
+    heading = query.heading
+    for name in (attribute, *others):
+        if name not in heading.names:
+            raise ArrayInvalidError(
+                f"the query has no attribute {name!r}; it has {', '.join(heading.names)}"
+            )
+    for name in others:
+        if heading[name].codec is not None:
+            kind = f"<{heading[name].codec.name}>"
+            raise ArrayInvalidError(f"attribute {name!r} cannot be a coordinate: {kind}")
+    rows = query.proj(attribute, *others).to_dicts(order_by="KEY")
     array = to_dask((row[attribute] for row in rows), chunks=chunks)
-    values = {name: [row[name] for row in rows] for name in key}
+    values = {
+        name: coordinate([row[name] for row in rows], heading[name])
+        for name in dict.fromkeys((*key, *others))
+    }
     own_dims = _dims(dims, array.ndim - 1)
     if len(key) == 1:
         key_dim: Hashable = key[0]
@@ -85,10 +103,11 @@ def to_xarray(
         import pandas as pd
 
         key_dim = KEY
-        levels = pd.MultiIndex.from_arrays(list(values.values()), names=key)
+        levels = pd.MultiIndex.from_arrays([values[name] for name in key], names=key)
         index = xarray.Coordinates.from_pandas_multiindex(levels, key_dim)
     result = xarray.DataArray(array, dims=(key_dim, *own_dims), coords=index, name=attribute)
-    return result.assign_coords(coords or {})
+    along = {name: (key_dim, values[name]) for name in others if name not in key}
+    return result.assign_coords({**along, **(coords or {})})
 
 
 def data_array(
