@@ -182,7 +182,8 @@ class TestValidation:
     def test_the_messages(self, recordings: Any, value: Any, message: str) -> None:
         with pytest.raises(DataJointError) as caught:
             recordings.insert1({"recording_id": 2, "waveform": value})
-        assert str(caught.value) == message
+        table = f"{recordings.database}.{recordings.table_name}"
+        assert str(caught.value) == f"{table}, attribute waveform, key {{'recording_id': 2}}: {message}"
 
 
 class TestComparison:

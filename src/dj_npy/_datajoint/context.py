@@ -4,7 +4,7 @@ Arguments passed past DataJoint to what it calls, as it forwards none of ours.
 Each context variable with its reason, and the only way to set one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar, copy_context
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -20,6 +20,10 @@ class Encoding(Protocol):
     @property
     def table_name(self) -> str:
         """The full name of the table, quoted."""
+        ...
+
+    def stored_key(self, key: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the key of a row as the database will return it."""
         ...
 
     def encoded(self, attribute: str) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import datajoint as dj
 import numpy as np
 
+from dj_npy._array.arraylike import ArrayLike
 from dj_npy._array.ref import NpyRef
 from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._datajoint import transactions
@@ -20,6 +21,7 @@ from dj_npy._datajoint.context import bulk, call_with, current, witness
 from dj_npy._datajoint.outcome import Session, Written, remove_files
 from dj_npy._errors import ArrayInvalidError
 from dj_npy._format.blocks import Blocks
+from dj_npy._format.keys import KeyType
 from dj_npy._settings import thread_count
 from dj_npy._stores import Store, identity, open_store
 
@@ -62,6 +64,28 @@ class Statement:
     def table_name(self) -> str:
         """The full name of the table, quoted."""
         return str(self._table.full_table_name)
+
+    @cached_property
+    def _key_types(self) -> dict[str, KeyType]:
+        attributes = self._table.heading.attributes
+        raw = self._connection._conn  # what it says was in the server's greeting: no query
+        if self._connection.adapter.backend == "postgresql":
+            server, zone = "postgresql", raw.get_parameter_status("TimeZone") or ""
+        else:
+            server, zone = "mariadb" if "MariaDB" in raw.get_server_info() else "mysql", ""
+        return {
+            name: KeyType.of("uuid" if each.uuid else each.original_type or each.type, server, zone)
+            for name, each in attributes.items()
+            if each.in_key and each.codec is None
+        }
+
+    def stored_key(self, key: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the key as the database will return it."""
+        types = self._key_types
+        return {
+            name: types[name].stored(value) if name in types else value
+            for name, value in key.items()
+        }
 
     def encoded(self, attribute: str) -> dict[str, Any] | None:  # noqa: ARG002
         """Return the description of the current row's array if its upload has started."""
@@ -362,7 +386,7 @@ def _copy_row(row: Any) -> Any:
 
 
 def _copy(value: Any) -> Any:
-    if isinstance(value, NpyRef):
+    if isinstance(value, ArrayLike):
         return value
     if isinstance(value, Blocks):
         raise ArrayInvalidError("its blocks come only when they are written")
