@@ -8,8 +8,8 @@ from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dj_npy._errors import ArrayInvalidError
-from dj_npy._text import kind_of
 from dj_npy._memory import usable_memory
+from dj_npy._text import kind_of
 
 
 class Settings(BaseSettings):

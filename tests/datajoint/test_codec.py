@@ -129,7 +129,10 @@ def test_a_subclass_without_anything_of_its_own_is_welcome(recording: Any) -> No
         (1.5, "^{address}: <npy> requires numpy.ndarray, got float$"),
         (np.float64(1.5), "^{address}: <npy> requires numpy.ndarray, got float64$"),
         (np.array([{}, []], object), "^{address}: <npy> does not support object dtype arrays$"),
-        (np.zeros(2, [("a", "i4"), ("b", object)]), "^{address}: <npy> does not support object dtype arrays$"),
+        (
+            np.zeros(2, [("a", "i4"), ("b", object)]),
+            "^{address}: <npy> does not support object dtype arrays$",
+        ),
         (np.ma.masked_array([1, 2], [False, True]), "masked arrays"),
         (metres(), "Metres carries more than its data"),
         (np.zeros(2, ml_dtypes.bfloat16), "cannot store dtype bfloat16"),

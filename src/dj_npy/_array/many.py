@@ -268,7 +268,9 @@ def _refs(item: Any, attributes: Sequence[str]) -> Sequence[NpyRef]:
     if item is None:
         return ()
     if not isinstance(item, Mapping):
-        raise ArrayInvalidError(f"expected an NpyRef, None, or a row as a dict, not {kind_of(item)}")
+        raise ArrayInvalidError(
+            f"expected an NpyRef, None, or a row as a dict, not {kind_of(item)}"
+        )
     for name in attributes:
         if name not in item:
             raise ArrayInvalidError(

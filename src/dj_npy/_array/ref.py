@@ -165,7 +165,9 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         if mmap_mode is None:
             return array_cache.get(self, self._read)
         if mmap_mode not in _MAP_MODES:
-            raise ArrayInvalidError(f"mmap_mode is None, 'r', 'r+' or 'c', not {kind_of(mmap_mode)}")
+            raise ArrayInvalidError(
+                f"mmap_mode is None, 'r', 'r+' or 'c', not {kind_of(mmap_mode)}"
+            )
         mapped = self._file().map(mmap_mode)
         if mmap_mode == "r+":
             self.unload()  # the loaded array will differ from the file

@@ -133,9 +133,7 @@ class NpyCodec(dj.SchemaCodec):
         whole_key = {**(row_key.get() or {}), **primary_key}
         if insertion is not None:
             whole_key = insertion.stored_key(whole_key)
-        plain = array_path(
-            schema, table, whole_key, attribute, prefix=prefix, partition=partition
-        )
+        plain = array_path(schema, table, whole_key, attribute, prefix=prefix, partition=partition)
         names = chain([plain], map(with_token, repeat(plain), repeat(token_length)))
         if isinstance(value, NpyRef):
             header, path, checksum = _copy_file(value, store, names)

@@ -145,6 +145,16 @@ class Statement:
 class Update(Statement):
     """One UPDATE."""
 
+    _key: dict[str, Any] | None = None
+
+    def stored_key(self, key: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the key of the row: a text that the database takes for the row's may differ."""
+        if self._key is None:
+            self._key = super().stored_key(key)
+            if any(each.may_ignore_case for each in self._key_types.values()):
+                self._key = (self._table & key).keys()[0]  # as `update1` itself has found it
+        return self._key
+
     def run(self, send: Callable[[], Any]) -> Any:
         """Encode and send the row; leave no file without a row, if that is certain."""
         try:

@@ -27,18 +27,7 @@ def condition_on_arrays(original: Method) -> Method:
     """
 
     def make_condition(query: Any, condition: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(condition, np.void) and condition.dtype.names:
-            condition = {name: condition[name] for name in condition.dtype.names}
-        if isinstance(condition, Mapping):
-            condition = _comparable(query, condition)
-        elif isinstance(condition, str):
-            check_expressions(query, [condition])
-        elif isinstance(condition, ArrayLike | dj.NpyRef):
-            raise ArrayInvalidError(
-                f"{kind_of(condition)} is no restriction: restrict by the key of its row, "
-                f"Recording & key, or by the reference, Recording & {{'waveform': ref}}"
-            )
-        return original(query, condition, *args, **kwargs)
+        return original(query, _comparable(query, condition), *args, **kwargs)
 
     return make_condition
 
@@ -61,7 +50,7 @@ def projection_of_arrays(original: Method) -> Method:
     """MySQL computes ``waveform + 1`` as 1."""
 
     def proj(self: Any, *attributes: Any, **computed: Any) -> Any:
-        check_expressions(self, computed.values())
+        _check_expressions(self, computed.values())
         return original(self, *attributes, **computed)
 
     return proj
@@ -75,8 +64,25 @@ def _array_attributes(query: Any) -> list[str]:
     ]
 
 
-def _comparable(query: Any, condition: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the condition with the path of a reference in place of the reference."""
+def _comparable(query: Any, condition: Any) -> Any:
+    """Return a condition with the paths of references in place of the references."""
+    if isinstance(condition, dj.Not):
+        return dj.Not(_comparable(query, condition.restriction))
+    if isinstance(condition, np.void) and condition.dtype.names:
+        condition = {name: condition[name] for name in condition.dtype.names}
+    if isinstance(condition, Mapping):
+        return _by_path(query, condition)
+    if isinstance(condition, str):
+        _check_expressions(query, [condition])
+    elif isinstance(condition, ArrayLike | dj.NpyRef):
+        raise ArrayInvalidError(
+            f"{kind_of(condition)} is no restriction: restrict by the key of its row, "
+            f"Recording & key, or by the reference, Recording & {{'waveform': ref}}"
+        )
+    return condition
+
+
+def _by_path(query: Any, condition: Mapping[str, Any]) -> Mapping[str, Any]:
     found = dict(condition)
     for name in _array_attributes(query):
         value = found.get(name)
@@ -89,7 +95,7 @@ def _comparable(query: Any, condition: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def check_expressions(query: Any, expressions: Iterable[Any]) -> None:
+def _check_expressions(query: Any, expressions: Iterable[Any]) -> None:
     """Reject SQL that computes or compares with an array itself."""
     names = "|".join(map(re.escape, _array_attributes(query)))
     if not names:

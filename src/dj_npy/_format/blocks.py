@@ -58,11 +58,11 @@ class Blocks:
             raise ArrayInvalidError(
                 f"the blocks of Blocks must be an iterable of arrays, not {kind_of(blocks)}"
             )
-        # Its rows would be taken for blocks.
-        if getattr(blocks, "ndim", 0) == len(self.shape) and getattr(blocks, "dtype", 0) != object:
+        is_array = getattr(blocks, "dtype", np.dtype(object)) != np.dtype(object)
+        if is_array and getattr(blocks, "ndim", 0) == len(self.shape):  # its rows are no blocks
             raise ArrayInvalidError(
-                f"the blocks of Blocks must be an iterable of arrays, not {kind_of(blocks)}: insert "
-                f"it itself, without Blocks; for parts of a stored array, use ref.blocks()"
+                f"the blocks of Blocks must be an iterable of arrays, not {kind_of(blocks)}: insert"
+                f" it itself, without Blocks; for parts of a stored array, use ref.blocks()"
             )
         self._blocks = blocks
 

@@ -62,6 +62,11 @@ class KeyType(NamedTuple):
             return value
 
     @property
+    def may_ignore_case(self) -> bool:
+        """Whether two texts, such as ``"m1"`` and ``"M1"``, may be equal in the database."""
+        return self.kind in ("char", "varchar") and not self._in_postgresql
+
+    @property
     def _in_postgresql(self) -> bool:
         return self.server == "postgresql"
 
@@ -136,7 +141,8 @@ def _nanoseconds(digits: str | None) -> int:
 
 def _step(key: KeyType) -> int:
     """Return the resolution in nanoseconds."""
-    return 10 ** (9 - int(key.arguments or (6 if key._in_postgresql else 0)))
+    digits = int(key.arguments or (6 if key._in_postgresql else 0))
+    return int(10 ** (9 - digits))
 
 
 def _date(key: KeyType, value: Any) -> date:
@@ -164,7 +170,8 @@ def _time(key: KeyType, value: Any) -> timedelta:
             microseconds=value.microsecond,
         )
     if isinstance(value, timedelta):
-        sign, fraction = (-1 if value < timedelta(0) else 1), 1000 * round(abs(value) / _MICROSECOND)
+        sign = -1 if value < timedelta(0) else 1
+        fraction = abs(value) // timedelta(microseconds=1) * 1000
     else:
         text = str(value).strip()
         if text.isdecimal():
@@ -182,12 +189,9 @@ def _time(key: KeyType, value: Any) -> timedelta:
     return result % timedelta(days=1) if key._in_postgresql else result
 
 
-_MICROSECOND = timedelta(microseconds=1)
-
-
 def _year(_: KeyType, value: Any) -> int:
     year = int(value)
-    if year > 99 or (year == 0 and not isinstance(value, str)):
+    if not 0 <= year <= 99 or (year == 0 and not isinstance(value, str)):
         return year
     return year + (2000 if year < 70 else 1900)
 
@@ -222,7 +226,9 @@ def _as_text(key: KeyType, value: Any) -> str:
 def _enum(key: KeyType, value: Any) -> str:
     if key._in_postgresql:
         return str(value)
-    members = [each.replace("''", "'") for each in re.findall(r"'((?:[^']|'')*)'", key.arguments)]
+    members: list[str] = [
+        each.replace("''", "'") for each in re.findall(r"'((?:[^']|'')*)'", key.arguments)
+    ]
     if isinstance(value, int):
         return members[value - 1] if value else str(value)
     text = str(value).rstrip(" ")
@@ -235,7 +241,7 @@ def _enum(key: KeyType, value: Any) -> str:
 
 
 def _uuid(_: KeyType, value: Any) -> UUID:
-    return value if isinstance(value, UUID) else UUID(value)
+    return value if isinstance(value, UUID) else UUID(str(value))
 
 
 _CONVERTERS: dict[str, Callable[[KeyType, Any], Any]] = {

@@ -63,7 +63,9 @@ def use_config(config: StoreConfig | None) -> None:
     global _chosen_config
     if config is not None and not hasattr(config, "get_store_spec"):
         right = ": use its config, instance.config" if hasattr(config, "config") else ""
-        raise ArrayInvalidError(f"expected the config of a dj.Instance, not {kind_of(config)}{right}")
+        raise ArrayInvalidError(
+            f"expected the config of a dj.Instance, not {kind_of(config)}{right}"
+        )
     _chosen_config = config
 
 
