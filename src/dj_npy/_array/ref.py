@@ -164,7 +164,7 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         """
         if mmap_mode is None:
             return array_cache.get(self, self._read)
-        if mmap_mode not in _MAP_MODES:
+        if not isinstance(mmap_mode, str) or mmap_mode not in _MAP_MODES:
             raise ArrayInvalidError(
                 f"mmap_mode is None, 'r', 'r+' or 'c', not {kind_of(mmap_mode)}"
             )

@@ -24,6 +24,7 @@ from dj_npy._format.blocks import Blocks
 from dj_npy._format.keys import KeyType
 from dj_npy._settings import thread_count
 from dj_npy._stores import Store, identity, open_store
+from dj_npy._text import kind_of
 
 _IN_FLIGHT = 256 << 20
 """Bytes of arrays that are uploaded at the same time; a larger one is uploaded alone."""
@@ -237,7 +238,13 @@ class Insertion(Statement):
 
     def _rows_then_session_check(self, rows: Iterable[Any]) -> Iterator[Any]:
         begun = time.monotonic()
-        yield from rows
+        for row in rows:
+            if isinstance(row, ArrayLike):  # DataJoint would take it for values by position
+                raise ArrayInvalidError(
+                    f"a row is a dict, such as {{'recording_id': 1, 'waveform': ref}}, not "
+                    f"{kind_of(row)}"
+                )
+            yield row
         self._all_encoded = True
         if self._written and time.monotonic() - begun > _QUIET_S:
             # If the server has closed the connection, this fails while certainly nothing was sent.

@@ -97,6 +97,7 @@ def _total_of_rows(rows: Any) -> tuple[int, int]:
     arrays = [
         value
         for row in rows
+        if not isinstance(row, ArrayLike)  # which is refused later
         for value in (row.values() if isinstance(row, Mapping) else row)
         if isinstance(value, (np.ndarray, NpyRef, Blocks)) or is_dask(value)
     ]
