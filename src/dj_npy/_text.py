@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+import datajoint as dj
 import numpy as np
-from datajoint.expression import QueryExpression
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -58,7 +58,7 @@ def kind_of(value: Any) -> str:
         return "None"
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    if isinstance(value, QueryExpression):
+    if isinstance(value, dj.expression.QueryExpression):
         return "a query"
     if isinstance(value, str):
         return f"the str {value[:40]!r}"

@@ -97,8 +97,8 @@ def test_records_are_rows(stored: Stored) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[dj_npy.NpyRef], Any], str]] = {
-    "threads by position": (lambda ref: dj_npy.load([ref], 8), r"not an int 8.*max_workers=8"),
-    "names in a list": (lambda ref: dj_npy.load([], ["a", "b"]), "names of attributes, not a list"),
+    "threads by position": (lambda ref: dj_npy.load([ref], 8), r"not an int 8.*max_workers=8"),  # type: ignore[arg-type]
+    "names in a list": (lambda ref: dj_npy.load([], ["a", "b"]), "names of attributes, not a list"),  # type: ignore[arg-type]
     "a name that is none": (
         lambda ref: dj_npy.load([{"id": 1, "waveform": ref}], "wave"),
         "a row has no attribute 'wave'; it has id, waveform",
@@ -131,7 +131,7 @@ WRONG: dict[str, tuple[Callable[[dj_npy.NpyRef], Any], str]] = {
     "a reference to adopt": (lambda ref: dj_npy.adopt(ref), "its name or a table, not an NpyRef"),
     "None to adopt": (lambda ref: dj_npy.adopt(None), "not None"),
     "an instance to use_config": (
-        lambda ref: dj_npy.use_config(SimpleNamespace(config=1)),  # type: ignore[arg-type]
+        lambda ref: dj_npy.use_config(SimpleNamespace(config=1)),
         r"not a SimpleNamespace: use its config, instance\.config",
     ),
     "a dict to use_config": (lambda ref: dj_npy.use_config({"stores": BIG}), "not a dict$"),  # type: ignore[arg-type]
@@ -154,7 +154,7 @@ WRONG: dict[str, tuple[Callable[[dj_npy.NpyRef], Any], str]] = {
     ),
     "blocks to insert": (lambda ref: dj_npy.insert(Undeclared, Blocks((1,), "f8", [])), "Blocks"),
     "None to insert": (lambda ref: dj_npy.insert(Undeclared, None), "many rows, not None"),
-    "an array for a shape": (lambda ref: Blocks(BIG, "f8", []), r"shape.*not an ndarray of shape"),  # type: ignore[arg-type]
+    "an array for a shape": (lambda ref: Blocks(BIG, "f8", []), r"shape.*not an ndarray of shape"),
     "a reference for a shape": (lambda ref: Blocks(ref, "f8", []), "shape.*not an NpyRef"),
     "a number for a shape": (lambda ref: Blocks(3, "f8", []), "not iterable"),  # type: ignore[arg-type]
     "dtype and shape exchanged": (lambda ref: Blocks("f8", (3,), []), "not the str 'f8'"),  # type: ignore[arg-type]

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import datajoint as dj
 import numpy as np
-from datajoint.table import Table
 
 from dj_npy._array.arraylike import ArrayLike
 from dj_npy._array.ref import NpyRef
@@ -70,7 +70,7 @@ def insert(
 
 def _check_call(table: Any, rows: Any) -> None:
     """Reject what is no table, and what is not many rows, before it is iterated."""
-    if not issubclass(table if isinstance(table, type) else type(table), Table):
+    if not issubclass(table if isinstance(table, type) else type(table), dj.Table):
         raise ArrayInvalidError(
             f"dj_npy.insert takes a table, not {kind_of(table)}: dj_npy.insert(Recording, rows)"
         )

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import datajoint as dj
 import numpy as np
-from datajoint.expression import QueryExpression
 
 from dj_npy._errors import ArrayInvalidError
 from dj_npy._format.npyfile import AnyArray
@@ -74,13 +73,14 @@ def check_many(call: str, given: Any, one: str, *, rows: bool) -> None:
     rows : bool
         Whether it takes rows, too, and so a query.
     """
+    is_query = isinstance(given, dj.expression.QueryExpression | type)
     if isinstance(given, dj.NpyRef):
         right = one
     elif isinstance(given, Mapping | np.void):
         right = one.replace("ref.", 'row["waveform"].')
     elif type(given).__name__ == "DataFrame":
         right = f'{call}(df["waveform"])'
-    elif not _may_be_many(given) or (isinstance(given, QueryExpression | type) and not rows):
+    elif not _may_be_many(given) or (is_query and not rows):
         right = f'{call}(query.to_arrays("waveform"))'
     else:
         return

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
 
-from datajoint.expression import QueryExpression
+import datajoint as dj
 
 from dj_npy._datajoint.catalog import EVER_S, Snapshot, connection_of, schema_name, snapshot
 from dj_npy._datajoint.grants import sight
@@ -231,7 +231,7 @@ def _name(given: Any) -> str:
         right = ""
         if isinstance(given, list | tuple):
             right = ": use dj_npy.collect(*schemas)"
-        elif isinstance(given, QueryExpression | type):
+        elif isinstance(given, dj.expression.QueryExpression | type):
             right = ": a table's files are collected with its schema, dj_npy.collect(schema)"
         raise ArrayInvalidError(f"expected a schema or its name, not {kind_of(given)}{right}")
     return name
