@@ -98,7 +98,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "bytes": (lambda: b"1", "got bytes$"),
     "a dict": (lambda: {"path": "x"}, "got dict$"),
     "NaN": (lambda: float("nan"), "got float, which stands where None is meant.*df.notna"),
-    "NaN of NumPy": (lambda: np.float64("nan"), "got float64, which stands where None is meant"),
+    "NaN of NumPy": (lambda: np.float32("nan"), "got float32, which stands where None is meant"),
     "NA": (lambda: pd.NA, "got NAType, which stands where None is meant"),
     "NaT": (lambda: pd.NaT, "got NaTType, which stands where None is meant"),
     "objects": (lambda: np.array([{}], object), "object dtype"),

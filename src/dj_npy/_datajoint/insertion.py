@@ -69,11 +69,13 @@ class Statement:
     @cached_property
     def _key_types(self) -> dict[str, KeyType]:
         attributes = self._table.heading.attributes
-        raw = self._connection._conn  # what it says was in the server's greeting: no query
-        if self._connection.adapter.backend == "postgresql":
-            server, zone = "postgresql", raw.get_parameter_status("TimeZone") or ""
+        # The drivers know these without a query.
+        raw, server, zone = self._connection._conn, "postgresql", ""
+        if self._connection.adapter.backend != server:
+            server = "mariadb" if "MariaDB" in raw.get_server_info() else "mysql"
         else:
-            server, zone = "mariadb" if "MariaDB" in raw.get_server_info() else "mysql", ""
+            with suppress(Exception):  # the session is lost: DataJoint will notice, and reconnect
+                zone = raw.get_parameter_status("TimeZone") or ""
         return {
             name: KeyType.of("uuid" if each.uuid else each.original_type or each.type, server, zone)
             for name, each in attributes.items()

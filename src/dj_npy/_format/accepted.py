@@ -172,7 +172,7 @@ def _too_deep() -> ArrayInvalidError:
 def _instead(value: Any) -> str:
     """Say what to insert instead of a value that is no array, if that is clear."""
     name = type(value).__name__
-    if name in ("NAType", "NaTType") or (isinstance(value, float) and value != value):
+    if name in ("NAType", "NaTType") or (isinstance(value, float | np.floating) and value != value):
         return (
             ", which stands where None is meant: no array. In a DataFrame, a merge puts it there: "
             "df.astype(object).where(df.notna(), None)"

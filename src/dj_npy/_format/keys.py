@@ -79,7 +79,7 @@ def _number(value: Any) -> Decimal:
 
 
 def _integer(_: KeyType, value: Any) -> int:
-    return int(_number(value).to_integral_value(ROUND_HALF_UP))
+    return value if type(value) is int else int(_number(value).to_integral_value(ROUND_HALF_UP))
 
 
 def _boolean(key: KeyType, value: Any) -> bool | int:
