@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dj_npy._errors import ArrayInvalidError
 from dj_npy._memory import usable_memory
+from dj_npy._text import kind_of
 
 
 class Settings(BaseSettings):
@@ -85,7 +86,7 @@ def nbytes_of(size: int | str, name: str, expected: str) -> int:
     try:
         return _SIZE.validate_python(size)
     except ValidationError:
-        raise ArrayInvalidError(f"{name} must be {expected}, not {size!r}") from None
+        raise ArrayInvalidError(f"{name} must be {expected}, not {kind_of(size)}") from None
 
 
 def thread_count(given: int | None) -> int:
@@ -93,5 +94,5 @@ def thread_count(given: int | None) -> int:
     if given is None:
         return settings.max_workers
     if not isinstance(given, int) or given < 1:
-        raise ArrayInvalidError(f"max_workers must be a number of threads, not {given!r}")
+        raise ArrayInvalidError(f"max_workers must be a number of threads, not {kind_of(given)}")
     return given

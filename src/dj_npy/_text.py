@@ -1,6 +1,11 @@
 """Text for people: sizes with units, and safe printing."""
 
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
+
+import datajoint as dj
+import numpy as np
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -38,3 +43,39 @@ def short_repr(value: Any) -> str:
         return f"{value!r:.200}"
     except (RecursionError, ValueError):  # deeply nested lists; integers with too many digits
         return f"a {type(value).__name__} that cannot be shown"
+
+
+def kind_of(value: Any) -> str:
+    """
+    Say what an argument is, for messages: no I/O, and not the data of an array.
+
+    Examples
+    --------
+    >>> kind_of(None), kind_of({}), kind_of(np.zeros((3, 2)))
+    ('None', 'a dict', 'an ndarray of shape (3, 2)')
+    """
+    if value is None:
+        return "None"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, dj.expression.QueryExpression):
+        return "a query"
+    if isinstance(value, str):
+        return f"the str {value[:40]!r}"
+    name = type(value).__name__
+    named = f"{'an' if name[0] in 'AEIOaeio' or name in ('NpyRef', 'ndarray') else 'a'} {name}"
+    if isinstance(value, np.ndarray):
+        return f"{named} of shape {value.shape}"
+    return f"{named} {value!s:.40}" if isinstance(value, int | float | timedelta) else named
+
+
+def key_text(key: Mapping[str, Any]) -> str:
+    """Return a key for messages: short, and without the data of what is no key."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.generic):
+            return value.item()
+        is_short = isinstance(value, str | bytes) or not hasattr(value, "__len__")
+        return value if is_short else kind_of(value)
+
+    return short_repr({name: plain(value) for name, value in key.items()})

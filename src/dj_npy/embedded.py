@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import datajoint as dj
 import datajoint.instance
 
-from dj_npy._errors import StoreError
+from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._postgresql import PORT, Server
+from dj_npy._text import kind_of
 
 STORE = "main"
 """Name of the store that :func:`start` configures as the default."""
@@ -61,7 +62,13 @@ def start(folder: str | Path) -> Embedded:
         If the extra ``local`` is not installed, the folder cannot be used, the server does not
         start, DataJoint in this process is connected to another server, or its configuration has
         another store named ``main``.
+    ArrayInvalidError
+        If `folder` is no path.
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise ArrayInvalidError(
+            f"embedded.start takes a folder, not {kind_of(folder)}: dj_npy.embedded.start('~/lab')"
+        )
     try:
         import psycopg2  # noqa: F401
 

@@ -451,8 +451,11 @@ def test_what_the_blocks_raise_is_raised(recording: Any, store: Path) -> None:
         raise OSError("the camera is gone")
 
     row = {"recording_id": 1, "waveform": dj_npy.Blocks((10, 2), "f8", failing())}
-    with pytest.raises(OSError, match=r"^the camera is gone$"):
+    with pytest.raises(OSError, match=r"^the camera is gone\n") as told:
         recording.insert1(row)
+    assert str(told.value) == "the camera is gone"
+    address = f"{recording.database}.recording, attribute waveform, key {{'recording_id': 1}}"
+    assert told.value.__notes__ == [f"While an array was written: {address}"]
     assert files(store) == set()
 
 

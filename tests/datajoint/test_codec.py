@@ -121,11 +121,14 @@ def test_a_subclass_without_anything_of_its_own_is_welcome(recording: Any) -> No
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([1, 2, 3], "^<npy> requires numpy.ndarray, got list$"),
-        (1.5, "^<npy> requires numpy.ndarray, got float$"),
-        (np.float64(1.5), "^<npy> requires numpy.ndarray, got float64$"),
-        (np.array([{}, []], object), "^<npy> does not support object dtype arrays$"),
-        (np.zeros(2, [("a", "i4"), ("b", object)]), "^<npy> does not support object dtype arrays$"),
+        ([1, 2, 3], "^{address}: <npy> requires numpy.ndarray, got list$"),
+        (1.5, "^{address}: <npy> requires numpy.ndarray, got float$"),
+        (np.float64(1.5), "^{address}: <npy> requires numpy.ndarray, got float64$"),
+        (np.array([{}, []], object), "^{address}: <npy> does not support object dtype arrays$"),
+        (
+            np.zeros(2, [("a", "i4"), ("b", object)]),
+            "^{address}: <npy> does not support object dtype arrays$",
+        ),
         (np.ma.masked_array([1, 2], [False, True]), "masked arrays"),
         (metres(), "Metres carries more than its data"),
         (np.zeros(2, ml_dtypes.bfloat16), "cannot store dtype bfloat16"),
@@ -135,7 +138,8 @@ def test_a_subclass_without_anything_of_its_own_is_welcome(recording: Any) -> No
 def test_what_cannot_be_stored_is_refused_and_leaves_nothing(
     recording: Any, store: Path, value: Any, message: str
 ) -> None:
-    with pytest.raises(ArrayInvalidError, match=message) as caught:
+    address = rf"{recording.database}\.recording, attribute waveform, key {{'recording_id': 1}}"
+    with pytest.raises(ArrayInvalidError, match=message.replace("{address}", address)) as caught:
         recording.insert1({"recording_id": 1, "waveform": value})
     assert isinstance(caught.value, DataJointError)
     assert len(recording()) == 0

@@ -12,7 +12,7 @@ import datajoint as dj
 import numpy as np
 import pandas as pd
 import pytest
-from datajoint import codecs, expression
+from datajoint import codecs, condition, expression
 from datajoint.adapters.postgres import PostgreSQLAdapter
 from datajoint.autopopulate import AutoPopulate
 from datajoint.errors import DataJointError, DuplicateError
@@ -42,6 +42,10 @@ CORRECTED = [
     (Table, "_insert_rows"),
     (AutoPopulate, "_populate1"),
     (expression, "decode_attribute"),
+    (expression, "make_condition"),
+    (condition, "make_condition"),
+    (QueryExpression, "restrict"),
+    (QueryExpression, "proj"),
     (Heading, "__getitem__"),
     (codecs, "resolve_dtype"),
 ]

@@ -182,7 +182,9 @@ class TestValidation:
     def test_the_messages(self, recordings: Any, value: Any, message: str) -> None:
         with pytest.raises(DataJointError) as caught:
             recordings.insert1({"recording_id": 2, "waveform": value})
-        assert str(caught.value) == message
+        address, _, told = str(caught.value).partition(": <npy>")
+        assert f"<npy>{told}" == message
+        assert address.startswith(f"{recordings.database}.{recordings.table_name}, attribute wave")
 
 
 class TestComparison:

@@ -8,14 +8,18 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+import numpy as np
+
 from dj_npy._array.file import Slab
 from dj_npy._array.ref import NpyRef, load_one, load_together, read_one
 from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._errors import ArrayInvalidError, NpyError
+from dj_npy._lazy.source import check_many
 from dj_npy._settings import nbytes_of, thread_count
 from dj_npy._stores import Store
 from dj_npy._stores.remote import BUFFERED
+from dj_npy._text import kind_of
 
 _PROCESSORS = os.cpu_count() or 1
 _MAX_GROUP_NBYTES = 4 << 20
@@ -31,8 +35,8 @@ def load(
     Parameters
     ----------
     refs : iterable
-        References of any stores, or rows (dicts) with references in them. A reference may be
-        repeated, loaded already, or None.
+        References of any stores, or rows with references in them: dicts, records, or a query or
+        table, whose rows are fetched. A reference may be repeated, loaded already, or None.
     attributes : str
         The attributes of rows that are to be loaded. Default: all that are references.
     max_workers : int, optional
@@ -52,13 +56,15 @@ def load(
     ArrayMissingError, ArrayCorruptError, StoreError
         For the first array that cannot be loaded. Nothing more is started then.
     ArrayInvalidError
-        If an item is no reference, None or row, or `max_workers` no number of threads.
+        If `refs` is a single reference, row or array, an item is no reference, None or row, or
+        `max_workers` is no number of threads.
 
     Examples
     --------
     >>> arrays = dj_npy.load(Recording.to_arrays("waveform"))
     >>> rows = dj_npy.load(Recording.to_dicts())
     """
+    _check_call("dj_npy.load", refs, "ref.load()", attributes)
     refs, workers = list(refs), thread_count(max_workers)
     work_items = _work_items(refs, attributes, keep=True)
     pipeline = Pipeline(work_items, workers, math.inf, patient=True, adapt=max_workers is None)
@@ -124,8 +130,8 @@ def stream(
     Parameters
     ----------
     refs : iterable
-        References, or rows (dicts) with references in them, as for :func:`load`. It is iterated
-        in the caller's thread.
+        References, or rows with references in them, as for :func:`load`. It is iterated in the
+        caller's thread.
     attributes : str
         The attributes of rows that are to be loaded. Default: all that are references.
     max_bytes : int or str
@@ -147,13 +153,15 @@ def stream(
     ArrayMissingError, ArrayCorruptError, StoreError
         In place of an array that cannot be loaded.
     ArrayInvalidError
-        If an item is no reference, None or row, or `max_bytes` or `max_workers` is invalid.
+        If `refs` is a single reference, row or array, an item is no reference, None or row, or
+        `max_bytes` or `max_workers` is invalid.
 
     Examples
     --------
     >>> for row in dj_npy.stream(Recording.to_dicts(), "waveform"):
     ...     _ = row["recording_id"], row["waveform"].mean()
     """
+    _check_call("dj_npy.stream", refs, "ref.blocks()", attributes)
     max_nbytes = nbytes_of(max_bytes, "max_bytes", "a size such as 1000000 or '1 GiB'")
     workers = thread_count(max_workers)
     # The total is known only if `refs` can be iterated twice.
@@ -164,12 +172,23 @@ def stream(
     return Stream(pipeline, attributes, bar)
 
 
+def _check_call(call: str, refs: Any, one: str, attributes: Sequence[Any]) -> None:
+    """Reject what is not many references, and attributes that are no names."""
+    check_many(call, refs, one, rows=True)
+    for name in attributes:
+        if not isinstance(name, str):
+            raise ArrayInvalidError(
+                f"after its references, {call} takes names of attributes, not {kind_of(name)}; "
+                f"other arguments by name: {call}(refs, max_workers=8)"
+            )
+
+
 def _work_items(
     items: Iterable[Any], attributes: Sequence[str], *, keep: bool
 ) -> Iterator[WorkItem]:
     """Yield work items that load arrays into the cache, or without `keep` read one each."""
     slab, group = Slab(), _Group()
-    for item in items:
+    for item in map(_row, items):
         refs = _refs(item, attributes)
         if not group.try_add(item, refs):
             yield group.work_item(slab, keep)
@@ -235,6 +254,13 @@ class _Group:
         return WorkItem(self.items, tasks, self._nbytes + in_flight, workers=workers)
 
 
+def _row(item: Any) -> Any:
+    """Return a record, as `to_arrays` makes them of whole rows, as a dict."""
+    if isinstance(item, np.void) and item.dtype.names:
+        return {name: item[name] for name in item.dtype.names}
+    return item
+
+
 def _refs(item: Any, attributes: Sequence[str]) -> Sequence[NpyRef]:
     """Return the references of an item to load."""
     if isinstance(item, NpyRef):
@@ -243,12 +269,16 @@ def _refs(item: Any, attributes: Sequence[str]) -> Sequence[NpyRef]:
         return ()
     if not isinstance(item, Mapping):
         raise ArrayInvalidError(
-            f"expected an NpyRef, None, or a row as a dict, not {type(item).__name__}"
+            f"expected an NpyRef, None, or a row as a dict, not {kind_of(item)}"
         )
     for name in attributes:
+        if name not in item:
+            raise ArrayInvalidError(
+                f"a row has no attribute {name!r}; it has {', '.join(map(str, item))}"
+            )
         if not isinstance(item[name], NpyRef | None):
             raise ArrayInvalidError(
-                f"the attribute {name!r} of a row is no NpyRef, but {type(item[name]).__name__}"
+                f"the attribute {name!r} of a row is no NpyRef, but {kind_of(item[name])}"
             )
     values = [item[name] for name in attributes] if attributes else list(item.values())
     return [value for value in values if isinstance(value, NpyRef)]
@@ -276,7 +306,7 @@ def _arrays(work_item: WorkItem, attributes: Sequence[str], bar: Progress) -> li
 def _total(items: Iterable[Any], attributes: Sequence[str]) -> tuple[int, int]:
     """Count the files and the bytes of their arrays."""
     files = nbytes = 0
-    for item in items:
+    for item in map(_row, items):
         for ref in _refs(item, attributes):
             files += 1
             with suppress(NpyError):

@@ -23,7 +23,7 @@ from dj_npy._lazy.arrays import LazyArrays
 from dj_npy._selection.index import Selection, select
 from dj_npy._settings import nbytes_of, settings
 from dj_npy._stores import Store, StoreConfig, describe, open_store
-from dj_npy._text import short_repr
+from dj_npy._text import kind_of, short_repr
 
 _MAX_AHEAD = 16
 """Most blocks that are read ahead."""
@@ -164,8 +164,10 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         """
         if mmap_mode is None:
             return array_cache.get(self, self._read)
-        if mmap_mode not in _MAP_MODES:
-            raise ArrayInvalidError(f"mmap_mode is None, 'r', 'r+' or 'c', not {mmap_mode!r}")
+        if not isinstance(mmap_mode, str) or mmap_mode not in _MAP_MODES:
+            raise ArrayInvalidError(
+                f"mmap_mode is None, 'r', 'r+' or 'c', not {kind_of(mmap_mode)}"
+            )
         mapped = self._file().map(mmap_mode)
         if mmap_mode == "r+":
             self.unload()  # the loaded array will differ from the file

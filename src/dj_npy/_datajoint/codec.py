@@ -1,24 +1,27 @@
 """The ``<npy@>`` column type: converts between values of rows and files with a JSON."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain, repeat
 from typing import Any
 
 import datajoint as dj
+import numpy as np
 import xxhash
 from datajoint.codecs import unregister_codec
 
+from dj_npy._array.arraylike import ArrayLike
 from dj_npy._array.ref import NpyRef, file_of
 from dj_npy._datajoint.context import Encoding, current, row_key, witness
 from dj_npy._datajoint.daskvalues import check_dask, is_dask, to_store
-from dj_npy._errors import ArrayCorruptError
+from dj_npy._errors import ArrayCorruptError, ArrayInvalidError, NpyError
 from dj_npy._format import npyfile
-from dj_npy._format.accepted import check_array, check_header
+from dj_npy._format.accepted import check_array, check_dtype, check_header
 from dj_npy._format.blocks import Blocks
 from dj_npy._format.npyfile import CHECKSUM, Header
 from dj_npy._format.path import array_path, with_token
 from dj_npy._stores import Store, identity, open_store, schema_addressing
+from dj_npy._text import key_text
 
 # Also for a reload of this module, where the name is taken by ours.
 with suppress(dj.DataJointError):
@@ -44,8 +47,9 @@ class NpyCodec(dj.SchemaCodec):
         Parameters
         ----------
         value : ndarray, NpyRef, Blocks or dask.array.Array
-            An array of any shape, memory order and byte order, a reference to a stored one, or an
-            array that is still to be produced or computed.
+            An array of any shape, memory order and byte order, a reference to a stored one or a
+            lazy view of it, such as ``ref.T``, or an array that is still to be produced or
+            computed.
 
         Raises
         ------
@@ -54,12 +58,9 @@ class NpyCodec(dj.SchemaCodec):
             data (masks, units) or whose dtype a file would change or not restore: with metadata, of
             hundreds of fields, nested more than 15 deep.
         """
-        if isinstance(value, (NpyRef, Blocks)):
-            return
-        if is_dask(value):
-            check_dask(value)
-        else:
-            check_array(value)
+        # During an insert, `encode` does this, which knows table, attribute and key.
+        if current.get() is None:
+            _check(value)
 
     def encode(
         self,
@@ -98,11 +99,18 @@ class NpyCodec(dj.SchemaCodec):
             If the value is not accepted, or the store fails. No file is left.
         """
         insertion = current.get()
-        if insertion is not None and context:
-            begun = insertion.encoded(context["field"])
-            if begun is not None:
-                return begun
-        description = self._write(value, key, context, store_name, insertion)
+        try:
+            if insertion is not None and context:
+                begun = insertion.encoded(context["field"])
+                if begun is not None:
+                    return begun
+            description = self._write(value, key, context, store_name, insertion)
+        except Exception as error:
+            if context:
+                schema, table, attribute, primary_key = self._extract_context(key, context)
+                given_key = {**(row_key.get() or {}), **primary_key}
+                _add_address(error, f"{schema}.{table}", attribute, given_key)
+            raise
         if insertion is not None:
             insertion.wrote(value.nbytes)
         return description
@@ -115,26 +123,23 @@ class NpyCodec(dj.SchemaCodec):
         store_name: str | None,
         insertion: Encoding | None,
     ) -> dict[str, Any]:
-        self.validate(value)
+        _check(value)
         value = to_store(value)
         schema, table, attribute, primary_key = self._extract_context(key, context)
         config = self._codec_config(key, context) or dj.config
         store = open_store(config, store_name)
         store_id = identity.id_for_write(store, witness.get())
         prefix, partition, token_length = schema_addressing(config, store)
-        plain = array_path(
-            schema,
-            table,
-            {**(row_key.get() or {}), **primary_key},
-            attribute,
-            prefix=prefix,
-            partition=partition,
-        )
+        whole_key = {**(row_key.get() or {}), **primary_key}
+        if insertion is not None:
+            whole_key = insertion.stored_key(whole_key)
+        plain = array_path(schema, table, whole_key, attribute, prefix=prefix, partition=partition)
         names = chain([plain], map(with_token, repeat(plain), repeat(token_length)))
         if isinstance(value, NpyRef):
             header, path, checksum = _copy_file(value, store, names)
         else:
-            contents = value if isinstance(value, Blocks) else npyfile.NpyBytes(value)
+            array = np.asarray(value) if isinstance(value, ArrayLike) else value
+            contents = array if isinstance(array, Blocks) else npyfile.NpyBytes(array)
             header = contents.header
             path, checksum = _create_file(store, names, contents, header.file_size)
         if insertion is not None:
@@ -173,6 +178,28 @@ class NpyCodec(dj.SchemaCodec):
             The connection's ``config``.
         """
         return NpyRef(stored, context["config"] if context else dj.config)
+
+
+def _check(value: Any) -> None:
+    """See :meth:`NpyCodec.validate`."""
+    if isinstance(value, (NpyRef, Blocks)):
+        return
+    if isinstance(value, ArrayLike):
+        check_dtype(value.dtype)
+    elif is_dask(value):
+        check_dask(value)
+    else:
+        check_array(value)
+
+
+def _add_address(error: Exception, table: str, attribute: str, key: Mapping[str, Any]) -> None:
+    """Say where an array was to be written, unless the error names its path."""
+    address = f"{table}, attribute {attribute}, key {key_text(key)}"
+    if isinstance(error, ArrayInvalidError):
+        if address not in str(error):  # raised again by a caller's own generator
+            error.args = (f"{address}: {error}",)
+    elif not isinstance(error, NpyError):  # its message is somebody else's
+        error.add_note(f"While an array was written: {address}")
 
 
 def _copy_file(ref: NpyRef, store: Store, names: Iterator[str]) -> tuple[Header, str, str]:

@@ -5,7 +5,7 @@ Each context variable with its reason, and the only way to set one. Two are in r
 look at them: `_array.arraylike.as_scalar` and `_concurrency.threads.current_token`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar, copy_context
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -21,6 +21,10 @@ class Encoding(Protocol):
     @property
     def table_name(self) -> str:
         """The full name of the table, quoted."""
+        ...
+
+    def stored_key(self, key: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the key of a row as the database will return it."""
         ...
 
     def encoded(self, attribute: str) -> dict[str, Any] | None:

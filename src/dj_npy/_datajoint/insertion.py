@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import datajoint as dj
 import numpy as np
 
+from dj_npy._array.arraylike import ArrayLike
 from dj_npy._array.ref import NpyRef
 from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._datajoint import transactions
@@ -20,8 +21,10 @@ from dj_npy._datajoint.context import bulk, call_with, current, witness
 from dj_npy._datajoint.outcome import Session, Written, remove_files
 from dj_npy._errors import ArrayInvalidError
 from dj_npy._format.blocks import Blocks
+from dj_npy._format.keys import KeyType
 from dj_npy._settings import thread_count
 from dj_npy._stores import Store, identity, open_store
+from dj_npy._text import kind_of
 
 _IN_FLIGHT = 256 << 20
 """Bytes of arrays that are uploaded at the same time; a larger one is uploaded alone."""
@@ -62,6 +65,30 @@ class Statement:
     def table_name(self) -> str:
         """The full name of the table, quoted."""
         return str(self._table.full_table_name)
+
+    @cached_property
+    def _key_types(self) -> dict[str, KeyType]:
+        attributes = self._table.heading.attributes
+        # The drivers know these without a query.
+        raw, server, zone = self._connection._conn, "postgresql", ""
+        if self._connection.adapter.backend != server:
+            server = "mariadb" if "MariaDB" in raw.get_server_info() else "mysql"
+        else:
+            with suppress(Exception):  # the session is lost: DataJoint will notice, and reconnect
+                zone = raw.get_parameter_status("TimeZone") or ""
+        return {
+            name: KeyType.of("uuid" if each.uuid else each.original_type or each.type, server, zone)
+            for name, each in attributes.items()
+            if each.in_key and each.codec is None
+        }
+
+    def stored_key(self, key: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the key as the database will return it."""
+        types = self._key_types
+        return {
+            name: types[name].stored(value) if name in types else value
+            for name, value in key.items()
+        }
 
     def encoded(self, attribute: str) -> dict[str, Any] | None:  # noqa: ARG002
         """Return the description of the current row's array if its upload has started."""
@@ -120,6 +147,16 @@ class Statement:
 
 class Update(Statement):
     """One UPDATE."""
+
+    _key: dict[str, Any] | None = None
+
+    def stored_key(self, key: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the key of the row: a text that the database takes for the row's may differ."""
+        if self._key is None:
+            self._key = super().stored_key(key)
+            if any(each.may_ignore_case for each in self._key_types.values()):
+                self._key = (self._table & key).keys()[0]  # as `update1` itself has found it
+        return self._key
 
     def run(self, send: Callable[[], Any]) -> Any:
         """Encode and send the row; leave no file without a row, if that is certain."""
@@ -203,7 +240,13 @@ class Insertion(Statement):
 
     def _rows_then_session_check(self, rows: Iterable[Any]) -> Iterator[Any]:
         begun = time.monotonic()
-        yield from rows
+        for row in rows:
+            if isinstance(row, ArrayLike):  # DataJoint would take it for values by position
+                raise ArrayInvalidError(
+                    f"a row is a dict, such as {{'recording_id': 1, 'waveform': ref}}, not "
+                    f"{kind_of(row)}"
+                )
+            yield row
         self._all_encoded = True
         if self._written and time.monotonic() - begun > _QUIET_S:
             # If the server has closed the connection, this fails while certainly nothing was sent.
@@ -362,7 +405,7 @@ def _copy_row(row: Any) -> Any:
 
 
 def _copy(value: Any) -> Any:
-    if isinstance(value, NpyRef):
+    if isinstance(value, ArrayLike):
         return value
     if isinstance(value, Blocks):
         raise ArrayInvalidError("its blocks come only when they are written")

@@ -1,16 +1,21 @@
 """Insert many rows, and upload their arrays in parallel."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+import datajoint as dj
 import numpy as np
 
+from dj_npy._array.arraylike import ArrayLike
 from dj_npy._array.ref import NpyRef
 from dj_npy._concurrency.progress import Progress
 from dj_npy._datajoint.context import Bulk, bulk, call_with
 from dj_npy._datajoint.daskvalues import is_dask
+from dj_npy._errors import ArrayInvalidError
 from dj_npy._format.blocks import Blocks
 from dj_npy._settings import thread_count
+from dj_npy._text import kind_of
 
 
 def insert(
@@ -50,16 +55,39 @@ def insert(
     Raises
     ------
     datajoint.DataJointError
-        As ``table.insert`` does.
+        As ``table.insert`` does. An `ArrayInvalidError` names table, attribute and key.
 
     Examples
     --------
     >>> rows = [{"recording_id": i, "waveform": np.random.randn(1000, 32)} for i in range(10, 20)]
     >>> dj_npy.insert(Recording, rows)
     """
+    _check_call(table, rows)
     with Progress("insert", _total_of_rows(rows) if progress else None) as bar:
         how = Bulk(None if max_workers is None else thread_count(max_workers), bar.add)
         call_with({bulk: how}, lambda: table.insert(rows, **options))
+
+
+def _check_call(table: Any, rows: Any) -> None:
+    """Reject what is no table, and what is not many rows, before it is iterated."""
+    if not issubclass(table if isinstance(table, type) else type(table), dj.Table):
+        raise ArrayInvalidError(
+            f"dj_npy.insert takes a table, not {kind_of(table)}: dj_npy.insert(Recording, rows)"
+        )
+    if isinstance(rows, Mapping | np.void):
+        right = "Recording.insert1(row), or dj_npy.insert(Recording, [row])"
+    elif _is_one_array(rows) or not isinstance(rows, Iterable | Path | type):
+        right = 'dj_npy.insert(Recording, [{"recording_id": 1, "waveform": array}])'
+    else:
+        return
+    raise ArrayInvalidError(f"dj_npy.insert takes many rows, not {kind_of(rows)}: use {right}")
+
+
+def _is_one_array(rows: Any) -> bool:
+    """Whether it is no rows but a value. Two axes may be rows of values by position."""
+    if isinstance(rows, np.ndarray):
+        return rows.ndim != 2 and not (rows.dtype.hasobject or rows.dtype.names)
+    return isinstance(rows, ArrayLike | Blocks | str | bytes)
 
 
 def _total_of_rows(rows: Any) -> tuple[int, int]:
@@ -69,6 +97,7 @@ def _total_of_rows(rows: Any) -> tuple[int, int]:
     arrays = [
         value
         for row in rows
+        if not isinstance(row, ArrayLike)  # which is refused later
         for value in (row.values() if isinstance(row, Mapping) else row)
         if isinstance(value, (np.ndarray, NpyRef, Blocks)) or is_dask(value)
     ]

@@ -34,6 +34,11 @@ from dj_npy._datajoint.fetching import (
     fetch_without_loading,
 )
 from dj_npy._datajoint.insertion import Insertion, Update
+from dj_npy._datajoint.restriction import (
+    condition_on_arrays,
+    order_by_arrays,
+    projection_of_arrays,
+)
 from dj_npy._datajoint.storerows import TableWitness
 from dj_npy._format.aliases import Listing
 from dj_npy._format.layout import Layout
@@ -323,6 +328,21 @@ CORRECTIONS = (
             "datajoint.connection:Connection.query": _track_query,
         },
         "a transaction that is rolled back leaves its files for `dj_npy.collect`",
+    ),
+    Correction(
+        {
+            "datajoint.condition:make_condition": condition_on_arrays,
+            "datajoint.expression:make_condition": condition_on_arrays,
+            "datajoint.table:make_condition": condition_on_arrays,
+        },
+        "a row with references restricts no query: use its key",
+    ),
+    Correction(
+        {
+            "datajoint.expression:QueryExpression.restrict": order_by_arrays,
+            "datajoint.expression:QueryExpression.proj": projection_of_arrays,
+        },
+        "MySQL and MariaDB order by, and compute with, the text of an array's JSON",
     ),
     Correction(
         {"datajoint.heading:Heading.__getitem__": cost_of_a_heading},

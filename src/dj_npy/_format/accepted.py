@@ -34,7 +34,9 @@ def check_array(value: Any) -> None:
         See :meth:`dj_npy.NpyCodec.validate`.
     """
     if not isinstance(value, np.ndarray):
-        raise ArrayInvalidError(f"<npy> requires numpy.ndarray, got {type(value).__name__}")
+        raise ArrayInvalidError(
+            f"<npy> requires numpy.ndarray, got {type(value).__name__}{_instead(value)}"
+        )
     if isinstance(value, np.ma.MaskedArray):
         raise ArrayInvalidError(
             "<npy> does not support masked arrays, the mask would be lost: store "
@@ -165,6 +167,19 @@ def _too_deep() -> ArrayInvalidError:
         f"<npy> cannot store a dtype that is nested so deep: no row in MariaDB can describe it "
         f"(lists within lists, more than {MAX_DEPTH} deep). Store its parts in several attributes"
     )
+
+
+def _instead(value: Any) -> str:
+    """Say what to insert instead of a value that is no array, if that is clear."""
+    name = type(value).__name__
+    if name in ("NAType", "NaTType") or (isinstance(value, float | np.floating) and value != value):
+        return (
+            ", which stands where None is meant: no array. In a DataFrame, a merge puts it there: "
+            "df.astype(object).where(df.notna(), None)"
+        )
+    if hasattr(value, "__array__") and not isinstance(value, np.generic):
+        return f": insert numpy.asarray({name.lower()}), if its data alone are to be stored"
+    return ""
 
 
 def _dtype_text(dtype: np.dtype[Any]) -> str:

@@ -1,7 +1,7 @@
 """Arrays inserted block by block: from a generator, another process or an acquisition."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from dj_npy._errors import ArrayInvalidError
 from dj_npy._format import npyfile
 from dj_npy._format.accepted import check_array, check_dtype
 from dj_npy._format.npyfile import AnyArray, Header
+from dj_npy._text import kind_of
 
 
 class Blocks:
@@ -42,19 +43,26 @@ class Blocks:
     """
 
     def __init__(self, shape: Iterable[int], dtype: Any, blocks: Iterable[Any]) -> None:
+        # An array, perhaps a large one, is no shape.
+        if isinstance(shape, str | bytes) or getattr(shape, "ndim", 1) != 1:
+            raise _no_shape(kind_of(shape))
         try:
             self.shape = tuple(int(n) if isinstance(n, np.integer) else n for n in shape)
             self.dtype: np.dtype[Any] = np.dtype(dtype)
         except TypeError as error:
             raise ArrayInvalidError(f"Blocks(shape, dtype, blocks): {error}") from None
         if not self.shape or not npyfile.is_shape(self.shape, self.dtype.itemsize):
-            raise ArrayInvalidError(
-                f"the shape of Blocks is a tuple of one or more lengths, not {shape!r:.80}"
-            )
+            raise _no_shape(f"{self.shape!r:.80}")
         check_dtype(self.dtype)
-        if not isinstance(blocks, Iterable):
+        if not isinstance(blocks, Iterable) or isinstance(blocks, str | bytes | Mapping):
             raise ArrayInvalidError(
-                f"the blocks of Blocks must be an iterable of arrays, not {type(blocks).__name__}"
+                f"the blocks of Blocks must be an iterable of arrays, not {kind_of(blocks)}"
+            )
+        is_array = getattr(blocks, "dtype", np.dtype(object)) != np.dtype(object)
+        if is_array and getattr(blocks, "ndim", 0) == len(self.shape):  # its rows are no blocks
+            raise ArrayInvalidError(
+                f"the blocks of Blocks must be an iterable of arrays, not {kind_of(blocks)}: insert"
+                f" it itself, without Blocks; for parts of a stored array, use ref.blocks()"
             )
         self._blocks = blocks
 
@@ -112,3 +120,10 @@ class Blocks:
                 f"the blocks of an array of shape {self.shape} are {rows + len(block)} rows or more"
             )
         return block
+
+
+def _no_shape(given: str) -> ArrayInvalidError:
+    return ArrayInvalidError(
+        f"the shape of Blocks is a tuple of one or more lengths, not {given}: "
+        f"Blocks((1000, 64, 64), 'uint16', blocks)"
+    )

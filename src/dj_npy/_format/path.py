@@ -140,6 +140,8 @@ def _text(value: Any) -> str:
         return f"{sign}{hour:02}-{minute:02}-{second:02}{fraction}"
     if isinstance(value, (date, time)):  # a datetime is a date
         return _quoted(value.isoformat().replace(":", "-"))
+    if isinstance(value, float):
+        value += 0.0  # -0.0 is the same key as 0.0
     return _quoted(str(value))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from dj_npy._concurrency.threads import all_in_threads
 from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._format.npyfile import AnyArray, empty
-from dj_npy._lazy.source import Source
+from dj_npy._lazy.source import Source, check_many
 from dj_npy._selection.index import select
 from dj_npy._settings import nbytes_of, settings
 from dj_npy._stores import Store
@@ -202,6 +202,7 @@ def _forwards(index: Any) -> bool:
 
 
 def _validated(refs: Iterable[Any]) -> list[Source]:
+    check_many("dj_npy.to_dask", refs, "ref.to_dask()", rows=False)
     found = list(refs)
     for number, ref in enumerate(found):
         if ref is None:

@@ -1,10 +1,14 @@
 """The interface of a reference that lazy arrays use."""
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import datajoint as dj
 import numpy as np
 
+from dj_npy._errors import ArrayInvalidError
 from dj_npy._format.npyfile import AnyArray
+from dj_npy._text import kind_of
 
 
 class Source:
@@ -52,3 +56,42 @@ class Source:
         def _in_fortran_order(self) -> bool:
             """Return whether the row says that the file is in Fortran order."""
             raise NotImplementedError
+
+
+def check_many(call: str, given: Any, one: str, *, rows: bool) -> None:
+    """
+    Reject what is not many references, before it is iterated, which might read an array.
+
+    Parameters
+    ----------
+    call : str
+        The function that was called.
+    given
+        What it was given for references.
+    one : str
+        The right call for a single reference `ref`.
+    rows : bool
+        Whether it takes rows, too, and so a query.
+    """
+    is_query = isinstance(given, dj.expression.QueryExpression | type)
+    if isinstance(given, dj.NpyRef):
+        right = one
+    elif isinstance(given, Mapping | np.void):
+        right = one.replace("ref.", 'row["waveform"].')
+    elif type(given).__name__ == "DataFrame":
+        right = f'{call}(df["waveform"])'
+    elif not _may_be_many(given) or (is_query and not rows):
+        right = f'{call}(query.to_arrays("waveform"))'
+    else:
+        return
+    raise ArrayInvalidError(f"{call} takes many references, not {kind_of(given)}: use {right}")
+
+
+def _may_be_many(given: Any) -> bool:
+    """Whether a value is an iterable, and no array of numbers or text."""
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes):
+        return False
+    if isinstance(given, np.ndarray) and not given.size:
+        return True  # as of no rows at all
+    dtype = getattr(given, "dtype", np.dtype(object))
+    return getattr(dtype, "hasobject", False) or str(dtype) == "Object"  # in polars

@@ -9,6 +9,7 @@ from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._lazy.coordinates import coordinate
 from dj_npy._lazy.dask import array_of, to_dask
 from dj_npy._lazy.source import Source
+from dj_npy._text import kind_of
 
 KEY = "key"
 """The axis of a query whose primary key has several attributes."""
@@ -72,11 +73,13 @@ def to_xarray(
     (4,)
     """
     xarray = _import_xarray()
-    query = query() if isinstance(query, type) else query
+    if isinstance(query, type) and issubclass(query, dj.expression.QueryExpression):
+        query = query()
     if not isinstance(query, dj.expression.QueryExpression):
+        right = "ref.to_xarray()" if isinstance(query, Source) else "dj_npy.to_dask(refs)"
         raise ArrayInvalidError(
-            f"expected a table or a restriction of one, whose key is known, not "
-            f"{type(query).__name__}"
+            f"expected a table or a restriction of one, whose key is known, not {kind_of(query)}: "
+            f"for references without their key, use {right}"
         )
     key = query.primary_key
     heading = query.heading

@@ -14,6 +14,7 @@ from datajoint.errors import DataJointError
 from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._stores import secret
 from dj_npy._stores.amazon import is_amazon
+from dj_npy._text import kind_of
 
 _PORTS = {"http": ":80", "https": ":443"}
 
@@ -61,7 +62,10 @@ def use_config(config: StoreConfig | None) -> None:
     """
     global _chosen_config
     if config is not None and not hasattr(config, "get_store_spec"):
-        raise ArrayInvalidError(f"expected the config of a dj.Instance, not {config!r:.80}")
+        right = ": use its config, instance.config" if hasattr(config, "config") else ""
+        raise ArrayInvalidError(
+            f"expected the config of a dj.Instance, not {kind_of(config)}{right}"
+        )
     _chosen_config = config
 
 

@@ -10,6 +10,7 @@ from dj_npy._datajoint.storerows import rows_of
 from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._stores import identity, open_store
+from dj_npy._text import kind_of
 
 _SAMPLES = 50
 _AT_ONCE = 16
@@ -55,7 +56,7 @@ def adopt(schema_or_table: Any, store: str | None = None, *, force: bool = False
         schema = getattr(table, "database", None)
         if not isinstance(schema, str):
             raise ArrayInvalidError(
-                f"expected a schema, its name or a table, not {type(schema_or_table).__name__}"
+                f"expected a schema, its name or a table, not {kind_of(schema_or_table)}"
             )
     connection = connection_of(schema_or_table if table is None else table)
     target = open_store(connection._config, store)

@@ -6,6 +6,8 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
 
+import datajoint as dj
+
 from dj_npy._datajoint.catalog import EVER_S, Snapshot, connection_of, schema_name, snapshot
 from dj_npy._datajoint.grants import sight
 from dj_npy._datajoint.storerows import check_stores
@@ -14,6 +16,7 @@ from dj_npy._format.layout import Column, Layout
 from dj_npy._stores import Store, open_store, schema_addressing
 from dj_npy._stores.local.links import local_stores, nested_roots
 from dj_npy._stores.local.store import LocalStore
+from dj_npy._text import kind_of
 from dj_npy._upkeep.collection import Collection
 from dj_npy._upkeep.dropped import Dropped
 from dj_npy._upkeep.inventory import Inventory, Place
@@ -95,10 +98,10 @@ def collect(
     names = [_name(each) for each in schemas]
     if not names or not isinstance(older_than, timedelta) or older_than < timedelta(0):
         raise ArrayInvalidError(
-            f"collect takes one schema at least, and an age of 0 or more, not {older_than!r}"
+            f"collect takes one schema at least, and an age of 0 or more, not {kind_of(older_than)}"
         )
     if at_most is not None and (type(at_most) is not int or at_most < 0):
-        raise ArrayInvalidError(f"at_most is a number of arrays, 0 or more, not {at_most!r:.200}")
+        raise ArrayInvalidError(f"at_most is a number of arrays, 0 or more, not {kind_of(at_most)}")
     connection = connection_of(schemas[0])
     if any(connection_of(each) is not connection for each in schemas):
         raise ArrayInvalidError("collect takes the schemas of one connection at a time")
@@ -225,7 +228,12 @@ def _wait_for_old_transactions(connection: Any, older_than: timedelta) -> None:
 def _name(given: Any) -> str:
     name = schema_name(given)
     if name is None:
-        raise ArrayInvalidError(f"expected a schema or its name, not {type(given).__name__}")
+        right = ""
+        if isinstance(given, list | tuple):
+            right = ": use dj_npy.collect(*schemas)"
+        elif isinstance(given, dj.expression.QueryExpression | type):
+            right = ": a table's files are collected with its schema, dj_npy.collect(schema)"
+        raise ArrayInvalidError(f"expected a schema or its name, not {kind_of(given)}{right}")
     return name
 
 

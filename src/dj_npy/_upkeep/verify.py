@@ -12,6 +12,7 @@ import datajoint as dj
 from datajoint.errors import DataJointError
 
 from dj_npy._array.file import ArrayFile
+from dj_npy._array.ref import NpyRef
 from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._datajoint.catalog import Snapshot, connection_of, is_npy, schema_name, snapshot
@@ -21,7 +22,7 @@ from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._settings import settings
 from dj_npy._stores import Store, StoreConfig, open_store
 from dj_npy._stores.remote import BUFFERED
-from dj_npy._text import in_units, short_repr
+from dj_npy._text import in_units, kind_of, short_repr
 from dj_npy._upkeep.checklist import Checklist, RowToCheck
 
 _UNREMARKABLE = ("size as described", "as described", "as inserted", "no checksum")
@@ -229,8 +230,15 @@ def _check_argument(given: Any) -> Any:
     kind = given if isinstance(given, type) else type(given)
     if issubclass(kind, dj.expression.QueryExpression) or schema_name(given) is not None:
         return given
+    right = ""
+    if isinstance(given, NpyRef):
+        right = ": use ref.verify()"
+    elif isinstance(given, dict):
+        right = ": use dj_npy.verify(Recording & key)"
+    elif isinstance(given, list | tuple):
+        right = ": use dj_npy.verify(*schemas)"
     raise ArrayInvalidError(
-        f"expected a schema, its name, a table or a query, not {type(given).__name__}"
+        f"expected a schema, its name, a table or a query, not {kind_of(given)}{right}"
     )
 
 

@@ -1,0 +1,111 @@
+"""What a query may say of an attribute whose arrays lie in files."""
+
+from collections.abc import Callable
+from typing import Any
+
+import datajoint as dj
+import numpy as np
+import pandas as pd
+import pytest
+
+import dj_npy
+from tests.conftest import MakeTable
+
+A = np.arange(6.0).reshape(2, 3)
+
+
+@pytest.fixture
+def scans(table: MakeTable) -> Any:
+    scans = table(
+        "subject : varchar(9)\nscan : int32\n---\nn = 0 : int32\nwaveform = null : <npy@>", "Scan"
+    )
+    rows = [{"subject": "a%/b", "scan": n, "n": n, "waveform": A + n} for n in range(3)]
+    scans.insert([*rows, {"subject": "c", "scan": 3, "n": 3, "waveform": None}])
+    return scans
+
+
+def numbers(query: Any) -> list[int]:
+    return sorted(row["scan"] for row in query.proj().to_dicts())
+
+
+def test_a_fetched_row_restricts(scans: Any, opened: list[str]) -> None:
+    rows = scans.to_dicts(order_by="scan")
+    records = scans.to_arrays(order_by="scan")
+    other = dj.U("n") & scans
+    ways: list[tuple[Any, list[int]]] = [
+        (scans & rows[1], [1]),
+        (scans & rows[3], [3]),
+        (scans & records[1], [1]),
+        (scans - {"waveform": rows[1]["waveform"]}, [0, 2]),
+        (scans & dj.Not({"waveform": rows[1]["waveform"]}), [0, 2]),
+        (scans & rows[:2], [0, 1]),
+        (scans & pd.DataFrame(rows[:2]), [0, 1]),
+        (scans & dj.AndList([rows[1], "n > 0"]), [1]),
+        (scans & {"waveform": rows[2]["waveform"]}, [2]),
+        (scans & {"waveform": None}, [3]),
+        (scans & {"waveform": rows[2]["waveform"], "n": 1}, []),
+        (scans.proj(film="waveform") & {"film": rows[2]["waveform"]}, [2]),
+        (scans & "waveform IS NOT NULL", [0, 1, 2]),
+        (scans & "waveform is null or n > 1", [2, 3]),
+        (scans & {"waveform.dtype": "float64"}, [0, 1, 2]),
+    ]
+    for query, expected in ways:
+        assert numbers(query) == expected
+    assert rows[1] in scans()
+    assert len(other & rows[1]) == 1  # what has no such attribute ignores it
+    (scans & rows[1]).delete_quick()
+    assert numbers(scans()) == [0, 2, 3]
+    assert opened == []
+
+
+WRONG: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
+    "a reference": (lambda q, ref: q & ref, "NpyRef is no restriction.*'waveform': ref"),
+    "references": (lambda q, ref: q & [ref], "NpyRef is no restriction"),
+    "a view": (lambda q, ref: q & ref.T, "View is no restriction"),
+    "an array": (lambda q, ref: q & {"waveform": A}, r"ndarray of shape \(2, 3\).*by the key"),
+    "a list": (lambda q, ref: q & {"waveform": [1, 2]}, "waveform cannot be compared with a list"),
+    "a number": (lambda q, ref: q & {"waveform": 3}, "compared with an int 3"),
+    "NaN": (lambda q, ref: q & [{"n": 1, "waveform": np.nan}], "compared with a float nan"),
+    "equal": (lambda q, ref: q & "waveform = 3", "waveform cannot be compared"),
+    "more": (lambda q, ref: q & "n < 2 and waveform > 3", "waveform cannot be compared"),
+    "not": (lambda q, ref: q & 'NOT "waveform" <> 3', "waveform cannot be compared"),
+    "like": (lambda q, ref: q & "`waveform` LIKE 'a'", "waveform cannot be compared"),
+    "not in": (lambda q, ref: q & "waveform not in (1, 2)", "waveform cannot be compared"),
+    "an order": (lambda q, ref: q.to_dicts(order_by="waveform DESC"), "cannot be ordered"),
+    "an order of several": (
+        lambda q, ref: q.to_arrays("n", order_by=("n", "waveform")),
+        "cannot be ordered",
+    ),
+    "the first": (lambda q, ref: q & dj.Top(1, "waveform"), "waveform cannot be ordered"),
+    "of a new name": (
+        lambda q, ref: q.proj(film="waveform").to_dicts(order_by="film"),
+        "film cannot be ordered",
+    ),
+    "computed": (lambda q, ref: q.proj(x="waveform + 1"), "waveform cannot be .*computed"),
+    "the largest": (lambda q, ref: dj.U().aggr(q, x="max(waveform)"), "computed"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+@pytest.mark.parametrize("database", ["postgresql", "mysql"], indirect=True)
+def test_what_no_database_can_answer_is_told(scans: Any, opened: list[str], what: str) -> None:
+    call, message = WRONG[what]
+    ref = (scans & "scan = 1").fetch1("waveform")
+    with pytest.raises(dj_npy.ArrayInvalidError, match=message) as told:
+        call(scans(), ref)
+    assert len(str(told.value).splitlines()) == 1
+    assert opened == []
+
+
+def test_what_a_row_says_can_be_computed_with(scans: Any, database: Any) -> None:
+    assert {row["rows"] for row in scans.proj(rows="waveform.shape[0]").to_dicts()} == {"2", None}
+    assert dj.U().aggr(scans, count="count(waveform)").fetch1("count") == 3
+    assert scans.proj(film="waveform").fetch("film", limit=1)[0].shape == (2, 3)
+    assert scans.proj(film="(waveform)").fetch("film", limit=1)[0].shape == (2, 3)
+    assert len(scans & "subject = 'waveform = 3'") == 0
+    if database.connection.adapter.backend == "mysql":
+        assert len(scans & "json_extract(waveform, '$.shape[0]') = 2") == 3
+        assert len(scans & "json_length(waveform) > 3") == 3
+    else:
+        assert len(scans & "waveform->>'dtype' = 'float64'") == 3
+        assert len(scans & "waveform #>> '{shape,0}' = '2'") == 3
