@@ -406,3 +406,10 @@ def test_populate_in_processes_after_the_parent_used_s3(
 ) -> None:
     settings = s3_settings(moto, location=f"populate/{uuid.uuid4().hex}")
     assert in_child(POPULATED, database, settings, schema.database) == [6, 30]
+
+
+def test_a_row_without_a_path_among_small_files(stored: Callable[..., dj_npy.NpyRef]) -> None:
+    refs = [stored(WAVEFORM, number) for number in range(40)]
+    refs[30] = dj_npy.NpyRef({**refs[30]._raw, "path": 5}, refs[0]._config)
+    with pytest.raises(dj_npy.ArrayCorruptError, match="no valid path"):
+        dj_npy.load(refs)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dj_npy._array.file import Slab
 from dj_npy._memory import usable_memory
 from tests.support import warm
 
@@ -125,3 +126,9 @@ def test_a_process_that_is_limited_keeps_a_quarter_of_its_limit(limit: str) -> N
     )
     said = warm.output("-c", code, env={**os.environ, "DJ_NPY_MEMORY": ""})
     assert int(said) == min(most, RAM) // 4
+
+
+def test_more_than_there_is_room_for_is_a_memory_error() -> None:
+    for nbytes in (1 << 62, 1 << 70):
+        with pytest.raises(MemoryError, match=f"{nbytes} bytes"):
+            Slab().allocate(nbytes)

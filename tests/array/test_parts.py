@@ -807,6 +807,18 @@ def test_a_folder_that_is_exchanged_is_noticed_in_time(
     assert check(MANY + 1, np.s_[5:9], ref)
 
 
+def test_a_folder_that_is_moved_away_is_noticed_in_time(
+    stored: Stored, store: Path, in_parts: None
+) -> None:
+    ref = stored(MANY)
+    for _ in range(3):
+        assert check(MANY, np.s_[5:9], ref)
+    (store / ref.path).parent.rename(store / "moved")
+    time.sleep(openfiles._RECHECK_S)
+    with pytest.raises(ArrayMissingError):
+        ref[5:9]
+
+
 def test_files_are_closed_with_the_last_who_wants_them(stored: Stored, in_parts: None) -> None:
     close_all()
     before = descriptors()

@@ -45,6 +45,7 @@ def test_metadata_pickling_and_attributes_do_no_io(stored: Stored, opened: list[
     assert np.ndim(ref) == 2
     assert np.size(ref) == 12
     assert (ref.T.shape, ref.flat.shape, ref.imag.dtype) == ((3, 4), (12,), np.dtype("f8"))
+    assert (ref.T.nbytes, ref.T.itemsize) == (96, 8)
     assert opened == []
     assert not ref.is_loaded
 

@@ -488,3 +488,16 @@ def test_progress_is_told_in_bytes_and_files(
     assert "20/20 files" in told
     assert "320k/320k" in told
     assert "40/40 files" in told
+
+
+def test_a_generator_yields_rows_of_any_kind(recording: Any) -> None:
+    recording.insert1({"recording_id": 0, "waveform": WAVEFORM})
+    ref = recording.fetch1("waveform")
+    [record] = np.array([(1, WAVEFORM)], [("recording_id", "i8"), ("waveform", "O")])
+    blocks = dj_npy.Blocks(WAVEFORM.shape, WAVEFORM.dtype, [WAVEFORM])
+    copied = {"recording_id": 3, "waveform": ref}
+    in_blocks = {"recording_id": 4, "waveform": blocks}
+    with pytest.warns(DeprecationWarning, match="Positional"):
+        dj_npy.insert(recording, iter([record, [2, WAVEFORM], copied, in_blocks]))
+    assert len(recording()) == 5
+    assert all(np.array_equal(each, WAVEFORM) for each in recording.to_arrays("waveform"))

@@ -134,6 +134,13 @@ def test_a_long_value_is_cut_and_carries_a_hash() -> None:
     assert re.fullmatch(r"s/t/k=x{85}=[0-9a-f]{32}/a\.npy", one)
 
 
+def test_a_key_of_many_long_values_is_one_folder() -> None:
+    keys = [{f"k{n}": "x" * 70 for n in range(10)} | {"k9": end} for end in "ab"]
+    one, other = (array_path("s", "t", key, "a") for key in keys)
+    assert one != other
+    assert re.fullmatch(r"s/t/k0=x{70},k1=x{10}=[0-9a-f]{32}/a\.npy", one)
+
+
 def test_a_token_has_48_random_bits() -> None:
     names = {with_token("s/t/k=1/a.npy") for _ in range(1000)}
     assert len(names) == 1000

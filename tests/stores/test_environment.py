@@ -20,7 +20,7 @@ from obstore.store import S3Store
 
 import dj_npy
 from dj_npy._stores import amazon, opening
-from dj_npy._stores.environment import proxy_for
+from dj_npy._stores.environment import encryption, proxy_for
 from dj_npy._stores.fsspec import GenericStore
 from dj_npy._stores.obstore import clients
 from tests.support import warm
@@ -401,6 +401,14 @@ def test_what_the_bucket_wants_encrypted_is_sent_so(moto: str, location: str) ->
         head = client.head_object(Bucket=BUCKET, Key=key)
         assert head["ServerSideEncryption"] == "aws:kms", key
         assert head["SSEKMSKeyId"].endswith("key/of-the-lab")
+
+
+@pytest.mark.parametrize(("value", "enabled"), [("True", True), ("no", False)])
+def test_a_key_of_the_bucket_is_a_truth_value_to_botocore(
+    monkeypatch: pytest.MonkeyPatch, value: str, enabled: bool
+) -> None:
+    monkeypatch.setenv("AWS_SSE_BUCKET_KEY_ENABLED", value)
+    assert encryption() == {"BucketKeyEnabled": enabled}
 
 
 @pytest.mark.parametrize("through", ["obstore", "fsspec"])

@@ -286,6 +286,14 @@ def test_a_folder_of_a_plugin_that_cannot_be_listed_is_not_empty(location: str) 
         list(store.files())
 
 
+def test_a_folder_of_a_plugin_in_place_of_a_file_is_no_file(location: str) -> None:
+    filesystem = Slow()
+    store = GenericStore("main", filesystem, f"/{location}/".__add__, "memory")
+    filesystem.makedirs(f"/{location}/lab/a.npy")
+    with pytest.raises(ArrayMissingError):
+        store.stat("lab/a.npy")
+
+
 @pytest.mark.parametrize("use", [ca_bundle, ca_certificates, tls])
 def test_certificates_in_a_fifo(
     use: Callable[[], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

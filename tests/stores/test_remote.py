@@ -412,6 +412,11 @@ class TestErrors:
                 message = str(store.translate_error(kind(text), "lab/a.npy", "write"))
                 assert SECRET_KEY[:8] not in message
 
+    def test_a_request_that_came_too_slowly_is_no_bad_one(self) -> None:
+        text = "status code: 400 Bad Request: <Code>{}</Code>"
+        assert failures.is_bad_request(ValueError(text.format("InvalidArgument")))
+        assert not failures.is_bad_request(ValueError(text.format("RequestTimeout")))
+
     def test_what_a_message_leaves_out(self) -> None:
         text = "Generic S3 error: error at http://user:pass@host/x?sig=abc - broken\n\nDebug source"
         assert failures.first_line(text) == "broken"

@@ -51,12 +51,10 @@ class Slab:
         self._free = memoryview(bytearray())
 
     def take(self, nbytes: int) -> memoryview:
-        """Return `nbytes` of uninitialized memory from the slab."""
+        """Return `nbytes` of uninitialized memory, at most `_SLAB_NBYTES`, from the slab."""
         if not hasattr(mmap, "MADV_HUGEPAGE"):
             return memoryview(np.empty(nbytes, np.uint8))  # type: ignore[arg-type]
         aligned_nbytes = _aligned(nbytes)
-        if aligned_nbytes > _SLAB_NBYTES:
-            return _map_anonymous(nbytes)
         with self._lock:
             if len(self._free) < aligned_nbytes:
                 self._free = _map_anonymous(_SLAB_NBYTES)

@@ -152,8 +152,6 @@ def _quoted(text: str) -> str:
 
 def _component(text: str) -> str:
     """Make percent-encoded text a component that every file system accepts."""
-    if not text:
-        return "%"  # a lone % is the encoding of nothing else
     if text.startswith(".") or _WINDOWS_DEVICE.match(text):  # also "." and ".."
         text = f"%{ord(text[0]):02X}{text[1:]}"
     if text.endswith("."):  # Windows drops a dot at the end

@@ -27,9 +27,6 @@ class Stored(BackendArray):
         support = indexing.IndexingSupport.OUTER_1VECTOR
         return indexing.explicit_indexing_adapter(key, self.shape, support, self._read)
 
-    def __dask_tokenize__(self) -> Any:
-        return self._ref.__dask_tokenize__()
-
     def _read(self, index: tuple[Any, ...]) -> Any:
         # NumPy treats an integer beside an array as an array, and may move axes to the front.
         collapse = tuple(0 if np.ndim(n) == 0 and not isinstance(n, slice) else ... for n in index)
