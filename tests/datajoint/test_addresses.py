@@ -115,7 +115,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: np.zeros(3, np.dtype("f8", metadata={"a": 1})),
         "cannot store the metadata",
     ),
-    "Dask objects": (lambda: da.ones(3, "O", chunks=1), "object dtype"),
+    "Dask objects": (lambda: da.ones(3, dtype=object, chunks=1), "object dtype"),
     "blocks too few": (lambda: Blocks((9, 3), "f8", [A, A]), "were 8 rows in all"),
     "blocks too many": (lambda: Blocks((3, 3), "f8", [A]), "are 4 rows or more"),
     "blocks of another shape": (lambda: Blocks((4, 2), "f8", [A]), r"must have shape \(n, 2\)"),

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import dj_npy
-from tests.conftest import MakeTable
+from tests.conftest import MakeTable, is_mariadb
 
 A = np.arange(6.0).reshape(2, 3)
 
@@ -109,3 +109,20 @@ def test_what_a_row_says_can_be_computed_with(scans: Any, database: Any) -> None
     else:
         assert len(scans & "waveform->>'dtype' = 'float64'") == 3
         assert len(scans & "waveform #>> '{shape,0}' = '2'") == 3
+
+
+def test_a_path_that_mysql_would_cut_is_refused(table: MakeTable, database: Any) -> None:
+    names = [f"k{n}" for n in range(5)]
+    long = table(
+        "\n".join(f"{name} : varchar(110)" for name in names) + "\n---\nwaveform : <npy@>", "Long"
+    )
+    long.insert1({**dict.fromkeys(names, 108 * "x"), "waveform": A})
+    ref = long.fetch1("waveform")
+    is_mysql = database.connection.adapter.backend == "mysql" and not is_mariadb(database)
+    assert len(ref.path) > 512
+    assert len(long & {"waveform.path": ref.path}) == (0 if is_mysql else 1)
+    if database.connection.adapter.backend == "postgresql":
+        assert len(long & {"waveform": ref}) == 1
+        return
+    with pytest.raises(dj_npy.ArrayInvalidError, match="waveform cannot be compared"):
+        _ = long & {"waveform": ref}

@@ -357,7 +357,7 @@ def test_what_cannot_be_one_is_named(session: Any, recording: Any) -> None:
         (session & "subject = 'z'", "movie", "there are no references"),
         (session, "film", r"the query has no attribute 'film'; it has subject, day, movie, rate"),
         (session, "rate", r"refs\[0\] is no NpyRef, but float"),
-        ([{"movie": 1}], "movie", "expected a table or a restriction of one.*not list"),
+        ([{"movie": 1}], "movie", "expected a table or a restriction of one.*not a list"),
     ]:
         with pytest.raises(ArrayInvalidError, match=message):
             make(query, attribute)

@@ -15,7 +15,7 @@ from dj_npy._text import kind_of
 Method = Callable[..., Any]
 
 _JSON_VALUE_LENGTH = 512
-"""Most characters of a JSON's item that MySQL compares."""
+"""Most characters of a JSON's item that MySQL compares: a longer one is NULL."""
 
 
 def condition_on_arrays(original: Method) -> Method:
@@ -88,7 +88,8 @@ def _by_path(query: Any, condition: Mapping[str, Any]) -> Mapping[str, Any]:
         value = found.get(name)
         if value is None:
             continue
-        if not isinstance(value, dj.NpyRef) or len(value.path) > _JSON_VALUE_LENGTH:
+        in_mysql = query.connection.adapter.backend == "mysql"
+        if not isinstance(value, dj.NpyRef) or (in_mysql and len(value.path) > _JSON_VALUE_LENGTH):
             raise _refusal(name, f"compared with {kind_of(value)}")
         del found[name]
         found[f"{name}.path"] = value.path
