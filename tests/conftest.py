@@ -26,6 +26,7 @@ import datajoint as dj
 import pytest
 
 import dj_npy
+import tests.support.network  # noqa: F401 - changes the environment
 from dj_npy._stores import remote
 from dj_npy._stores.pace import Pace
 from tests.support import processes, servers
