@@ -151,9 +151,12 @@ def connected_instance(port: int) -> Any:
 
 
 def instance_of(port: int, user: str, password: str) -> Any:
-    return dj.Instance(
+    instance = dj.Instance(
         host="127.0.0.1", user=user, password=password, port=port, backend="mysql", use_tls=False
     )
+    # DataJoint does not pass `use_tls=False` on, and PyMySQL then encrypts if the server can.
+    instance.connection.conn_info["ssl"] = False
+    return instance
 
 
 @pytest.fixture(params=["mariadb", "mysql"])
