@@ -36,7 +36,8 @@ for name in ("put_object", "copy_object", "delete_object", "_key_response_post")
 # Each request would look at two hundred folders, and each range be cut from another copy of it all.
 _modules = backends.list_of_moto_modules
 backends.list_of_moto_modules = cache(lambda: [*_modules()])
-FakeKey.value = property(lru_cache(1)(FakeKey.value.fget), FakeKey.value.fset)
+_value = vars(FakeKey)["value"]
+FakeKey.value = _value.getter(lru_cache(1)(_value.fget))  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     main()
