@@ -26,6 +26,7 @@ import datajoint as dj
 import pytest
 
 import dj_npy
+import tests.support.network  # noqa: F401 - changes the environment
 from dj_npy._stores import botocore, opening, remote
 from dj_npy._stores.obstore import clients
 from dj_npy._stores.pace import Pace
@@ -152,9 +153,12 @@ def connected_instance(port: int) -> Any:
 
 
 def instance_of(port: int, user: str, password: str) -> Any:
-    return dj.Instance(
+    instance = dj.Instance(
         host="127.0.0.1", user=user, password=password, port=port, backend="mysql", use_tls=False
     )
+    # DataJoint does not pass `use_tls=False` on, and PyMySQL then encrypts if the server can.
+    instance.connection.conn_info["ssl"] = False
+    return instance
 
 
 @pytest.fixture(params=["mariadb", "mysql"])

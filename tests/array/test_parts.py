@@ -1,5 +1,6 @@
 """Parts of arrays: as NumPy gives them, with no more requests and bytes than they need."""
 
+import gc
 import io
 import os
 import resource
@@ -643,6 +644,7 @@ def descriptors() -> int:
 
 
 def test_few_files_stay_open_however_many_are_read(stored: Stored, in_parts: None) -> None:
+    gc.collect()  # of what other tests have left open
     close_all()
     before = descriptors()
     refs = [stored(MANY[:100], number) for number in range(200)]

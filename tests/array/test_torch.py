@@ -84,10 +84,10 @@ if __name__ == "__main__":
     ]
     assert refs[3].load()[0, 0] == 3       # the parent has used S3
     for method in sys.argv[2:]:
+        options = {"batch_size": 4, "multiprocessing_context": method, "timeout": 60}
+        options["num_workers"] = 1 if method == "spawn" else 2   # it imports PyTorch for 3 s
         for dataset in Arrays(refs), Batches(refs):
-            batches = list(torch.utils.data.DataLoader(
-                dataset, batch_size=4, num_workers=2, multiprocessing_context=method, timeout=60
-            ))
+            batches = list(torch.utils.data.DataLoader(dataset, **options))
             assert [tuple(batch.shape) for batch in batches] == [(4, 200, 300)] * 2
             print(method, [float(batch[:, 0, 0].sum()) for batch in batches])
 """

@@ -64,7 +64,7 @@ import dj_npy
 
 dj.config.stores = {"default": "main", "main": json.loads(sys.argv[1])}
 codec = dj_npy.NpyCodec()
-small, large = np.arange(10.0), np.arange(3_000_000.0)
+small, large = np.arange(10.0), np.arange(2_100_000.0)
 
 def use(who):
     context = {"schema": who, "table": "t", "field": "a", "config": dj.config}

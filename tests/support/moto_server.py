@@ -8,9 +8,11 @@ once. Here one request at a time changes objects.
 
 import threading
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, lru_cache, wraps
 from typing import Any
 
+from moto import backends
+from moto.s3.models import FakeKey
 from moto.s3.responses import S3Response
 from moto.server import main
 
@@ -30,6 +32,12 @@ def alone(method: Callable[..., Any]) -> Callable[..., Any]:
 
 for name in ("put_object", "copy_object", "delete_object", "_key_response_post"):
     setattr(S3Response, name, alone(getattr(S3Response, name)))
+
+# Each request would look at two hundred folders, and each range be cut from another copy of it all.
+_modules = backends.list_of_moto_modules
+backends.list_of_moto_modules = cache(lambda: [*_modules()])
+_value = vars(FakeKey)["value"]
+FakeKey.value = _value.getter(lru_cache(1)(_value.fget))  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     main()

@@ -13,6 +13,7 @@ import pytest
 
 import dj_npy
 from tests.conftest import run
+from tests.support.network import INTERNET
 from tests.support.servers import script
 
 pytestmark = pytest.mark.slow
@@ -33,6 +34,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     run(
         [sys.executable, "-m", "build", "--installer", "uv", "--outdir", str(folder), "."],
         cwd=CHECKOUT,
+        env=INTERNET,
     )
     assert len(list(folder.iterdir())) == 2
     return Built(folder / f"{NAME}.tar.gz", folder / f"{NAME}-py3-none-any.whl")
@@ -117,7 +119,8 @@ def bare(built: Built, session_folder: Path) -> Bare:
 
 
 def install(bare: Bare, what: str) -> None:
-    run([script("uv"), "pip", "install", "--quiet", "--python", str(bare.bin / "python"), what])
+    command = [script("uv"), "pip", "install", "--quiet", "--python", str(bare.bin / "python")]
+    run([*command, what], env=INTERNET)
 
 
 def test_the_wheel_without_extras_can_be_imported(bare: Bare) -> None:
