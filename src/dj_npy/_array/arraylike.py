@@ -18,7 +18,8 @@ as_scalar: ContextVar[bool] = ContextVar("as_scalar", default=False)
 
 def _method(name: str) -> Callable[..., Any]:
     def method(self: "ArrayLike", *args: Any, **kwargs: Any) -> Any:
-        return getattr(self._array(), name)(*args, **kwargs)
+        kwargs = {key: materialized(value) for key, value in kwargs.items()}
+        return getattr(self._array(), name)(*map(materialized, args), **kwargs)
 
     method.__name__ = name
     method.__doc__ = f"Load the data and call :meth:`numpy.ndarray.{name}`."
@@ -151,7 +152,9 @@ class ArrayLike(NDArrayOperatorsMixin):
         """
         Convert to an array (the array protocol of NumPy 1 and 2).
 
-        Returns the shared read-only data, or a new array for ``copy=True`` or another dtype.
+        Returns the shared read-only data, or a new array for ``copy=True`` or another dtype. A
+        dtype that may lose something is left to NumPy, which converts what it gets, or refuses
+        to: ``np.asarray(ref, int)`` of floats truncates, ``np.bincount(ref)`` raises.
         """
         if as_scalar.get():
             scalar = np.empty((), object)
@@ -164,7 +167,7 @@ class ArrayLike(NDArrayOperatorsMixin):
             return array
         if copy is False:
             raise ValueError(f"cannot convert {array.dtype} to {np.dtype(dtype)} without a copy")
-        return array.astype(dtype)
+        return array.astype(dtype) if np.can_cast(array.dtype, dtype) else array
 
     def __dlpack__(self, *, copy: bool | None = None, **options: Any) -> Any:
         """
@@ -197,7 +200,14 @@ class ArrayLike(NDArrayOperatorsMixin):
             kwargs["where"] = materialized(kwargs["where"])
         return getattr(ufunc, method)(*map(materialized, inputs), **kwargs)
 
-    # The mixin calls numpy.power, which for bool ** 2 returns another dtype than the operator.
+    # The mixin calls ufuncs. For bool ** 2, numpy.power returns another dtype than the operator;
+    # numpy.equal has no loop for dates and numbers, which are unequal.
+    def __eq__(self, other: Any) -> Any:
+        return operator.eq(self._array(), materialized(other))
+
+    def __ne__(self, other: Any) -> Any:
+        return operator.ne(self._array(), materialized(other))
+
     def __pow__(self, other: Any) -> Any:
         return operator.pow(self._array(), materialized(other))
 
