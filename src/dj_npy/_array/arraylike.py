@@ -186,6 +186,12 @@ class ArrayLike(NDArrayOperatorsMixin):
         """Return the CPU as the device of the data."""
         return 1, 0
 
+    def __arrow_array__(self, type: Any = None) -> Any:  # noqa: A002 - pyarrow's name
+        """Convert to a ``pyarrow.Array`` at once; pyarrow would take element by element."""
+        import pyarrow  # whoever calls this has it
+
+        return pyarrow.array(self._array(), type=type)
+
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         outputs = kwargs.get("out", ())
         if any(isinstance(x, ArrayLike) for x in outputs) or (
