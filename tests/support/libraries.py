@@ -1,5 +1,5 @@
 """
-What libraries that labs use do with a reference: tried, and written as a table for docs/libraries.md.
+What libraries that labs use do with a reference: tried, and the table of docs/libraries.md.
 
 ``python -m tests.support.libraries`` tries those that are installed, or those that are named;
 ``--table`` prints the table.
@@ -27,7 +27,7 @@ WANTED = (REFERENCE, LOADED, OWN, DASK)
 # A library with its name on PyPI, the version that was tried and its modules; then, by what they
 # want, its calls with an array: of samples, of channels, an image and so on. Each call is an
 # expression whose value for a reference must be the one for the array.
-TABLE = """
+TABLE = r"""
 Altair | altair 6.3.0 | altair pandas
   ref channel: altair.Chart(pandas.DataFrame({"y": ref})).mark_line().to_dict()["datasets"]
 
@@ -149,7 +149,8 @@ pynapple | pynapple 0.11.4 | pynapple
 PyNWB | pynwb 4.2.0 | pynwb hdmf.data_utils
   ref channels: next(hdmf.data_utils.DataChunkIterator(ref)).data
   ref.load() channel: pynwb.TimeSeries(name="x", data=ref, unit="V", rate=1.0).data
-  ref.load() channel: pynwb.TimeSeries(name="x", data=np.zeros(2000), timestamps=ref, unit="V").timestamps
+  ref.load() channel: pynwb.TimeSeries(name="x", unit="V", data=np.ones(2000), \
+timestamps=ref).timestamps
 
 PyTorch | torch 2.13.0 | torch
   ref channel: torch.as_tensor(ref)
@@ -164,7 +165,8 @@ PyWavelets | pywavelets 1.9.0 | pywt
 Ray | ray 2.60.0 | ray.cloudpickle
   ref channel: ray.cloudpickle.loads(ray.cloudpickle.dumps(ref)).sum()
 
-scikit-image | scikit-image 0.26.0 | skimage.exposure skimage.filters skimage.measure skimage.transform
+scikit-image | scikit-image 0.26.0 | skimage.exposure skimage.filters skimage.measure \
+    skimage.transform
   ref image: skimage.filters.gaussian(ref)
   ref image: skimage.filters.threshold_otsu(ref)
   ref image: skimage.measure.label(ref > 100)
@@ -172,14 +174,16 @@ scikit-image | scikit-image 0.26.0 | skimage.exposure skimage.filters skimage.me
   ref image: skimage.exposure.equalize_hist(ref)
   np.array(ref) image: skimage.filters.rank.median(ref)
 
-scikit-learn | scikit-learn 1.9.1 | sklearn.cluster sklearn.decomposition sklearn.linear_model sklearn.model_selection sklearn.preprocessing
+scikit-learn | scikit-learn 1.9.1 | sklearn.cluster sklearn.decomposition sklearn.linear_model \
+    sklearn.model_selection sklearn.preprocessing
   ref channels: sklearn.decomposition.PCA(2).fit_transform(ref)
   ref channels: sklearn.preprocessing.StandardScaler().fit_transform(ref)
   ref channels: sklearn.cluster.KMeans(2, random_state=0, n_init=1).fit(ref).labels_
   ref channels: sklearn.linear_model.LinearRegression().fit(ref, ref[:, 0]).coef_
   ref channels: sklearn.model_selection.train_test_split(ref, random_state=0)
 
-SciPy | scipy 1.17.1 | scipy.fft scipy.interpolate scipy.io scipy.linalg scipy.ndimage scipy.signal scipy.sparse scipy.spatial scipy.stats
+SciPy | scipy 1.17.1 | scipy.fft scipy.interpolate scipy.io scipy.linalg scipy.ndimage \
+    scipy.signal scipy.sparse scipy.spatial scipy.stats
   ref channel: scipy.signal.welch(ref)
   ref channel: scipy.signal.find_peaks(ref)[0]
   ref channels: scipy.stats.zscore(ref)
@@ -247,7 +251,7 @@ class Library(NamedTuple):
 
 
 def _library(text: str) -> Library:
-    head, *lines = text.strip().splitlines()
+    head, *lines = text.strip().replace("\\\n", "").splitlines()
     name, released, modules = head.split(" | ")
     calls = []
     for line in lines:
@@ -258,9 +262,7 @@ def _library(text: str) -> Library:
     return Library(name, *released.split(), modules.split(), calls)
 
 
-LIBRARIES = {
-    library.name: library for library in map(_library, TABLE.strip().split("\n\n"))
-}
+LIBRARIES = {library.name: library for library in map(_library, TABLE.strip().split("\n\n"))}
 
 
 def table() -> str:
@@ -276,7 +278,7 @@ def table() -> str:
             for call in library.calls
             if call.wants != REFERENCE
         ]
-        cells = ["<br>".join(f"`{x}`" for x in some) or "–" for some in (takes, others)]
+        cells = ["<br>".join(f"`{x}`" for x in some) or "-" for some in (takes, others)]
         lines.append(f"| {library.name} {library.version} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines)
 
@@ -328,8 +330,8 @@ class Trial:
             self.reads += 1
             return read_part(ref, *args)
 
-        dj_npy.NpyRef._read_part = counting  # type: ignore[method-assign]
-        dj_npy.settings.load_below = 0  # as if the arrays were large
+        setattr(dj_npy.NpyRef, "_read_part", counting)  # noqa: B010
+        setattr(dj_npy.settings, "load_below", 0)  # noqa: B010 - as if the arrays were large
 
     def of(self, library: Library) -> list[str]:
         """Return what is not as the table says."""

@@ -154,7 +154,7 @@ class ArrayLike(NDArrayOperatorsMixin):
 
         Returns the shared read-only data, or a new array for ``copy=True`` or another dtype. A
         dtype that may lose something is left to NumPy, which converts what it gets, or refuses
-        to: ``np.asarray(ref, int)`` of floats truncates, ``np.bincount(ref)`` raises.
+        to: ``np.asarray(ref, int)`` of floats truncates, ``np.take(x, ref)`` raises.
         """
         if as_scalar.get():
             scalar = np.empty((), object)
