@@ -262,7 +262,8 @@ DIFFERS = listed(
         "looks for a numpy.ndarray, and takes others for something else: ref.load()": """
             ndarray.__getitem__ ndarray.compress np.array_str np.astype np.bmat np.char.array
             np.char.asarray np.compress np.delete np.genfromtxt np.ma.make_mask np.ma.masked_where
-            np.rec.array np.rec.fromrecords np.testing.assert_almost_equal np.testing.assert_equal""",
+            np.rec.array np.rec.fromrecords np.testing.assert_almost_equal
+            np.testing.assert_equal""",
         "takes points that are no numpy.ndarray for one number": """
             np.polynomial.chebyshev.chebgrid2d np.polynomial.chebyshev.chebgrid3d
             np.polynomial.chebyshev.chebval np.polynomial.hermite.hermgrid2d

@@ -259,7 +259,8 @@ def _library(text: str) -> Library:
         wants, kind = before.rsplit(" ", 1)
         assert wants in WANTED, line
         calls.append(Call(wants, kind, expression))
-    return Library(name, *released.split(), modules.split(), calls)
+    distribution, version = released.split()
+    return Library(name, distribution, version, modules.split(), calls)
 
 
 LIBRARIES = {library.name: library for library in map(_library, TABLE.strip().split("\n\n"))}
