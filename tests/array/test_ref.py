@@ -346,6 +346,42 @@ def test_the_array_protocol(stored: Stored) -> None:
     assert copied.dtype == "f4"
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: np.repeat(np.arange(2), x),
+        lambda x: np.take(np.arange(9), x),
+        lambda x: np.arange(9).take(x),
+        lambda x: np.random.default_rng(1).binomial(x, 0.5),
+    ],
+)
+def test_numbers_are_truncated_only_where_an_array_s_are(
+    stored: Stored, function: Callable[..., Any]
+) -> None:
+    ref = stored(np.array([1.5, 2.5]))
+    with pytest.raises(TypeError, match="Cannot cast"):
+        function(ref)
+    assert np.asarray(ref, int).tolist() == np.array(ref, int).tolist() == [1, 2]
+    assert np.asarray(ref, complex).dtype == complex
+
+
+@pytest.mark.parametrize("array", [np.array(["a", "b"]), np.array(["2026-11-27"], "M8[D]")])
+def test_what_cannot_be_compared_is_unequal(stored: Stored, array: Any) -> None:
+    ref = stored(array)
+    assert same(ref == 1, array == 1)
+    assert same(ref != 1, array != 1)
+    assert same(ref == 1, array == 1)
+
+
+def test_arrow_takes_a_reference_at_once(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pip install pyarrow")
+    ref = stored(np.arange(1000.0))
+    monkeypatch.setattr(NpyRef, "__getitem__", None)
+    assert pyarrow.array(ref).to_pylist() == list(range(1000))
+    assert pyarrow.array(ref, pyarrow.float32()).type == pyarrow.float32()
+    assert pyarrow.table({"x": ref}).num_rows == 1000
+
+
 def test_references_compare_elementwise_and_hash_by_identity(stored: Stored) -> None:
     one, other = stored(A), stored(A, 2)
     assert (one == other).all()

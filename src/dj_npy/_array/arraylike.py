@@ -23,7 +23,8 @@ Set around a fetch of DataJoint's, whose `numpy.array` calls `__array__` without
 
 def _method(name: str) -> Callable[..., Any]:
     def method(self: "ArrayLike", *args: Any, **kwargs: Any) -> Any:
-        return getattr(self._array(), name)(*args, **kwargs)
+        kwargs = {key: materialized(value) for key, value in kwargs.items()}
+        return getattr(self._array(), name)(*map(materialized, args), **kwargs)
 
     method.__name__ = name
     method.__doc__ = f"Load the data and call :meth:`numpy.ndarray.{name}`."
@@ -181,7 +182,9 @@ class ArrayLike(NDArrayOperatorsMixin):
         """
         Convert to an array (the array protocol of NumPy 1 and 2).
 
-        Returns the shared read-only data, or a new array for ``copy=True`` or another dtype.
+        Returns the shared read-only data, or a new array for ``copy=True`` or another dtype. A
+        dtype that may lose something is left to NumPy, which converts what it gets, or refuses
+        to: ``np.asarray(ref, int)`` of floats truncates, ``np.take(x, ref)`` raises.
         """
         if as_scalar.get():
             scalar = np.empty((), object)
@@ -194,7 +197,7 @@ class ArrayLike(NDArrayOperatorsMixin):
             return array
         if copy is False:
             raise ValueError(f"cannot convert {array.dtype} to {np.dtype(dtype)} without a copy")
-        return array.astype(dtype)
+        return array.astype(dtype) if np.can_cast(array.dtype, dtype) else array
 
     def __dlpack__(self, *, copy: bool | None = None, **options: Any) -> Any:
         """
@@ -212,6 +215,12 @@ class ArrayLike(NDArrayOperatorsMixin):
     def __dlpack_device__(self) -> tuple[int, int]:
         """Return the CPU as the device of the data."""
         return 1, 0
+
+    def __arrow_array__(self, type: Any = None) -> Any:  # noqa: A002 - pyarrow's name
+        """Convert to a ``pyarrow.Array`` at once; pyarrow would take element by element."""
+        import pyarrow  # whoever calls this has it
+
+        return pyarrow.array(self._array(), type=type)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         outputs = kwargs.get("out", ())
