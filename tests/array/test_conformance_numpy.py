@@ -255,6 +255,7 @@ DIFFERS = listed(
         "has a hash, and so can be a key": """
             ndarray.__hash__""",
         "is itself an array, of all elements": "ndarray.flat",
+        "is Python's `%`, which with a str is the str's": "ndarray.__rmod__",
         "wants the memory of an array: ref.load()": """
             np.byte_bounds np.ctypeslib.as_ctypes np.frombuffer np.isfortran
             np.lib.array_utils.byte_bounds np.lib.format.header_data_from_array_1_0
