@@ -10,17 +10,19 @@ from typing import Any
 import datajoint as dj
 import numpy as np
 
-from dj_npy._array.arraylike import ArrayLike, materialized, owned
+from dj_npy._array.arraylike import materialized, owned
 from dj_npy._array.cache import array_cache, loaded_array
 from dj_npy._array.file import ArrayFile, MapMode, Slab, Verified, read_together
 from dj_npy._array.html import reference_html
 from dj_npy._array.openfiles import KeptOpen
+from dj_npy._array.views import PartialArray
 from dj_npy._concurrency.threads import side_by_side
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
 from dj_npy._format.metadata import ArrayMetadata
-from dj_npy._format.npyfile import AnyArray, Header
+from dj_npy._format.npyfile import AnyArray, Header, stand_in
 from dj_npy._lazy.arrays import LazyArrays
 from dj_npy._selection.index import Selection, select
+from dj_npy._selection.plan import MakeView
 from dj_npy._settings import nbytes_of, settings
 from dj_npy._stores import Store, StoreConfig, describe, open_store
 from dj_npy._text import short_repr
@@ -30,7 +32,7 @@ _MAX_AHEAD = 16
 _MAP_MODES: tuple[MapMode, ...] = ("r", "r+", "c")
 
 
-class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
+class NpyRef(PartialArray, LazyArrays, dj.NpyRef):
     """
     Lazy reference to an array in a ``.npy`` file.
 
@@ -337,16 +339,20 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         index = materialized(index)
         array = loaded_array(self)
         if array is None:
-            selected = select(index, self.shape, self.dtype)
-            kept = self.nbytes <= settings.memory
-            max_nbytes = settings.load_share * self.nbytes if kept else math.inf
-            is_small = self.nbytes <= settings.load_below
-            if not (is_small and selected.nbytes):
-                part = self._read_part(selected, None, max_nbytes)
-                if part is not None:
-                    return part[()] if selected.is_scalar else part
+            part = self._read_selected(select(index, self.shape, self.dtype))
+            if part is not None:
+                return part
             array = self.load()
         return owned(array[index])
+
+    def _read_selected(self, selected: Selection, view: MakeView | None = None) -> Any:
+        is_small = self.nbytes <= settings.load_below
+        if self.is_loaded or (is_small and selected.nbytes):
+            return None
+        kept = self.nbytes <= settings.memory
+        max_nbytes = settings.load_share * self.nbytes if kept else math.inf
+        part = self._read_part(selected, None, max_nbytes, view)
+        return part[()] if part is not None and selected.is_scalar else part
 
     def _rows(self) -> Iterator[Any]:
         if self.nbytes <= settings.load_below:
@@ -387,11 +393,15 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         return ArrayFile(open_store(self._config, self.store), self._metadata, self._header)
 
     def _read_part(
-        self, selection: Selection, out: AnyArray | None, max_nbytes: float
+        self,
+        selection: Selection,
+        out: AnyArray | None,
+        max_nbytes: float,
+        view: MakeView | None = None,
     ) -> AnyArray | None:
         """Read a selection; None if that would read more than `max_nbytes` bytes."""
         file = self._file()
-        part = file.read_part(selection, out, max_nbytes)
+        part = file.read_part(selection, out, max_nbytes, view)
         read_before, self._header = self._header is not None, file.known_header
         is_open = self._kept_open is not None and not self._kept_open.closed
         if read_before and not is_open and part is not None and selection.nbytes:
@@ -407,8 +417,14 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
             )
 
     def _in_fortran_order(self) -> bool:
-        expected_header = self._metadata.expected_header()
-        return expected_header is not None and expected_header[0].fortran_order
+        header = self._header or self._metadata.expected_header()
+        return header is not None and header[0].fortran_order
+
+    def _stand_in(self) -> AnyArray:
+        return stand_in(Header(self.dtype, self.shape, self._in_fortran_order(), 0))
+
+    def _exceeds_memory(self) -> bool:
+        return self.nbytes > settings.memory and not self.is_loaded
 
 
 def file_of(ref: NpyRef) -> ArrayFile:
