@@ -48,29 +48,29 @@ _OF_SHAPE = {"out", "where", "mean", "ddof", "correction"}
 _Partial = tuple[Any, ...]
 
 
-def reduce(
-    array: Any, name: str, args: Any, kwargs: dict[str, Any], *, skip_nan: bool = False
-) -> Any:
+def reduce(array: Any, function: str, args: Any, kwargs: dict[str, Any]) -> Any:
     """
-    Return what `numpy.<name>`, or `numpy.nan<name>`, returns for an array-like with elements.
+    Return what a function of NumPy returns for an array-like.
 
     Parameters
     ----------
     array : ArrayLike
         With at least one axis and one element.
-    name : str
-        A key of `_POSITIONAL`.
+    function : str
+        One of the names in `_POSITIONAL`, or one with ``nan`` before it.
     args, kwargs
         Arguments of that function after the array.
-    skip_nan : bool
-        Whether not-a-numbers are left out.
     """
-    names = _POSITIONAL[name]
-    if len(args) > len(names):
-        raise TypeError(f"{name}() takes at most {len(names)} arguments, not {len(args)}")
-    given = dict(zip(names, args, strict=False)) | kwargs
+    name, numpys = function.removeprefix("nan"), getattr(np, function)
+    positional = _POSITIONAL[name]
+    if len(args) > len(positional):
+        raise TypeError(f"{name}() takes at most {len(positional)} arguments, not {len(args)}")
+    given = dict(zip(positional, args, strict=False)) | kwargs
     given = {key: value for key, value in given.items() if value is not np._NoValue}
-    if name in ("min", "max") and skip_nan:
+    skip_nan = name != function
+    if given.get("out") is not None and (skip_nan or name == "ptp"):
+        return numpys(np.asarray(array), *args, **kwargs)  # too odd to do in blocks
+    if skip_nan and name in ("min", "max"):
         found = fold(array, np.fmin if name == "min" else np.fmax, **given)
         if np.isnan(found).any():
             warnings.warn("All-NaN slice encountered", RuntimeWarning, stacklevel=4)
@@ -78,21 +78,36 @@ def reduce(
     skip_nan = skip_nan and array.dtype.kind in "fc"
     if name in _UFUNCS:
         return fold(array, _UFUNCS[name], skip_nan=skip_nan, **given)
-    out = given.get("out")
-    if name in ("mean", "std", "var") and out is not None and array.dtype.kind in "fc":
-        given["dtype"] = given.get("dtype") or out.dtype
     for_dtype = {key: value for key, value in given.items() if key not in _OF_SHAPE}
-    like = getattr(np, name)(np.zeros((1,) * array.ndim, array.dtype), **for_dtype)
+    like = _like(numpys, array, for_dtype, given.get("out"), "fc")
+    if like is None:
+        return numpys(np.asarray(array), *args, **kwargs)
     task = _Task(array, like, given, skip_nan)
     if name == "mean":
         return _mean(task)
     if name in ("std", "var"):
         return _variance(task, given, np.sqrt if name == "std" else np.positive)
     if name in ("argmin", "argmax"):
-        return _position(task, getattr(np, name), given.get("axis"))
+        return _position(task, numpys, given.get("axis"))
     if name == "ptp":
         return _range(task)
     return _count(task)
+
+
+def _like(function: Any, array: Any, options: dict[str, Any], out: Any, kinds: str) -> Any:
+    """
+    Return the result for an array of one element; raises what NumPy raises.
+
+    None if NumPy rounds in the middle, as for an output or a given dtype that is none of `kinds`.
+    """
+    dtype = array.dtype
+    if dtype.kind not in "biufcmM":
+        return None
+    like = function(np.zeros((1,) * array.ndim, dtype), **options)
+    given = dtype if options.get("dtype") is None else np.dtype(options["dtype"])
+    if given is not dtype and (given.kind not in kinds or (dtype.kind == "c" != given.kind)):
+        return None
+    return None if isinstance(out, np.ndarray) and out.dtype != like.dtype else like
 
 
 def fold(
@@ -110,21 +125,22 @@ def fold(
     """Return ``ufunc.reduce(array, ...)`` of an array-like with at least one axis and element."""
     out = out[0] if isinstance(out, tuple) else out
     is_sum = ufunc in (np.add, np.multiply)
-    if is_sum and dtype is None and isinstance(out, np.ndarray):
-        dtype = out.dtype
-    like = ufunc.reduce(
-        np.zeros((1,) * array.ndim, array.dtype), axis=axis, dtype=dtype, keepdims=keepdims
-    )
-    given = {"axis": axis, "out": out, "keepdims": keepdims, "where": where}
-    task = _Task(array, like, given, skip_nan)
-    options = {"axis": task.axes, "keepdims": True, "dtype": dtype}
-    if is_sum:
-        options["dtype"] = _accumulator(like.dtype)
+    options = {"axis": axis, "dtype": dtype, "keepdims": keepdims}
     first = {} if initial is np._NoValue else {"initial": initial}
+    like = _like(ufunc.reduce, array, options, out, "biufc")
+    if like is None:
+        return ufunc.reduce(np.asarray(array), out=out, where=where, **options, **first)
+    given = {"axis": axis, "out": out, "keepdims": keepdims, "where": where}
+    task = _Task(array, like, given, False)
+    options |= {"axis": task.axes, "keepdims": True}
+    if is_sum:
+        options["dtype"] = _accumulator(like.dtype, dtype)
     # Without an identity, as of a minimum, what is given may count in each block.
     later = first if ufunc.identity is None else {}
 
     def work(block: _Block) -> _Partial:
+        if skip_nan:
+            block.data[np.isnan(block.data)] = ufunc.identity
         extra = first if block.is_first else later
         return (ufunc.reduce(block.data, where=block.where, **options, **extra),)
 
@@ -133,10 +149,11 @@ def fold(
 
 
 def _mean(task: "_Task") -> Any:
-    dtype = _accumulator(task.like.dtype)
+    dtype = _accumulator(task.like.dtype, task.given.get("dtype"))
     of_array = task.array.dtype
-    if task.given.get("dtype") is None and of_array.kind in "bui" and of_array.itemsize <= 4:
-        dtype = np.dtype("u8" if of_array.kind == "u" else "i8")  # exact, where NumPy has floats
+    if dtype is None and of_array.kind in "bui":
+        # Exact, where NumPy adds floats; eight bytes could overflow.
+        dtype = "f8" if of_array.itemsize > 4 else "u8" if of_array.kind == "u" else "i8"
 
     def work(block: _Block) -> _Partial:
         total = np.add.reduce(
@@ -153,7 +170,8 @@ def _mean(task: "_Task") -> Any:
 
 def _variance(task: "_Task", given: dict[str, Any], finish: Callable[[Any], Any]) -> Any:
     """Return the variance: of two passes over each block, merged as by Chan et al. (1979)."""
-    dtype = _accumulator(np.result_type(task.like.dtype, task.array.dtype))
+    dtype = np.result_type(task.like.dtype, task.array.dtype)
+    dtype = _accumulator(dtype, dtype)
     means = given.get("mean")
     if means is not None:
         means = np.broadcast_to(means, task.reduced_shape)
@@ -231,9 +249,9 @@ def _count(task: "_Task") -> Any:
     return task.finish(task.run(work, lambda a, b: (a[0] + b[0],))[0])
 
 
-def _accumulator(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return a dtype for sums: NumPy, too, adds half precision in single precision."""
-    return np.dtype("f4") if dtype.kind == "f" and dtype.itemsize == 2 else dtype
+def _accumulator(dtype: np.dtype[Any], given: Any) -> Any:
+    """Return the dtype for a sum: NumPy, too, adds half precision in single precision."""
+    return np.dtype("f4") if dtype.kind == "f" and dtype.itemsize == 2 else given
 
 
 class _Block(NamedTuple):

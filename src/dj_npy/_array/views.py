@@ -302,10 +302,7 @@ def _with(convert: Callable[[Any], Any]) -> Callable[[Any], Callable[..., Any]]:
 def _in_blocks(function: Any) -> Callable[..., Any]:
     def reduced(*args: Any, **kwargs: Any) -> Any:
         if args and isinstance(args[0], ArrayLike) and args[0]._exceeds_memory():
-            name = function.__name__.removeprefix("nan")
-            return reductions.reduce(
-                args[0], name, args[1:], kwargs, skip_nan=name != function.__name__
-            )
+            return reductions.reduce(args[0], function.__name__, args[1:], kwargs)
         # With its data, as some of these ask whether it is an ndarray.
         return _with(np.asarray)(function)(*args, **kwargs)
 
