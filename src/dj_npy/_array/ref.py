@@ -424,7 +424,7 @@ class NpyRef(PartialArray, LazyArrays, dj.NpyRef):
         return stand_in(Header(self.dtype, self.shape, self._in_fortran_order(), 0))
 
     def _exceeds_memory(self) -> bool:
-        return self.nbytes > settings.memory and not self.is_loaded
+        return self.ndim > 0 and self.nbytes > settings.memory and not self.is_loaded
 
 
 def file_of(ref: NpyRef) -> ArrayFile:

@@ -183,7 +183,8 @@ class View(PartialArray):
         )
 
     def _exceeds_memory(self) -> bool:
-        return self.nbytes > settings.memory and self._source._exceeds_memory()
+        has_axes = self.ndim > 0
+        return has_axes and self.nbytes > settings.memory and self._source._exceeds_memory()
 
     def _blocks_ahead(self, nbytes: int) -> int:
         return self._source._blocks_ahead(nbytes)
