@@ -101,10 +101,10 @@ def test_metadata_need_no_data(stored: Stored, opened: list[str], name: str, kin
     assert np.array_equal(found, expected)
 
 
-@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize("kind", ["C", "complex"])
 @pytest.mark.parametrize("name", LITTLE)
 def test_a_part_of_a_view_needs_that_part(
-    stored: Stored, read: Read, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+    stored: Stored, read: Read, name: str, kind: str
 ) -> None:
     array = ARRAYS[kind]
     ref = stored(array)
@@ -114,10 +114,8 @@ def test_a_part_of_a_view_needs_that_part(
     assert np.asarray(found).dtype == np.asarray(expected).dtype
     assert np.array_equal(found, expected)
     assert not ref.is_loaded
-    # Gaps are read too: an index along the fast axis may touch a quarter of the file.
-    assert read.nbytes <= array.nbytes // 2
-    if kind == "C" and "axis" not in name:
-        assert read.nbytes <= 600_000
+    # Small gaps are read too: a column of one of the four matrices reads that matrix.
+    assert read.nbytes <= array.nbytes // 4 + HEADER
 
 
 def test_a_single_element_needs_no_more(stored: Stored, read: Read) -> None:
@@ -221,6 +219,8 @@ def test_an_index_of_views_gives_what_numpy_gives(
                 return
             view, expected = VIEWS[name](view), wanted
         assert (view.shape, view.dtype) == (expected.shape, expected.dtype)
+        if not expected.dtype.itemsize:
+            return  # NumPy itself turns |S0 into |S1 now and then
         index = data.draw(indexes(expected.shape))
         found, wanted = outcome(index, view), outcome(index, expected)
         if isinstance(wanted, type):
@@ -245,5 +245,5 @@ def test_another_library_s_array_decides(stored: Stored) -> None:
         for pair in ([ref, lazy], [lazy, ref]):
             found = function(pair)
             assert isinstance(found, da.Array)
-            assert np.array_equal(found, function([np.asarray(each) for each in pair]))
+            assert same(np.asarray(found), function([np.asarray(each) for each in pair]))
     assert same(np.asarray([1, 2], like=ref), np.asarray([1, 2]))
