@@ -3,8 +3,7 @@
 import json
 import math
 import weakref
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import datajoint as dj
@@ -12,7 +11,7 @@ import numpy as np
 
 from dj_npy._array.arraylike import materialized, owned
 from dj_npy._array.cache import array_cache, loaded_array
-from dj_npy._array.file import ArrayFile, MapMode, Slab, Verified, read_together
+from dj_npy._array.file import ArrayFile, MapMode, Slab, Verified
 from dj_npy._array.html import reference_html
 from dj_npy._array.openfiles import KeptOpen
 from dj_npy._array.views import PartialArray
@@ -435,29 +434,3 @@ def file_of(ref: NpyRef) -> ArrayFile:
 def row_of(ref: NpyRef) -> Any:
     """Return the JSON in the row of a reference, as is."""
     return ref._raw
-
-
-def load_together(refs: Sequence[NpyRef], store: Store, slab: Slab) -> list[AnyArray]:
-    """Load small arrays from one store together."""
-
-    def read(some: Sequence[NpyRef]) -> Sequence[AnyArray | None]:
-        return read_together(store, [ref._metadata for ref in some], slab)
-
-    return [
-        array_cache.get(ref, ref._read) if array is None else array
-        for ref, array in zip(refs, array_cache.get_together(refs, read), strict=True)
-    ]
-
-
-def load_each(refs: Sequence[NpyRef], slab: Slab) -> list[AnyArray]:
-    """Load arrays one after the other; many threads do so in parallel."""
-    return [array_cache.get(ref, partial(ref._read, slab)) for ref in refs]
-
-
-def read_each(refs: Sequence[NpyRef], slab: Slab) -> list[AnyArray]:
-    """Read arrays one after the other into memory owned by the caller, without caching."""
-    loaded = map(loaded_array, refs)
-    return [
-        ref._read(slab) if array is None else owned(array[...])
-        for ref, array in zip(refs, loaded, strict=True)
-    ]

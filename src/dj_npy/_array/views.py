@@ -217,6 +217,8 @@ class Flat(View):
         if view is not None or not shape or math.prod(selected.shape) > _MAX_POINTS:
             return None
         result = selected.result
+        if not points and ("points", 0) in result:  # of a mask without axes
+            return None
         if points:
             points = dict(enumerate(np.unravel_index(points[0], shape)))
         elif ("range", 0) in result:
