@@ -2,6 +2,7 @@
 
 import math
 import operator
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from dj_npy._array import reductions
 from dj_npy._array.cells import compared_as_cells
-from dj_npy._format.npyfile import AnyArray, empty
+from dj_npy._format.npyfile import AnyArray
 
 as_scalar: ContextVar[bool] = ContextVar("as_scalar", default=False)
 """
@@ -28,6 +30,22 @@ def _method(name: str) -> Callable[..., Any]:
 
     method.__name__ = name
     method.__doc__ = f"Load the data and call :meth:`numpy.ndarray.{name}`."
+    return method
+
+
+def _reduction(name: str) -> Callable[..., Any]:
+    of_loaded = _method(name)
+
+    def method(self: "ArrayLike", *args: Any, **kwargs: Any) -> Any:
+        if self._exceeds_memory():
+            return reductions.reduce(self, name, args, kwargs)
+        return of_loaded(self, *args, **kwargs)
+
+    method.__name__ = name
+    method.__doc__ = (
+        f"Load the data and call :meth:`numpy.ndarray.{name}`; "
+        f"beyond ``settings.memory``, read them block by block."
+    )
     return method
 
 
@@ -57,9 +75,9 @@ class ArrayLike(NDArrayOperatorsMixin):
     """
     Operators, ufuncs, methods and conversions of an array, on data that are loaded on first use.
 
-    A subclass defines `shape` and `dtype`, without I/O, and `_array()`, which may load the data
-    and returns them read-only. All methods of `ndarray` that do not modify it are here; in-place
-    changes raise, as they would change a copy in memory and not the file.
+    A subclass defines `shape` and `dtype`, without I/O, `_array()`, which may load the data
+    and returns them read-only, and an index. All methods of `ndarray` that do not modify it are
+    here; in-place changes raise, as they would change a copy in memory and not the file.
     """
 
     __slots__ = ()
@@ -100,43 +118,38 @@ class ArrayLike(NDArrayOperatorsMixin):
         """Bytes of all elements."""
         return self.size * self.itemsize
 
-    # Lazy, as `hasattr` evaluates a property and must not load the data.
-    @property
-    def T(self) -> "View":  # noqa: N802
-        """The array with its axes reversed, still unloaded."""
-        return View(self, "T", np.transpose, self.shape[::-1], self.dtype)
+    @abstractmethod
+    def __getitem__(self, index: Any) -> Any:
+        """Return the selection of `index` as a copy."""
+
+    @abstractmethod
+    def _stand_in(self) -> AnyArray:
+        """Return an array of this shape, dtype and memory order without data; see `stand_in`."""
+
+    @abstractmethod
+    def _exceeds_memory(self) -> bool:
+        """Return whether the data are neither loaded nor worth keeping once they are."""
+
+    @abstractmethod
+    def _blocks_ahead(self, nbytes: int) -> int:
+        """Return how many blocks of `nbytes` are best read at a time."""
 
     @property
-    def mT(self) -> "View":  # noqa: N802
-        """The array with its last two axes swapped, still unloaded."""
-        if self.ndim < 2:
-            raise ValueError("matrix transpose with ndim < 2 is undefined")  # NumPy's message
-        shape = (*self.shape[:-2], self.shape[-1], self.shape[-2])
-        return View(self, "mT", matrix_transpose, shape, self.dtype)
-
-    @property
-    def real(self) -> "View":
-        """The real part, still unloaded."""
-        return View(self, "real", np.real, self.shape, empty((0,), self.dtype).real.dtype)
-
-    @property
-    def imag(self) -> "View":
-        """The imaginary part, still unloaded."""
-        return View(self, "imag", np.imag, self.shape, empty((0,), self.dtype).imag.dtype)
-
-    @property
-    def flat(self) -> "View":
-        """All elements along one axis in C order, still unloaded."""
-        return View(self, "flat", np.ravel, (self.size,), self.dtype)
+    def copy(self) -> Callable[..., AnyArray]:
+        """Load the data and return a copy, as `numpy.ndarray.copy` does."""
+        # Dask copies what it is to slice, lest somebody change it. Nobody changes a reference.
+        if sys._getframe(1).f_code.co_name == "from_array":
+            raise AttributeError("copy")
+        return self._copy
 
     def byteswap(self) -> AnyArray:
         """Load the data and return a byte-swapped copy."""
         return self._array().byteswap()
 
-    all = _method("all")
-    any = _method("any")
-    argmax = _method("argmax")
-    argmin = _method("argmin")
+    all = _reduction("all")
+    any = _reduction("any")
+    argmax = _reduction("argmax")
+    argmin = _reduction("argmin")
     argpartition = _method("argpartition")
     argsort = _method("argsort")
     astype = _method("astype")
@@ -145,37 +158,34 @@ class ArrayLike(NDArrayOperatorsMixin):
     compress = _method("compress")
     conj = _method("conj")
     conjugate = _method("conjugate")
-    copy = _method("copy")
+    _copy = _method("copy")
     cumprod = _method("cumprod")
     cumsum = _method("cumsum")
-    diagonal = _method("diagonal")
     dot = _method("dot")
     dump = _method("dump")
     dumps = _method("dumps")
     flatten = _method("flatten")
     getfield = _method("getfield")
-    item = _method("item")
-    max = _method("max")
-    mean = _method("mean")
-    min = _method("min")
+    max = _reduction("max")
+    mean = _reduction("mean")
+    min = _reduction("min")
     nonzero = _method("nonzero")
-    prod = _method("prod")
+    prod = _reduction("prod")
     ravel = _method("ravel")
     repeat = _method("repeat")
     reshape = _method("reshape")
     round = _method("round")
     searchsorted = _method("searchsorted")
     squeeze = _method("squeeze")
-    std = _method("std")
-    sum = _method("sum")
+    std = _reduction("std")
+    sum = _reduction("sum")
     swapaxes = _method("swapaxes")
-    take = _method("take")
     tobytes = _method("tobytes")
     tofile = _method("tofile")
     tolist = _method("tolist")
     trace = _method("trace")
     transpose = _method("transpose")
-    var = _method("var")
+    var = _reduction("var")
     view = _method("view")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> AnyArray:
@@ -234,6 +244,9 @@ class ArrayLike(NDArrayOperatorsMixin):
             )
         if "where" in kwargs:
             kwargs["where"] = materialized(kwargs["where"])
+        first, by_blocks = inputs[0], method == "reduce" and ufunc in reductions.ASSOCIATIVE
+        if by_blocks and isinstance(first, ArrayLike) and first._exceeds_memory():
+            return reductions.fold(first, ufunc, **{"axis": 0, **kwargs})
         return getattr(ufunc, method)(*map(materialized, inputs), **kwargs)
 
     # Python's own operators on the data, not ufuncs as in the mixin: `bool ** 2` has another dtype
@@ -260,9 +273,6 @@ class ArrayLike(NDArrayOperatorsMixin):
         if specification and not self.shape:  # like NumPy, only for scalars
             return format(self._array(), specification)
         return object.__format__(self, specification)
-
-    def __getitem__(self, index: Any) -> Any:
-        return owned(self._array()[materialized(index)])
 
     def __len__(self) -> int:
         if not self.shape:
@@ -315,61 +325,6 @@ class ArrayLike(NDArrayOperatorsMixin):
 
     # The mixin's elementwise __eq__ would make it unhashable.
     __hash__ = object.__hash__
-
-
-class View(ArrayLike):
-    """
-    A lazy view of an array, returned by attributes such as ``ref.T``.
-
-    Parameters
-    ----------
-    source : ArrayLike
-        The array with the data.
-    name : str
-        Attribute of the source that returns this view.
-    function : callable
-        Computes the view from the data of the source.
-    shape, dtype
-        Those of the view.
-    """
-
-    __slots__ = ("_dtype", "_function", "_name", "_shape", "_source")
-
-    def __init__(
-        self,
-        source: ArrayLike,
-        name: str,
-        function: Callable[[AnyArray], AnyArray],
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
-    ) -> None:
-        self._source, self._name, self._function = source, name, function
-        self._shape, self._dtype = shape, dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Length of each axis."""
-        return self._shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of an element."""
-        return self._dtype
-
-    def _array(self) -> AnyArray:
-        array = self._function(self._source._array())
-        array.flags.writeable = False  # a view or a copy, depending on the memory order
-        return array
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return getattr, (self._source, self._name)  # avoids our own names, which may change
-
-    def __repr__(self) -> str:
-        return f"{self._function.__name__}({self._source!r})"
-
-
-def matrix_transpose(array: AnyArray) -> AnyArray:
-    return np.swapaxes(array, -1, -2)  # numpy.matrix_transpose needs NumPy 2
 
 
 def owned(part: Any) -> Any:

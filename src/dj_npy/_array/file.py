@@ -21,10 +21,13 @@ from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, Store
 from dj_npy._format import npyfile
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import CHECKSUM, AnyArray, Header, ReadBeginning
+from dj_npy._memory import usable_memory
 from dj_npy._selection.index import Selection
 from dj_npy._selection.parts import Part
-from dj_npy._selection.plan import Plan
+from dj_npy._selection.plan import MakeView, Plan
+from dj_npy._settings import settings
 from dj_npy._stores import Replace, Store, identity
+from dj_npy._text import in_units
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -212,10 +215,14 @@ class ArrayFile:
 
     @_explain_misplaced
     def read_part(
-        self, selection: Selection, out: AnyArray | None, max_nbytes: float
+        self,
+        selection: Selection,
+        out: AnyArray | None,
+        max_nbytes: float,
+        view: MakeView | None = None,
     ) -> AnyArray | None:
         """
-        Read a selection into `out`, which fits, or into a new array.
+        Read a selection, of a view if one is given, into `out`, which fits, or into a new array.
 
         Returns None, with nothing read, if that would read more than `max_nbytes` bytes.
         """
@@ -224,13 +231,13 @@ class ArrayFile:
         for _ in range(2):
             likely = self.known_header or self.row.likely_header()
             header, prefix = likely or self._check_header(self._read_beginning)
-            plan = Plan(selection, header, self.store.limits)
+            plan = Plan(selection, header, self.store.limits, view)
             if plan.read_nbytes > max_nbytes:
                 return None
             array = out
             if array is None:
-                make = partial(npyfile.empty, selection.shape, selection.dtype, header.order)
-                array = self._allocate(make)
+                make = partial(npyfile.empty, selection.shape, selection.dtype, plan.order)
+                array = self._allocate(make, selection.nbytes)
             if self._fill(array, plan, header, prefix):
                 self.known_header = header, prefix
                 return array
@@ -323,14 +330,21 @@ class ArrayFile:
         return stat is not None and stat.nbytes == header.file_size and found == prefix
 
     def _allocate_array(self, header: Header, slab: Slab | None) -> tuple[AnyArray, memoryview]:
-        return self._allocate(lambda: _new_array(header, slab))
+        return self._allocate(lambda: _new_array(header, slab), header.nbytes)
 
-    def _allocate(self, make: Callable[[], T]) -> T:
+    def _allocate(self, make: Callable[[], T], nbytes: int) -> T:
         try:
-            return make()
+            # What cannot fit would be granted nevertheless, and fill the swap space.
+            if nbytes <= settings.memory or nbytes <= usable_memory():
+                return make()
         except (MemoryError, ValueError):  # ValueError: more than an address can count
-            self.header()  # raises if the row is wrong, not memory too small
-            raise
+            pass
+        self.header()  # raises if the row is wrong, not memory too small
+        raise MemoryError(
+            f"{in_units(nbytes)} of {self.store.where(self.path)} do not fit into the memory of "
+            f"this process ({in_units(usable_memory())}): go through it by ref.blocks() or "
+            f"ref.to_dask(), map it by ref.load('r'), or read a part by ref[...]"
+        )
 
     def _read_beginning(self, length: int) -> tuple[bytes, int]:
         data, stat = self.store.read_beginning(self.path, length)

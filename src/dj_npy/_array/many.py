@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from dj_npy._array.file import Slab
-from dj_npy._array.ref import NpyRef, load_one, load_together, read_one
+from dj_npy._array.arraylike import owned
+from dj_npy._array.cache import array_cache, loaded_array
+from dj_npy._array.file import Slab, read_together
+from dj_npy._array.ref import NpyRef
 from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._errors import ArrayInvalidError, NpyError
+from dj_npy._format.npyfile import AnyArray
 from dj_npy._lazy.source import check_many
 from dj_npy._settings import nbytes_of, thread_count
 from dj_npy._stores import Store
@@ -234,9 +237,9 @@ class _Group:
         """Return the work item that reads the group."""
         store, several = self._store, len(self.items) > 1
         if store is not None and several:
-            tasks = [Task(partial(load_together, self._refs, store, slab))]
+            tasks = [Task(partial(_load_together, self._refs, store, slab))]
         else:
-            read = load_one if keep else read_one
+            read = _load_one if keep else _read_one
             tasks = [Task(partial(read, ref, slab)) for ref in self._refs]
 
         def workers() -> int:
@@ -312,3 +315,26 @@ def _total(items: Iterable[Any], attributes: Sequence[str]) -> tuple[int, int]:
             with suppress(NpyError):
                 nbytes += ref.nbytes
     return files, nbytes
+
+
+def _load_together(refs: Sequence[NpyRef], store: Store, slab: Slab) -> list[AnyArray]:
+    """Load small arrays from one store together."""
+
+    def read(some: Sequence[NpyRef]) -> Sequence[AnyArray | None]:
+        return read_together(store, [ref._metadata for ref in some], slab)
+
+    return [
+        array_cache.get(ref, ref._read) if array is None else array
+        for ref, array in zip(refs, array_cache.get_together(refs, read), strict=True)
+    ]
+
+
+def _load_one(ref: NpyRef, slab: Slab) -> list[AnyArray]:
+    """Load one array."""
+    return [array_cache.get(ref, partial(ref._read, slab))]
+
+
+def _read_one(ref: NpyRef, slab: Slab) -> list[AnyArray]:
+    """Read one array into memory owned by the caller, without caching."""
+    array = loaded_array(ref)
+    return [ref._read(slab) if array is None else owned(array[...])]

@@ -3,24 +3,25 @@
 import json
 import math
 import weakref
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import datajoint as dj
 import numpy as np
 
-from dj_npy._array.arraylike import ArrayLike, materialized, owned
+from dj_npy._array.arraylike import materialized, owned
 from dj_npy._array.cache import array_cache, loaded_array
-from dj_npy._array.file import ArrayFile, MapMode, Slab, Verified, read_together
+from dj_npy._array.file import ArrayFile, MapMode, Slab, Verified
 from dj_npy._array.html import reference_html
 from dj_npy._array.openfiles import KeptOpen
+from dj_npy._array.views import PartialArray
 from dj_npy._concurrency.threads import side_by_side
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
 from dj_npy._format.metadata import ArrayMetadata
-from dj_npy._format.npyfile import AnyArray, Header
+from dj_npy._format.npyfile import AnyArray, Header, stand_in
 from dj_npy._lazy.arrays import LazyArrays
 from dj_npy._selection.index import Selection, select
+from dj_npy._selection.plan import MakeView
 from dj_npy._settings import nbytes_of, settings
 from dj_npy._stores import Store, StoreConfig, describe, open_store
 from dj_npy._text import kind_of, short_repr
@@ -30,7 +31,7 @@ _MAX_AHEAD = 16
 _MAP_MODES: tuple[MapMode, ...] = ("r", "r+", "c")
 
 
-class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
+class NpyRef(PartialArray, LazyArrays, dj.NpyRef):
     """
     Lazy reference to an array in a ``.npy`` file.
 
@@ -339,16 +340,20 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         index = materialized(index)
         array = loaded_array(self)
         if array is None:
-            selected = select(index, self.shape, self.dtype)
-            kept = self.nbytes <= settings.memory
-            max_nbytes = settings.load_share * self.nbytes if kept else math.inf
-            is_small = self.nbytes <= settings.load_below
-            if not (is_small and selected.nbytes):
-                part = self._read_part(selected, None, max_nbytes)
-                if part is not None:
-                    return part[()] if selected.is_scalar else part
+            part = self._read_selected(select(index, self.shape, self.dtype))
+            if part is not None:
+                return part
             array = self.load()
         return owned(array[index])
+
+    def _read_selected(self, selected: Selection, view: MakeView | None = None) -> Any:
+        is_small = self.nbytes <= settings.load_below
+        if self.is_loaded or (is_small and selected.nbytes):
+            return None
+        kept = self.nbytes <= settings.memory
+        max_nbytes = settings.load_share * self.nbytes if kept else math.inf
+        part = self._read_part(selected, None, max_nbytes, view)
+        return part[()] if part is not None and selected.is_scalar else part
 
     def _rows(self) -> Iterator[Any]:
         if self.nbytes <= settings.load_below:
@@ -389,11 +394,15 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
         return ArrayFile(open_store(self._config, self.store), self._metadata, self._header)
 
     def _read_part(
-        self, selection: Selection, out: AnyArray | None, max_nbytes: float
+        self,
+        selection: Selection,
+        out: AnyArray | None,
+        max_nbytes: float,
+        view: MakeView | None = None,
     ) -> AnyArray | None:
         """Read a selection; None if that would read more than `max_nbytes` bytes."""
         file = self._file()
-        part = file.read_part(selection, out, max_nbytes)
+        part = file.read_part(selection, out, max_nbytes, view)
         read_before, self._header = self._header is not None, file.known_header
         is_open = self._kept_open is not None and not self._kept_open.closed
         if read_before and not is_open and part is not None and selection.nbytes:
@@ -409,8 +418,14 @@ class NpyRef(ArrayLike, LazyArrays, dj.NpyRef):
             )
 
     def _in_fortran_order(self) -> bool:
-        expected_header = self._metadata.expected_header()
-        return expected_header is not None and expected_header[0].fortran_order
+        header = self._header or self._metadata.expected_header()
+        return header is not None and header[0].fortran_order
+
+    def _stand_in(self) -> AnyArray:
+        return stand_in(Header(self.dtype, self.shape, self._in_fortran_order(), 0))
+
+    def _exceeds_memory(self) -> bool:
+        return self.ndim > 0 and self.nbytes > settings.memory and not self.is_loaded
 
 
 def file_of(ref: NpyRef) -> ArrayFile:
@@ -421,26 +436,3 @@ def file_of(ref: NpyRef) -> ArrayFile:
 def row_of(ref: NpyRef) -> Any:
     """Return the JSON in the row of a reference, as is."""
     return ref._raw
-
-
-def load_together(refs: Sequence[NpyRef], store: Store, slab: Slab) -> list[AnyArray]:
-    """Load small arrays from one store together."""
-
-    def read(some: Sequence[NpyRef]) -> Sequence[AnyArray | None]:
-        return read_together(store, [ref._metadata for ref in some], slab)
-
-    return [
-        array_cache.get(ref, ref._read) if array is None else array
-        for ref, array in zip(refs, array_cache.get_together(refs, read), strict=True)
-    ]
-
-
-def load_one(ref: NpyRef, slab: Slab) -> list[AnyArray]:
-    """Load one array."""
-    return [array_cache.get(ref, partial(ref._read, slab))]
-
-
-def read_one(ref: NpyRef, slab: Slab) -> list[AnyArray]:
-    """Read one array into memory owned by the caller, without caching."""
-    array = loaded_array(ref)
-    return [ref._read(slab) if array is None else owned(array[...])]

@@ -93,6 +93,15 @@ class Header:
         """Memory order: ``"F"`` or ``"C"``."""
         return "F" if self.fortran_order else "C"
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Bytes in the file from one element to the next along each axis."""
+        itemsize, shape, fortran = self.dtype.itemsize, self.shape, self.fortran_order
+        return tuple(
+            itemsize * math.prod(shape[:n] if fortran else shape[n + 1 :])
+            for n in range(len(shape))
+        )
+
     def __str__(self) -> str:
         return f"shape {self.shape}, dtype {self.dtype!s:.{_MAX_QUOTED}}"
 
@@ -335,6 +344,18 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any], order: Any = "C") -> Any
     # `numpy.empty` turns |S0 into |S1, although an empty file may claim any number of those, and
     # >M8 into <M8, so the bytes would be swapped.
     return np.ndarray(shape, dtype, order=order)
+
+
+def stand_in(header: Header) -> AnyArray:
+    """
+    Return an array with the shape, dtype and strides of the file, and no memory behind it.
+
+    For its attributes and those of its views only: whatever reads an element ends the process.
+    """
+    if not header.nbytes:
+        return empty(header.shape, header.dtype, header.order)
+    element = np.empty((), header.dtype)
+    return np.lib.stride_tricks.as_strided(element, header.shape, header.strides, writeable=False)
 
 
 def pieces_in_c_order(array: AnyArray) -> Iterator[memoryview]:

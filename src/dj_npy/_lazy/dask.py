@@ -13,6 +13,7 @@ from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._format.npyfile import AnyArray, empty
 from dj_npy._lazy.source import Source, check_many
 from dj_npy._selection.index import select
+from dj_npy._selection.parts import contiguous_shape
 from dj_npy._settings import nbytes_of, settings
 from dj_npy._stores import Store
 
@@ -93,9 +94,8 @@ class SingleSource:
         """Return the lengths of the chunks along each axis."""
         if not isinstance(chunks, str):
             return _normalized(chunks, self)
-        lengths = _chunk_shape(
-            self.shape, self.dtype, _slowest_first([self._ref]), _chunk_limit(chunks)
-        )
+        order, limit = _slowest_first([self._ref]), _chunk_limit(chunks)
+        lengths = contiguous_shape(self.shape, self.dtype.itemsize, order, limit)
         return _normalized(lengths, self)
 
 
@@ -150,7 +150,7 @@ class JoinedSources:
         shape = (*self.shape[:axis], widest, *self.shape[axis + 1 :])
         if self._stacked:
             order = [0, *(n + 1 for n in order)]
-        lengths = _chunk_shape(shape, self.dtype, order, limit)
+        lengths = contiguous_shape(shape, self.dtype.itemsize, order, limit)
         if lengths[axis] < widest:
             width = lengths[axis]
             along = [min(width, n - at) for n in widths for at in range(0, n, width)]
@@ -246,20 +246,6 @@ def _slowest_first(refs: Sequence[Source]) -> list[int]:
     """Return the axes in file order, outermost first."""
     axes = list(range(refs[0].ndim))
     return axes[::-1] if all(ref._in_fortran_order() for ref in refs) else axes
-
-
-def _chunk_shape(
-    shape: Sequence[int], dtype: np.dtype[Any], slowest_first: Iterable[int], limit: int
-) -> tuple[int, ...]:
-    """Return the shape of a contiguous chunk of at most `limit` bytes, or of one element."""
-    lengths = list(shape)
-    step = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    for axis in slowest_first:
-        if step <= limit:
-            break
-        step //= shape[axis]
-        lengths[axis] = max(1, limit // step)
-    return tuple(lengths)
 
 
 def _merged_lengths(widths: Sequence[int], max_length: int) -> list[int]:

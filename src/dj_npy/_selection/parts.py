@@ -1,6 +1,7 @@
 """Parts of a file that a plan reads, within the limits of a store."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,3 +43,17 @@ class Part(NamedTuple):
             # NumPy releases the GIL while it copies; a memoryview does not.
             np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(data[: len(target)], np.uint8))
             data = data[len(target) :]
+
+
+def contiguous_shape(
+    shape: Sequence[int], itemsize: int, slowest_first: Iterable[int], limit: int
+) -> tuple[int, ...]:
+    """Return the shape of a contiguous block of at most `limit` bytes, or of one element."""
+    lengths = list(shape)
+    step = math.prod(shape) * itemsize
+    for axis in slowest_first:
+        if step <= limit:
+            break
+        step //= shape[axis]
+        lengths[axis] = max(1, limit // step)
+    return tuple(lengths)

@@ -7,17 +7,19 @@ the *segments* in which it is read. Neighbouring segments are merged into *parts
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dj_npy._format.npyfile import AnyArray, Header, bytes_view
+from dj_npy._format.npyfile import AnyArray, Header, bytes_view, stand_in
 from dj_npy._selection.index import Offsets, Selection
 from dj_npy._selection.parts import Limits, Part
 
 Where = tuple[Any, ...]
+MakeView = Callable[[AnyArray], AnyArray]
+"""Returns a view of the memory of an array, and reads nothing of it."""
 
 _EVERYTHING = slice(None)
 _WINDOW = 4096
@@ -61,20 +63,26 @@ class Plan:
         Header of the file.
     limits : Limits
         Limits of the store.
+    view : callable, optional
+        What is selected from: a view of the array in the file, such as its transpose.
     """
 
-    def __init__(self, selection: Selection, header: Header, limits: Limits) -> None:
+    def __init__(
+        self, selection: Selection, header: Header, limits: Limits, view: MakeView | None = None
+    ) -> None:
         self._limits = limits
-        itemsize, shape = header.dtype.itemsize, header.shape
-        strides = [
-            itemsize * math.prod(shape[:n] if header.fortran_order else shape[n + 1 :])
-            for n in range(len(shape))
-        ]
-        start = header.offset + selection.field_offset
+        start, strides = header.offset + selection.field_offset, header.strides
+        self.order = header.order
+        """Memory order in which the result has the order of the file."""
+        if view is not None:
+            array = stand_in(header)
+            viewed = view(array)
+            start += viewed.ctypes.data - array.ctypes.data
+            strides, self.order = viewed.strides, "F" if viewed.flags.fnc else "C"
         for number, taken in selection.ranges.items():
-            start += min(taken[0], taken[-1]) * strides[number]
+            start += min(taken[0] * strides[number], taken[-1] * strides[number])
         axes, points = _file_axes(selection, strides)
-        taken_strides = [strides[n] for n in selection.points] or [0]
+        taken_strides = [abs(strides[n]) for n in selection.points] or [0]
         outer = [axis for axis in axes if axis.stride_extent >= max(taken_strides)]
         inner = [axis for axis in axes if axis.stride_extent < min(taken_strides)]
         # Axes between two integer arrays in the file become part of the points.
@@ -175,8 +183,8 @@ def _file_axes(selection: Selection, strides: Sequence[int]) -> tuple[list[_File
         elif length == 1:  # may be placed anywhere, as may those of 0-d masks
             axes.append(_FileAxis(number, 1, 0, False, math.inf))
         elif kind == "range":
-            step = selection.ranges[n].step
-            axes.append(_FileAxis(number, length, abs(step) * strides[n], step < 0, strides[n]))
+            stride = selection.ranges[n].step * strides[n]
+            axes.append(_FileAxis(number, length, abs(stride), stride < 0, abs(strides[n])))
         else:
             stride = math.prod(selection.shape[number + 1 :]) * selection.dtype.itemsize
             axes.append(_FileAxis(number, length, stride, False, stride))
