@@ -233,7 +233,7 @@ def test_an_index_of_views_gives_what_numpy_gives(
         assert same(np.array(view), np.array(expected))
 
 
-def test_a_view_pickles_without_data(stored: Stored) -> None:
+def test_a_view_pickles_without_data(stored: Stored, nothing_configured: None) -> None:
     ref = stored(A)
     for name, view in VIEWS.items():
         pickled = pickle.dumps(view(ref))

