@@ -77,7 +77,7 @@ class PartialArray(ArrayLike):
 
     def take(self, indices: Any, axis: Any = None, out: Any = None, mode: Any = "raise") -> Any:
         """Return elements along an axis, as `numpy.ndarray.take` does; read no others."""
-        indices = np.asarray(indices)
+        indices = materialized(indices)
         if (
             out is not None
             or not (self.ndim and self.size)
@@ -90,7 +90,7 @@ class PartialArray(ArrayLike):
             (self.flat, ()) if axis is None else (self, (slice(None),) * (axis % self.ndim))
         )
         length = source.shape[len(before)]
-        indices = indices.astype(np.intp)
+        indices = np.asarray(indices).astype(np.intp)
         if mode != "raise":
             indices = indices % length if mode == "wrap" else indices.clip(0, length - 1)
         return source[(*before, indices)]
@@ -279,7 +279,7 @@ def _converted(value: Any, convert: Callable[[Any], Any]) -> Any:
 
 def _view(function: Any) -> Callable[..., Any]:
     def view(*args: Any, **kwargs: Any) -> Any:
-        if args and isinstance(args[0], PartialArray):
+        if args and isinstance(args[0], PartialArray) and args[0].ndim:
             return View(args[0], function, args[1:], kwargs)
         return function._implementation(*args, **kwargs)
 
@@ -300,6 +300,17 @@ def _with(convert: Callable[[Any], Any]) -> Callable[[Any], Callable[..., Any]]:
     return lambda function: (
         lambda *args, **kwargs: function(*_converted(args, convert), **_converted(kwargs, convert))
     )
+
+
+def _like(function: Any) -> Callable[..., Any]:
+    def like(*args: Any, **kwargs: Any) -> Any:
+        given = {**dict(enumerate(args)), **kwargs}
+        for name, value in given.items():
+            is_like = name in (0, "a", "prototype") and isinstance(value, ArrayLike)
+            given[name] = value._stand_in() if is_like else _converted(value, np.asarray)
+        return function(*(given.pop(n) for n in range(len(args))), **given)
+
+    return like
 
 
 def _in_blocks(function: Any) -> Callable[..., Any]:
@@ -324,7 +335,7 @@ _AXES = (
 _LAZY = {
     **_lazily(_AXES, _view),
     **_lazily("array_split split hsplit vsplit dsplit", _views),
-    **_lazily("empty_like zeros_like ones_like full_like", _with(lambda array: array._stand_in())),
+    **_lazily("empty_like zeros_like ones_like full_like", _like),
     # Memory that is not there is shared with nobody.
     **_lazily(
         "may_share_memory shares_memory",
