@@ -255,6 +255,11 @@ DIFFERS = listed(
         "has a hash, and so can be a key": """
             ndarray.__hash__""",
         "is itself an array, of all elements": "ndarray.flat",
+        "compares memory, of which an array that is not loaded has none": """
+            np.may_share_memory np.shares_memory""",
+        "returns NotImplemented, which for a reference is an error": """
+            np.char.equal np.char.greater np.char.greater_equal np.char.less np.char.less_equal
+            np.char.not_equal""",
         "is Python's `%`, which with a str is the str's": "ndarray.__rmod__",
         "wants the memory of an array: ref.load()": """
             np.byte_bounds np.ctypeslib.as_ctypes np.frombuffer np.isfortran

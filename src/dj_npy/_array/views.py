@@ -303,12 +303,13 @@ def _with(convert: Callable[[Any], Any]) -> Callable[[Any], Callable[..., Any]]:
 
 
 def _like(function: Any) -> Callable[..., Any]:
+    def given(name: Any, value: Any) -> Any:
+        is_like = name in (0, "a", "prototype") and isinstance(value, ArrayLike)
+        return value._stand_in() if is_like else _converted(value, np.asarray)
+
     def like(*args: Any, **kwargs: Any) -> Any:
-        given = {**dict(enumerate(args)), **kwargs}
-        for name, value in given.items():
-            is_like = name in (0, "a", "prototype") and isinstance(value, ArrayLike)
-            given[name] = value._stand_in() if is_like else _converted(value, np.asarray)
-        return function(*(given.pop(n) for n in range(len(args))), **given)
+        by_name = {name: given(name, value) for name, value in kwargs.items()}
+        return function(*map(given, range(len(args)), args), **by_name)
 
     return like
 
