@@ -16,7 +16,7 @@ from datajoint.builtin_codecs.npy import NpyRef as BuiltinNpyRef
 import dj_npy
 from dj_npy import ArrayInvalidError, Blocks
 from tests.conftest import MakeTable
-from tests.datajoint.test_codec import files
+from tests.support.servers import files
 
 A = np.arange(12.0).reshape(4, 3)
 one_database = pytest.mark.parametrize("database", ["postgresql"], indirect=True)

@@ -16,7 +16,7 @@ import pytest
 import dj_npy
 from dj_npy._format.path import array_path
 from tests.conftest import MakeTable
-from tests.datajoint.test_codec import files
+from tests.support.servers import files
 
 A = np.arange(3.0)
 DEFINITION = """
