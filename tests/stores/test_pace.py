@@ -198,6 +198,18 @@ def waiting_threads() -> int:
     return sum(thread.name == "dj-npy" for thread in threading.enumerate())
 
 
+def test_a_chunk_of_many_small_arrays_is_asked_for_at_once(
+    stored: Callable[..., NpyRef], far: Far, s3: dict[str, Any]
+) -> None:
+    refs = [stored(np.full(100, n), n, store=s3) for n in range(100)]
+    assert dj_npy.load(refs[:1])  # so the store is known to be far
+    far.most["GET"] = 0
+    chunk = dj_npy.to_dask(refs)
+    assert chunk.numblocks == (1, 1)
+    assert same(chunk.compute(), np.array([np.full(100, n) for n in range(100)]))
+    assert far.most["GET"] > 24
+
+
 def test_blocks_are_read_ahead_and_no_more_once_closed(
     stored: Callable[..., NpyRef], far: Far, s3: dict[str, Any]
 ) -> None:

@@ -417,6 +417,9 @@ class NpyRef(PartialArray, LazyArrays, dj.NpyRef):
                 f"and dtype {out.dtype}"
             )
 
+    def _readers(self) -> int:
+        return open_store(self._config, self.store).workers
+
     def _in_fortran_order(self) -> bool:
         header = self._header or self._metadata.expected_header()
         return header is not None and header[0].fortran_order

@@ -15,7 +15,6 @@ from dj_npy._lazy.source import Source, check_many
 from dj_npy._selection.index import select
 from dj_npy._selection.parts import contiguous_shape
 from dj_npy._settings import nbytes_of, settings
-from dj_npy._stores import Store
 
 Chunks = tuple[tuple[int, ...], ...]
 
@@ -193,7 +192,7 @@ class JoinedSources:
 
         if len(steps):
             owners = range(bisect_right(bounds, steps[0]) - 1, bisect_left(bounds, steps[-1] + 1))
-            all_in_threads(read, owners, min(settings.max_workers, Store.workers))
+            all_in_threads(read, owners, min(settings.max_workers, refs[owners[0]]._readers()))
         return out
 
 

@@ -53,6 +53,10 @@ class Source:
         def __dask_tokenize__(self) -> Any:
             raise NotImplementedError
 
+        def _readers(self) -> int:
+            """Return how many threads should read arrays of its store."""
+            raise NotImplementedError
+
         def _in_fortran_order(self) -> bool:
             """Return whether the row says that the file is in Fortran order."""
             raise NotImplementedError
