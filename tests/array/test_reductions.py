@@ -15,8 +15,8 @@ import pytest
 from dj_npy import NpyRef, settings
 from dj_npy._array import file as file_module
 from dj_npy._array import reductions
-from tests.support import sparse, warm
-from tests.support.sparse import COLUMNS, VALUE
+from tests.support import warm
+from tests.support.sparsefile import COLUMNS, VALUE
 
 Stored = Callable[..., NpyRef]
 GIB = float(os.environ.get("DJ_NPY_TEST_SPARSE_GIB", "0.25"))
@@ -237,7 +237,7 @@ def test_what_cannot_fit_is_refused_at_once(
 def test_a_sparse_array_far_larger_than_memory(tmp_path: Path) -> None:
     limit_gib = 3  # address space: the threads of the libraries take two, unused
     said = warm.output(
-        *(sparse.__file__, str(tmp_path), str(GIB), str(limit_gib)),
+        *(sparsefile.__file__, str(tmp_path), str(GIB), str(limit_gib)),
         env={**os.environ, "DJ_NPY_MEMORY": "1MiB"},
     )
     found = json.loads(said)

@@ -279,8 +279,10 @@ def _converted(value: Any, convert: Callable[[Any], Any]) -> Any:
 
 def _view(function: Any) -> Callable[..., Any]:
     def view(*args: Any, **kwargs: Any) -> Any:
-        if args and isinstance(args[0], PartialArray) and args[0].ndim:
-            return View(args[0], function, args[1:], kwargs)
+        if args and isinstance(args[0], PartialArray):
+            view = View(args[0], function, args[1:], kwargs)
+            like = function(args[0]._stand_in(), *args[1:], **kwargs)
+            return view if isinstance(like, np.ndarray) else view._array()[()]
         return function._implementation(*args, **kwargs)
 
     return view

@@ -1,7 +1,7 @@
 """
 Reductions of a sparse array within little memory.
 
-``python -m tests.support.sparse FOLDER GIB LIMIT_GIB``: prints the mean, deviation and largest
+``python -m tests.support.sparsefile FOLDER GIB LIMIT_GIB``: prints the mean, deviation and largest
 value along the first axis, and the most memory that the process had, in bytes.
 """
 
