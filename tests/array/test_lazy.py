@@ -221,6 +221,9 @@ def test_an_index_of_views_gives_what_numpy_gives(
                     VIEWS[name](view)
                 return
             view, expected = VIEWS[name](view), wanted
+            if isinstance(view, np.generic):  # as NumPy flips an array of no axes
+                assert same(np.asarray(view), wanted)
+                return
         assert (view.shape, view.dtype) == (expected.shape, expected.dtype)
         if not expected.dtype.itemsize:
             return  # NumPy itself turns |S0 into |S1 now and then

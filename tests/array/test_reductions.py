@@ -15,7 +15,7 @@ import pytest
 from dj_npy import NpyRef, settings
 from dj_npy._array import file as file_module
 from dj_npy._array import reductions
-from tests.support import warm
+from tests.support import sparsefile, warm
 from tests.support.sparsefile import COLUMNS, VALUE
 
 Stored = Callable[..., NpyRef]
