@@ -47,7 +47,7 @@ ONE: dict[str, tuple[Given, str]] = {
         lambda ref: pl.DataFrame({"waveform": pl.Series([ref], dtype=pl.Object)}),
         r'{call}\(df\["waveform"\]\)',
     ),
-    "a view": (lambda ref: ref.T, r'not a View.*{call}\(query\.to_arrays\("waveform"\)\)'),
+    "a view": (lambda ref: ref.T, r"not a View: use np\.asarray\(view\)"),
     "an array": (lambda ref: BIG, r"not an ndarray of shape \(2000, 3000\)"),
     "a structured array": (lambda ref: np.zeros(9, "i4,f8"), r"not an ndarray of shape \(9,\)"),
     "a 0-d array": (lambda ref: np.array(3), r"not an ndarray of shape \(\)"),
@@ -156,7 +156,7 @@ WRONG: dict[str, tuple[Callable[[dj_npy.NpyRef], Any], str]] = {
     "None to insert": (lambda ref: dj_npy.insert(Undeclared, None), "many rows, not None"),
     "an array for a shape": (lambda ref: Blocks(BIG, "f8", []), r"shape.*not an ndarray of shape"),
     "a reference for a shape": (lambda ref: Blocks(ref, "f8", []), "shape.*not an NpyRef"),
-    "a number for a shape": (lambda ref: Blocks(3, "f8", []), "not iterable"),  # type: ignore[arg-type]
+    "a number for a shape": (lambda ref: Blocks(3, "f8", []), "not an int 3: Blocks"),  # type: ignore[arg-type]
     "dtype and shape exchanged": (lambda ref: Blocks("f8", (3,), []), "not the str 'f8'"),  # type: ignore[arg-type]
     "an array for a dtype": (lambda ref: Blocks((3,), BIG, []), r"^Blocks\(shape, dtype, blocks\)"),
     "an array for blocks": (lambda ref: Blocks((4, 3), "f8", A), "insert it itself"),
@@ -209,3 +209,14 @@ def test_nothing_is_written_for_a_folder_that_is_none(tmp_path: Path) -> None:
     for given in (None, 3, BIG, {"folder": tmp_path}):
         with pytest.raises(ArrayInvalidError, match=r"embedded\.start takes a folder, not"):
             dj_npy.embedded.start(given)  # type: ignore[arg-type]
+
+
+@one_database
+def test_insert_of_what_is_one_row(table: Any, stored: Stored) -> None:
+    recording = table("recording_id : int32\n---\nwaveform : <npy@>")
+    row = {"recording_id": 1, "waveform": A}
+    for rows in (row, stored(A), stored(A).T):
+        with pytest.raises(ArrayInvalidError, match=r"insert takes many rows.*insert1\(row\)"):
+            recording.insert(rows)
+    assert not recording()
+    recording.insert([row])

@@ -44,7 +44,8 @@ class Blocks:
 
     def __init__(self, shape: Iterable[int], dtype: Any, blocks: Iterable[Any]) -> None:
         # An array, perhaps a large one, is no shape.
-        if isinstance(shape, str | bytes) or getattr(shape, "ndim", 1) != 1:
+        is_several = isinstance(shape, Iterable) and getattr(shape, "ndim", 1) == 1
+        if isinstance(shape, str | bytes) or not is_several:
             raise _no_shape(kind_of(shape))
         try:
             self.shape = tuple(int(n) if isinstance(n, np.integer) else n for n in shape)

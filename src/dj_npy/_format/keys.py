@@ -18,11 +18,11 @@ import numpy as np
 _EXACT = Context(prec=500, rounding=ROUND_HALF_UP)
 _MOMENT = re.compile(
     r"(\d{4})([-/.]?)(\d{1,2})\2(\d{1,2})"
-    r"(?:[T\s]*(\d{1,2})(?:(:?)(\d{1,2})(?:\6(\d{1,2})(?:\.(\d*))?)?)?)?\s*(Z|[+-]\d\d:?\d\d)?",
+    r"(?:[T\s]*(\d{1,2})(?:(:?)(\d{1,2})(?:\6(\d{1,2})(?:\.(\d*))?)?)?)?\s*(Z|[+-]\d\d(?::?\d\d)?)?",
     re.ASCII | re.IGNORECASE,
 )
 _TIME = re.compile(r"(-?)(\d+):(\d{1,2})(?::(\d{1,2})(?:\.(\d*))?)?", re.ASCII)
-_TRUE = ("t", "true", "y", "yes", "on", "1")
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 class KeyType(NamedTuple):
@@ -85,7 +85,12 @@ def _integer(_: KeyType, value: Any) -> int:
 def _boolean(key: KeyType, value: Any) -> bool | int:
     if not key._in_postgresql:
         return _integer(key, value)
-    return value.strip().lower() in _TRUE if isinstance(value, str) else bool(value)
+    if not isinstance(value, str):
+        return bool(value)
+    # PostgreSQL takes the beginning of a word, if it is that of one only.
+    text = value.strip().lower()
+    (found,) = {word in _TRUE for word in (*_TRUE, *_FALSE) if word.startswith(text)}
+    return found
 
 
 def _single(key: KeyType, value: Any) -> float:

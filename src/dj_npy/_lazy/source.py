@@ -84,6 +84,8 @@ def check_many(call: str, given: Any, one: str, *, rows: bool) -> None:
         right = one.replace("ref.", 'row["waveform"].')
     elif type(given).__name__ == "DataFrame":
         right = f'{call}(df["waveform"])'
+    elif hasattr(given, "__array_function__") and not isinstance(given, np.ndarray):
+        right = "np.asarray(view)"  # such as ref.T, or an array of Dask's
     elif not _may_be_many(given) or (is_query and not rows):
         right = f'{call}(query.to_arrays("waveform"))'
     else:
