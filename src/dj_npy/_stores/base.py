@@ -37,8 +37,6 @@ MARKER = ".dj-npy-store"
 """A file at a store's root that identifies the store."""
 PROBE = ".dj-npy-probe"
 """An empty object that stays at a store's root, to probe whether it can be created twice."""
-
-
 CLOCK = ".dj-npy-clock"
 """A folder at a store's root for a temporary object; it stays where removal is not allowed."""
 
