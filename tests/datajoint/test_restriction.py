@@ -38,6 +38,14 @@ def test_a_fetched_row_restricts(scans: Any, opened: list[str]) -> None:
         (scans & records[1], [1]),
         (scans - {"waveform": rows[1]["waveform"]}, [0, 2]),
         (scans & dj.Not({"waveform": rows[1]["waveform"]}), [0, 2]),
+        (scans - rows[1], [0, 2, 3]),
+        (scans - rows[3], [0, 1, 2]),
+        (scans - records[1], [0, 2, 3]),
+        (scans & dj.Not(dj.Not(rows[1])), [1]),
+        (scans & [dj.Not(rows[1]), rows[1]], [0, 1, 2, 3]),
+        (scans & dj.AndList([dj.Not(rows[1]), "n > 0"]), [2, 3]),
+        (scans - dj.AndList([rows[1], "n > 0"]), [0, 2, 3]),
+        (scans - {"scan": 1, "waveform": rows[1]["waveform"]}, [0, 2, 3]),
         (scans & rows[:2], [0, 1]),
         (scans & pd.DataFrame(rows[:2]), [0, 1]),
         (scans & dj.AndList([rows[1], "n > 0"]), [1]),
@@ -47,6 +55,7 @@ def test_a_fetched_row_restricts(scans: Any, opened: list[str]) -> None:
         (scans.proj(film="waveform") & {"film": rows[2]["waveform"]}, [2]),
         (scans & "waveform IS NOT NULL", [0, 1, 2]),
         (scans & "waveform is null or n > 1", [2, 3]),
+        (scans & "not (waveform) is null and NOT ((n = 3))", [0, 1, 2]),
         (scans & {"waveform.dtype": "float64"}, [0, 1, 2]),
     ]
     for query, expected in ways:
@@ -56,6 +65,26 @@ def test_a_fetched_row_restricts(scans: Any, opened: list[str]) -> None:
     (scans & rows[1]).delete_quick()
     assert numbers(scans()) == [0, 2, 3]
     assert opened == []
+
+
+def test_floats_of_a_fetched_row_are_not_compared(table: MakeTable) -> None:
+    scans = table(
+        "scan : int32\n---\nwaveform = null : <npy@>\ndepth = null : float32\nx = null : float64"
+    )
+    values = [(0.1, 1.1234567), (1.1, None), (None, 1e300)]
+    scans.insert(
+        {"scan": n, "waveform": A, "depth": depth, "x": x} for n, (depth, x) in enumerate(values)
+    )
+    scans.insert1({"scan": 3, "waveform": None, "depth": 1.1, "x": 0.1})
+    rows = scans.to_dicts(order_by="scan")
+    for n, row in enumerate(rows):
+        assert numbers(scans & row) == [n]
+        assert numbers(scans - row) == [m for m in range(4) if m != n]
+        assert numbers(scans & {**row, "scan": 9}) == []
+    assert numbers(scans & pd.DataFrame(rows[:2])) == [0, 1]
+    computed = scans.proj(..., half="depth / 3")
+    assert numbers(computed & computed.to_dicts(order_by="scan")[1]) == [1]
+    assert numbers(scans & {"waveform": rows[0]["waveform"], "x": 9.5}) == []  # not a row
 
 
 WRONG: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
@@ -82,6 +111,31 @@ WRONG: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
         "film cannot be ordered",
     ),
     "computed": (lambda q, ref: q.proj(x="waveform + 1"), "waveform cannot be .*computed"),
+    "an order of two": (lambda q, ref: q.to_dicts(order_by="n, waveform DESC"), "be ordered"),
+    "an order in brackets": (lambda q, ref: q.to_dicts(order_by="(waveform)"), "be ordered"),
+    "an order of keys": (lambda q, ref: q.keys(order_by="waveform DESC"), "be ordered"),
+    "an order of what is left out": (
+        lambda q, ref: q.proj("n").to_dicts(order_by="waveform"),
+        "waveform cannot be ordered",
+    ),
+    "less": (lambda q, ref: q & "3 < waveform", "waveform cannot be compared"),
+    "in brackets": (lambda q, ref: q & "(waveform) > 3", "waveform cannot be compared"),
+    "a function": (lambda q, ref: q & "abs(waveform) > 3", "waveform cannot be compared"),
+    "itself": (lambda q, ref: q & "waveform", "waveform cannot be compared"),
+    "one of two": (
+        lambda q, ref: q & "waveform IS NULL OR waveform > n",
+        "waveform cannot be compared",
+    ),
+    "a number of it": (lambda q, ref: q & "cast(waveform as decimal) > 3", "cannot be compared"),
+    "computed from": (lambda q, ref: q.proj(x="1+waveform"), "waveform cannot be computed"),
+    "a root": (lambda q, ref: q.proj(x="sqrt(waveform)"), "waveform cannot be computed"),
+    "computed from what is left out": (
+        lambda q, ref: q.proj("n").proj(x="waveform + 1"),
+        "waveform cannot be computed",
+    ),
+    "for a number": (lambda q, ref: q & {"n": ref}, "n is no attribute of arrays.*an? NpyRef"),
+    "for a key": (lambda q, ref: q - [{"scan": ref}], "scan is no attribute of arrays"),
+    "for a path": (lambda q, ref: q & {"waveform.path": ref}, "waveform.path is no attribute"),
     "the largest": (lambda q, ref: dj.U().aggr(q, x="max(waveform)"), "computed"),
 }
 
@@ -103,11 +157,20 @@ def test_what_a_row_says_can_be_computed_with(scans: Any, database: Any) -> None
     assert scans.proj(film="waveform").fetch("film", limit=1)[0].shape == (2, 3)
     assert scans.proj(film="(waveform)").fetch("film", limit=1)[0].shape == (2, 3)
     assert len(scans & "subject = 'waveform = 3'") == 0
+    assert len(scans & "subject = 'it''s waveform'") == 0
+    assert len(scans & "CASE WHEN waveform IS NULL THEN 1 ELSE 0 END = 1") == 1
+    assert len(scans & "CAST(waveform AS CHAR(900)) like '%float64%'") == 3
     if database.connection.adapter.backend == "mysql":
+        assert len(scans & 'subject = "waveform"') == 0
+        assert len(scans & r"subject = 'it\'s waveform'") == 0
+        assert len(scans & "json_contains(json_array(lower('FLOAT64')), waveform, '$')") == 0
+        assert len(scans & "isnull(waveform)") == 1
         assert len(scans & "json_extract(waveform, '$.shape[0]') = 2") == 3
         assert len(scans & "json_length(waveform) > 3") == 3
     else:
         assert len(scans & "waveform->>'dtype' = 'float64'") == 3
+        assert len(scans & "waveform::TEXT like '%float64%'") == 3
+        assert len(scans & "'2' = jsonb_extract_path_text(to_jsonb(waveform), 'shape', '0')") == 3
         assert len(scans & "waveform #>> '{shape,0}' = '2'") == 3
 
 

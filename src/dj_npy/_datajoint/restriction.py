@@ -17,6 +17,8 @@ Method = Callable[..., Any]
 _JSON_VALUE_LENGTH = 512
 """Most characters of a JSON's item that MySQL compares: a longer one is NULL."""
 
+_TEXT = r"(?:n?char|character|varchar|text|jsonb?)\b"
+
 
 def condition_on_arrays(original: Method) -> Method:
     """
@@ -37,10 +39,7 @@ def order_by_arrays(original: Method) -> Method:
 
     def restrict(self: Any, restriction: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(restriction, dj.Top):
-            for attribute in restriction.order_by or ():
-                name = attribute.split()[0].strip('`"') if attribute.strip() else ""
-                if name in _array_attributes(self):
-                    raise _refusal(name, "ordered")
+            _check_expressions(self, restriction.order_by or (), "ordered")
         return original(self, restriction, *args, **kwargs)
 
     return restrict
@@ -50,16 +49,16 @@ def projection_of_arrays(original: Method) -> Method:
     """MySQL computes ``waveform + 1`` as 1."""
 
     def proj(self: Any, *attributes: Any, **computed: Any) -> Any:
-        _check_expressions(self, computed.values())
+        _check_expressions(self, computed.values(), "computed with", may_rename=True)
         return original(self, *attributes, **computed)
 
     return proj
 
 
-def _array_attributes(query: Any) -> list[str]:
+def _array_attributes(attributes: Mapping[str, Any]) -> list[str]:
     return [
         name
-        for name, attribute in query.heading.attributes.items()
+        for name, attribute in attributes.items()
         if attribute.codec is not None and attribute.codec.name == NpyCodec.name
     ]
 
@@ -67,13 +66,18 @@ def _array_attributes(query: Any) -> list[str]:
 def _comparable(query: Any, condition: Any) -> Any:
     """Return a condition with the paths of references in place of the references."""
     if isinstance(condition, dj.Not):
-        return dj.Not(_comparable(query, condition.restriction))
+        negated = _comparable(query, condition.restriction)
+        if isinstance(negated, Mapping | dj.AndList) and _array_attributes(
+            query.heading.attributes
+        ):
+            negated = [negated]  # DataJoint's NOT (a)AND(b) negates only a
+        return dj.Not(negated)
     if isinstance(condition, np.void) and condition.dtype.names:
         condition = {name: condition[name] for name in condition.dtype.names}
     if isinstance(condition, Mapping):
         return _by_path(query, condition)
     if isinstance(condition, str):
-        _check_expressions(query, [condition])
+        _check_expressions(query, [condition], "compared or computed with")
     elif isinstance(condition, ArrayLike | dj.NpyRef):
         raise ArrayInvalidError(
             f"{kind_of(condition)} is no restriction: restrict by the key of its row, "
@@ -84,8 +88,14 @@ def _comparable(query: Any, condition: Any) -> Any:
 
 def _by_path(query: Any, condition: Mapping[str, Any]) -> Mapping[str, Any]:
     found = dict(condition)
-    for name in _array_attributes(query):
-        value = found.get(name)
+    arrays = [name for name in _array_attributes(query.heading.attributes) if name in found]
+    if arrays and found.keys() >= set(query.primary_key):
+        # A row. No float32 is equal to its decimals, nor NaN to anything.
+        for name, value in condition.items():
+            if isinstance(value, float | np.floating) and name not in (*query.primary_key, *arrays):
+                del found[name]
+    for name in arrays:
+        value = found[name]
         if value is None:
             continue
         in_mysql = query.connection.adapter.backend == "mysql"
@@ -93,25 +103,59 @@ def _by_path(query: Any, condition: Mapping[str, Any]) -> Mapping[str, Any]:
             raise _refusal(name, f"compared with {kind_of(value)}")
         del found[name]
         found[f"{name}.path"] = value.path
+    for name, value in found.items():
+        if isinstance(value, ArrayLike | dj.NpyRef) and name.split(".")[0] in query.heading.names:
+            raise ArrayInvalidError(
+                f"{name} is no attribute of arrays, and cannot be compared with {kind_of(value)}: "
+                f"name the attribute that has the array, such as {{'waveform': ref}}"
+            )
     return found
 
 
-def _check_expressions(query: Any, expressions: Iterable[Any]) -> None:
-    """Reject SQL that computes or compares with an array itself."""
-    names = "|".join(map(re.escape, _array_attributes(query)))
+def _check_expressions(
+    query: Any, expressions: Iterable[Any], what: str, *, may_rename: bool = False
+) -> None:
+    """
+    Reject SQL that mentions an array otherwise than in `IS NULL`, `count`, as JSON or as text.
+
+    SQL reaches attributes that a projection has left out, too.
+    """
+    attributes = {**query.original_heading.attributes, **query.heading.attributes}
+    names = "|".join(map(re.escape, _array_attributes(attributes)))
     if not names:
         return
-    computes = re.compile(
-        rf"""(?: (?<![\w.'])(?P<one>{names})\s*
-                 (?: [=<>!+*/%] | -(?!>) | \b(?:not\s+)?(?:like|ilike|rlike|regexp|between|in)\b )
-               | \b(?:max|min|sum|avg)\s*\(\s*(?P<other>{names})\s*\) )""",
-        re.IGNORECASE | re.VERBOSE,
-    )
     for expression in expressions:
-        unquoted = re.sub(r"'[^']*'", "''", str(expression))
-        found = computes.search(re.sub(r"[`\"]", "", unquoted))
-        if found:
-            raise _refusal(found["one"] or found["other"], "compared or computed with")
+        sql = _without_quotes(str(expression).lower(), query.connection.adapter.backend)
+        bracketed = rf"(^|[^\w\s]|\b(?:not|and|or|when))\s*\(\s*({names})\s*\)"
+        sql = re.sub(bracketed, r"\1 \2", sql)
+        for found in re.finditer(rf"(?<![\w.])({names})(?!\w|\s*\()", sql):
+            alone = may_rename and sql.strip() == found[0]
+            if not alone and not _as_json(sql[: found.start()], sql[found.end() :]):
+                raise _refusal(found[0], what)
+
+
+def _without_quotes(sql: str, backend: str) -> str:
+    """Remove strings from SQL, and the quotes of names."""
+    sql = re.sub(r"'[^']*'", "''", re.sub(r"\\['\"]", "", sql))
+    if backend == "mysql":  # "text", although people quote names so as well
+        sql = re.sub(r'([=<>(,]|\blike\b)\s*"[^"]*"', r"\1 ''", sql)
+    return re.sub(r"[`\"]", "", sql)
+
+
+def _as_json(before: str, after: str) -> bool:
+    """Whether SQL takes what is between `before` and `after` for JSON or text, or for NULL."""
+    closed = 1
+    while closed:
+        before, closed = re.subn(r"\([^()]*\)", "", before)
+    if re.search(r"json\w*\s*\([^()]*$", before):
+        return True
+    if re.search(r"\b(?:count|isnull)\s*\(\s*$", before) and re.match(r"\s*\)", after):
+        return True
+    if re.search(r"\b(?:cast|convert)\s*\(\s*$", before):
+        pattern = rf"\s*(?:,|\bas\b)\s*{_TEXT}|\s+using\b"
+    else:
+        pattern = rf"\s*(?:is\s+(?:not\s+)?null\b|->|\#>|@>|\?|\.|::\s*{_TEXT})"
+    return re.match(pattern, after) is not None
 
 
 def _refusal(name: str, what: str) -> ArrayInvalidError:
