@@ -67,7 +67,7 @@ def reduce(array: Any, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     given = dict(zip(positional, args, strict=False)) | kwargs
     given = {key: value for key, value in given.items() if value is not np._NoValue}
     is_odd = given.get("out") is not None and (skip_nan or name == "ptp")
-    if is_odd or np.ndim(given.get("ddof")) or np.ndim(given.get("correction")):
+    if is_odd or np.ndim(given.get("ddof", 0)) or np.ndim(given.get("correction", 0)):
         return function(np.asarray(array), *args, **kwargs)  # too odd to do in blocks
     # Raises what NumPy raises, as for an argument that only other functions have.
     like = function(
