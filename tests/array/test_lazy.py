@@ -1,5 +1,6 @@
 """What NumPy, Dask and xarray read of a reference where they need little of it, or nothing."""
 
+import copy
 import os
 import pickle
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from dj_npy import NpyRef, settings
+from dj_npy._array import views
 from tests.support.arrays import arrays, same
 from tests.support.indexes import as_numpy, indexes, outcome
 
@@ -253,3 +255,33 @@ def test_another_library_s_array_decides(stored: Stored) -> None:
             assert isinstance(found, da.Array)
             assert same(np.asarray(found), function([np.asarray(each) for each in pair]))
     assert same(np.asarray([1, 2], like=ref), np.asarray([1, 2]))
+
+
+COPIES: list[Callable[[Any], Any]] = [copy.copy, copy.deepcopy]
+
+
+def test_a_view_is_copied_without_data(stored: Stored, opened: list[str]) -> None:
+    ref = stored(A)
+    opened.clear()
+    pairs = [(each(view(ref)), view(A)) for view in VIEWS.values() for each in COPIES]
+    assert opened == []
+    for found, expected in pairs:
+        assert np.array_equal(np.asarray(found), expected)
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_many_consecutive_elements_need_no_others(
+    stored: Stored, read: Read, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(views, "_MAX_POINTS", 100)
+    monkeypatch.setattr(settings, "memory", 100)
+    array = ARRAYS[kind]
+    ref, flat = stored(array), array.reshape(-1)
+    row = array.shape[-1]
+    for wanted in (slice(3, 3 + 2 * row), slice(5 * row), slice(-3 * row - 1, None)):
+        read.nbytes = 0
+        found = ref.flat[wanted]
+        assert same(found, flat[wanted])
+        if array.flags.c_contiguous:
+            assert read.nbytes <= found.nbytes + 3 * HEADER
+    assert not ref.is_loaded

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from dj_npy import NpyRef, settings
 from dj_npy._array import file as file_module
 from dj_npy._array import reductions
+from dj_npy._array.views import Flat
 from tests.support import sparsefile, warm
 from tests.support.sparsefile import COLUMNS, VALUE
 
@@ -203,6 +205,85 @@ def test_empty_slices_and_too_few_values_warn_as_in_numpy(stored: Stored) -> Non
         for each in (WITH_NAN, ref):
             with pytest.warns(RuntimeWarning), np.errstate(all="ignore"):
                 call(each)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_not_a_numbers_are_left_out_where_it_is_not_by_blocks(stored: Stored) -> None:
+    number = 0
+    for dtype in ("f8", "c16", "clongdouble"):
+        array = (WITH_NAN / 1e6).astype(dtype)
+        for given in ("O", "f8", "i2"):
+            for function in (np.nansum, np.nanprod):
+                number += 1
+                call: Any = partial(function, axis=0, dtype=given)
+                ref = stored(array, number)
+                with np.errstate(all="ignore"):
+                    found, expected = outcome(partial(call, ref)), outcome(partial(call, array))
+                assert repr(found) == repr(expected), (dtype, given)
+
+
+@pytest.mark.usefixtures("never_loaded")
+def test_arguments_are_refused_as_by_numpy(stored: Stored) -> None:
+    ref, mask = stored(A), A > 1e6
+    calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+        *((name, (), {"where": mask}) for name in ("argmax", "argmin")),
+        *((name, (), {"dtype": "i4"}) for name in ("min", "max", "all", "any", "argmin")),
+        *((name, (), {"initial": False}) for name in ("all", "any", "mean", "std", "argmax")),
+        *((name, (), {"ddof": 1}) for name in ("sum", "mean", "max", "argmin")),
+        *((name, (), {"correction": 1}) for name in ("std", "var", "sum")),
+        *((name, (), {"where": mask.astype(int)}) for name in ("sum", "mean", "std", "all")),
+        *((name, (0,), {"axis": 1}) for name in ("sum", "mean", "std", "argmax")),
+        ("min", (), {"where": mask}),
+        ("std", (), {"ddof": "1"}),
+        ("std", (), {"ddof": None}),
+        ("mean", (), {"mean": 3}),
+        ("argmax", (0, None, True), {}),
+    ]
+    for name, args, kwargs in calls:
+        expected = outcome(partial(getattr(A, name), *args, **kwargs))
+        found = outcome(partial(getattr(ref, name), *args, **kwargs))
+        assert isinstance(found, type), (name, kwargs)
+        assert issubclass(expected, found), (name, kwargs)
+    functions: list[tuple[str, dict[str, Any]]] = [
+        ("count_nonzero", {"out": np.empty((), int)}),
+        ("ptp", {"where": mask}),
+        ("nanmean", {"ddof": 1}),
+        ("nanmin", {"dtype": "f4"}),
+        ("nanstd", {"initial": 1}),
+    ]
+    for name, kwargs in functions:
+        for each in (A, ref):
+            assert outcome(partial(getattr(np, name), each, **kwargs)) is TypeError, name
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_one_ddof_for_each_mean_is_as_in_numpy(stored: Stored) -> None:
+    ref, mask, ddof = stored(A), A > 1e6 - 2, np.arange(11)
+    calls: list[dict[str, Any]] = [{}, {"where": mask}]
+    for given in calls:
+        found, expected = (
+            outcome(partial(each.std, axis=0, ddof=ddof, **given)) for each in (ref, A)
+        )
+        assert close(found, expected)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("name", NAMES)
+def test_flat_reduces_as_its_source_is_read(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch, name: str, order: Any
+) -> None:
+    monkeypatch.setattr(Flat, "_read_selected", lambda *_: pytest.fail("it was read flat"))
+    array = np.asarray(np.round(WITH_NAN if name.startswith("nan") else A), order=order)
+    flat, function, mask = array.reshape(-1), getattr(np, name), RNG.random(A.size) < 0.5
+    ref = stored(array)
+    axes: list[dict[str, Any]] = [{"axis": axis} for axis in (None, 0, -1, (0,), 1)]
+    for given in [*axes, {"keepdims": True}, {"where": mask}, {"ddof": 1}]:
+        with np.errstate(all="ignore"):
+            found, expected = (
+                outcome(partial(function, each, **given)) for each in (ref.flat, flat)
+            )
+        assert close(found, expected), given
 
 
 def test_below_the_budget_it_is_loaded(stored: Stored) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dj_npy._format.npyfile import Header, bytes_view
 from dj_npy._selection.index import Selection, select
-from dj_npy._selection.parts import Limits, Part
+from dj_npy._selection.parts import Limits, Part, boxes
 from dj_npy._selection.plan import Plan
 from tests.support.indexes import as_numpy, outcome, pairs
 
@@ -222,3 +222,14 @@ def test_a_selection_is_what_it_says() -> None:
     assert selection.ranges == {0: range(2, 8, 3), 1: range(4, 5), 2: range(4)}
     assert selection.shape == (2, 1, 4)
     assert selection.nbytes == 64
+
+
+def test_consecutive_elements_are_few_boxes() -> None:
+    for shape in ((7,), (2, 9), (3, 1, 4), (2, 3, 2, 5), (1, 1)):
+        array = np.arange(np.prod(shape)).reshape(shape)
+        for start in range(array.size):
+            for stop in range(start, array.size + 1):
+                found = list(boxes(range(start, stop), shape))
+                elements = [n for box in found for n in array[box].ravel()]
+                assert elements == list(range(start, stop))
+                assert len(found) < 2 * array.ndim

@@ -38,7 +38,7 @@ def _reduction(name: str) -> Callable[..., Any]:
 
     def method(self: "ArrayLike", *args: Any, **kwargs: Any) -> Any:
         if self._exceeds_memory():
-            return reductions.reduce(self, name, args, kwargs)
+            return reductions.reduce(self, getattr(np.ndarray, name), args, kwargs)
         return of_loaded(self, *args, **kwargs)
 
     method.__name__ = name
@@ -133,6 +133,10 @@ class ArrayLike(NDArrayOperatorsMixin):
     @abstractmethod
     def _blocks_ahead(self, nbytes: int) -> int:
         """Return how many blocks of `nbytes` are best read at a time."""
+
+    def _unflattened(self) -> "ArrayLike":
+        """Return the array of which these are all elements in C order."""
+        return self
 
     @property
     def copy(self) -> Callable[..., AnyArray]:

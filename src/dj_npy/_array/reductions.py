@@ -43,33 +43,38 @@ _POSITIONAL = {
     **dict.fromkeys(("argmin", "argmax"), ("axis", "out")),
     "count_nonzero": ("axis",),
 }
-_OF_SHAPE = {"out", "where", "mean", "ddof", "correction"}
-"""Arguments on which the dtype of the result does not depend, and those that fit its shape."""
 _Partial = tuple[Any, ...]
 
 
-def reduce(array: Any, function: str, args: Any, kwargs: dict[str, Any]) -> Any:
+def reduce(array: Any, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """
-    Return what a function of NumPy returns for an array-like.
+    Return what a function or a method of NumPy returns for an array-like.
 
     Parameters
     ----------
     array : ArrayLike
         With at least one axis and one element.
-    function : str
-        One of the names in `_POSITIONAL`, or one with ``nan`` before it.
+    function : callable
+        Method of `numpy.ndarray` or function of NumPy, whose name, without ``nan`` before it, is
+        one of `_POSITIONAL`.
     args, kwargs
-        Arguments of that function after the array.
+        Its arguments after the array.
     """
-    name, numpys = function.removeprefix("nan"), getattr(np, function)
-    positional = _POSITIONAL[name]
+    name = function.__name__.removeprefix("nan")
+    skip_nan, positional = name != function.__name__, _POSITIONAL[name]
     if len(args) > len(positional):
         raise TypeError(f"{name}() takes at most {len(positional)} arguments, not {len(args)}")
     given = dict(zip(positional, args, strict=False)) | kwargs
     given = {key: value for key, value in given.items() if value is not np._NoValue}
-    skip_nan = name != function
-    if given.get("out") is not None and (skip_nan or name == "ptp"):
-        return numpys(np.asarray(array), *args, **kwargs)  # too odd to do in blocks
+    is_odd = given.get("out") is not None and (skip_nan or name == "ptp")
+    if is_odd or np.ndim(given.get("ddof", 0)) or np.ndim(given.get("correction", 0)):
+        return function(np.asarray(array), *args, **kwargs)  # too odd to do in blocks
+    # Raises what NumPy raises, as for an argument that only other functions have.
+    like = function(
+        np.zeros((1,) * array.ndim, array.dtype),
+        *(_fitting(array, *each) for each in zip(positional, args, strict=False)),
+        **{key: _fitting(array, key, value) for key, value in kwargs.items()},
+    )
     if skip_nan and name in ("min", "max"):
         found = fold(array, np.fmin if name == "min" else np.fmax, **given)
         if np.isnan(found).any():
@@ -77,37 +82,48 @@ def reduce(array: Any, function: str, args: Any, kwargs: dict[str, Any]) -> Any:
         return found
     skip_nan = skip_nan and array.dtype.kind in "fc"
     if name in _UFUNCS:
-        return fold(array, _UFUNCS[name], skip_nan=skip_nan, **given)
-    for_dtype = {key: value for key, value in given.items() if key not in _OF_SHAPE}
-    like = _like(numpys, array, for_dtype, given.get("out"), "fc")
-    if like is None:
-        return numpys(np.asarray(array), *args, **kwargs)
+        return fold(array, _UFUNCS[name], nan_function=function if skip_nan else None, **given)
+    if _needs_whole(array, like, given.get("dtype"), given.get("out"), "fc"):
+        return function(np.asarray(array), *args, **kwargs)
     task = _Task(array, like, given, skip_nan)
     if name == "mean":
         return _mean(task)
     if name in ("std", "var"):
         return _variance(task, given, np.sqrt if name == "std" else np.positive)
     if name in ("argmin", "argmax"):
-        return _position(task, numpys, given.get("axis"))
+        return _position(task, function)
     if name == "ptp":
         return _range(task)
     return _count(task)
 
 
-def _like(function: Any, array: Any, options: dict[str, Any], out: Any, kinds: str) -> Any:
-    """
-    Return the result for an array of one element; raises what NumPy raises.
+def _fitting(array: Any, key: str, value: Any) -> Any:
+    """Return an argument for `array` as it fits an array of one element."""
+    if value is None or value is np._NoValue:
+        return value
+    if key == "out":
+        return None
+    if key == "where":
+        return value if value is True else np.ones((), getattr(value, "dtype", bool))
+    if key == "mean":
+        return np.zeros((1,) * array.ndim, getattr(value, "dtype", float))
+    # As it was, one element would have too few degrees of freedom, of which NumPy warns.
+    return -abs(value) if key in ("ddof", "correction") else value
 
-    None if NumPy rounds in the middle, as for an output or a given dtype that is none of `kinds`.
+
+def _needs_whole(array: Any, like: Any, dtype: Any, out: Any, kinds: str) -> bool:
     """
-    dtype = array.dtype
-    if dtype.kind not in "biufcmM":
-        return None
-    like = function(np.zeros((1,) * array.ndim, dtype), **options)
-    given = dtype if options.get("dtype") is None else np.dtype(options["dtype"])
-    if given is not dtype and (given.kind not in kinds or (dtype.kind == "c" != given.kind)):
-        return None
-    return None if isinstance(out, np.ndarray) and out.dtype != like.dtype else like
+    Return whether blocks do not add up to what NumPy returns.
+
+    So it is where NumPy rounds in the middle, as for an output or a given dtype that is none of
+    `kinds`. `like` is the result for an array of one element.
+    """
+    kind = array.dtype.kind
+    if dtype is not None and np.dtype(dtype) != array.dtype:
+        given = np.dtype(dtype).kind
+        if given not in kinds or (kind == "c" != given):
+            return True
+    return kind not in "biufcmM" or (isinstance(out, np.ndarray) and out.dtype != like.dtype)
 
 
 def fold(
@@ -120,16 +136,21 @@ def fold(
     keepdims: Any = False,
     initial: Any = np._NoValue,
     where: Any = True,
-    skip_nan: bool = False,
+    nan_function: Any = None,
 ) -> Any:
-    """Return ``ufunc.reduce(array, ...)`` of an array-like with at least one axis and element."""
+    """
+    Return ``ufunc.reduce(array, ...)`` of an array-like with at least one axis and element.
+
+    If `nan_function` is given, NumPy's function of that name, not-a-numbers are left out.
+    """
     out = out[0] if isinstance(out, tuple) else out
     is_sum = ufunc in (np.add, np.multiply)
     options = {"axis": axis, "dtype": dtype, "keepdims": keepdims}
     first = {} if initial is np._NoValue else {"initial": initial}
-    like = _like(ufunc.reduce, array, options, out, "biufc")
-    if like is None:
-        return ufunc.reduce(np.asarray(array), out=out, where=where, **options, **first)
+    like = ufunc.reduce(np.zeros((1,) * array.ndim, array.dtype), **options)
+    if _needs_whole(array, like, dtype, out, "biufc"):
+        whole = nan_function or ufunc.reduce
+        return whole(np.asarray(array), out=out, where=where, **options, **first)
     given = {"axis": axis, "out": out, "keepdims": keepdims, "where": where}
     task = _Task(array, like, given, False)
     options |= {"axis": task.axes, "keepdims": True}
@@ -139,7 +160,7 @@ def fold(
     later = first if ufunc.identity is None else {}
 
     def work(block: _Block) -> _Partial:
-        if skip_nan:
+        if nan_function:
             block.data[np.isnan(block.data)] = ufunc.identity
         extra = first if block.is_first else later
         return (ufunc.reduce(block.data, where=block.where, **options, **extra),)
@@ -209,7 +230,9 @@ def _variance(task: "_Task", given: dict[str, Any], finish: Callable[[Any], Any]
     return task.finish(finish(found))
 
 
-def _position(task: "_Task", function: Any, axis: int | None) -> Any:
+def _position(task: "_Task", function: Any) -> Any:
+    axis = task.axes[0] if len(task.axes) == 1 else None
+
     def work(block: _Block) -> _Partial:
         if axis is not None:
             found = function(block.data, axis=axis, keepdims=True)
@@ -283,7 +306,7 @@ class _Task:
     """
 
     def __init__(self, array: Any, like: Any, given: dict[str, Any], skip_nan: bool) -> None:
-        self.array, self.like, self.given, self.skip_nan = array, like, given, skip_nan
+        self.like, self.given, self.skip_nan = like, given, skip_nan
         axis = given.get("axis")
         axes = range(array.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
         self.axes = tuple(n % array.ndim for n in axes)
@@ -294,6 +317,12 @@ class _Task:
             self._shape = self.reduced_shape
         self._out, where = given.get("out"), given.get("where", True)
         self._where = None if where is True else np.broadcast_to(where, array.shape)
+        self.array = array._unflattened() if self.axes else array
+        if self.array is not array:  # all elements, whose order does not matter
+            self.axes = tuple(range(self.array.ndim))
+            self.reduced_shape = (1,) * self.array.ndim
+            if self._where is not None:
+                self._where = self._where.reshape(self.array.shape)
         if self._out is None:
             return
         if not isinstance(self._out, np.ndarray):

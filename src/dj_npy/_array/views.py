@@ -13,11 +13,12 @@ from dj_npy._array import reductions
 from dj_npy._array.arraylike import ArrayLike, materialized, owned
 from dj_npy._format.npyfile import AnyArray, Header, stand_in
 from dj_npy._selection.index import Selection, select
+from dj_npy._selection.parts import boxes
 from dj_npy._selection.plan import MakeView
 from dj_npy._settings import settings
 
 _MAX_POINTS = 2 << 20
-"""Most elements of `ref.flat` that are looked up one by one."""
+"""Most elements of `ref.flat` that are looked up one by one; more only if consecutive."""
 
 
 class PartialArray(ArrayLike):
@@ -189,6 +190,9 @@ class View(PartialArray):
     def _blocks_ahead(self, nbytes: int) -> int:
         return self._source._blocks_ahead(nbytes)
 
+    def __copy__(self) -> "View":
+        return self  # it cannot be changed
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Names only NumPy's functions: ours may change.
         call = partial(self._function, **self._kwargs) if self._kwargs else self._function
@@ -214,9 +218,12 @@ class Flat(View):
         shape, ranges, points = self._source.shape, dict(selected.ranges), dict(selected.points)
         if len(shape) == 1:
             return self._source._read_selected(selected, view)
-        if view is not None or not shape or math.prod(selected.shape) > _MAX_POINTS:
+        if view is not None or not shape:
             return None
         result = selected.result
+        if math.prod(selected.shape) > _MAX_POINTS:
+            is_stretch = result == (("range", 0),) and ranges[0].step == 1
+            return self._stretch(ranges[0]) if is_stretch and selected.dtype == self.dtype else None
         if not points and ("points", 0) in result:  # of a mask without axes
             return None
         if points:
@@ -232,6 +239,16 @@ class Flat(View):
         return self._source._read_selected(
             selected._replace(ranges=ranges, points=points, result=result)
         )
+
+    def _stretch(self, wanted: range) -> Any:
+        """Read consecutive elements; None if the whole is to be loaded."""
+        if self.is_loaded or len(wanted) == self.size:
+            return None
+        parts = [self._source[box].ravel() for box in boxes(wanted, self._source.shape)]
+        return np.concatenate(parts, dtype=self.dtype)
+
+    def _unflattened(self) -> ArrayLike:
+        return self._source
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (self._source, "flat")
@@ -319,7 +336,7 @@ def _like(function: Any) -> Callable[..., Any]:
 def _in_blocks(function: Any) -> Callable[..., Any]:
     def reduced(*args: Any, **kwargs: Any) -> Any:
         if args and isinstance(args[0], ArrayLike) and args[0]._exceeds_memory():
-            return reductions.reduce(args[0], function.__name__, args[1:], kwargs)
+            return reductions.reduce(args[0], function, args[1:], kwargs)
         # With its data, as some of these ask whether it is an ndarray.
         return _with(np.asarray)(function)(*args, **kwargs)
 

@@ -1,7 +1,7 @@
 """Parts of a file that a plan reads, within the limits of a store."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,3 +57,20 @@ def contiguous_shape(
         step //= shape[axis]
         lengths[axis] = max(1, limit // step)
     return tuple(lengths)
+
+
+def boxes(wanted: range, shape: Sequence[int]) -> Iterator[tuple[int | slice, ...]]:
+    """Yield indexes of the few boxes that make up consecutive elements, counted in C order."""
+    start = wanted.start
+    while start < wanted.stop:
+        axis, size = len(shape) - 1, 1
+        # Of the axes, the slowest along which a step starts here and is wanted as a whole.
+        while axis and start % (size * shape[axis]) == 0:
+            if wanted.stop - start < size * shape[axis]:
+                break
+            size *= shape[axis]
+            axis -= 1
+        *before, first = map(int, np.unravel_index(start, shape)[: axis + 1])
+        count = min(shape[axis] - first, (wanted.stop - start) // size)
+        yield (*before, slice(first, first + count))
+        start += count * size
