@@ -10,7 +10,6 @@ import datajoint as dj
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from datajoint.builtin_codecs.npy import NpyRef as BuiltinNpyRef
 
 import dj_npy
@@ -106,7 +105,10 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "units": (metres, "Metres carries more"),
     "a Series": (lambda: pd.Series(BIG[0]), r"got Series: insert numpy\.asarray\(series\)"),
     "a DataFrame": (lambda: pd.DataFrame(BIG), r"got DataFrame: insert numpy\.asarray"),
-    "a tensor": (lambda: torch.zeros(300, 400), r"got Tensor: insert numpy\.asarray\(tensor\)"),
+    "a tensor": (
+        lambda: pytest.importorskip("torch").zeros(300, 400),
+        r"got Tensor: insert numpy\.asarray\(tensor\)",
+    ),
     "another package's reference": (
         lambda: BuiltinNpyRef({"path": "x", "store": "main", "dtype": "f8", "shape": [3]}, None),
         r"got NpyRef: insert numpy\.asarray\(npyref\)",

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-import torch
 import xarray as xr
 
 import dj_npy
@@ -53,7 +52,7 @@ ONE: dict[str, tuple[Given, str]] = {
     "a 0-d array": (lambda ref: np.array(3), r"not an ndarray of shape \(\)"),
     "what is like an array": (lambda ref: NoIteration(), "not a NoIteration"),
     "a Series of numbers": (lambda ref: pd.Series(BIG[0]), "not a Series"),
-    "a tensor": (lambda ref: torch.zeros(3), "not a Tensor"),
+    "a tensor": (lambda ref: pytest.importorskip("torch").zeros(3), "not a Tensor"),
     "a DataArray": (lambda ref: xr.DataArray(A), "not a DataArray"),
     "a text": (lambda ref: "waveform", "not the str 'waveform'"),
     "bytes": (lambda ref: b"waveform", "not a bytes"),

@@ -61,7 +61,11 @@ def coordinate(values: Sequence[Any], attribute: Any) -> AnyArray:
 def _in_ns(values: Sequence[Any], dtype: str) -> AnyArray:
     # xarray's `interp` mistakes other units, and it reads a file in nanoseconds.
     exact = np.array(values, f"{dtype}[us]")
-    converted = exact.astype(f"{dtype}[ns]")
+    try:
+        converted = exact.astype(f"{dtype}[ns]")
+    except OverflowError:
+        return exact
+    # Before NumPy 2.5, what does not fit wraps around.
     fits = np.array_equal(converted.astype(exact.dtype), exact, equal_nan=True)
     return converted if fits else exact
 
