@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import logging
 import os
 
 # The user's own DataJoint configuration is not part of the tests.
@@ -55,6 +56,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         served = SERVERS & named
         if not served and item.get_closest_marker("slow") is None:
             item.add_marker("fast")
+
+
+def pytest_runtest_setup() -> None:
+    """Renew the locks of log handlers: a test that is interrupted may have left one locked."""
+    for handler in (*logging.getLogger().handlers, *dj.logger.handlers):
+        handler.createLock()
 
 
 def pytest_collection_finish() -> None:

@@ -155,7 +155,8 @@ class Update(Statement):
         if self._key is None:
             self._key = super().stored_key(key)
             if any(each.may_ignore_case for each in self._key_types.values()):
-                self._key = (self._table & key).keys()[0]  # as `update1` itself has found it
+                # As `update1` itself has found it; another session may have deleted it since.
+                self._key = next(iter((self._table & key).keys()), self._key)
         return self._key
 
     def run(self, send: Callable[[], Any]) -> Any:
