@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -147,27 +147,47 @@ def test_ctrl_c_stops_within_a_second_and_leaves_nothing(
     assert len(raw.keys() - {".dj-npy-probe"}) == 1
 
 
-def test_a_thread_whose_task_has_failed_is_not_left_to_the_collector() -> None:
-    """Its error leads to the thread's own frames, and these to whose error was awaited."""
-
-    def fail() -> None:
-        time.sleep(0.05)  # until it is awaited
-        raise ValueError
-
+@contextmanager
+def nothing_left_to_the_collector() -> Iterator[None]:
     gc.collect()
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
-        ahead = Pipeline([WorkItem("one", [Task(fail)])], 1, 1)
-        assert next(ahead).item == "one"
-        ahead.close()
-        del ahead
+        yield
         gc.collect()
-        assert not any(isinstance(each, threading.Thread) for each in gc.garbage)
+        assert not any(isinstance(each, threading.Thread | Task) for each in gc.garbage)
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
+
+
+def fail() -> None:
+    time.sleep(0.05)  # until it is awaited
+    raise ValueError
+
+
+def test_a_thread_whose_task_has_failed_is_not_left_to_the_collector() -> None:
+    """Its error leads to the thread's own frames, and these to whose error was awaited."""
+    with nothing_left_to_the_collector():
+        ahead = Pipeline([WorkItem("one", [Task(fail)])], 1, 1)
+        assert next(ahead).item == "one"
+        ahead.close()
+        del ahead
+
+
+@pytest.mark.parametrize("in_threads", [False, True])
+def test_an_error_that_was_raised_is_not_left_to_the_collector(in_threads: bool) -> None:
+    """It leads to the frame that asked for it, and this to its task and to others that failed."""
+
+    def ask() -> None:
+        work_items = [WorkItem(n, [Task(fail)]) for n in range(3)]
+        if in_threads:
+            work_items = list(Pipeline(work_items, 2, 3))
+        work_items[0].tasks[0].result()
+
+    with nothing_left_to_the_collector(), suppress(ValueError):
+        ask()
 
 
 # --- memory ----------------------------------------------------------------------------------

@@ -52,15 +52,17 @@ class Task(Generic[T]):
         del self  # the error's traceback refers to this frame: avoid a reference cycle
 
     def result(self) -> T:
-        """Return the call's result or raise its error; call it now if it has not run."""
+        """Return the call's result or raise its error, once; call it now if it has not run."""
         if not self.done:
             self.run()
-        if self._error is None:
+        error, self._error = self._error, None
+        if error is None:
             return self._value
         try:
-            raise self._error
+            raise error
         finally:
-            del self  # avoid a reference cycle through the error's traceback
+            # Its traceback leads to frames of the caller, which may hold this task, and so itself.
+            del error, self
 
 
 class WorkItem:

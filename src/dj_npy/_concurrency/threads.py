@@ -45,12 +45,15 @@ def raise_if_stopped() -> None:
 
 def cancellable(items: Iterable[T]) -> Iterable[T]:
     """Return `items`; in a thread with a token, iteration raises once that is stopped."""
-    return items if current_token.get() is None else _until_stopped(items)
+    token = current_token.get()
+    return items if token is None else _until_stopped(items, token)
 
 
-def _until_stopped(items: Iterable[T]) -> Iterator[T]:
+def _until_stopped(items: Iterable[T], token: CancelToken) -> Iterator[T]:
+    # Perhaps in another thread, which has no token of its own.
     for item in items:
-        raise_if_stopped()
+        if token.stopped:
+            raise Stopped
         yield item
 
 

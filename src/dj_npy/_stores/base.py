@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from io import FileIO
 from typing import Any, NamedTuple
 
-from dj_npy._concurrency.threads import cancellable
+from dj_npy._concurrency.threads import cancellable, raise_if_stopped
 from dj_npy._errors import ArrayInvalidError, ArrayMissingError, NpyError, StoreError
 from dj_npy._selection.parts import Limits, Part
 from dj_npy._stores.pace import Pace
@@ -201,12 +201,14 @@ class Store(ABC):
             Whether the file was read and is exactly as long as its buffers. Where it is False, the
             other methods raise the reason.
         """
+        raise_if_stopped()
         return self._read_files(
             (self.check_path(path), some, nbytes) for path, some, nbytes in files
         )
 
     def read_beginning(self, path: str, length: int) -> tuple[bytes, Stat]:
         """Return the first `length` bytes (at least 1), or all there are, with size and version."""
+        raise_if_stopped()
         return self._read_beginning(self.check_path(path), length)
 
     def pieces(self, path: str) -> Iterable[memoryview]:
