@@ -9,7 +9,15 @@ from contextvars import copy_context
 import pytest
 
 from dj_npy._concurrency import threads
-from dj_npy._concurrency.threads import CancelToken, Gate, Stopped, current_token, in_advance
+from dj_npy._concurrency.threads import (
+    CancelToken,
+    Gate,
+    Stopped,
+    all_in_threads,
+    cancellable,
+    current_token,
+    in_advance,
+)
 from tests.support import warm
 
 
@@ -55,6 +63,24 @@ def test_nothing_waits_for_an_item_that_nobody_wants() -> None:
     ahead.close()  # type: ignore[attr-defined]
     assert time.monotonic() - began < 10
     go_on.set()
+
+
+def test_what_several_threads_do_for_a_call_ends_with_it() -> None:
+    """They have no token of their own."""
+    token, done = CancelToken(), list[int]()
+
+    def work(number: int) -> bool:
+        done.append(number)
+        token.stopped = token.stopped or number == 20
+        return True
+
+    def call() -> None:
+        current_token.set(token)
+        with pytest.raises(Stopped):
+            all_in_threads(work, cancellable(range(1000)), 4)
+
+    copy_context().run(call)
+    assert 20 <= max(done) < 40
 
 
 def test_a_gate_lets_only_so_many_through() -> None:
@@ -112,7 +138,15 @@ def test_where_no_thread_can_be_started_it_goes_on(monkeypatch: pytest.MonkeyPat
 def test_it_goes_on_in_a_thread_that_outlives_the_main_one() -> None:
     program = """
 import threading, time
-from dj_npy._concurrency.threads import CancelToken, Gate, Stopped, current_token, in_advance
+from dj_npy._concurrency.threads import (
+    CancelToken,
+    Gate,
+    Stopped,
+    all_in_threads,
+    cancellable,
+    current_token,
+    in_advance,
+)
 
 def go_on():
     threading.main_thread().join()
