@@ -17,9 +17,10 @@ import pytest
 import dj_npy
 from dj_npy import NpyRef, settings
 from dj_npy._selection.parts import Part
-from dj_npy._stores import Store, open_store, opening, pace
+from dj_npy._stores import Store, open_store, opening, pace, remote
 from dj_npy._stores.fsspec import GenericStore
 from dj_npy._stores.local.store import LocalStore
+from dj_npy._stores.obstore import store as cloud_store
 from dj_npy._stores.pace import Pace
 from tests.support.arrays import same
 from tests.support.conformance import create
@@ -469,6 +470,17 @@ def test_as_many_more_are_written_as_were_answered_promptly() -> None:
     near.answered(0.01)
     near.wrote(0.01)
     assert near.writes_in_flight == near.in_flight == 20
+
+
+def test_bytes_bound_the_parts_of_an_upload(
+    far: Far, s3: dict[str, Any], stored: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "ONE_PUT", 1 << 20)
+    monkeypatch.setattr(cloud_store, "BUFFERED", 2 * remote.PART)
+    far.most["PUT"] = 0
+    array = np.zeros((5, remote.PART >> 3))
+    assert same(stored(array, store=s3).load(), array)
+    assert far.most["PUT"] == 2
 
 
 def test_after_a_refusal_half_as_many_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,7 @@ class CloudReader(RemoteStore):
         with self._translated(path, "read"):
             if is_missing_size(error) and (found := self._unmeasured.part(path, start, stop)):
                 self._is_unmeasured = self._ranges = True
-                return Answer(*found)
+                return found
             answer = self._get_through(path, start, stop)
             if start < answer.size:
                 with suppress(exceptions.GenericError):
@@ -116,7 +116,7 @@ class CloudReader(RemoteStore):
 
     def _get_part(self, path: str, start: int, stop: int) -> Answer:
         if self._is_unmeasured and (found := self._unmeasured.part(path, start, stop)):
-            return Answer(*found)
+            return found
         return self._get_range(path, start, stop)
 
     def _get_range(self, path: str, start: int, stop: int) -> Answer:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from io import FileIO
 from posixpath import commonpath
-from typing import Any, Protocol
+from typing import Any
 
 import obstore
 from obstore import exceptions
@@ -17,6 +17,7 @@ from dj_npy._concurrency.threads import Gate, cancellable, in_advance, pipe_to_t
 from dj_npy._errors import NpyError, StoreError
 from dj_npy._stores import filecache, remote
 from dj_npy._stores.base import PROBE, Listed, Replace, Stat
+from dj_npy._stores.botocore import MultipartUploads
 from dj_npy._stores.obstore.failures import (
     ALREADY_EXISTS,
     CONDITION_FAILED,
@@ -37,18 +38,6 @@ from dj_npy._stores.remote import BUFFERED, part_size, pauses
 from dj_npy._stores.secret import Redactor
 
 Version = dict[str, str | None]
-
-
-class UnfinishedUploads(Protocol):
-    """Multipart uploads that were neither completed nor aborted."""
-
-    def listed(self, folder: str) -> Iterator[Listed]:
-        """Yield the uploads in `folder` of the store."""
-        ...
-
-    def abort(self, upload: Listed) -> None:
-        """Abort an upload."""
-        ...
 
 
 MARK = "djnpy"
@@ -87,8 +76,8 @@ class CloudStore(CloudReader):
         A reader that does not retry, for many requests at a time: whoever sends them slows down.
     plain : writer and remover, optional
         Clients that send no checksums, for servers that do not support them.
-    unfinished : UnfinishedUploads, optional
-        Lists multipart uploads, which obstore cannot; None if the service leaves none.
+    unfinished : MultipartUploads, optional
+        Lists unfinished uploads, which obstore cannot; None if the service leaves none.
     """
 
     def __init__(
@@ -104,7 +93,7 @@ class CloudStore(CloudReader):
         proxy: str | None = None,
         asker: Client | None = None,
         plain: tuple[Client, Client] | None = None,
-        unfinished: UnfinishedUploads | None = None,
+        unfinished: MultipartUploads | None = None,
     ) -> None:
         super().__init__(
             name, reader, identity, redactor=redactor, direct=direct, proxy=proxy, asker=asker
