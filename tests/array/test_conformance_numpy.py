@@ -484,7 +484,7 @@ def wrong_call(value: Any) -> bool:
 def differences(
     functions: dict[str, Function], refs: dict[str, dj_npy.NpyRef]
 ) -> tuple[dict[str, list[str]], set[str], set[str]]:
-    """Some of what differs, by the function; what no way of calling suits; reasons met everywhere."""
+    """Up to three differences a function; what no way of calling suits; reasons met everywhere."""
     found: dict[str, list[str]] = defaultdict(list)
     untried, met = set(), set()
     for name, function in functions.items():

@@ -69,11 +69,11 @@ AXES = [None, 0, -1, 1, (0, 2), (1,), 5, (0, 0)]
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No memory budget, nothing loaded whole, blocks of 1 KiB or 40 elements at most."""
+    """No memory budget, nothing loaded whole, blocks of 1 KiB or 60 elements at most."""
     monkeypatch.setattr(settings, "memory", 0)
     monkeypatch.setattr(settings, "load_below", 0)
     monkeypatch.setattr(reductions, "_MAX_NBYTES", 1024)
-    monkeypatch.setattr(reductions, "_MAX_ELEMENTS", 40)
+    monkeypatch.setattr(reductions, "_MAX_ELEMENTS", 60)
     # What it finds out takes longer than such a block.
     monkeypatch.setattr(file_module, "usable_memory", lambda: 1 << 40)
 
@@ -194,6 +194,10 @@ def test_sums_are_no_less_exact_than_numpy_s(
         other = stored(shifted, 100 + seed)
         true = float(np.var(shifted.astype("f8")))
         assert abs(other.var() - true) <= max(abs(shifted.var() - true), 1e-5 * true)
+    # Added one block after the other, these would be wrong by twenty times as much.
+    monkeypatch.setattr(reductions, "_MAX_ELEMENTS", 64)
+    equal = np.full(1 << 15, 0.3, "f4")
+    assert stored(equal, 201).sum() == pytest.approx(float(equal[0]) * equal.size, 2.5e-7)
     whole = ARRAYS["u2"]
     total = Fraction(int(whole.sum(dtype=object)), whole.size)
     assert stored(whole, 200).mean() == float(total)
