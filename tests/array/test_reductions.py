@@ -198,6 +198,9 @@ def test_sums_are_no_less_exact_than_numpy_s(
     monkeypatch.setattr(reductions, "_MAX_ELEMENTS", 64)
     equal = np.full(1 << 15, 0.3, "f4")
     assert stored(equal, 201).sum() == pytest.approx(float(equal[0]) * equal.size, 2.5e-7)
+    half = np.random.default_rng(0).normal(5, 1, 2000).astype("f2")
+    ref = stored(half, 202)
+    assert (ref.sum(), ref.mean()) == (half.sum(), half.mean())
     whole = ARRAYS["u2"]
     total = Fraction(int(whole.sum(dtype=object)), whole.size)
     assert stored(whole, 200).mean() == float(total)
