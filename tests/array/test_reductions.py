@@ -139,6 +139,7 @@ def test_methods_ufuncs_and_views_go_by_blocks(stored: Stored, order: Any) -> No
         lambda x: x.T.mean(axis=0),
         lambda x: np.moveaxis(x, 0, 1).max(axis=1),
         lambda x: x.real.var(),
+        lambda x: x.imag.std(axis=1),
         lambda x: x.flat.min() if isinstance(x, NpyRef) else x.min(),
         lambda x: np.add.reduce(x),
         lambda x: np.maximum.reduce(x, axis=None, initial=2e6),
