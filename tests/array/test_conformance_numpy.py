@@ -484,7 +484,7 @@ def wrong_call(value: Any) -> bool:
 def differences(
     functions: dict[str, Function], refs: dict[str, dj_npy.NpyRef]
 ) -> tuple[dict[str, list[str]], set[str], set[str]]:
-    """What differs, by the function; what no way of calling suits; reasons met everywhere."""
+    """Up to three differences a function; what no way of calling suits; reasons met everywhere."""
     found: dict[str, list[str]] = defaultdict(list)
     untried, met = set(), set()
     for name, function in functions.items():
@@ -510,7 +510,7 @@ def differences(
                 texts = [repr(x) if isinstance(x, Raised) else "" for x in (one, other)]
                 reasons = [reason for reason, suits in EVERYWHERE.items() if suits(*texts)]
                 met.update(reasons)
-                if not reasons:
+                if not reasons and len(found[name]) < 3:
                     found[name].append(f"{said}: {shown(one)} and {shown(other)}")
             if has_out and isinstance(one, np.ndarray):
                 out = np.empty_like(one)
@@ -552,7 +552,7 @@ def test_a_function_does_to_a_reference_what_it_does_to_the_array(
     found, untried, met = differences(functions, refs)
     assert untried == set(), "nothing calls these: see OWN_WAYS and NOT_CALLED"
     told = DIFFERS.keys() & functions.keys() - NOT_CALLED.keys()
-    assert {name: found[name][:3] for name in found.keys() - told} == {}
+    assert {name: found[name] for name in found.keys() - told} == {}
     assert told - found.keys() == set(), "they differ no longer"
     if namespace == "np":
         assert met == set(EVERYWHERE)

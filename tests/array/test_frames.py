@@ -128,6 +128,11 @@ def frame_of(stored: Stored, shape: Any = (10, 3)) -> pd.DataFrame:
     return pd.DataFrame({"id": [3, 1, 2, 1], "group": list("abab"), "w": refs})
 
 
+def with_copies(table: pd.DataFrame) -> pd.DataFrame:
+    """The same with references elsewhere in memory, of the same rows."""
+    return table.assign(w=[copy.copy(ref) for ref in table.w])
+
+
 UNLOADED: dict[str, Callable[[pd.DataFrame], Any]] = {
     "memory_usage": lambda t: t.memory_usage(deep=True),
     "info": lambda t: t.info(buf=io.StringIO(), memory_usage="deep"),
@@ -174,7 +179,8 @@ UNLOADED: dict[str, Callable[[pd.DataFrame], Any]] = {
 @pytest.mark.parametrize("use", UNLOADED.values(), ids=UNLOADED)
 def test_pandas_loads_no_cell(use: Any, shape: Any, stored: Stored, opened: list[str]) -> None:
     # Whether two cells of a hash table are compared depends on where they are in memory.
-    tables = [frame_of(stored, shape) for _ in range(6)]
+    table = frame_of(stored, shape)
+    tables = [with_copies(table) for _ in range(6)]
     opened.clear()
     for table in tables:
         repr(use(table))
@@ -183,8 +189,9 @@ def test_pandas_loads_no_cell(use: Any, shape: Any, stored: Stored, opened: list
 
 @pytest.mark.parametrize("shape", [(10, 3), (3,), (), (1,), (0,)], ids=str)
 def test_cells_are_found_by_identity(shape: Any, stored: Stored) -> None:
+    refs = [stored(np.zeros(shape), number) for number in range(5)]
     for _ in range(20):
-        cells = [stored(np.zeros(shape), number) for number in range(5)]
+        cells = [copy.copy(ref) for ref in refs]
         column = pd.Series([*cells, *cells, None])
         assert column.nunique() == 5
         assert all(a is b for a, b in zip(column.dropna().unique(), cells, strict=True))
@@ -195,7 +202,7 @@ def test_cells_are_found_by_identity(shape: Any, stored: Stored) -> None:
 
 def test_frames_of_the_same_rows_are_equal(stored: Stored, opened: list[str]) -> None:
     table = frame_of(stored)
-    again = table.assign(w=[copy.copy(ref) for ref in table.w])
+    again = with_copies(table)
     opened.clear()
     assert again.equals(table)
     assert again.w.equals(table.w)

@@ -174,12 +174,30 @@ def test_a_copy_is_an_array_of_one_s_own(stored: Stored) -> None:
     assert same(own, A)
     assert own.flags.writeable
 
+    def from_array(x: Any) -> Any:  # the name of a function of Dask's, to which it is hidden
+        return x.copy()
+
+    assert same(from_array(stored(A)), A)
+
 
 def test_memory_of_loaded_data_may_be_shared(stored: Stored) -> None:
     ref = stored(A)
     loaded = ref.load()
     assert np.may_share_memory(ref, loaded)
     assert np.shares_memory(loaded, ref)
+
+
+def test_many_views_ask_numpy_once(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref, asked, original = stored(A), 0, NpyRef._stand_in
+
+    def counting(self: NpyRef) -> Any:
+        nonlocal asked
+        asked += 1
+        return original(self)
+
+    monkeypatch.setattr(NpyRef, "_stand_in", counting)
+    assert len(np.array_split(ref, 100, axis=-1)) == 100
+    assert asked == 1
 
 
 VIEWS: dict[str, Callable[[Any], Any]] = {

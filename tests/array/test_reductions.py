@@ -23,7 +23,7 @@ from tests.support.sparsefile import COLUMNS, VALUE
 Stored = Callable[..., NpyRef]
 GIB = float(os.environ.get("DJ_NPY_TEST_SPARSE_GIB", "0.25"))
 RNG = np.random.default_rng(20261127)
-A = RNG.normal(1e6, 1, (17, 7, 5))
+A = RNG.normal(1e6, 1, (9, 5, 3))
 WITH_NAN = np.where(RNG.random(A.shape) < 0.2, np.nan, A)
 WITH_NAN[3] = np.nan
 ARRAYS = {
@@ -40,7 +40,7 @@ ARRAYS = {
     "m8": RNG.integers(0, 9**9, A.shape).astype("m8[s]"),
     "M8": RNG.integers(0, 9**9, A.shape).astype("M8[s]"),
     "nan": WITH_NAN,
-    "inf": np.where(RNG.random(A.shape) < 0.01, np.inf, A),
+    "inf": np.where(RNG.random(A.shape) < 0.05, np.inf, A),
 }
 NAMES = [
     "sum",
@@ -69,10 +69,13 @@ AXES = [None, 0, -1, 1, (0, 2), (1,), 5, (0, 0)]
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No memory budget, nothing loaded whole, blocks of 1 KiB or less."""
+    """No memory budget, nothing loaded whole, blocks of 1 KiB or 60 elements at most."""
     monkeypatch.setattr(settings, "memory", 0)
     monkeypatch.setattr(settings, "load_below", 0)
     monkeypatch.setattr(reductions, "_MAX_NBYTES", 1024)
+    monkeypatch.setattr(reductions, "_MAX_ELEMENTS", 60)
+    # What it finds out takes longer than such a block.
+    monkeypatch.setattr(file_module, "usable_memory", lambda: 1 << 40)
 
 
 @pytest.fixture
@@ -136,6 +139,7 @@ def test_methods_ufuncs_and_views_go_by_blocks(stored: Stored, order: Any) -> No
         lambda x: x.T.mean(axis=0),
         lambda x: np.moveaxis(x, 0, 1).max(axis=1),
         lambda x: x.real.var(),
+        lambda x: x.imag.std(axis=1),
         lambda x: x.flat.min() if isinstance(x, NpyRef) else x.min(),
         lambda x: np.add.reduce(x),
         lambda x: np.maximum.reduce(x, axis=None, initial=2e6),
@@ -165,8 +169,9 @@ def test_each_byte_is_read_once(stored: Stored, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(os, "preadv", counting)
     monkeypatch.setattr(reductions, "_MAX_NBYTES", 64 << 10)
+    monkeypatch.setattr(reductions, "_MAX_ELEMENTS", 64 << 10)
     for order in ("C", "F"):
-        large = np.asarray(np.tile(A, (10, 10, 1)), order=order)
+        large = np.asarray(np.tile(A, (20, 20, 1)), order=order)
         ref = stored(large, 2)
         for reduce in (np.std, np.argmax, np.ptp):
             read.clear()
@@ -176,9 +181,12 @@ def test_each_byte_is_read_once(stored: Stored, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("never_loaded")
-def test_sums_are_no_less_exact_than_numpy_s(stored: Stored) -> None:
+def test_sums_are_no_less_exact_than_numpy_s(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reductions, "_MAX_ELEMENTS", 1024)
     for seed in range(20):
-        values = np.random.default_rng(seed).lognormal(0, 8, 20_000)
+        values = np.random.default_rng(seed).lognormal(0, 8, 5_000)
         values *= np.random.default_rng(seed).choice([-1, 1], values.size)
         ref, exact = stored(values, seed), math.fsum(values)
         scale = math.fsum(np.abs(values))
@@ -187,6 +195,13 @@ def test_sums_are_no_less_exact_than_numpy_s(stored: Stored) -> None:
         other = stored(shifted, 100 + seed)
         true = float(np.var(shifted.astype("f8")))
         assert abs(other.var() - true) <= max(abs(shifted.var() - true), 1e-5 * true)
+    # Added one block after the other, these would be wrong by twenty times as much.
+    monkeypatch.setattr(reductions, "_MAX_ELEMENTS", 64)
+    equal = np.full(1 << 15, 0.3, "f4")
+    assert stored(equal, 201).sum() == pytest.approx(float(equal[0]) * equal.size, 2.5e-7)
+    half = np.random.default_rng(0).normal(5, 1, 2000).astype("f2")
+    ref = stored(half, 202)
+    assert (ref.sum(), ref.mean()) == (half.sum(), half.mean())
     whole = ARRAYS["u2"]
     total = Fraction(int(whole.sum(dtype=object)), whole.size)
     assert stored(whole, 200).mean() == float(total)
@@ -258,7 +273,7 @@ def test_arguments_are_refused_as_by_numpy(stored: Stored) -> None:
 
 @pytest.mark.usefixtures("small_blocks")
 def test_one_ddof_for_each_mean_is_as_in_numpy(stored: Stored) -> None:
-    ref, mask, ddof = stored(A), A > 1e6 - 2, np.arange(11)
+    ref, mask, ddof = stored(A), A > 1e6 - 2, np.arange(A.shape[-1])
     calls: list[dict[str, Any]] = [{}, {"where": mask}]
     for given in calls:
         found, expected = (
@@ -292,20 +307,28 @@ def test_below_the_budget_it_is_loaded(stored: Stored) -> None:
     assert ref.is_loaded
 
 
+def test_limits_are_not_looked_up_for_a_small_array(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "memory", 0)
+    monkeypatch.setattr(file_module, "usable_memory", lambda: pytest.fail("they were"))
+    assert close(stored(A).load(), A)
+
+
 def test_what_cannot_fit_is_refused_at_once(
     stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_module, "usable_memory", lambda: 4000)
+    monkeypatch.setattr(file_module, "usable_memory", lambda: 900)
     monkeypatch.setattr(settings, "memory", 100)
     monkeypatch.setattr(settings, "load_below", 0)
-    monkeypatch.setattr(reductions, "_MAX_NBYTES", 1024)
+    monkeypatch.setattr(reductions, "_MAX_NBYTES", 256)
     ref = stored(A)
     for use in (
         lambda: ref + 1,
         lambda: np.median(ref),
         lambda: ref.load(),
         lambda: ref.read(),
-        lambda: ref[:16],
+        lambda: ref[:-1],
         lambda: np.asarray(ref.T),
     ):
         with pytest.raises(MemoryError, match=r"waveform\.npy.*ref\.blocks\(\).*to_dask.*load"):

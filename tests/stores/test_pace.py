@@ -16,6 +16,7 @@ import pytest
 
 import dj_npy
 from dj_npy import NpyRef, settings
+from dj_npy._array import reductions
 from dj_npy._selection.parts import Part
 from dj_npy._stores import Store, open_store, opening, pace, remote
 from dj_npy._stores.fsspec import GenericStore
@@ -238,6 +239,23 @@ def test_blocks_are_read_ahead_and_no_more_once_closed(
     asked = far.asked
     time.sleep(4 * DELAY_S)
     assert far.asked == asked
+
+
+def test_reductions_read_ahead(
+    stored: Callable[..., NpyRef],
+    far: Far,
+    s3: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settings, "memory", 0)
+    monkeypatch.setattr(reductions, "_MAX_NBYTES", 1 << 20)
+    array = np.random.default_rng(0).integers(0, 9, (3 << 18, 5))
+    ref = stored(array, store=s3)
+    assert same(ref[:10], array[:10])
+    for each, whole in ((ref, array), (ref.T, array.T)):
+        far.most["GET"] = 0
+        assert np.array_equal(each.sum(axis=0), whole.sum(axis=0))
+        assert far.most["GET"] >= 8
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 _OPERATORS = "pandas.core.ops."
-"""What `frame == other` runs in: who writes that compares data."""
+"""What `frame == other` runs in: whoever writes that compares data."""
 _EQUALS = "pandas.core.dtypes.missing"
+"""What `frame.equals(other)` runs in."""
 
 
 def compared_as_cells(function: Callable[..., Any], ref: Any, other: Any) -> Any:

@@ -334,8 +334,9 @@ class ArrayFile:
 
     def _allocate(self, make: Callable[[], T], nbytes: int) -> T:
         try:
-            # What cannot fit would be granted nevertheless, and fill the swap space.
-            if nbytes <= settings.memory or nbytes <= usable_memory():
+            # What cannot fit would be granted nevertheless, and fill the swap space. To ask for
+            # the limits takes ten times as long as to read a small array.
+            if nbytes <= max(settings.memory, settings.load_below) or nbytes <= usable_memory():
                 return make()
         except (MemoryError, ValueError):  # ValueError: more than an address can count
             pass

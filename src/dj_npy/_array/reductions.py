@@ -113,15 +113,15 @@ def _fitting(array: Any, key: str, value: Any) -> Any:
 
 def _needs_whole(array: Any, like: Any, dtype: Any, out: Any, kinds: str) -> bool:
     """
-    Return whether blocks do not add up to what NumPy returns.
+    Return whether NumPy's result cannot be merged from those of blocks.
 
-    So it is where NumPy rounds in the middle, as for an output or a given dtype that is none of
-    `kinds`. `like` is the result for an array of one element.
+    That is so where NumPy rounds intermediate results: to an output of another dtype than `like`,
+    the result for an array of one element, or to a given dtype whose kind is not in `kinds`.
     """
     kind = array.dtype.kind
     if dtype is not None and np.dtype(dtype) != array.dtype:
         given = np.dtype(dtype).kind
-        if given not in kinds or (kind == "c" != given):
+        if given not in kinds or (kind == "c" and given != "c"):
             return True
     return kind not in "biufcmM" or (isinstance(out, np.ndarray) and out.dtype != like.dtype)
 

@@ -337,14 +337,8 @@ class NpyRef(PartialArray, LazyArrays, dj.NpyRef):
             rows = self._kept_open.rows(index)
             if rows is not None:
                 return rows
-        index = materialized(index)
         array = loaded_array(self)
-        if array is None:
-            part = self._read_selected(select(index, self.shape, self.dtype))
-            if part is not None:
-                return part
-            array = self.load()
-        return owned(array[index])
+        return super().__getitem__(index) if array is None else owned(array[materialized(index)])
 
     def _read_selected(self, selected: Selection, view: MakeView | None = None) -> Any:
         is_small = self.nbytes <= settings.load_below

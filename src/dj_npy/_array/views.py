@@ -132,6 +132,8 @@ class View(PartialArray):
         Its arguments after the array.
     item : int, optional
         Which of its results, if it returns a list.
+    like : ndarray, optional
+        What it returns for the source's stand-in, if that is known.
     """
 
     __slots__ = ("_args", "_function", "_item", "_kwargs", "_like", "_source")
@@ -143,10 +145,11 @@ class View(PartialArray):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
         item: int | None = None,
+        like: AnyArray | None = None,
     ) -> None:
         self._source, self._function, self._args = source, function, args
         self._kwargs, self._item = kwargs or {}, item
-        self._like = self._stand_in()
+        self._like = self._stand_in() if like is None else like
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -298,8 +301,8 @@ def _view(function: Any) -> Callable[..., Any]:
     def view(*args: Any, **kwargs: Any) -> Any:
         if args and isinstance(args[0], PartialArray):
             view = View(args[0], function, args[1:], kwargs)
-            like = function(args[0]._stand_in(), *args[1:], **kwargs)
-            return view if isinstance(like, np.ndarray) else view._array()[()]
+            # NumPy flips an array of no axes into a scalar.
+            return view if view.ndim or function is not np.flip else view._array()[()]
         return function._implementation(*args, **kwargs)
 
     return view
@@ -308,8 +311,8 @@ def _view(function: Any) -> Callable[..., Any]:
 def _views(function: Any) -> Callable[..., Any]:
     def views(*args: Any, **kwargs: Any) -> Any:
         if args and isinstance(args[0], PartialArray):
-            count = len(function(args[0]._stand_in(), *args[1:], **kwargs))
-            return [View(args[0], function, args[1:], kwargs, item) for item in range(count)]
+            likes = enumerate(function(args[0]._stand_in(), *args[1:], **kwargs))
+            return [View(args[0], function, args[1:], kwargs, *each) for each in likes]
         return function._implementation(*args, **kwargs)
 
     return views
