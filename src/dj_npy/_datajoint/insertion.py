@@ -196,6 +196,7 @@ class Insertion(Statement):
 
         `send` consumes all rows before it sends anything.
         """
+        self._check_row(rows)  # an array would be read to be iterated
         pipeline = None
         if self._bulk is not None or self._is_far(rows):
             max_workers = None if self._bulk is None else self._bulk.max_workers
@@ -242,11 +243,7 @@ class Insertion(Statement):
     def _rows_then_session_check(self, rows: Iterable[Any]) -> Iterator[Any]:
         begun = time.monotonic()
         for row in rows:
-            if isinstance(row, ArrayLike):  # DataJoint would take it for values by position
-                raise ArrayInvalidError(
-                    f"a row is a dict, such as {{'recording_id': 1, 'waveform': ref}}, not "
-                    f"{kind_of(row)}"
-                )
+            self._check_row(row)
             yield row
         self._all_encoded = True
         if self._written and time.monotonic() - begun > _QUIET_S:
@@ -262,6 +259,17 @@ class Insertion(Statement):
             if self._removes_skipped:
                 self._own_transaction = True  # set first: Ctrl-C may come in between
                 self._connection.start_transaction()
+
+    def _check_row(self, given: Any) -> None:
+        """Reject an array, and the first name in a dict, as the values of a row by position."""
+        if isinstance(given, ArrayLike) or (
+            isinstance(given, str) and given in self._table.heading.names
+        ):
+            name = self._table.class_name
+            raise ArrayInvalidError(
+                f"insert takes many rows, and a row is a dict, not {kind_of(given)}: "
+                f"use {name}.insert1(row), or {name}.insert([row])"
+            )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
