@@ -200,6 +200,25 @@ def test_of_a_merge_that_left_none(scans: Any) -> None:
     assert [ref is None for ref in scans.to_arrays("image", order_by="subject")] == [False, True]
 
 
+@pytest.mark.parametrize("bulk", [False, True])
+@one_database
+def test_of_a_date_that_the_driver_does_not_take(table: MakeTable, store: Path, bulk: bool) -> None:
+    days = table("day : date\nsince : time\n---\nimage : <npy@>", "Day")
+    frame = pd.DataFrame(
+        {"day": pd.to_datetime(["2024-01-07"]), "since": [pd.Timedelta("3h")], "image": [A]}
+    )
+    row = frame.to_dict("records")[0]
+    for name, value in (("day", row["day"]), ("since", row["since"])):
+        given = [{**row, name: value.to_numpy()}]
+        with pytest.raises(ArrayInvalidError, match=rf"attribute image, key .*, of {name}: use"):
+            dj_npy.insert(days, given) if bulk else days.insert(given)
+    with pytest.raises(ArrayInvalidError, match=r"attribute image, key .*2024.*, of day: use"):
+        dj_npy.insert(days, frame) if bulk else days.insert(frame)
+    assert files(store) == set()
+    days.insert(frame.astype(object))
+    assert days.fetch1("image").path.endswith("day=2024-01-07/since=03-00-00/image.npy")
+
+
 def test_a_view_is_inserted_as_its_array(scans: Any, recording: Any) -> None:
     complex_array = A + 1j
     scans.insert1({"subject": "m1", "scan": 0, "image": complex_array})

@@ -85,10 +85,27 @@ class Statement:
     def stored_key(self, key: Mapping[str, Any]) -> dict[str, Any]:
         """Return the key as the database will return it."""
         types = self._key_types
+        for name, value in key.items():
+            if isinstance(value, np.datetime64 | np.timedelta64):
+                self._check_driver_takes(name, value)
         return {
             name: types[name].stored(value) if name in types else value
             for name, value in key.items()
         }
+
+    def _check_driver_takes(self, name: str, value: Any) -> None:
+        """Reject what psycopg2 would reject later, and then without the row."""
+        if self._connection.adapter.backend != "postgresql":
+            return
+        from psycopg2 import ProgrammingError, extensions
+
+        try:
+            extensions.adapt(value)
+        except ProgrammingError as error:
+            raise ArrayInvalidError(
+                f"{error}, of {name}: use pandas.Timestamp(value) or pandas.Timedelta(value), or "
+                f"insert frame.astype(object)"
+            ) from None
 
     def encoded(self, attribute: str) -> dict[str, Any] | None:  # noqa: ARG002
         """Return the description of the current row's array if its upload has started."""
