@@ -140,6 +140,25 @@ def test_whatever_is_refused(scans: Any, store: Path, what: str, bulk: bool) -> 
     assert files(store) == set()
 
 
+class Movie(dj_npy.NpyCodec):
+    name = "test_movie"
+
+    def validate(self, value: Any) -> None:
+        super().validate(value)
+        if value.ndim != 3:
+            raise dj.DataJointError("a movie has three axes")
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+@one_database
+def test_a_codec_that_inherits_the_check_can_rely_on_it(table: MakeTable, bulk: bool) -> None:
+    movies = table("id : int32\n---\nmovie : <test_movie@>", "Film")
+    for value, message in (([1.0], "got list$"), (A, "three axes")):
+        with pytest.raises(dj.DataJointError, match=message):
+            rows = [{"id": 1, "movie": value}]
+            dj_npy.insert(movies, rows) if bulk else movies.insert(rows)
+
+
 @one_database
 def test_an_exception_of_the_blocks_is_noted(scans: Any) -> None:
     def frames() -> Iterator[Any]:
