@@ -140,6 +140,25 @@ def test_whatever_is_refused(scans: Any, store: Path, what: str, bulk: bool) -> 
     assert files(store) == set()
 
 
+class Movie(dj_npy.NpyCodec):
+    name = "test_movie"
+
+    def validate(self, value: Any) -> None:
+        super().validate(value)
+        if value.ndim != 3:
+            raise dj.DataJointError("a movie has three axes")
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+@one_database
+def test_a_codec_that_inherits_the_check_can_rely_on_it(table: MakeTable, bulk: bool) -> None:
+    movies = table("id : int32\n---\nmovie : <test_movie@>", "Film")
+    for value, message in (([1.0], "got list$"), (A, "three axes")):
+        with pytest.raises(dj.DataJointError, match=message):
+            rows = [{"id": 1, "movie": value}]
+            dj_npy.insert(movies, rows) if bulk else movies.insert(rows)
+
+
 @one_database
 def test_an_exception_of_the_blocks_is_noted(scans: Any) -> None:
     def frames() -> Iterator[Any]:
@@ -198,6 +217,25 @@ def test_of_a_merge_that_left_none(scans: Any) -> None:
         scans.insert(merged)
     scans.insert(merged.astype(object).where(merged.notna(), None))
     assert [ref is None for ref in scans.to_arrays("image", order_by="subject")] == [False, True]
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+@one_database
+def test_of_a_date_that_the_driver_does_not_take(table: MakeTable, store: Path, bulk: bool) -> None:
+    days = table("day : date\nsince : time\n---\nimage : <npy@>", "Day")
+    frame = pd.DataFrame(
+        {"day": pd.to_datetime(["2024-01-07"]), "since": [pd.Timedelta("3h")], "image": [A]}
+    )
+    row = frame.to_dict("records")[0]
+    for name, value in (("day", row["day"]), ("since", row["since"])):
+        given = [{**row, name: value.to_numpy()}]
+        with pytest.raises(ArrayInvalidError, match=rf"attribute image, key .*, of {name}: use"):
+            dj_npy.insert(days, given) if bulk else days.insert(given)
+    with pytest.raises(ArrayInvalidError, match=r"attribute image, key .*2024.*, of day: use"):
+        dj_npy.insert(days, frame) if bulk else days.insert(frame)
+    assert files(store) == set()
+    days.insert(frame.astype(object))
+    assert days.fetch1("image").path.endswith("day=2024-01-07/since=03-00-00/image.npy")
 
 
 def test_a_view_is_inserted_as_its_array(scans: Any, recording: Any) -> None:

@@ -1,7 +1,7 @@
 """A path is that of the key as it is fetched, whatever the key was given as."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 import dj_npy
+from dj_npy._datajoint.catalog import another_session
 from dj_npy._format.path import array_path
 from tests.conftest import MakeTable
 from tests.support.servers import files
@@ -193,6 +194,37 @@ def test_an_update_in_another_case_is_of_the_rows_own_spelling(
     subjects.update1(row)
     assert "subject=M1/" in subjects.fetch1("waveform").path
     assert before.path != subjects.fetch1("waveform").path
+
+
+class Late(float):
+    """A number that is told only after something else has happened."""
+
+    before: Callable[[], object]
+
+    def __str__(self) -> str:
+        self.before()
+        return repr(float(self))
+
+
+@pytest.mark.parametrize("database", ["mariadb", "mysql"], indirect=True)
+def test_an_update_of_a_row_that_another_session_deletes_meanwhile(
+    table: MakeTable, schema: Any, store: Path
+) -> None:
+    """As if it had been deleted afterwards: no error, and a file that is collected."""
+    subjects = table("subject : varchar(9)\n---\nweight : float64\nwaveform = null : <npy@>")
+    subjects.insert1({"subject": "m1", "weight": 20})
+
+    def delete() -> None:
+        with another_session(schema.connection) as own, own._conn.cursor() as cursor:
+            cursor.execute(f"DELETE FROM {subjects.full_table_name}")
+            own._conn.commit()
+
+    weight = Late(21)
+    weight.before = delete
+    subjects.update1({"subject": "m1", "weight": weight, "waveform": A})
+    assert not len(subjects())
+    dj_npy.collect(schema, older_than=timedelta(0), dry_run=False, at_most=1)
+    assert files(store) == set()
 
 
 @pytest.mark.parametrize("database", ["mariadb", "mysql"], indirect=True)

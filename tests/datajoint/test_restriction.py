@@ -110,6 +110,14 @@ WRONG: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
         lambda q, ref: q.proj(film="waveform").to_dicts(order_by="film"),
         "film cannot be ordered",
     ),
+    "of a new name in capitals": (
+        lambda q, ref: q.proj(Film="waveform") & "Film > 3",
+        "film cannot be compared",
+    ),
+    "an order of a new name in capitals": (
+        lambda q, ref: q.proj(Film="waveform").to_dicts(order_by="Film"),
+        "film cannot be ordered",
+    ),
     "computed": (lambda q, ref: q.proj(x="waveform + 1"), "waveform cannot be .*computed"),
     "an order of two": (lambda q, ref: q.to_dicts(order_by="n, waveform DESC"), "be ordered"),
     "an order in brackets": (lambda q, ref: q.to_dicts(order_by="(waveform)"), "be ordered"),
@@ -172,6 +180,12 @@ def test_what_a_row_says_can_be_computed_with(scans: Any, database: Any) -> None
         assert len(scans & "waveform::TEXT like '%float64%'") == 3
         assert len(scans & "'2' = jsonb_extract_path_text(to_jsonb(waveform), 'shape', '0')") == 3
         assert len(scans & "waveform #>> '{shape,0}' = '2'") == 3
+        assert len(scans & "waveform @? '$.shape'") == 3
+        assert len(scans & """'{"dtype": "float64"}' <@ waveform""") == 3
+        assert len(scans & "waveform <@ '{}'") == 0
+        assert len(scans & "waveform['offset'] is not null") == 3
+        assert len(scans & "waveform NOTNULL and waveform IS JSON") == 3
+        assert len(scans & r"subject = 'C:\\' and subject = 'waveform'") == 0
 
 
 def test_a_path_that_mysql_would_cut_is_refused(table: MakeTable, database: Any) -> None:

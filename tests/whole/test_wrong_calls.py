@@ -217,5 +217,15 @@ def test_insert_of_what_is_one_row(table: Any, stored: Stored) -> None:
     for rows in (row, stored(A), stored(A).T):
         with pytest.raises(ArrayInvalidError, match=r"insert takes many rows.*insert1\(row\)"):
             recording.insert(rows)
+    with pytest.raises(ArrayInvalidError, match=r"not the str 'recording_id'.*insert1\(row\)"):
+        recording.insert(row, chunk_size=9)
     assert not recording()
     recording.insert([row])
+
+
+@one_database
+def test_rows_by_position_may_be_the_keys_of_a_dict(table: Any) -> None:
+    sides = table("id : int32\nside : char(1)", "Side")
+    with pytest.deprecated_call():
+        sides.insert(dict.fromkeys([(1, "L"), (2, "R"), (1, "L")]))
+    assert len(sides()) == 2

@@ -85,10 +85,27 @@ class Statement:
     def stored_key(self, key: Mapping[str, Any]) -> dict[str, Any]:
         """Return the key as the database will return it."""
         types = self._key_types
+        for name, value in key.items():
+            if isinstance(value, np.datetime64 | np.timedelta64):
+                self._check_driver_takes(name, value)
         return {
             name: types[name].stored(value) if name in types else value
             for name, value in key.items()
         }
+
+    def _check_driver_takes(self, name: str, value: Any) -> None:
+        """Reject what psycopg2 would reject later, and then without the row."""
+        if self._connection.adapter.backend != "postgresql":
+            return
+        from psycopg2 import ProgrammingError, extensions
+
+        try:
+            extensions.adapt(value)
+        except ProgrammingError as error:
+            raise ArrayInvalidError(
+                f"{error}, of {name}: use pandas.Timestamp(value) or pandas.Timedelta(value), or "
+                f"insert frame.astype(object)"
+            ) from None
 
     def encoded(self, attribute: str) -> dict[str, Any] | None:  # noqa: ARG002
         """Return the description of the current row's array if its upload has started."""
@@ -196,6 +213,7 @@ class Insertion(Statement):
 
         `send` consumes all rows before it sends anything.
         """
+        self._check_row(rows)  # an array would be read to be iterated
         pipeline = None
         if self._bulk is not None or self._is_far(rows):
             max_workers = None if self._bulk is None else self._bulk.max_workers
@@ -242,11 +260,7 @@ class Insertion(Statement):
     def _rows_then_session_check(self, rows: Iterable[Any]) -> Iterator[Any]:
         begun = time.monotonic()
         for row in rows:
-            if isinstance(row, ArrayLike):  # DataJoint would take it for values by position
-                raise ArrayInvalidError(
-                    f"a row is a dict, such as {{'recording_id': 1, 'waveform': ref}}, not "
-                    f"{kind_of(row)}"
-                )
+            self._check_row(row)
             yield row
         self._all_encoded = True
         if self._written and time.monotonic() - begun > _QUIET_S:
@@ -262,6 +276,17 @@ class Insertion(Statement):
             if self._removes_skipped:
                 self._own_transaction = True  # set first: Ctrl-C may come in between
                 self._connection.start_transaction()
+
+    def _check_row(self, given: Any) -> None:
+        """Reject an array, and the first name in a dict, as the values of a row by position."""
+        if isinstance(given, ArrayLike) or (
+            isinstance(given, str) and given in self._table.heading.names
+        ):
+            name = self._table.class_name
+            raise ArrayInvalidError(
+                f"insert takes many rows, and a row is a dict, not {kind_of(given)}: "
+                f"use {name}.insert1(row), or {name}.insert([row])"
+            )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import datajoint as dj
 from datajoint.errors import DataJointError
 
-from dj_npy._array.arraylike import ArrayLike
 from dj_npy._array.ref import NpyRef, row_of
 from dj_npy._datajoint import frames, transactions
 from dj_npy._datajoint.catalog import snapshot
@@ -41,10 +40,8 @@ from dj_npy._datajoint.restriction import (
     projection_of_arrays,
 )
 from dj_npy._datajoint.storerows import TableWitness
-from dj_npy._errors import ArrayInvalidError
 from dj_npy._format.aliases import Listing
 from dj_npy._format.layout import Layout
-from dj_npy._text import kind_of
 
 Method = Callable[..., Any]
 
@@ -133,11 +130,6 @@ def files_of_refused_rows(original: Method) -> Method:
     parameters = inspect.signature(original)
 
     def _insert_rows(self: Any, rows: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(rows, Mapping | ArrayLike):  # their keys, or rows, would be taken for rows
-            raise ArrayInvalidError(
-                f"insert takes many rows, not {kind_of(rows)}: use {self.class_name}.insert1(row), "
-                f"or {self.class_name}.insert([row])"
-            )
         given = parameters.bind(self, rows, *args, **kwargs).arguments
         insertion = Insertion(self, bool(given.get("skip_duplicates")))
         send = functools.partial(

@@ -121,7 +121,7 @@ def _check_expressions(
     SQL reaches attributes that a projection has left out, too.
     """
     attributes = {**query.original_heading.attributes, **query.heading.attributes}
-    names = "|".join(map(re.escape, _array_attributes(attributes)))
+    names = "|".join(_array_attributes(attributes)).lower()
     if not names:
         return
     for expression in expressions:
@@ -136,9 +136,10 @@ def _check_expressions(
 
 def _without_quotes(sql: str, backend: str) -> str:
     """Remove strings from SQL, and the quotes of names."""
-    sql = re.sub(r"'[^']*'", "''", re.sub(r"\\['\"]", "", sql))
     if backend == "mysql":  # "text", although people quote names so as well
+        sql = re.sub(r"\\['\"]", "", sql)
         sql = re.sub(r'([=<>(,]|\blike\b)\s*"[^"]*"', r"\1 ''", sql)
+    sql = re.sub(r"'[^']*'", "''", sql)
     return re.sub(r"[`\"]", "", sql)
 
 
@@ -147,14 +148,15 @@ def _as_json(before: str, after: str) -> bool:
     closed = 1
     while closed:
         before, closed = re.subn(r"\([^()]*\)", "", before)
-    if re.search(r"json\w*\s*\([^()]*$", before):
+    if re.search(r"json\w*\s*\([^()]*$|(?:<@|@>)\s*$", before):
         return True
     if re.search(r"\b(?:count|isnull)\s*\(\s*$", before) and re.match(r"\s*\)", after):
         return True
     if re.search(r"\b(?:cast|convert)\s*\(\s*$", before):
         pattern = rf"\s*(?:,|\bas\b)\s*{_TEXT}|\s+using\b"
     else:
-        pattern = rf"\s*(?:is\s+(?:not\s+)?null\b|->|\#>|@>|\?|\.|::\s*{_TEXT})"
+        is_null = r"(?:is\s+(?:not\s+)?(?:null|json)|isnull|notnull)\b"
+        pattern = rf"\s*(?:{is_null}|->|\#>|<?@|\?|\.|\[|::\s*{_TEXT})"
     return re.match(pattern, after) is not None
 
 
