@@ -453,7 +453,11 @@ def client() -> Iterator[Any]:
     """Two worker processes, started as Dask starts them; they know of no store."""
     with (
         dd.LocalCluster(
-            n_workers=2, threads_per_worker=2, dashboard_address=None, memory_limit=0
+            n_workers=2,
+            threads_per_worker=2,
+            memory_limit=0,
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": ":0"},  # else it takes port 8787 all the same
         ) as cluster,
         dd.Client(cluster, set_as_default=False) as client,
     ):
@@ -564,6 +568,7 @@ def nginx() -> Iterator[tuple[str, Path]]:
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_mean_of_more_than_fits_and_read_each_byte_once(
     on_cluster: Any, nginx: tuple[str, Path]
 ) -> None:
