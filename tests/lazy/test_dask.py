@@ -6,6 +6,7 @@ import pickle
 import shutil
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -249,6 +250,21 @@ def test_many_are_stacked_or_put_one_after_the_other(
         np.s_[:0],
     ):
         assert np.array_equal(lazy[index].compute(), expected[index]), index
+
+
+def test_the_arrays_of_a_chunk_are_read_side_by_side(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, read = threading.Barrier(4), NpyRef.read
+
+    def at_once(ref: NpyRef, *args: Any, **kwargs: Any) -> Any:
+        together.wait(10)
+        return read(ref, *args, **kwargs)
+
+    lazy = dj_npy.to_dask([stored(np.full(3, n), n) for n in range(4)])
+    monkeypatch.setattr(NpyRef, "read", at_once)
+    assert lazy.numblocks == (1, 1)
+    assert lazy.compute()[:, 0].tolist() == [0, 1, 2, 3]
 
 
 def test_arrays_of_no_axis_are_stacked(stored: Stored) -> None:
