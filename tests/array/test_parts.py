@@ -778,47 +778,41 @@ def test_files_that_are_closed_while_they_are_read(
     assert failures == []
 
 
-def test_an_open_file_that_lost_its_name_is_not_read(
-    stored: Stored, store: Path, in_parts: None
-) -> None:
+@pytest.fixture
+def kept_open(stored: Stored, in_parts: None) -> NpyRef:
+    """A reference to `MANY` whose file stays open, as it was read several times."""
     ref = stored(MANY)
     for _ in range(3):
         assert check(MANY, np.s_[5:9], ref)
-    path = store / ref.path
+    return ref
+
+
+def test_an_open_file_that_lost_its_name_is_not_read(kept_open: NpyRef, store: Path) -> None:
+    path = store / kept_open.path
     os.link(path, store / "backup.npy")  # so it keeps another name
     np.save(store / "other.npy", MANY + 1)
     os.replace(store / "other.npy", path)
     for _ in range(3):
-        assert check(MANY + 1, np.s_[5:9], ref)
+        assert check(MANY + 1, np.s_[5:9], kept_open)
     path.unlink()
     with pytest.raises(ArrayMissingError):
-        ref[5:9]
+        kept_open[5:9]
 
 
-def test_a_folder_that_is_exchanged_is_noticed_in_time(
-    stored: Stored, store: Path, in_parts: None
-) -> None:
-    ref = stored(MANY)
-    for _ in range(3):
-        assert check(MANY, np.s_[5:9], ref)
+def test_a_folder_that_is_exchanged_is_noticed_in_time(kept_open: NpyRef, store: Path) -> None:
     store.rename(store.parent / "moved")
-    path = store / ref.path
+    path = store / kept_open.path
     path.parent.mkdir(parents=True)
     np.save(path, MANY + 1)
     time.sleep(openfiles._RECHECK_S)
-    assert check(MANY + 1, np.s_[5:9], ref)
+    assert check(MANY + 1, np.s_[5:9], kept_open)
 
 
-def test_a_folder_that_is_moved_away_is_noticed_in_time(
-    stored: Stored, store: Path, in_parts: None
-) -> None:
-    ref = stored(MANY)
-    for _ in range(3):
-        assert check(MANY, np.s_[5:9], ref)
-    (store / ref.path).parent.rename(store / "moved")
+def test_a_folder_that_is_moved_away_is_noticed_in_time(kept_open: NpyRef, store: Path) -> None:
+    (store / kept_open.path).parent.rename(store / "moved")
     time.sleep(openfiles._RECHECK_S)
     with pytest.raises(ArrayMissingError):
-        ref[5:9]
+        kept_open[5:9]
 
 
 def test_files_are_closed_with_the_last_who_wants_them(stored: Stored, in_parts: None) -> None:

@@ -631,15 +631,21 @@ def names_from_datajoint() -> list[str]:
 
 
 WITHOUT = """
-import importlib, sys, warnings
+import importlib, os, sys, warnings
 warnings.simplefilter("ignore")
 import datajoint
-module, name = sys.argv[1].split(":")
-module = importlib.import_module(module)
-if hasattr(module, name):                   # not one of them is a module
-    delattr(module, name)
-    import dj_npy
-    print("imported")
+for each in sys.argv[1:]:
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        continue
+    module, name = each.split(":")
+    module = importlib.import_module(module)
+    if hasattr(module, name):                   # not one of them is a module
+        delattr(module, name)
+        import dj_npy
+        print(each)
+    break
 """
 NEEDED = {"datajoint.errors:DataJointError", "datajoint.codecs:unregister_codec"}
 """Without its errors, and the way to put a codec in place of another, there is nothing to do."""
@@ -654,10 +660,10 @@ GONE = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(GONE - NEEDED))
-def test_a_name_that_has_gone_does_not_fail_the_import(name: str) -> None:
-    done = run("-c", WITHOUT, name, env=dict(os.environ))
-    assert (done.returncode, done.stdout) == (0, "imported\n"), done.stderr
+def test_a_name_that_has_gone_does_not_fail_the_import() -> None:
+    names = sorted(GONE - NEEDED)
+    done = run("-c", WITHOUT, *names, env=dict(os.environ))
+    assert done.stdout.split() == names, done.stderr
 
 
 NEWER = """

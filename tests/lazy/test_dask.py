@@ -6,6 +6,7 @@ import pickle
 import shutil
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -251,6 +252,21 @@ def test_many_are_stacked_or_put_one_after_the_other(
         assert np.array_equal(lazy[index].compute(), expected[index]), index
 
 
+def test_the_arrays_of_a_chunk_are_read_side_by_side(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, read = threading.Barrier(4), NpyRef.read
+
+    def at_once(ref: NpyRef, *args: Any, **kwargs: Any) -> Any:
+        together.wait(10)
+        return read(ref, *args, **kwargs)
+
+    lazy = dj_npy.to_dask([stored(np.full(3, n), n) for n in range(4)])
+    monkeypatch.setattr(NpyRef, "read", at_once)
+    assert lazy.numblocks == (1, 1)
+    assert lazy.compute()[:, 0].tolist() == [0, 1, 2, 3]
+
+
 def test_arrays_of_no_axis_are_stacked(stored: Stored) -> None:
     refs = [stored(np.array(n / 2), n) for n in range(5)]
     assert dj_npy.to_dask(refs)[1:].compute().tolist() == [0.5, 1.0, 1.5, 2.0]
@@ -453,7 +469,11 @@ def client() -> Iterator[Any]:
     """Two worker processes, started as Dask starts them; they know of no store."""
     with (
         dd.LocalCluster(
-            n_workers=2, threads_per_worker=2, dashboard_address=None, memory_limit=0
+            n_workers=2,
+            threads_per_worker=2,
+            memory_limit=0,
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": ":0"},  # else it takes port 8787 all the same
         ) as cluster,
         dd.Client(cluster, set_as_default=False) as client,
     ):
@@ -564,6 +584,7 @@ def nginx() -> Iterator[tuple[str, Path]]:
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_mean_of_more_than_fits_and_read_each_byte_once(
     on_cluster: Any, nginx: tuple[str, Path]
 ) -> None:

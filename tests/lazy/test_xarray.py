@@ -174,6 +174,13 @@ def test_a_key_of_several_attributes_becomes_a_multi_index(session: Any) -> None
     assert found.sel(subject="b").mean(DIMS).values.tolist() == [A.mean() + 3]
 
 
+def test_coordinates_of_one_s_own_come_before_those_of_the_query(session: Any) -> None:
+    rates = ("key", [7.0, 8.0, 9.0])
+    found = dj_npy.to_xarray(session, "movie", "subject", "rate", coords={"rate": rates})
+    assert found.rate.values.tolist() == [7, 8, 9]
+    assert found.indexes["key"].names == ["subject", "day"]  # a level stays one if it is named
+
+
 def test_one_level_leaves_an_axis_of_the_other(session: Any) -> None:
     found = dj_npy.to_xarray(session, "movie", dims=DIMS).sel(subject="a")
     assert found.dims == ("day", *DIMS)

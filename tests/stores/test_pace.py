@@ -472,18 +472,15 @@ def test_as_many_more_are_written_as_were_answered_promptly() -> None:
     learned = Pace()
     learned.answered(0.1)
     assert learned.writes_in_flight == 64
-    for _ in range(64):
-        learned.wrote(0.15)
-    assert learned.writes_in_flight == 128
-    for _ in range(300):
-        learned.wrote(0.15)
-    assert learned.writes_in_flight == 256
-    for _ in range(100):
-        learned.wrote(0.25)
-    assert learned.writes_in_flight == 156
-    for _ in range(100):
-        learned.wrote(0.25)
-    assert learned.writes_in_flight == 64
+    for times, seconds, then in [
+        (64, 0.15, 128),
+        (300, 0.15, 256),
+        (100, 0.25, 156),
+        (100, 0.25, 64),
+    ]:
+        for _ in range(times):
+            learned.wrote(seconds)
+        assert learned.writes_in_flight == then
     near = Pace()
     near.answered(0.01)
     near.wrote(0.01)

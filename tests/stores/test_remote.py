@@ -575,7 +575,7 @@ def test_nothing_is_undone_while_it_is_written(when: str) -> None:
             for _ in pieces:
                 taken.set()
         finally:
-            time.sleep(1)
+            time.sleep(0.5)
             events.append("written")
 
     me = threading.main_thread().ident
@@ -584,7 +584,7 @@ def test_nothing_is_undone_while_it_is_written(when: str) -> None:
     def interrupt() -> None:
         taken.wait()
         for _ in range(4):
-            time.sleep(0.2)
+            time.sleep(0.05)
             signal.pthread_kill(me, signal.SIGINT)
 
     inside = True

@@ -44,11 +44,11 @@ Bottleneck | bottleneck 1.6.0 | bottleneck
   ref channel: bottleneck.nanmean(ref)
   ref channel: bottleneck.move_mean(ref, 5)
 
-Dask | dask 2026.8.0 | dask.array
+Dask | dask 2026.8.0 | dask.array h5py
   ref channels: dask.array.from_array(ref, chunks=500).mean(0).compute()
   ref channels: dask.array.asarray(ref).compute()
   dj_npy.to_dask([ref])[0] channels: ref.std(axis=0).compute()
-  dj_npy.to_dask([ref])[0] channels: dask.array.to_hdf5("file.h5", "/x", ref)
+  dj_npy.to_dask([ref])[0] channels: dask.array.to_hdf5("1.h5", "/x", ref) or h5py.File("1.h5")["x"][:]
 
 einops | einops 0.8.2 | einops
   ref.load() channels: einops.rearrange(ref, "t c -> c t")
@@ -104,7 +104,7 @@ NetworkX | networkx 3.6.1 | networkx
 
 NiBabel | nibabel 5.4.2 | nibabel
   ref volume: nibabel.Nifti1Image(ref, np.eye(4)).get_fdata()
-  ref volume: nibabel.save(nibabel.Nifti1Image(ref, np.eye(4)), "file.nii")
+  ref volume: nibabel.save(nibabel.Nifti1Image(ref, np.eye(4)), "1.nii") or nibabel.load("1.nii").get_fdata()
 
 numba | numba 0.68.1 | numba
   ref channel: numba.vectorize(["float64(float64)"])(lambda x: x + 1)(ref)
@@ -115,7 +115,7 @@ NumExpr | numexpr 2.14.2 | numexpr
 
 OpenCV | opencv-python-headless 5.0.0.93 | cv2
   ref.load() image: cv2.GaussianBlur(ref, (5, 5), 0)
-  ref.load() image: cv2.imwrite("file.png", ref)
+  ref.load() image: cv2.imwrite("1.png", ref) and cv2.imread("1.png", 0)
 
 pandas | pandas 3.1.1 | pandas
   ref channel: pandas.Series(ref).to_numpy()

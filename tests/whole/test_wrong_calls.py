@@ -62,9 +62,10 @@ ONE: dict[str, tuple[Given, str]] = {
     "blocks": (lambda ref: ref.to_dask(), "not an Array"),
 }
 MANY = {"load": "load", "stream": "blocks", "to_dask": "to_dask"}
+PYTORCH = pytest.param("a tensor", marks=pytest.mark.slow)  # which takes seconds to import
 
 
-@pytest.mark.parametrize("what", ONE)
+@pytest.mark.parametrize("what", [what if what != "a tensor" else PYTORCH for what in ONE])
 @pytest.mark.parametrize("function", MANY)
 def test_one_for_many(stored: Stored, opened: list[str], function: str, what: str) -> None:
     ref = stored(A)

@@ -135,8 +135,7 @@ class JoinedSources:
         self.ndim = len(self.shape)
 
     def __dask_tokenize__(self) -> Any:
-        refs = [ref.__dask_tokenize__() for ref in self._refs]
-        return "dj_npy.to_dask", self._stacked, self._axis, refs
+        return "dj_npy.to_dask", self._axis, [ref.__dask_tokenize__() for ref in self._refs]
 
     def chunks(self, chunks: Any) -> Chunks:
         """Return the lengths of the chunks along each axis."""

@@ -46,21 +46,22 @@ def to_xarray(
     Returns
     -------
     xarray.DataArray
-        Backed by Dask and named after the attribute. Its first axis is named after the attribute
-        of the primary key, with the key's values as coordinate. If the key has several attributes,
-        the axis is named ``key``, and they are the levels of its multi-index, to select by name
-        with ``sel``; ``unstack("key")`` makes an axis of each, ``reset_index("key")`` plain
-        coordinates, as ``to_netcdf`` and ``to_zarr`` want them.
+        Backed by Dask and named after the attribute. The first axis has an entry for each row.
+        It is named after the attribute of the primary key, whose values are its coordinate. If
+        the key has several attributes, the axis is named ``key``, and they are the levels of its
+        multi-index: select by name with ``sel``, make an axis of each with ``unstack("key")``, or
+        plain coordinates with ``reset_index("key")``, which ``to_netcdf`` and ``to_zarr`` need.
 
-        In a coordinate, dates are ``datetime64[ns]``, with time zone in UTC; times of day
-        ``timedelta64[ns]``; decimals float64; UUIDs str. NULL is NaT, NaN (integers and
-        booleans become float64 then), or None.
+        In a coordinate, dates are ``datetime64[ns]``, in UTC if they have a time zone; times of
+        day ``timedelta64[ns]``; either in microseconds if one does not fit into nanoseconds.
+        Decimals are float64, UUIDs str. NULL is NaT, NaN (integers and booleans become float64
+        then), or None.
 
     Raises
     ------
     ArrayInvalidError
-        If there are no rows, an array is missing (NULL), shapes or dtypes do not match, or an
-        attribute cannot be a coordinate.
+        If `query` is no query or has no such attribute or no rows, an array is missing (NULL),
+        shapes or dtypes do not match, or an attribute cannot be a coordinate.
     StoreError
         If xarray or Dask is not installed.
 
