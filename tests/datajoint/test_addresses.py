@@ -154,8 +154,8 @@ class Movie(dj_npy.NpyCodec):
 def test_a_codec_that_inherits_the_check_can_rely_on_it(table: MakeTable, bulk: bool) -> None:
     movies = table("id : int32\n---\nmovie : <test_movie@>", "Film")
     for value, message in (([1.0], "got list$"), (A, "three axes")):
+        rows = [{"id": 1, "movie": value}]
         with pytest.raises(dj.DataJointError, match=message):
-            rows = [{"id": 1, "movie": value}]
             dj_npy.insert(movies, rows) if bulk else movies.insert(rows)
 
 

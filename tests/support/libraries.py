@@ -232,7 +232,7 @@ xarray | xarray 2026.9.0 | xarray
 
 zarr | zarr 3.1.6 | zarr
   ref channel: zarr.array(ref)[:]
-"""
+"""  # noqa: E501
 
 
 class Call(NamedTuple):
