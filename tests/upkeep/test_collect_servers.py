@@ -341,7 +341,8 @@ def test_a_table_that_was_rewritten_after_a_snapshot_is_told(rows: Any, how: str
         with pytest.raises(dj_npy.StoreError, match=r"recording was rewritten while rows were"):
             list(now.references())
     with snapshot(rows.connection) as now:
-        assert set(now.references()) == paths(rows)
+        found = {path for path in now.references() if rows.database in path}
+    assert found == paths(rows)
 
 
 @MYSQL
