@@ -71,8 +71,8 @@ def sound(array: Any) -> Any:
 def integer_arrays(draw: st.DrawFn, length: int) -> Any:
     kind = np.dtype(draw(INTEGER_TYPES))
     shape = draw(st.sampled_from([(), (1,), (2,), (3,), (0,), (2, 1), (1, 3), (5,)]))
-    least = -length if kind.kind == "i" else 0
-    numbers = st.integers(least, length - 1)
+    limits = np.iinfo(kind)
+    numbers = st.integers(max(-length, limits.min), min(length - 1, limits.max))
     array = np.array([draw(numbers) for _ in range(int(np.prod(shape)))], kind).reshape(shape)
     return array.tolist() if array.ndim and draw(st.booleans()) else array
 
