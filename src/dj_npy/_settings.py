@@ -51,11 +51,12 @@ class Settings(BaseSettings):
     cache_bytes: ByteSize = ByteSize(10 << 30)
     """Bytes of these copies to keep for each user, most recently mapped. Default: 10 GiB."""
 
-    max_workers: int = Field(default=64, ge=1, le=1024)
+    max_workers: int = Field(default=256, ge=1, le=1024)
     """
-    Most threads of `load`, `stream`, `insert` and `verify`. Default: 64.
+    Most threads of `load`, `stream`, `insert` and `verify`. Default: 256.
 
-    As many are used as the distance of the store asks for: 16 where it is near.
+    As many are used as the distance of the store asks for: 16 where it is near, 64 where it is far,
+    and more for inserts as long as the store answers promptly.
     """
 
     load_below: ByteSize = ByteSize(1 << 20)

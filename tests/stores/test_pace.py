@@ -473,6 +473,7 @@ def test_a_server_that_limits_is_sent_fewer_writes(
 
 def test_as_many_more_are_written_as_were_answered_promptly() -> None:
     learned = Pace()
+    assert type(settings).model_fields["max_workers"].default >= 256  # a smaller one would undo it
     learned.answered(0.1)
     assert learned.writes_in_flight == 64
     for times, seconds, then in [
