@@ -40,6 +40,18 @@ def far_table(table: Any, database: Any, url: str, key: str = "int32", **setting
     return table(f"id : {key}\n---\nx : <npy@cloud>", "Far")
 
 
+@pytest.fixture
+def in_azure(table: Any, database: Any, azurite: str) -> Any:
+    """A table in a store whose listings cannot begin at a path."""
+    database.config.stores["cloud"] = {
+        "protocol": "azure",
+        "container": BUCKET,
+        "location": f"listed/{uuid.uuid4().hex}",
+        "connection_string": azurite,
+    }
+    return table("id : int32\n---\nx : <npy@cloud>", "Far")
+
+
 def insert(far: Any, count: int = 40) -> None:
     dj_npy.insert(far, [{"id": n, "x": WAVEFORM + n} for n in range(count)])
 
@@ -146,6 +158,29 @@ def test_rows_far_apart_are_looked_at_one_by_one(far: Any, examined: list[Any], 
     assert report.counts == {"as described": 10}
     assert len(offsets) == 1
     assert len(examined) == 10
+
+
+def test_where_a_listing_cannot_begin_at_a_path_a_table_s_folder_is_listed(
+    in_azure: Any, database: Any, examined: list[Any], pages: Any
+) -> None:
+    insert(in_azure, 40)
+    open_store(database.config, "cloud").remove((in_azure & "id = 7").fetch1("x").path)
+    (in_azure & "id > 35").delete(prompt=False)
+    offsets = pages(1000)
+    report = dj_npy.verify(in_azure)
+    assert report.counts == {"size as described": 34, "as described": 1, "missing": 1}
+    assert len(examined) == 2
+    assert len(offsets) == 1
+
+
+def test_a_listing_that_shows_few_of_the_rows_is_given_up(
+    in_azure: Any, examined: list[Any], pages: Any
+) -> None:
+    insert(in_azure, 40)
+    pages(4)
+    assert dj_npy.verify(in_azure & "id > 38").counts == {"as described": 1}
+    assert dj_npy.verify(in_azure & "id < 2").counts == {"size as described": 1, "as described": 1}
+    assert len(examined) == 2
 
 
 def test_whatever_the_server_s_order(

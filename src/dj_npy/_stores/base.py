@@ -89,8 +89,10 @@ class Store(ABC):
     """Whether waiting for answers, more than anything else, is what calls cost."""
     read_ahead = 0
     """Bytes that one reader should have under way, beyond one read."""
+    lists_many = False
+    """Whether a request for a listing shows many files."""
     lists_in_order = False
-    """Whether a listing can begin at any path, and so shows many files for little."""
+    """Whether a listing can begin at any path as well."""
     workers = 16
     """How many threads should read files of this store."""
     together = 1

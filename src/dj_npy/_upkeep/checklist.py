@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from posixpath import commonpath
 from typing import Any, NamedTuple
 
 from datajoint.errors import DataJointError
@@ -12,7 +13,7 @@ from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._errors import ArrayCorruptError
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._settings import settings
-from dj_npy._stores import Store, StoreConfig, open_store
+from dj_npy._stores import Listed, Store, StoreConfig, open_store
 from dj_npy._upkeep.ondisk import OnDisk
 
 _AT_ONCE = 1000
@@ -20,6 +21,8 @@ _AT_ONCE = 1000
 _LISTINGS = 16
 _FAILURES = 3
 """After so many, a store is not listed any further."""
+_WORTHWHILE = 10
+"""Files to list for one of a row. To look at each row costs less, many at a time, beyond that."""
 _MAX_FILE_SIZE = (1 << 63) - 1
 """The largest number that SQLite stores."""
 
@@ -47,9 +50,10 @@ class Checklist(OnDisk):
         super().__init__()
         self._database.execute(
             "CREATE TABLE rows (config INT, store TEXT, path TEXT, file_size INT, nbytes INT, "
-            "line TEXT)"
+            "origin INT, line TEXT)"
         )
         self._configs: list[StoreConfig] = []
+        self._tables: dict[str, int] = {}
 
         self._database.execute("BEGIN")
 
@@ -65,9 +69,10 @@ class Checklist(OnDisk):
         row = ArrayMetadata.of(stored)
         store, path, file_size, nbytes = _described_file(row)
         line = json.dumps([table, key, attribute, stored], default=_text)
+        origin = self._tables.setdefault(table, len(self._tables))
         self._database.execute(
-            "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)",
-            (self._config, store, path, file_size, nbytes, line),
+            "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (self._config, store, path, file_size, nbytes, origin, line),
         )
         return nbytes or _nbytes(row)
 
@@ -93,12 +98,51 @@ class Checklist(OnDisk):
                 store = open_store(self._configs[number], name or None)
             except (DataJointError, OSError):  # reported when its rows are examined
                 continue
+            self._database.execute(
+                "CREATE INDEX IF NOT EXISTS by_path ON rows (config, store, path)"
+            )
             if store.lists_in_order:
-                yield from self._settle(number, name, store)
+                yield from self._settle_slices(number, name, store)
+            elif store.lists_many:
+                yield from self._settle_folders(number, name, store)
         self._database.execute("DELETE FROM rows WHERE file_size < 0")
 
-    def _settle(self, number: int, name: str, store: Store) -> Iterator[tuple[int, int]]:
-        self._database.execute("CREATE INDEX IF NOT EXISTS by_path ON rows (config, store, path)")
+    def _settle_folders(self, number: int, name: str, store: Store) -> Iterator[tuple[int, int]]:
+        """Compare the rows of each table with the files in the folder that they have in common."""
+        tables = self._database.execute(
+            "SELECT min(path), max(path), count(*) FROM rows WHERE config = ? AND store = ? "
+            "AND file_size > 0 GROUP BY origin",
+            (number, name),
+        ).fetchall()
+        failures = 0
+        for first, last, wanted in tables:
+            folder = commonpath([first, last, first.rpartition("/")[0]])
+            try:
+                yield from self._settle_folder(number, name, store.files(folder), wanted)
+            except (DataJointError, OSError):  # reported when the rows are examined
+                failures += 1
+                if failures == _FAILURES:
+                    break
+
+    def _settle_folder(
+        self, number: int, name: str, files: Iterator[Listed], wanted: int
+    ) -> Iterator[tuple[int, int]]:
+        found = 0
+        for listed, file in enumerate(files):
+            if listed > _WORTHWHILE * (found + wanted):
+                break
+            for row, nbytes in self._database.execute(
+                "SELECT rowid, nbytes FROM rows WHERE config = ? AND store = ? AND path = ? "
+                "AND file_size = ?",
+                (number, name, file.path, file.nbytes),
+            ).fetchall():
+                if found % _AT_ONCE:
+                    self._database.execute("UPDATE rows SET file_size = -1 WHERE rowid = ?", (row,))
+                    yield 1, nbytes
+                found += 1
+
+    def _settle_slices(self, number: int, name: str, store: Store) -> Iterator[tuple[int, int]]:
+        """Compare slices of the sorted rows with listings that begin at their paths."""
 
         def slices() -> Iterator[list[_Described]]:
             last: tuple[Any, ...] = ("", 0)

@@ -123,7 +123,7 @@ def verify(
     """
     Check that every row's file exists and is complete, and has the row's shape and dtype.
 
-    In S3, a file that a listing of the store shows with the right size is not opened: that takes a
+    In an object store, a file that a listing shows with the right size is not opened: that takes a
     request per thousand files, not per file. One in a thousand is, and all others are.
 
     Damage is reported, not raised. Files are checked in parallel; memory use does not grow with

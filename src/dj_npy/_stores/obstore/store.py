@@ -103,6 +103,7 @@ class CloudStore(CloudReader):
         self._plain, self._checksums = plain, plain is not None
         self._replaces: bool | None = None  # not probed yet
         self._gate = Gate(lambda: self.pace.small_in_flight)
+        self.lists_many = True
         # obstore would list the others from their beginning, and drop what comes before.
         self.lists_in_order = isinstance(reader, S3Store)
 
