@@ -206,8 +206,8 @@ def test_an_object_replaced_while_it_is_read(opened: Store, proxy: Proxy, raw: S
         nbytes, pieces = read(opened, "file", 0, LARGE)
         if nbytes is None:
             return
-        # On a slow machine even the beginning may be read after that, and so is of the new one.
-        assert b"".join(pieces) == new
+        # On a slow machine the whole may have been read before that, or after.
+        assert b"".join(pieces) in (old, new)
     pytest.fail("it was never replaced in the middle")
 
 
