@@ -1,0 +1,532 @@
+/** A movie or a stack: frames along one axis. */
+import { useEffect, useMemo, useRef, useState } from "react";
+import { change, number, useAddress } from "./address";
+import {
+  floats,
+  getBinary,
+  getComputed,
+  pause,
+  useLoad,
+  type FrameHeader,
+  type Header,
+  type Params,
+} from "./api";
+import { COLOR_MAPS, image } from "./colors";
+import { decode, type NumberArray } from "./decode";
+import { begin, drawAxis, frameOf, ticks } from "./plot";
+import { count, short } from "./text";
+import {
+  canvasPng,
+  Choice,
+  Entry,
+  Failure,
+  Select,
+  useDark,
+  useSettling,
+  useSize,
+  Working,
+  type ViewProps,
+} from "./ui";
+
+/** Bytes of one request while a movie plays, and of the frames that are kept. */
+const CHUNK = 4_000_000;
+const KEPT = 128_000_000;
+
+interface Picture {
+  /** Which array, axes and projection it is of. */
+  of: string;
+  header: FrameHeader;
+  values: NumberArray;
+}
+
+/** Frames by their number, read ahead while a movie plays. */
+class Frames {
+  private readonly kept = new Map<number, Picture>();
+  private reading?: Promise<void>;
+
+  constructor(
+    private readonly of: string,
+    private readonly params: Params,
+    private readonly length: number,
+    private readonly frameBytes: number,
+  ) {}
+
+  async get(index: number, signal: AbortSignal): Promise<Picture> {
+    const kept = this.kept.get(index);
+    if (kept) return kept;
+    const answer = await getBinary<FrameHeader>("frame", { ...this.params, index }, signal);
+    const values = decode(answer, undefined).numbers!;
+    const picture = { of: this.of, header: answer.header, values };
+    this.keep(index, picture);
+    return picture;
+  }
+
+  /** Frame `index`, with the frames after it on their way. */
+  async play(index: number, signal: AbortSignal): Promise<Picture> {
+    while (!this.kept.has(index)) {
+      await (this.reading ?? this.read(index, signal)).catch((error: Error) => {
+        // What was read ahead for a movie that has been stopped since is asked for anew.
+        if (signal.aborted || error.name !== "AbortError") throw error;
+      });
+    }
+    const chunk = this.chunk();
+    let next = index + 1;
+    while (next < index + 2 * chunk && this.kept.has(next % this.length)) next += 1;
+    if (!this.reading && next < index + chunk)
+      this.read(next % this.length, signal).catch(() => undefined); // asked again when it is due
+    return this.kept.get(index)!;
+  }
+
+  private chunk(): number {
+    return Math.max(1, Math.min(32, Math.floor(CHUNK / this.frameBytes)));
+  }
+
+  private read(start: number, signal: AbortSignal): Promise<void> {
+    const stop = Math.min(this.length, start + this.chunk());
+    const load = async () => {
+      const answer = await getBinary<FrameHeader>("frames", { ...this.params, start, stop }, signal);
+      const values = decode(answer, undefined).numbers!;
+      const [, height, width] = answer.header.shape;
+      for (let index = start; index < stop; index += 1) {
+        const from = (index - start) * height * width;
+        const header = { ...answer.header, shape: [height, width] };
+        this.keep(index, { of: this.of, header, values: values.slice(from, from + height * width) });
+      }
+    };
+    this.reading = load().finally(() => (this.reading = undefined));
+    return this.reading;
+  }
+
+  private keep(index: number, picture: Picture): void {
+    this.kept.delete(index);
+    this.kept.set(index, picture);
+    const most = Math.max(4, Math.floor(KEPT / Math.max(1, picture.values.byteLength)));
+    for (const oldest of this.kept.keys()) {
+      if (this.kept.size <= most) break;
+      this.kept.delete(oldest);
+    }
+  }
+}
+
+/** The axes of the image: the first two long ones that are not those of the frames. */
+function imageAxes(shape: number[], axis: number): number[] {
+  const rest = shape.map((_, at) => at).filter((at) => at !== axis);
+  const long = rest.filter((at) => shape[at] >= 16);
+  return long.length >= 2 ? long.slice(0, 2) : rest.slice(-2);
+}
+
+export function Movie({ info, array, show }: ViewProps) {
+  const { query } = useAddress();
+  const { shape } = info;
+  const axis = number(query, "axis", info.axis);
+  const length = shape[axis] ?? 0;
+  const [yAxis, xAxis] = imageAxes(shape, axis);
+  const given = new Map(
+    (query.get("other") ?? "").split(",").map((pair) => pair.split(":").map(Number) as [number, number]),
+  );
+  const others = shape
+    .map((_, at) => at)
+    .filter((at) => at !== axis && at !== yAxis && at !== xAxis)
+    .map((at) => [at, Math.min(given.get(at) || 0, shape[at] - 1)] as const);
+  const other = others.map((pair) => pair.join(":")).join(",") || undefined;
+  const rate = number(query, "fps", 20);
+  const kind = query.get("show") ?? "frame";
+  const box = query.get("box");
+  const map = query.get("map") === "viridis" ? "viridis" : "gray";
+  const params: Params = { ...array, axis, other };
+  const name = JSON.stringify([params, kind]);
+
+  const [index, setIndex] = useSettling(
+    Math.max(0, Math.min(number(query, "index", 0), length - 1)),
+    (at) => change({ index: at }),
+  );
+  const go = (to: number) => setIndex(() => Math.max(0, Math.min(to, length - 1)));
+  const frames = useMemo(
+    () => new Frames(name, params, length, Math.max(1, info.nbytes / Math.max(1, length))),
+    [name],
+  );
+  const [playing, setPlaying] = useState(false);
+  const [played, setPlayed] = useState<Picture>();
+  const [failure, setFailure] = useState("");
+  const [done, setDone] = useState(0);
+  const still = useLoad<Picture>(
+    length === 0
+      ? null
+      : kind === "frame"
+        ? playing
+          ? null
+          : (signal) => frames.get(index, signal)
+        : async (signal) => {
+            setDone(0);
+            const answer = await getComputed<FrameHeader>(
+              "projection",
+              { ...params, kind },
+              signal,
+              setDone,
+            );
+            return { of: name, header: answer.header, values: decode(answer, undefined).numbers! };
+          },
+    [name, kind === "frame" ? index : 0, playing],
+  );
+  const picture = [still.value, played].find((one) => one?.of === name);
+
+  useEffect(() => {
+    if (!playing) return;
+    const controller = new AbortController();
+    const { signal } = controller;
+    const play = async () => {
+      let due = performance.now();
+      for (let next = index; ; next = (next + 1) % length) {
+        const frame = await frames.play(next, signal);
+        // What came late is not caught up with: frames are not to be skipped.
+        due = Math.max(due + 1000 / rate, performance.now());
+        await pause(due - performance.now(), signal);
+        setPlayed(frame);
+        setIndex(() => next);
+      }
+    };
+    setFailure("");
+    play().catch((error: Error) => {
+      if (signal.aborted) return;
+      setFailure(error.message);
+      setPlaying(false);
+    });
+    return () => controller.abort(new DOMException("stopped", "AbortError"));
+  }, [playing, rate, frames]);
+
+  const low = number(query, "low", NaN);
+  const high = number(query, "high", NaN);
+  const limits: [number, number] | undefined =
+    low < high ? [low, high] : picture && percentiles(picture.header);
+  // Kept in the address once found, so that the contrast does not flicker from frame to frame.
+  useEffect(() => {
+    if (picture && limits && !(low < high)) change({ low: limits[0], high: limits[1] });
+  }, [picture, low, high]);
+
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const area = useRef<HTMLDivElement>(null);
+  const room = useSize(area);
+  const [height, width] = picture?.header.shape ?? [shape[yAxis], shape[xAxis]];
+  const scale = Math.min(room.width / width, room.height / height);
+  useEffect(() => {
+    if (!canvas.current || !picture || !limits) return;
+    canvas.current.width = width;
+    canvas.current.height = height;
+    canvas.current
+      .getContext("2d")!
+      .putImageData(image(picture.values, width, height, limits, COLOR_MAPS[map]), 0, 0);
+  }, [picture, limits?.[0], limits?.[1], map, width, height]);
+
+  const selection = shape
+    .map((_, at) => {
+      if (at === axis) return kind === "frame" ? String(index) : ":";
+      return String(others.find(([which]) => which === at)?.[1] ?? ":");
+    })
+    .join(",");
+  useEffect(
+    () =>
+      show({
+        selection,
+        more: kind === "frame" ? undefined : { kind, axis },
+        png: () => canvasPng(canvas.current),
+      }),
+    [selection, kind, show],
+  );
+
+  const toggle = () => setPlaying(!playing && kind === "frame" && length > 1);
+  const keys: Record<string, () => void> = {
+    ArrowLeft: () => go(index - 1),
+    ArrowRight: () => go(index + 1),
+    PageUp: () => go(index - 10),
+    PageDown: () => go(index + 10),
+    Home: () => go(0),
+    End: () => go(length - 1),
+    " ": toggle,
+  };
+  if (info.nbytes === 0)
+    return <Failure message={`There is nothing to draw: the shape is ${shape.join(" × ")}.`} />;
+  const error = still.error ?? failure;
+  return (
+    <>
+      <div className="tools">
+        <Choice
+          label="Shown"
+          value={kind}
+          options={{ frame: "Frame", mean: "Mean", max: "Max", std: "Std" }}
+          onChange={(value) => {
+            setPlaying(false);
+            change({ show: value === "frame" ? null : value, low: null, high: null }, false);
+          }}
+        />
+        <span className="group">
+          <Entry
+            label="Contrast"
+            value={limits ? short(limits[0], 6) : ""}
+            onChange={(text) => change({ low: plainNumber(text) })}
+          />
+          <Entry
+            label="to"
+            value={limits ? short(limits[1], 6) : ""}
+            onChange={(text) => change({ high: plainNumber(text) })}
+          />
+          <button
+            title="From the 1st to the 99th percentile of this image"
+            onClick={() => picture && change(named(percentiles(picture.header)))}
+          >
+            1–99 %
+          </button>
+          <button
+            title="From the lowest to the highest value of this image"
+            onClick={() =>
+              picture && change(named([picture.header.lowest, picture.header.highest]))
+            }
+          >
+            Full
+          </button>
+        </span>
+        <Select
+          label="Colours"
+          value={map}
+          options={["gray", "viridis"]}
+          onChange={(value) => change({ map: value === "gray" ? null : value })}
+        />
+        <Select
+          label="Frames along axis"
+          value={String(axis)}
+          options={shape.map((_, at) => String(at))}
+          onChange={(at) => {
+            setPlaying(false);
+            change({ axis: at, index: null, other: null, box: null, low: null, high: null }, false);
+          }}
+        />
+        {others.map(([at, value]) => (
+          <Entry
+            key={at}
+            label={`Axis ${at}`}
+            value={String(value)}
+            width={5}
+            placeholder={`0 to ${shape[at] - 1}`}
+            onChange={(text) => {
+              const changed = others.map(([which, old]) => [which, which === at ? Number(text) || 0 : old]);
+              change({ other: changed.map((pair) => pair.join(":")).join(",") });
+            }}
+          />
+        ))}
+        <Entry
+          label="Box y, x"
+          value={box ?? ""}
+          width={16}
+          placeholder="click the image"
+          onChange={(text) => change({ box: text || null })}
+        />
+        {box && <button onClick={() => change({ box: null })}>Clear</button>}
+      </div>
+      <div
+        ref={area}
+        className="plot image"
+        tabIndex={0}
+        role="group"
+        aria-label={`Frame ${index} of ${info.title}. Arrow keys step, space plays.`}
+        onKeyDown={(event) => {
+          const act = event.ctrlKey || event.metaKey || event.altKey ? undefined : keys[event.key];
+          if (!act) return;
+          event.preventDefault();
+          act();
+        }}
+      >
+        {!error && (
+          <Pointed
+            canvas={canvas}
+            scale={scale}
+            width={width}
+            height={height}
+            box={box}
+            values={picture?.values}
+          />
+        )}
+        {error && <Failure message={error} />}
+      </div>
+      {kind === "frame" && (
+        <div className="tools player">
+          <button onClick={toggle} disabled={length < 2}>
+            {playing ? "Pause" : "Play"}
+          </button>
+          <input
+            type="range"
+            aria-label="Frame"
+            min={0}
+            max={length - 1}
+            value={index}
+            onChange={(event) => {
+              setPlaying(false);
+              go(Number(event.target.value));
+            }}
+          />
+          <Entry
+            label="Frame"
+            value={String(index)}
+            onChange={(text) => go(Number.parseInt(text, 10) || 0)}
+          />
+          <span className="muted">of {count(length)}</span>
+          <Entry
+            label="Rate"
+            value={String(rate)}
+            width={4}
+            onChange={(text) => change({ fps: Number(text) > 0 ? Math.min(Number(text), 60) : null })}
+          />
+          <span className="muted">frames a second</span>
+        </div>
+      )}
+      {box && <Series params={params} box={box} index={index} length={length} onPick={go} />}
+      <p className="state" role="status">
+        {picture?.header.rounded && <span>Values are rounded to be drawn. </span>}
+        {still.loading && kind !== "frame" && <Working what={`Computing the ${kind}`} done={done} />}
+        {still.loading && kind === "frame" && <span className="muted">reading …</span>}
+      </p>
+    </>
+  );
+}
+
+function percentiles({ p1, p99, lowest, highest }: FrameHeader): [number, number] {
+  if (p1 < p99) return [p1, p99];
+  return lowest < highest ? [lowest, highest] : [lowest || 0, (lowest || 0) + 1];
+}
+
+function named([low, high]: [number, number]) {
+  return { low, high };
+}
+
+function plainNumber(text: string): number | null {
+  const value = Number(text.replaceAll(",", ""));
+  return text === "" || !Number.isFinite(value) ? null : value;
+}
+
+/** The image; a click chooses a pixel, a drag a box. */
+function Pointed(props: {
+  canvas: React.RefObject<HTMLCanvasElement>;
+  scale: number;
+  width: number;
+  height: number;
+  box: string | null;
+  values?: ArrayLike<number>;
+}) {
+  const { scale, width, height, values } = props;
+  const [from, setFrom] = useState<number[]>();
+  const [to, setTo] = useState<number[]>();
+  const at = (event: React.PointerEvent) => [
+    Math.max(0, Math.min(height - 1, Math.floor(event.nativeEvent.offsetY / scale))),
+    Math.max(0, Math.min(width - 1, Math.floor(event.nativeEvent.offsetX / scale))),
+  ];
+  const dragged = from && to && [0, 1].map((n) => [Math.min(from[n], to[n]), Math.max(from[n], to[n]) + 1]);
+  const box = dragged ?? props.box?.split(",").map((range) => range.split(":").map(Number));
+  const good = box?.length === 2 && box.flat().every(Number.isFinite) && box.flat().length === 4;
+  return (
+    <div className="picture" style={{ width: width * scale || 0, height: height * scale || 0 }}>
+      <canvas
+        ref={props.canvas}
+        onPointerDown={(event) => {
+          event.currentTarget.setPointerCapture(event.pointerId);
+          setFrom(at(event));
+          setTo(at(event));
+        }}
+        onPointerMove={(event) => setTo(at(event))}
+        onPointerUp={() => {
+          setFrom(undefined);
+          if (dragged) change({ box: dragged.map((range) => range.join(":")).join(",") });
+        }}
+        onPointerLeave={() => setTo(undefined)}
+      />
+      {good && (
+        <div
+          className="box"
+          style={{
+            top: box[0][0] * scale,
+            left: box[1][0] * scale,
+            height: (box[0][1] - box[0][0]) * scale,
+            width: (box[1][1] - box[1][0]) * scale,
+          }}
+        />
+      )}
+      {to && values && (
+        <div className="readout">
+          y {to[0]}, x {to[1]}: {short(values[to[0] * width + to[1]], 6)}
+        </div>
+      )}
+    </div>
+  );
+}
+
+interface SeriesHeader extends Header {
+  step: number;
+}
+
+/** The mean of a pixel or box in each frame; a click goes to that frame. */
+function Series(props: {
+  params: Params;
+  box: string;
+  index: number;
+  length: number;
+  onPick: (index: number) => void;
+}) {
+  const { params, box, index, length } = props;
+  const { value, error, loading } = useLoad(
+    async (signal) => {
+      const answer = await getBinary<SeriesHeader>("series", { ...params, box }, signal);
+      return { header: answer.header, values: floats(answer) };
+    },
+    [JSON.stringify(params), box],
+  );
+  const area = useRef<HTMLDivElement>(null);
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const { width, height } = useSize(area);
+  const dark = useDark();
+  const frame = frameOf(width, height);
+  useEffect(() => {
+    if (!canvas.current || !width || !height) return;
+    const { context, colors } = begin(canvas.current, width, height);
+    const x = (at: number) => frame.left + ((at + 0.5) / length) * frame.width;
+    drawAxis(context, colors, frame, [0, length], count);
+    context.strokeStyle = colors.muted;
+    context.strokeRect(x(index), frame.top, 0.01, frame.height);
+    if (!value) return;
+    const finite = value.values.filter(Number.isFinite);
+    const low = finite.reduce((a, b) => Math.min(a, b), Infinity);
+    const high = finite.reduce((a, b) => Math.max(a, b), -Infinity);
+    const span = high - low || 1;
+    const y = (at: number) => frame.top + 4 + ((high - at) / span) * (frame.height - 8);
+    context.fillStyle = colors.muted;
+    context.textAlign = "right";
+    context.textBaseline = "middle";
+    if (finite.length)
+      for (const at of ticks(low, high, frame.height / 24))
+        context.fillText(short(at), frame.left - 8, y(at));
+    context.strokeStyle = colors.accent;
+    context.beginPath();
+    value.values.forEach((at, n) => {
+      if (Number.isFinite(at)) context.lineTo(x(n * value.header.step), y(at));
+    });
+    context.stroke();
+  }, [value, index, length, width, height, dark]);
+  return (
+    <>
+      <div ref={area} className="plot series">
+        <canvas
+          ref={canvas}
+          style={{ width, height }}
+          onClick={(event) => {
+            const at = (event.nativeEvent.offsetX - frame.left) / frame.width;
+            props.onPick(Math.floor(at * length));
+          }}
+        />
+        {error && <Failure message={error} />}
+      </div>
+      <p className="state" role="status">
+        {loading && <span className="muted">reading the trace …</span>}
+        {value && value.header.step > 1 && (
+          <span className="sampled">sampled: every {count(value.header.step)}th frame was read</span>
+        )}
+        {value && value.header.step === 1 && <span>exact: the mean of the box in each frame</span>}
+      </p>
+    </>
+  );
+}
