@@ -1,19 +1,12 @@
 /** A movie or a stack: frames along one axis. */
 import { useEffect, useMemo, useRef, useState } from "react";
 import { change, number, useAddress } from "./address";
-import {
-  floats,
-  getBinary,
-  getComputed,
-  pause,
-  useLoad,
-  type FrameHeader,
-  type Header,
-  type Params,
-} from "./api";
+import { getComputed, pause, useLoad, type FrameHeader, type Params } from "./api";
 import { COLOR_MAPS, image } from "./colors";
-import { decode, type NumberArray } from "./decode";
-import { begin, drawAxis, frameOf, ticks } from "./plot";
+import { decode } from "./decode";
+import { Frames, type Picture } from "./frames";
+import { Pointed } from "./Pointed";
+import { Series } from "./Series";
 import { count, short } from "./text";
 import {
   canvasPng,
@@ -21,92 +14,11 @@ import {
   Entry,
   Failure,
   Select,
-  useDark,
   useSettling,
   useSize,
   Working,
   type ViewProps,
 } from "./ui";
-
-/** Bytes of one request while a movie plays, and of the frames that are kept. */
-const CHUNK = 4_000_000;
-const KEPT = 128_000_000;
-
-interface Picture {
-  /** Which array, axes and projection it is of. */
-  of: string;
-  header: FrameHeader;
-  values: NumberArray;
-}
-
-/** Frames by their number, read ahead while a movie plays. */
-class Frames {
-  private readonly kept = new Map<number, Picture>();
-  private reading?: Promise<void>;
-
-  constructor(
-    private readonly of: string,
-    private readonly params: Params,
-    private readonly length: number,
-    private readonly frameBytes: number,
-  ) {}
-
-  async get(index: number, signal: AbortSignal): Promise<Picture> {
-    const kept = this.kept.get(index);
-    if (kept) return kept;
-    const answer = await getBinary<FrameHeader>("frame", { ...this.params, index }, signal);
-    const values = decode(answer, undefined).numbers!;
-    const picture = { of: this.of, header: answer.header, values };
-    this.keep(index, picture);
-    return picture;
-  }
-
-  /** Frame `index`, with the frames after it on their way. */
-  async play(index: number, signal: AbortSignal): Promise<Picture> {
-    while (!this.kept.has(index)) {
-      await (this.reading ?? this.read(index, signal)).catch((error: Error) => {
-        // What was read ahead for a movie that has been stopped since is asked for anew.
-        if (signal.aborted || error.name !== "AbortError") throw error;
-      });
-    }
-    const chunk = this.chunk();
-    let next = index + 1;
-    while (next < index + 2 * chunk && this.kept.has(next % this.length)) next += 1;
-    if (!this.reading && next < index + chunk)
-      this.read(next % this.length, signal).catch(() => undefined); // asked again when it is due
-    return this.kept.get(index)!;
-  }
-
-  private chunk(): number {
-    return Math.max(1, Math.min(32, Math.floor(CHUNK / this.frameBytes)));
-  }
-
-  private read(start: number, signal: AbortSignal): Promise<void> {
-    const stop = Math.min(this.length, start + this.chunk());
-    const load = async () => {
-      const answer = await getBinary<FrameHeader>("frames", { ...this.params, start, stop }, signal);
-      const values = decode(answer, undefined).numbers!;
-      const [, height, width] = answer.header.shape;
-      for (let index = start; index < stop; index += 1) {
-        const from = (index - start) * height * width;
-        const header = { ...answer.header, shape: [height, width] };
-        this.keep(index, { of: this.of, header, values: values.slice(from, from + height * width) });
-      }
-    };
-    this.reading = load().finally(() => (this.reading = undefined));
-    return this.reading;
-  }
-
-  private keep(index: number, picture: Picture): void {
-    this.kept.delete(index);
-    this.kept.set(index, picture);
-    const most = Math.max(4, Math.floor(KEPT / Math.max(1, picture.values.byteLength)));
-    for (const oldest of this.kept.keys()) {
-      if (this.kept.size <= most) break;
-      this.kept.delete(oldest);
-    }
-  }
-}
 
 /** The axes of the image: the first two long ones that are not those of the frames. */
 function imageAxes(shape: number[], axis: number): number[] {
@@ -399,134 +311,4 @@ function named([low, high]: [number, number]) {
 function plainNumber(text: string): number | null {
   const value = Number(text.replaceAll(",", ""));
   return text === "" || !Number.isFinite(value) ? null : value;
-}
-
-/** The image; a click chooses a pixel, a drag a box. */
-function Pointed(props: {
-  canvas: React.RefObject<HTMLCanvasElement>;
-  scale: number;
-  width: number;
-  height: number;
-  box: string | null;
-  values?: ArrayLike<number>;
-}) {
-  const { scale, width, height, values } = props;
-  const [from, setFrom] = useState<number[]>();
-  const [to, setTo] = useState<number[]>();
-  const at = (event: React.PointerEvent) => [
-    Math.max(0, Math.min(height - 1, Math.floor(event.nativeEvent.offsetY / scale))),
-    Math.max(0, Math.min(width - 1, Math.floor(event.nativeEvent.offsetX / scale))),
-  ];
-  const dragged = from && to && [0, 1].map((n) => [Math.min(from[n], to[n]), Math.max(from[n], to[n]) + 1]);
-  const box = dragged ?? props.box?.split(",").map((range) => range.split(":").map(Number));
-  const good = box?.length === 2 && box.flat().every(Number.isFinite) && box.flat().length === 4;
-  return (
-    <div className="picture" style={{ width: width * scale || 0, height: height * scale || 0 }}>
-      <canvas
-        ref={props.canvas}
-        onPointerDown={(event) => {
-          event.currentTarget.setPointerCapture(event.pointerId);
-          setFrom(at(event));
-          setTo(at(event));
-        }}
-        onPointerMove={(event) => setTo(at(event))}
-        onPointerUp={() => {
-          setFrom(undefined);
-          if (dragged) change({ box: dragged.map((range) => range.join(":")).join(",") });
-        }}
-        onPointerLeave={() => setTo(undefined)}
-      />
-      {good && (
-        <div
-          className="box"
-          style={{
-            top: box[0][0] * scale,
-            left: box[1][0] * scale,
-            height: (box[0][1] - box[0][0]) * scale,
-            width: (box[1][1] - box[1][0]) * scale,
-          }}
-        />
-      )}
-      {to && values && (
-        <div className="readout">
-          y {to[0]}, x {to[1]}: {short(values[to[0] * width + to[1]], 6)}
-        </div>
-      )}
-    </div>
-  );
-}
-
-interface SeriesHeader extends Header {
-  step: number;
-}
-
-/** The mean of a pixel or box in each frame; a click goes to that frame. */
-function Series(props: {
-  params: Params;
-  box: string;
-  index: number;
-  length: number;
-  onPick: (index: number) => void;
-}) {
-  const { params, box, index, length } = props;
-  const { value, error, loading } = useLoad(
-    async (signal) => {
-      const answer = await getBinary<SeriesHeader>("series", { ...params, box }, signal);
-      return { header: answer.header, values: floats(answer) };
-    },
-    [JSON.stringify(params), box],
-  );
-  const area = useRef<HTMLDivElement>(null);
-  const canvas = useRef<HTMLCanvasElement>(null);
-  const { width, height } = useSize(area);
-  const dark = useDark();
-  const frame = frameOf(width, height);
-  useEffect(() => {
-    if (!canvas.current || !width || !height) return;
-    const { context, colors } = begin(canvas.current, width, height);
-    const x = (at: number) => frame.left + ((at + 0.5) / length) * frame.width;
-    drawAxis(context, colors, frame, [0, length], count);
-    context.strokeStyle = colors.muted;
-    context.strokeRect(x(index), frame.top, 0.01, frame.height);
-    if (!value) return;
-    const finite = value.values.filter(Number.isFinite);
-    const low = finite.reduce((a, b) => Math.min(a, b), Infinity);
-    const high = finite.reduce((a, b) => Math.max(a, b), -Infinity);
-    const span = high - low || 1;
-    const y = (at: number) => frame.top + 4 + ((high - at) / span) * (frame.height - 8);
-    context.fillStyle = colors.muted;
-    context.textAlign = "right";
-    context.textBaseline = "middle";
-    if (finite.length)
-      for (const at of ticks(low, high, frame.height / 24))
-        context.fillText(short(at), frame.left - 8, y(at));
-    context.strokeStyle = colors.accent;
-    context.beginPath();
-    value.values.forEach((at, n) => {
-      if (Number.isFinite(at)) context.lineTo(x(n * value.header.step), y(at));
-    });
-    context.stroke();
-  }, [value, index, length, width, height, dark]);
-  return (
-    <>
-      <div ref={area} className="plot series">
-        <canvas
-          ref={canvas}
-          style={{ width, height }}
-          onClick={(event) => {
-            const at = (event.nativeEvent.offsetX - frame.left) / frame.width;
-            props.onPick(Math.floor(at * length));
-          }}
-        />
-        {error && <Failure message={error} />}
-      </div>
-      <p className="state" role="status">
-        {loading && <span className="muted">reading the trace …</span>}
-        {value && value.header.step > 1 && (
-          <span className="sampled">sampled: every {count(value.header.step)}th frame was read</span>
-        )}
-        {value && value.header.step === 1 && <span>exact: the mean of the box in each frame</span>}
-      </p>
-    </>
-  );
 }

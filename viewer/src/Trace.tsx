@@ -1,17 +1,8 @@
 /** A recording: one axis is long, the others are channels. */
-import { useEffect, useMemo, useRef, useState } from "react";
+import { useEffect, useMemo, useRef, useState, type RefObject } from "react";
 import { change, number, useAddress } from "./address";
-import {
-  floats,
-  getBinary,
-  getJson,
-  pause,
-  postJson,
-  useLoad,
-  type Params,
-  type Progress,
-  type TraceHeader,
-} from "./api";
+import { floats, getBinary, useLoad, type Params, type TraceHeader } from "./api";
+import { useOverview } from "./overview";
 import {
   begin,
   drawAxis,
@@ -37,9 +28,7 @@ import {
   Working,
   type ViewProps,
 } from "./ui";
-
-/** Fewest samples that a zoom goes down to. */
-const CLOSEST = 8;
+import { centred, clamped, panned, useMoves, zoomed, type View } from "./window";
 
 interface Data {
   asked: string;
@@ -62,37 +51,6 @@ async function load(params: Params, signal: AbortSignal): Promise<Data> {
     highest: values.subarray(half),
   };
   return { asked: JSON.stringify(params), header: answer.header, traces };
-}
-
-/** Has the server compute the exact overview while `wanted`; `version` grows when it is there. */
-function useOverview(array: Params, axis: number, wanted: boolean) {
-  const [progress, setProgress] = useState<Progress>();
-  const [version, setVersion] = useState(0);
-  const name = JSON.stringify([array, axis]);
-  useEffect(() => {
-    setVersion(0);
-    setProgress(undefined);
-  }, [name]);
-  useEffect(() => {
-    if (!wanted || version > 0) return;
-    const controller = new AbortController();
-    const { signal } = controller;
-    const follow = async () => {
-      let now = await postJson<Progress>("overview", { ...array, axis }, signal);
-      while (now.state === "running") {
-        setProgress(now);
-        await pause(500, signal);
-        now = await getJson<Progress>("overview", { ...array, axis }, signal);
-      }
-      setProgress(now);
-      if (now.state === "complete") setVersion(1);
-    };
-    follow().catch((error: Error) => {
-      if (!signal.aborted) setProgress({ state: "failed", done: 0, error: error.message });
-    });
-    return () => controller.abort(new DOMException("left", "AbortError"));
-  }, [name, wanted, version]);
-  return { progress, version };
 }
 
 export function Trace({ info, array, show }: ViewProps) {
@@ -348,7 +306,7 @@ function Exactness({ header }: { header: TraceHeader }) {
 
 /** Where in the whole recording the window is; a click moves it there. */
 function Position(props: {
-  view: [number, number];
+  view: View;
   length: number;
   onMove: (to: number) => void;
 }) {
@@ -374,7 +332,7 @@ function Position(props: {
 
 /** What is under the pointer. */
 function Readout(props: {
-  canvas: React.RefObject<HTMLCanvasElement>;
+  canvas: RefObject<HTMLCanvasElement>;
   describe: (x: number, y: number) => string;
 }) {
   const text = useRef<HTMLDivElement>(null);
@@ -395,80 +353,12 @@ function Readout(props: {
   return <div ref={text} className="readout" />;
 }
 
-type View = [start: number, stop: number];
-
-/** Wheel and drag: zoom about the pointer, and pan. */
-function useMoves(
-  canvas: React.RefObject<HTMLCanvasElement>,
-  frame: { left: number; width: number },
-  view: View,
-  setView: (next: (now: View) => View) => void,
-  length: number,
-) {
-  const grabbed = useRef<{ x: number; view: View }>();
-  const at = ([start, stop]: View, x: number) =>
-    start + ((x - frame.left) / frame.width) * (stop - start);
-  useEffect(() => {
-    const target = canvas.current;
-    if (!target) return;
-    // By hand: React's listener is passive and could not keep the page from scrolling.
-    const wheel = (event: WheelEvent) => {
-      event.preventDefault();
-      const along = event.shiftKey ? event.deltaY : event.deltaX;
-      if (Math.abs(along) > Math.abs(event.deltaY) || event.shiftKey)
-        setView((now) => panned(now, (along / frame.width) * (now[1] - now[0]), length));
-      else setView((now) => zoomed(now, at(now, event.offsetX), 1.0018 ** event.deltaY, length));
-    };
-    target.addEventListener("wheel", wheel, { passive: false });
-    return () => target.removeEventListener("wheel", wheel);
-  });
-  return {
-    onPointerDown: (event: React.PointerEvent) => {
-      if (event.button !== 0) return;
-      event.currentTarget.setPointerCapture(event.pointerId);
-      grabbed.current = { x: event.clientX, view };
-    },
-    onPointerMove: (event: React.PointerEvent) => {
-      const from = grabbed.current;
-      if (!from) return;
-      const samples = ((from.x - event.clientX) / frame.width) * (from.view[1] - from.view[0]);
-      setView(() => panned(from.view, samples, length));
-    },
-    onPointerUp: () => (grabbed.current = undefined),
-    onPointerCancel: () => (grabbed.current = undefined),
-    onDoubleClick: (event: React.MouseEvent) =>
-      setView((now) =>
-        zoomed(now, at(now, event.nativeEvent.offsetX), event.shiftKey ? 4 : 0.25, length),
-      ),
-  };
-}
-
-function clamped(start: number, stop: number, length: number): View {
-  const span = Math.min(length, Math.max(CLOSEST, Math.round(stop - start)));
-  const from = Math.max(0, Math.min(Math.round(start), length - span));
-  return [from, from + span];
-}
-
-function panned([start, stop]: View, samples: number, length: number): View {
-  return clamped(start + samples, stop + samples, length);
-}
-
-function centred([start, stop]: View, to: number, length: number): View {
-  return panned([start, stop], to - (start + stop) / 2, length);
-}
-
-function zoomed([start, stop]: View, about: number, factor: number, length: number): View {
-  const span = Math.max(CLOSEST, Math.min(length, (stop - start) * factor));
-  const from = about - ((about - start) / (stop - start)) * span;
-  return clamped(from, from + span, length);
-}
-
 function step(gain: number, factor: number): number {
   return Number((gain * factor).toPrecision(3));
 }
 
 /** "16:32" → [16, 32], within what there is. */
-export function channelRange(text: string | null, channels: number, most: number): View {
+function channelRange(text: string | null, channels: number, most: number): View {
   const [first, last] = (text ?? "").split(/[:–-]/).map((part) => Number.parseInt(part, 10));
   const from = Math.max(0, Math.min(first || 0, channels - 1));
   const to = Number.isFinite(last) && last > from ? last : from + most;
