@@ -190,7 +190,7 @@ export function Movie({ info, array, show }: ViewProps) {
           <button
             title="From the lowest to the highest value of this image"
             onClick={() =>
-              picture && change(named([picture.header.lowest, picture.header.highest]))
+              picture && change(named(extremes(picture.header)))
             }
           >
             Full
@@ -299,9 +299,15 @@ export function Movie({ info, array, show }: ViewProps) {
   );
 }
 
+/** From the 1st to the 99th percentile; wider where these are the same. */
 function percentiles({ p1, p99, lowest, highest }: FrameHeader): [number, number] {
-  if (p1 < p99) return [p1, p99];
-  return lowest < highest ? [lowest, highest] : [lowest || 0, (lowest || 0) + 1];
+  if (p1 !== null && p99 !== null && p1 < p99) return [p1, p99];
+  return extremes({ lowest, highest });
+}
+
+function extremes({ lowest, highest }: Pick<FrameHeader, "lowest" | "highest">): [number, number] {
+  const low = lowest ?? 0;
+  return highest !== null && low < highest ? [low, highest] : [low, low + 1];
 }
 
 function named([low, high]: [number, number]) {

@@ -16,27 +16,37 @@ import { Entry, Failure } from "./ui";
 
 const LIMIT = 100;
 
+/** Without the parameters that say which page of rows is shown. */
+const FIRST = { after: null, offset: null, page: null, open: null };
+
 export function TablePage({ table }: { table: string }) {
   const { query } = useAddress();
   const where = query.get("where") ?? undefined;
   const order = query.get("order") ?? undefined;
   const after = query.get("after") ?? undefined;
+  const offset = query.get("offset") ?? undefined;
   const opened = query.get("open");
   const { value: info, error } = useLoad(
     (signal) => getJson<TableInfo>("table", { table }, signal),
     [table],
   );
-  const asked = [table, where, order, after].join("\n");
+  const asked = [table, where, order, after, offset].join("\n");
   const rows = useLoad(
     async (signal) => ({
       asked,
       ...(await getJson<Rows>(
         "rows",
-        { table, restriction: where, order, after, limit: LIMIT },
+        { table, restriction: where, order, after, offset, limit: LIMIT },
         signal,
       )),
     }),
     [asked],
+  );
+  const counted = useLoad(
+    where
+      ? (signal) => getJson<Rows>("rows", { table, restriction: where, limit: 0, count: 1 }, signal)
+      : null,
+    [table, where],
   );
   useEffect(() => {
     document.title = `${info?.class ?? table} · dj-npy`;
@@ -46,8 +56,6 @@ export function TablePage({ table }: { table: string }) {
   if (!info) return <p className="state muted">reading …</p>;
   const { attributes } = info;
   const shown = rows.value;
-  const last = shown?.rows.at(-1);
-  const ordered = order?.replace(/^-/, "");
   return (
     <article className="table">
       <header>
@@ -56,12 +64,8 @@ export function TablePage({ table }: { table: string }) {
         </h1>
         {info.comment && <p>{info.comment}</p>}
         <p className="facts">
-          <b>{count(info.rows)}</b> {info.rows === 1 ? "row" : "rows"}
-          {where && shown?.count != null && (
-            <>
-              , <b>{count(shown.count)}</b> with this restriction
-            </>
-          )}
+          {info.rows === null ? "many rows" : plural(info.rows)}
+          {where && counted.value?.count != null && `, ${plural(counted.value.count)} with this restriction`}
           <Links title="Parents" keys={info.parents} />
           <Links title="Children" keys={info.children} />
         </p>
@@ -77,13 +81,13 @@ export function TablePage({ table }: { table: string }) {
               width={48}
               placeholder="subject = 'a' AND day > '2024-01-01'"
               onChange={(text) =>
-                change({ where: text || null, after: null, page: null, open: null }, false)
+                change({ ...FIRST, where: text || null }, false)
               }
             />
           </span>
           {where && (
             <button
-              onClick={() => change({ where: null, after: null, page: null, open: null }, false)}
+              onClick={() => change({ ...FIRST, where: null }, false)}
             >
               Clear
             </button>
@@ -153,8 +157,8 @@ export function TablePage({ table }: { table: string }) {
       )}
       <div className="tools pages">
         <button
-          disabled={!after}
-          onClick={() => change({ after: null, page: null, open: null }, false)}
+          disabled={!after && !offset}
+          onClick={() => change(FIRST, false)}
         >
           First
         </button>
@@ -162,12 +166,10 @@ export function TablePage({ table }: { table: string }) {
           Previous
         </button>
         <button
-          disabled={!shown?.more || shown.asked !== asked || !last}
+          disabled={!shown?.next || shown.asked !== asked}
           onClick={() => {
-            const mark = keyOf(attributes, last!);
-            if (ordered) mark[ordered] = rowOf(attributes, last!)[ordered];
             const page = Number(query.get("page") ?? 1) + 1;
-            change({ after: JSON.stringify(mark), page, open: null }, false, { next: true });
+            change({ ...FIRST, ...shown!.next, page }, false, { next: true });
           }}
         >
           Next
@@ -180,6 +182,10 @@ export function TablePage({ table }: { table: string }) {
       </div>
     </article>
   );
+}
+
+function plural(rows: number): string {
+  return `${count(rows)} ${rows === 1 ? "row" : "rows"}`;
 }
 
 type Row = Record<string, Value>;
@@ -235,7 +241,7 @@ function Head({ attribute, order }: { attribute: Attribute; order?: string }) {
       ) : (
         <button
           className={key ? "key" : undefined}
-          onClick={() => change({ order: next, after: null, page: null, open: null }, false)}
+          onClick={() => change({ ...FIRST, order: next }, false)}
         >
           {name}
           {sorted && <span aria-hidden> {sorted === "ascending" ? "↑" : "↓"}</span>}
@@ -255,6 +261,7 @@ function Cell(props: { value: Value; attribute: Attribute; link: string }) {
           <Chip value={value} link={props.link} />
         </td>
       );
+    if ("error" in value) return <td className="failure">{value.error}</td>;
     if ("bytes" in value) return <td className="muted">{size(value.bytes)} of bytes</td>;
     if ("codec" in value) return <td className="muted">{value.codec}</td>;
     return <td className="text">{JSON.stringify(value)}</td>;

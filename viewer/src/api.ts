@@ -43,7 +43,7 @@ export interface TableInfo {
   attributes: Attribute[];
   parents: ForeignKey[];
   children: ForeignKey[];
-  rows: number;
+  rows: number | null;
 }
 
 export interface ArrayValue {
@@ -58,12 +58,14 @@ export type Value =
   | number
   | boolean
   | ArrayValue
+  | { error: string }
   | { bytes: number }
   | { codec: string };
 
 export interface Rows {
   rows: Value[][];
-  more: boolean;
+  /** The parameters with which the rows after these are asked for. */
+  next: Record<string, string> | null;
   count: number | null;
 }
 
@@ -95,10 +97,10 @@ export interface TraceHeader extends Header {
 }
 
 export interface FrameHeader extends Header {
-  lowest: number;
-  highest: number;
-  p1: number;
-  p99: number;
+  lowest: number | null;
+  highest: number | null;
+  p1: number | null;
+  p99: number | null;
 }
 
 export interface Progress {
