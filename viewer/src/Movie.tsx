@@ -20,11 +20,13 @@ import {
   type ViewProps,
 } from "./ui";
 
-/** The axes of the image: the first two long ones that are not those of the frames. */
+/** The axes of the image: the two longest but that of the frames. */
 function imageAxes(shape: number[], axis: number): number[] {
   const rest = shape.map((_, at) => at).filter((at) => at !== axis);
-  const long = rest.filter((at) => shape[at] >= 16);
-  return long.length >= 2 ? long.slice(0, 2) : rest.slice(-2);
+  return rest
+    .sort((a, b) => shape[b] - shape[a] || b - a)
+    .slice(0, 2)
+    .sort((a, b) => a - b);
 }
 
 export function Movie({ info, array, show }: ViewProps) {

@@ -38,13 +38,13 @@ interface Data {
 
 async function load(params: Params, signal: AbortSignal): Promise<Data> {
   const answer = await getBinary<TraceHeader>("trace", params, signal);
-  const { start, stop, width, channels } = answer.header;
+  const { start, of, width, channels } = answer.header;
   const values = floats(answer);
   const half = values.length / 2;
   const traces = {
     start,
-    stop,
     width,
+    each: of,
     first: channels[0],
     count: channels[1] - channels[0],
     lowest: values.subarray(0, half),
@@ -257,9 +257,9 @@ export function Trace({ info, array, show }: ViewProps) {
           describe={(x, y) => {
             if (!value || !scale) return "";
             const { traces } = value;
+            const { each } = traces;
             const sample = view[0] + ((x - frame.left) / frame.width) * (view[1] - view[0]);
             const channel = Math.floor(((y - frame.top) / frame.height) * traces.count);
-            const each = (traces.stop - traces.start) / traces.width;
             const pixel = Math.floor((sample - traces.start) / each + (each > 1 ? 0 : 0.5));
             if (x < frame.left || !(channel in scale.offsets)) return "";
             if (pixel < 0 || pixel >= traces.width) return "";
@@ -291,13 +291,13 @@ function Exactness({ header }: { header: TraceHeader }) {
   if (!header.exact)
     return (
       <span className="sampled">
-        sampled: each pixel stands for {short(header.of)} samples, of which {short(header.read)} were
+        sampled: each pixel stands for {count(header.of)} samples, of which {count(header.read)} were
         read{read}
       </span>
     );
   return (
     <span>
-      exact: {header.of > 1 ? `lowest and highest of each ${short(header.of)} of ` : ""}
+      exact: {header.of > 1 ? `lowest and highest of each ${count(header.of)} of ` : ""}
       {samples}
       {read}
     </span>

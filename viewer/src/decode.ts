@@ -41,7 +41,7 @@ type Field = [name: string | [string, string], type: string | Field[], shape?: n
 
 export function decode({ header, bytes }: Binary<Header>, descr: unknown): Values {
   const { shape, dtype } = header;
-  if (Array.isArray(descr) && !/^[<>|=]?[a-zA-Z?]\d/.test(dtype)) return structured(descr, bytes, shape);
+  if (Array.isArray(descr)) return structured(descr, bytes, shape);
   if (/^[<>|=]?[SU]/.test(dtype)) {
     const texts = (JSON.parse(new TextDecoder().decode(bytes)) as unknown[]).flat(Infinity);
     return { shape, text: (index) => String(texts[index]) };

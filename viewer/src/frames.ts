@@ -60,8 +60,8 @@ export class Frames {
     const load = async () => {
       const answer = await getBinary<FrameHeader>("frames", { ...this.params, start, stop }, signal);
       const values = decode(answer, undefined).numbers!;
-      const [, height, width] = answer.header.shape;
-      for (let index = start; index < stop; index += 1) {
+      const [read, height, width] = answer.header.shape;
+      for (let index = start; index < start + read; index += 1) {
         const from = (index - start) * height * width;
         const header = { ...answer.header, shape: [height, width] };
         this.keep(index, { of: this.of, header, values: values.slice(from, from + height * width) });

@@ -1,33 +1,40 @@
 import { useEffect, useState } from "react";
 import { getJson, pause, postJson, type Params, type Progress } from "./api";
 
-/** Has the server compute the exact overview while `wanted`; `version` grows when it is there. */
+/**
+ * Has the server compute the exact overview once it was `wanted`, as long as one looks at the
+ * array: the server stops when nobody asks. `version` grows when it is there.
+ */
 export function useOverview(array: Params, axis: number, wanted: boolean) {
+  const name = JSON.stringify([array, axis]);
+  const [begun, setBegun] = useState("");
   const [progress, setProgress] = useState<Progress>();
   const [version, setVersion] = useState(0);
-  const name = JSON.stringify([array, axis]);
   useEffect(() => {
-    setVersion(0);
+    if (wanted) setBegun(name);
+  }, [name, wanted]);
+  useEffect(() => {
     setProgress(undefined);
-  }, [name]);
-  useEffect(() => {
-    if (!wanted || version > 0) return;
+    if (begun !== name) return;
     const controller = new AbortController();
     const { signal } = controller;
     const follow = async () => {
-      let now = await postJson<Progress>("overview", { ...array, axis }, signal);
-      while (now.state === "running") {
+      const params = { ...array, axis };
+      let now = await postJson<Progress>("overview", params, signal);
+      while (now.state !== "complete") {
         setProgress(now);
         await pause(500, signal);
-        now = await getJson<Progress>("overview", { ...array, axis }, signal);
+        // Absent: ended in favour of another, while this page was asleep.
+        const ask = now.state === "absent" ? postJson : getJson;
+        now = await ask<Progress>("overview", params, signal);
       }
       setProgress(now);
-      if (now.state === "complete") setVersion(1);
+      setVersion((before) => before + 1);
     };
     follow().catch((error: Error) => {
       if (!signal.aborted) setProgress({ state: "failed", done: 0, error: error.message });
     });
     return () => controller.abort(new DOMException("left", "AbortError"));
-  }, [name, wanted, version]);
+  }, [name, begun]);
   return { progress, version };
 }

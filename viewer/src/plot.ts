@@ -12,8 +12,9 @@ export interface Frame {
 /** Lowest and highest value of each pixel, for each channel: `lowest[channel * width + pixel]`. */
 export interface Traces {
   start: number;
-  stop: number;
+  /** Pixels, and the samples that each stands for; the last one perhaps for fewer. */
   width: number;
+  each: number;
   first: number;
   count: number;
   lowest: Float32Array | Float64Array;
@@ -107,14 +108,12 @@ export function drawTraces(
   traces: Traces,
   scale: Scale,
 ): void {
-  const { width, lowest, highest } = traces;
-  const samples = (traces.stop - traces.start) / width;
+  const { width, each, lowest, highest } = traces;
   const pixels = frame.width / (scale.stop - scale.start);
   const y = vertical(frame, traces, scale);
   const x = (pixel: number) =>
-    frame.left +
-    (traces.start + (pixel + (samples > 1 ? 0.5 : 0)) * samples - scale.start) * pixels;
-  const dots = samples * pixels > 6;
+    frame.left + (traces.start + (pixel + (each > 1 ? 0.5 : 0)) * each - scale.start) * pixels;
+  const dots = each * pixels > 6;
   context.save();
   context.beginPath();
   context.rect(frame.left, frame.top, frame.width, frame.height);
@@ -177,7 +176,7 @@ export function drawHeat(
     picture,
     frame.left + (traces.start - scale.start) * pixels,
     frame.top,
-    (traces.stop - traces.start) * pixels,
+    width * traces.each * pixels,
     frame.height,
   );
   context.restore();

@@ -28,7 +28,7 @@ export function dtypeName(dtype: string): string {
   if (kind === "b" || kind === "?") return "bool";
   if (kind === "M") return `datetime64${unit}`;
   if (kind === "m") return `timedelta64${unit}`;
-  return { S: `bytes ${size}`, U: `text ${size}`, V: `void ${size}` }[kind] ?? dtype;
+  return { S: `bytes of ${size}`, U: `text of ${size}`, V: `records of ${size} B` }[kind] ?? dtype;
 }
 
 export function shapeText(shape: number[]): string {
