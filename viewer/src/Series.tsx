@@ -38,15 +38,15 @@ export function Series(props: {
     context.strokeStyle = colors.muted;
     context.strokeRect(x(index), frame.top, 0.01, frame.height);
     if (!value) return;
-    const finite = value.values.filter(Number.isFinite);
-    const low = finite.reduce((a, b) => Math.min(a, b), Infinity);
-    const high = finite.reduce((a, b) => Math.max(a, b), -Infinity);
+    let [low, high] = [Infinity, -Infinity];
+    for (const at of value.values)
+      if (Number.isFinite(at)) [low, high] = [Math.min(low, at), Math.max(high, at)];
     const span = high - low || 1;
     const y = (at: number) => frame.top + 4 + ((high - at) / span) * (frame.height - 8);
     context.fillStyle = colors.muted;
     context.textAlign = "right";
     context.textBaseline = "middle";
-    if (finite.length)
+    if (low <= high)
       for (const at of ticks(low, high, frame.height / 24))
         context.fillText(short(at), frame.left - 8, y(at));
     context.strokeStyle = colors.accent;
