@@ -122,6 +122,14 @@ function Buttons(props: {
   const params = () => ({ ...array, selection: shown.current?.selection, ...shown.current?.more });
   return (
     <span className="buttons">
+      <span role="status" className="muted">
+        {said}
+      </span>
+      {failed && (
+        <span role="alert" className="failure">
+          {failed}
+        </span>
+      )}
       <button onClick={run("Link copied", () => copy(location.href))}>Copy link</button>
       <button
         title="The code that fetches what is shown"
@@ -152,14 +160,6 @@ function Buttons(props: {
           {format}
         </button>
       ))}
-      <span role="status" className="muted said">
-        {said}
-      </span>
-      {failed && (
-        <span role="alert" className="failure">
-          {failed}
-        </span>
-      )}
     </span>
   );
 }

@@ -13,10 +13,12 @@ export function SideList({ schemas, current }: { schemas: Schemas; current?: str
   const found = schemas.schemas
     .map(({ name, tables }) => ({
       name,
-      tables: tables.filter((table) => {
-        const text = `${name} ${table.class} ${table.name} ${table.arrays.join(" ")}`.toLowerCase();
-        return words.every((word) => text.includes(word));
-      }),
+      tables: tables
+        .filter((table) => {
+          const text = `${name} ${table.class} ${table.name} ${table.arrays.join(" ")}`;
+          return words.every((word) => text.toLowerCase().includes(word));
+        })
+        .sort((a, b) => a.class.localeCompare(b.class)),
     }))
     .filter(({ tables }) => tables.length || !words.length);
   return (

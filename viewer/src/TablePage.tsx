@@ -105,6 +105,7 @@ export function TablePage({ table }: { table: string }) {
                 {attributes.map((attribute) => (
                   <Head key={attribute.name} attribute={attribute} order={order} />
                 ))}
+                <td />
               </tr>
             </thead>
             <tbody>
@@ -132,11 +133,12 @@ export function TablePage({ table }: { table: string }) {
                           link={arrayAddress(table, attributes[at].name, key)}
                         />
                       ))}
+                      <td />
                     </tr>
                     {opened === text && (
                       <tr className="opened">
                         <td />
-                        <td colSpan={attributes.length}>
+                        <td colSpan={attributes.length + 1}>
                           <Links title="Parents" keys={info.parents} row={rowOf(attributes, row)} up />
                           <Links title="Children" keys={info.children} row={rowOf(attributes, row)} />
                           {!info.parents.length && !info.children.length && (
@@ -200,6 +202,14 @@ function keyOf(attributes: Attribute[], row: Value[]): Row {
   );
 }
 
+/** "lab.__pop__unit" → "Pop.Unit", as DataJoint names classes. */
+function className(table: string): string {
+  const parts = table.split(".").at(-1)!.replace(/^[#_]+/, "").split("__");
+  return parts
+    .map((part) => part.replaceAll(/(^|_)(\w)/g, (_, __, letter: string) => letter.toUpperCase()))
+    .join(".");
+}
+
 /** Foreign keys to whole tables, or, for a row, to what belongs to that row. */
 function Links(props: { title: string; keys: ForeignKey[]; row?: Row; up?: boolean }) {
   const { keys, row } = props;
@@ -221,7 +231,7 @@ function Links(props: { title: string; keys: ForeignKey[]; row?: Row; up?: boole
             href={tableAddress(table, where && { where: JSON.stringify(where) })}
             title={pairs.map(([child, parent]) => (child === parent ? child : `${child} → ${parent}`)).join(", ")}
           >
-            {table.split(".").at(-1)}
+            {className(table)}
             {renamed.length > 0 && ` (${renamed.map(([child]) => child).join(", ")})`}
           </a>
         );

@@ -176,7 +176,7 @@ export function Trace({ info, array, show }: ViewProps) {
             <Entry
               label="Channels"
               value={`${first}:${last}`}
-              width={9}
+              width={8}
               onChange={(text) => change({ channels: text || null })}
             />
             <span className="muted">of {count(channels)}</span>
@@ -192,7 +192,7 @@ export function Trace({ info, array, show }: ViewProps) {
           <Entry
             label="Gain"
             value={short(gain, 3)}
-            width={5}
+            width={4}
             onChange={(text) => change({ gain: Number(text) > 0 ? text : null })}
           />
           <button onClick={keys.g} aria-label="More gain">
@@ -202,6 +202,7 @@ export function Trace({ info, array, show }: ViewProps) {
         <span className="group">
           <Entry
             label={heat ? "Limit ±" : "Spacing"}
+            width={6}
             value={String(spacing || "")}
             onChange={(text) => change({ spacing: Number(text) > 0 ? text : null })}
           />
@@ -220,12 +221,13 @@ export function Trace({ info, array, show }: ViewProps) {
         <Entry
           label="Rate"
           value={rate ? String(rate) : ""}
+          width={6}
           placeholder="Hz"
           onChange={(text) => change({ rate: Number(text) > 0 ? text : null })}
         />
         {info.shape.length > 1 && (
           <Select
-            label="Time axis"
+            label="Axis"
             value={String(axis)}
             options={info.shape.map((_, at) => String(at))}
             onChange={(at) =>

@@ -46,7 +46,7 @@ export function ticks(start: number, stop: number, most: number): number[] {
   const step = nice((stop - start) / Math.max(1, most));
   const values = [];
   for (let n = Math.ceil(start / step - 1e-9); n * step <= stop + step * 1e-9; n += 1)
-    values.push(n * step);
+    values.push(n * step || 0); // not -0
   return values;
 }
 
@@ -81,7 +81,10 @@ export function drawAxis(
   for (const value of values) {
     const x = Math.round(frame.left + ((value - start) / (stop - start)) * frame.width) + 0.5;
     line(context, x, frame.top, x, frame.top + frame.height + 4);
-    context.fillText(label(value, step), x, frame.top + frame.height + 8);
+    const text = label(value, step);
+    const half = context.measureText(text).width / 2;
+    const most = frame.left + frame.width + MARGIN.right - half;
+    context.fillText(text, Math.min(x, most), frame.top + frame.height + 8);
   }
   context.strokeRect(frame.left + 0.5, frame.top + 0.5, frame.width - 1, frame.height - 1);
 }
@@ -231,12 +234,14 @@ export function statistics(
       .sort();
     const offset = removeOffset ? (middles[middles.length >> 1] ?? 0) : 0;
     offsets.push(offset);
-    let range = 0;
-    for (let pixel = 0; pixel < width; pixel += 1) {
-      const reach = 2 * Math.max(high[pixel] - offset, offset - low[pixel]);
-      if (reach > range && reach < Infinity) range = reach;
-    }
-    ranges.push(range);
+    const reaches = Float64Array.from(low, (value, pixel) =>
+      Math.max(high[pixel] - offset, offset - value),
+    )
+      .filter(Number.isFinite)
+      .sort();
+    // Of several channels, a spike may reach over its neighbours.
+    const quantile = count === 1 ? 1 : 0.98;
+    ranges.push(2 * (reaches[Math.floor(quantile * (reaches.length - 1))] ?? 0));
   }
   ranges.sort((a, b) => a - b);
   return { offsets, spacing: nice(ranges[Math.floor(0.9 * (count - 1))] || 1) };
