@@ -28,7 +28,7 @@ export function ArrayPage({ array }: { array: Params }) {
   if (error) return <Failure message={error} />;
   if (!info) return <p className="state muted">reading …</p>;
   const views = Object.keys(VIEWS).filter((view) => suits(info, view));
-  const view = views.includes(query.get("view") ?? "") ? query.get("view")! : info.view;
+  const view = views.includes(query.get("view") ?? "") ? query.get("view")! : usual(info);
   return (
     <article className="array">
       <header>
@@ -72,6 +72,12 @@ export function ArrayPage({ array }: { array: Params }) {
 function only(changes: Record<string, string>) {
   const { query } = parse(location.hash);
   return { ...Object.fromEntries([...query.keys()].map((name) => [name, null])), ...changes };
+}
+
+/** What the server proposes, but for RGB images: to it they are a stack of three. */
+function usual({ shape, dtype, view }: ArrayInfo): string {
+  const colours = dtype === "|u1" && shape.length > 2 && [3, 4].includes(shape.at(-1)!);
+  return view === "movie" && colours ? "h5web" : view;
 }
 
 function suits({ shape, dtype, view }: ArrayInfo, name: string): boolean {
@@ -122,7 +128,7 @@ function Buttons(props: {
   const params = () => ({ ...array, selection: shown.current?.selection, ...shown.current?.more });
   return (
     <span className="buttons">
-      <span role="status" className="muted">
+      <span role="status" className="muted said">
         {said}
       </span>
       {failed && (

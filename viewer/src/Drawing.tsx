@@ -1,6 +1,6 @@
 /** A slice drawn by H5Web: line, heat map, RGB or matrix. */
 import {
-  ColorBar,
+  CurveType,
   getDomain,
   HeatmapVis,
   LineVis,
@@ -42,7 +42,7 @@ export function Drawing(props: {
     () => (numbers && kind !== "matrix" ? getDomain(numbers, { scaleType: scale }) : undefined),
     [numbers, scale, kind],
   );
-  const flatDomain: Domain = auto && auto[0] === auto[1] ? [auto[0] - 1, auto[0] + 1] : (auto ?? [0, 1]);
+  const flatDomain: Domain = auto && auto[0] === auto[1] ? around(auto[0]) : (auto ?? [0, 1]);
   const low = number(query, "low", flatDomain[0]);
   const high = number(query, "high", flatDomain[1]);
   const domain: Domain = low < high ? [low, high] : flatDomain;
@@ -69,6 +69,7 @@ export function Drawing(props: {
         dataArray={ndarray(numbers, [columns])}
         domain={padded(domain, scale)}
         scaleType={scale}
+        curveType={columns < 200 ? CurveType.LineAndGlyphs : CurveType.LineOnly}
         abscissaParams={{ label: labels[1], value: indexes(xStart, columns) }}
         showGrid
       >
@@ -77,8 +78,7 @@ export function Drawing(props: {
     );
   if (kind === "heat")
     return (
-      <>
-        <HeatmapVis
+      <HeatmapVis
         dataArray={ndarray(numbers, [rows, columns])}
         domain={domain}
         scaleType={scale}
@@ -90,8 +90,6 @@ export function Drawing(props: {
       >
         <Camera />
       </HeatmapVis>
-      <ColorBar domain={domain} scaleType={scale} colorMap={map} invertColorMap={false} withBounds />
-      </>
     );
   return (
     <RgbVis
@@ -114,22 +112,34 @@ function Matrix({ values, transposed }: { values: Values; transposed: boolean })
       <MatrixVis
         dims={[values.shape[0] ?? 1, fields.length]}
         cellFormatter={(row, column) => fields[column][1].text(row)}
-        cellWidth={160}
+        cellWidth={cellWidth(values.shape[0] ?? 1, fields.map(([, each]) => each.text))}
         columnHeaders={fields.map(([name]) => name)}
       />
     );
   }
   const [rows, columns = 1] = values.shape;
-  const widest = Math.max(...[0, 1, 2, 3].map((at) => values.text(at % Math.max(1, rows * columns)).length));
   return (
     <MatrixVis
       dims={transposed ? [columns, rows] : [rows, columns]}
       cellFormatter={(row, column) =>
         values.text(transposed ? column * columns + row : row * columns + column)
       }
-      cellWidth={Math.min(600, Math.max(96, 24 + 8 * widest))}
+      cellWidth={cellWidth(rows * columns, [values.text])}
     />
   );
+}
+
+/** Wide enough for the first values; H5Web has one width for all columns. */
+function cellWidth(length: number, texts: ((index: number) => string)[]): number {
+  let widest = 0;
+  for (const text of texts)
+    for (let at = 0; at < Math.min(length, 50); at += 1) widest = Math.max(widest, text(at).length);
+  return Math.min(500, Math.max(96, 24 + 7.5 * widest));
+}
+
+function around(value: number): Domain {
+  const margin = Math.max(1, Math.abs(value) / 1000);
+  return [value - margin, value + margin];
 }
 
 function partOf(complex: Float32Array | Float64Array, part: string): NumberArray {

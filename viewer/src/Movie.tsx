@@ -175,12 +175,12 @@ export function Movie({ info, array, show }: ViewProps) {
         <span className="group">
           <Entry
             label="Contrast"
-            value={limits ? short(limits[0], 6) : ""}
+            value={limits ? short(limits[0]) : ""}
             onChange={(text) => change({ low: plainNumber(text) })}
           />
           <Entry
             label="to"
-            value={limits ? short(limits[1], 6) : ""}
+            value={limits ? short(limits[1]) : ""}
             onChange={(text) => change({ high: plainNumber(text) })}
           />
           <button

@@ -221,7 +221,6 @@ export function Trace({ info, array, show }: ViewProps) {
         <Entry
           label="Rate"
           value={rate ? String(rate) : ""}
-          width={6}
           placeholder="Hz"
           onChange={(text) => change({ rate: Number(text) > 0 ? text : null })}
         />

@@ -80,21 +80,32 @@ function plain(dtype: string, bytes: Uint8Array<ArrayBuffer>, shape: number[]): 
   if (code === "i8" || code === "u8") {
     const type = code === "i8" ? BigInt64Array : BigUint64Array;
     const integers = new type(buffer, byteOffset, byteLength / 8);
-    const numbers = Float64Array.from(integers, Number);
-    const large = numbers.some((value) => Math.abs(value) > Number.MAX_SAFE_INTEGER);
-    const note = large
-      ? "Some values are beyond 2^53: plots round them, the matrix shows them exactly."
-      : undefined;
-    return { shape, numbers, note, text: (index) => String(integers[index]) };
+    const text = (index: number) => String(integers[index]);
+    let [lowest, highest] = [integers[0] ?? 0n, integers[0] ?? 0n];
+    for (const value of integers) {
+      if (value < lowest) lowest = value;
+      if (value > highest) highest = value;
+    }
+    if (-EXACT <= lowest && highest <= EXACT)
+      return { shape, numbers: Float64Array.from(integers, Number), text };
+    // A plot draws differences of such values only if the common part is taken off.
+    const note =
+      highest - lowest <= EXACT
+        ? `Values are beyond 2^53: plots show the difference from ${lowest}, the matrix the values.`
+        : "Some values are beyond 2^53: plots round them, the matrix shows them exactly.";
+    const from = highest - lowest <= EXACT ? lowest : 0n;
+    const numbers = Float64Array.from(integers, (value) => Number(value - from));
+    return { shape, numbers, note, text };
   }
   if (code === "M8" || code === "m8") {
     const ticks = new BigInt64Array(buffer, byteOffset, byteLength / 8);
-    const numbers = Float64Array.from(ticks, (tick) => (tick === NAT ? NaN : Number(tick)));
-    const since = code === "M8" ? " since 1970" : "";
+    const from = code === "M8" ? (ticks.find((tick) => tick !== NAT) ?? 0n) : 0n;
+    const numbers = Float64Array.from(ticks, (tick) => (tick === NAT ? NaN : Number(tick - from)));
+    const since = code === "M8" ? ` since ${dateText(from, unit)}` : "";
     return {
       shape,
       numbers,
-      note: unit && `Plots show ${unit}${since}.`,
+      note: unit && `Plots show ${UNITS[unit] ?? unit}${since}.`,
       text: (index) =>
         ticks[index] === NAT
           ? "NaT"
@@ -103,7 +114,7 @@ function plain(dtype: string, bytes: Uint8Array<ArrayBuffer>, shape: number[]): 
             : `${ticks[index]} ${unit}`,
     };
   }
-  const itemsize = Number(code?.slice(1)) || 1;
+  const itemsize = sizeOf(dtype) || 1;
   const item = (index: number) => bytes.subarray(index * itemsize, (index + 1) * itemsize);
   if (code?.startsWith("S")) return { shape, text: (index) => latin(item(index)) };
   if (code?.startsWith("U")) return { shape, text: (index) => unicode(item(index)) };
@@ -191,6 +202,16 @@ function half(bits: number): number {
 }
 
 const NAT = -(2n ** 63n);
+const EXACT = 2n ** 53n;
+const UNITS: Record<string, string> = {
+  Y: "years",
+  M: "months",
+  W: "weeks",
+  D: "days",
+  h: "hours",
+  m: "minutes",
+  s: "seconds",
+};
 
 /** Parts of a second, or seconds, in a unit of datetime64. */
 const PER_SECOND: Record<string, bigint> = {
