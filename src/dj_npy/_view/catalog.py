@@ -16,7 +16,7 @@ from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._errors import NpyError
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._view.answers import Refused, finite, integer
-from dj_npy._view.database import LIMIT_S, Database, select
+from dj_npy._view.database import Database, select
 
 _MAX_ROWS = 1000
 _MAX_TEXT, _MAX_JSON = 1000, 64 << 10
@@ -240,7 +240,7 @@ class Catalog:
         return found
 
     def _count(
-        self, table: str, where: str, values: Sequence[Any] = (), limit_s: float = LIMIT_S
+        self, table: str, where: str, values: Sequence[Any] = (), limit_s: float | None = None
     ) -> int:
         with self._database.session(limit_s) as session:
             [(count,)] = select(session, f"SELECT count(*) FROM {table}{where}", values)

@@ -55,7 +55,7 @@ class Database:
         self._dialect = self.backend
 
     @contextmanager
-    def session(self, limit_s: float = LIMIT_S) -> Iterator[Any]:
+    def session(self, limit_s: float | None = None) -> Iterator[Any]:
         """
         Lend a connection in a read-only transaction, which is rolled back.
 
@@ -63,8 +63,9 @@ class Database:
         ------
         Refused
             In place of what the database raises: 413 if a statement takes longer than `limit_s`,
-            502 if the connection is lost, 400 for any other of its errors.
+            which is `LIMIT_S` by default, 502 if the connection is lost, 400 for any other of its errors.
         """
+        limit_s = LIMIT_S if limit_s is None else limit_s
         own = self._begun(limit_s)
         try:
             yield own

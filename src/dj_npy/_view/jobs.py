@@ -58,9 +58,9 @@ class Jobs:
             return job
 
     def start(self, key: Key, work: Callable[[Job], Any]) -> Job:
-        """Start a job, unless it runs or has a result."""
+        """Start a job, unless it runs or its result is known."""
         job = self.ask(key)
-        if job is not None and job.state != "failed":
+        if job is not None and (job.state == "running" or job.result is not None):
             return job
         with self._lock:
             job = self._jobs[key] = Job()
@@ -70,7 +70,7 @@ class Jobs:
         return job
 
     def forget(self, key: Key) -> None:
-        """Drop a job, so that it can be tried again."""
+        """Drop a job that has failed."""
         with self._lock:
             self._jobs.pop(key, None)
 

@@ -126,9 +126,9 @@ def projection(shown: Shown, params: Mapping[str, str], jobs: Jobs) -> Answer:
         raise Refused(400, f"{shown.title} has no frames")
     identity = shown.version or (shown.title,)
     key = "projection", kind, stack.axis, tuple(stack.others.items()), stack.image, identity
-    job = jobs.start(key, lambda job: _project(stack, kind, job))
+    job = jobs.ask(key) or jobs.start(key, lambda job: _project(stack, kind, job))
     if job.error is not None:
-        jobs.forget(key)
+        jobs.forget(key)  # the next request tries again
         raise job.error
     if job.state != "complete":
         return as_json({"done": job.done}, 202)

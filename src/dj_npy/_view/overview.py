@@ -66,18 +66,17 @@ class Overviews:
             return None
         job = self._jobs.ask(_key(shown, axis))
         both = _kept(shown, axis)
-        if both is None and job is not None and job.state == "complete":
+        if both is None and job is not None:
             both = job.result
         return None if both is None else (size, first, both[0, first:last], both[1, first:last])
 
     def _told(self, shown: Shown, axis: int, job: Job | None) -> dict[str, Any]:
-        if job is None:
-            is_kept = _kept(shown, axis) is not None
-            state = {"state": "complete", "done": 1} if is_kept else {"state": "absent", "done": 0}
-            return {**state, "error": None}
-        if job.error is not None:
+        if job is not None and job.error is not None:
             raise job.error
-        return {"state": job.state, "done": job.done, "error": None}
+        if job is not None and job.state == "running":
+            return {"state": "running", "done": job.done, "error": None}
+        is_there = (job is not None and job.result is not None) or _kept(shown, axis) is not None
+        return {"state": "complete" if is_there else "absent", "done": int(is_there), "error": None}
 
 
 def _key(shown: Shown, axis: int) -> Key:
