@@ -46,7 +46,7 @@ class Jobs:
 
     def __init__(self) -> None:
         self._jobs: OrderedDict[Key, Job] = OrderedDict()
-        self._lock, self._turn = threading.Lock(), threading.Lock()
+        self._lock, self._turn = threading.RLock(), threading.Lock()
 
     def ask(self, key: Key) -> Job | None:
         """Return a job that was started, which goes on then."""
@@ -59,12 +59,12 @@ class Jobs:
 
     def start(self, key: Key, work: Callable[[Job], Any]) -> Job:
         """Start a job, unless it runs or its result is known."""
-        job = self.ask(key)
-        if job is not None and (job.state == "running" or job.result is not None):
-            return job
         with self._lock:
+            job = self.ask(key)
+            if job is not None and (job.state == "running" or job.result is not None):
+                return job
             job = self._jobs[key] = Job()
-            for old in list(self._jobs)[: -_KEPT or None]:
+            for old in list(self._jobs)[:-_KEPT]:
                 self._jobs.pop(old).token.stopped = True
         begun(lambda: self._run(key, job, work))  # the exit of the process does not wait for it
         return job
