@@ -14,7 +14,7 @@ from dj_npy._view.overview import Overviews, plain, reduced
 
 _SAMPLED = 8 << 20
 """Bytes to read of a window that is not read whole."""
-_REQUESTS = 1600
+_REQUESTS = 800
 """Most stretches of a file that are read for it."""
 _BINS = 200
 """Bins of an overview in a window from which it is drawn instead of samples."""
