@@ -28,7 +28,7 @@ def test_an_array_of_a_row_is_described(page: Page, recording: Any) -> None:
     key = '{"recording_id": 1}'
     found = page.fine("array", table=name_of(recording), attribute="waveform", key=key).json
     ref = recording.fetch1("waveform")
-    assert found.pop("code").endswith('.fetch1(\'waveform\')[...]\n')
+    assert found.pop("code").endswith(".fetch1('waveform')[...]\n")
     assert found.pop("checksum").startswith("xxh3_128:")
     assert found.pop("title") == f"{name_of(recording)}.waveform recording_id=1"
     assert found == {
@@ -235,9 +235,11 @@ def run_code(database: Any, code: str) -> Any:
 
 
 def test_the_code_fetches_what_is_shown(page: Page, table: MakeTable, database: Any) -> None:
-    odd = table("subject : varchar(20)\nn : int64\nday : date\n---\nwaveform : <npy@>", "Odd", dj.Lookup)
+    odd = table(
+        "subject : varchar(20)\nn : int64\nday : date\n---\nwaveform : <npy@>", "Odd", dj.Lookup
+    )
     array = np.arange(2000 * 6).reshape(2000, 6)
-    row = {"subject": "it's \"50%\"", "n": (1 << 60) + 1, "day": "2024-01-02"}
+    row = {"subject": 'it\'s "50%"', "n": (1 << 60) + 1, "day": "2024-01-02"}
     odd.insert([{**row, "waveform": array}, {**row, "n": 1 << 60, "waveform": -array}])
     key = json.dumps({**row, "n": str(row["n"])})
     named = {"table": name_of(odd), "attribute": "waveform", "key": key}
@@ -266,7 +268,9 @@ def test_exports_are_files(given: Page, shown: Show) -> None:
     np.testing.assert_array_equal(found, array[1:3])
     reply = given.fine("export", selection="1:3", format="csv", **named)
     assert reply.headers["content-type"].startswith("text/csv")
-    np.testing.assert_array_equal(np.loadtxt(io.BytesIO(reply.body), delimiter=",").astype("f4"), array[1:3])
+    np.testing.assert_array_equal(
+        np.loadtxt(io.BytesIO(reply.body), delimiter=",").astype("f4"), array[1:3]
+    )
     assert given.fine("export", selection="1", format="csv", **named).body.count(b"\n") == 4
     assert given.fine("export", selection="1,1", format="csv", **named).body.count(b"\n") == 1
     given.refused(400, "export", selection="1", format="exe", **named)

@@ -81,7 +81,9 @@ def test_rows_are_estimated(page: Page, recordings: Any) -> None:
 
 
 def test_a_table_is_described(page: Page, schema: Any, table: MakeTable) -> None:
-    subject = table("# a mouse\nsubject : varchar(20) # its name\n---\nage = null : int32", "Subject")
+    subject = table(
+        "# a mouse\nsubject : varchar(20) # its name\n---\nage = null : int32", "Subject"
+    )
     context = {"Subject": subject}
     session = schema(
         type("Session", (dj.Manual,), {"definition": "-> Subject\nday : date\n---\nm : <npy@>"}),
@@ -167,10 +169,14 @@ def test_values_are_as_a_browser_can_hold_them(page: Page, schema: Any, table: M
     page.refused(404, "array", table=name_of(different), attribute="other", key=key)
 
 
-def test_other_codecs_are_not_read(page: Page, schema: Any, table: MakeTable, database: Any) -> None:
+def test_other_codecs_are_not_read(
+    page: Page, schema: Any, table: MakeTable, database: Any
+) -> None:
     if is_mariadb(database):
         pytest.skip("<blob@> cannot be inserted there")
-    mixed = table("n : int32\n---\ninside : <blob>\nbeside : <blob@>\nnone = null : <blob>", "Mixed")
+    mixed = table(
+        "n : int32\n---\ninside : <blob>\nbeside : <blob@>\nnone = null : <blob>", "Mixed"
+    )
     mixed.insert1({"n": 1, "inside": np.zeros(10), "beside": np.zeros(10)})
     [row] = page.fine("rows", table=name_of(mixed)).json["rows"]
     assert row == [1, {"codec": "<blob>"}, {"codec": "<blob@>"}, None]
@@ -202,7 +208,9 @@ def test_pages_go_on_behind_the_last_key(page: Page, table: MakeTable, order: st
 
 
 def test_rows_can_be_ordered_by_any_plain_attribute(page: Page, table: MakeTable) -> None:
-    ages = table("n : int32\n---\nage = null : int32\nraw = null : bytes\nm = null : <npy@>", "Ages")
+    ages = table(
+        "n : int32\n---\nage = null : int32\nraw = null : bytes\nm = null : <npy@>", "Ages"
+    )
     ages.insert({"n": n, "age": None if n == 3 else (7 * n) % 5} for n in range(10))
     found: list[Any] = []
     following: dict[str, str] | None = {}
@@ -229,7 +237,9 @@ def test_rows_are_restricted_in_the_words_of_datajoint(page: Page, recordings: A
     assert ids('{"recording_id": "3"}') == [3]
     assert ids('{"waveform": null}') == []
     assert ids(" ") == list(range(10))
-    reply = page.fine("rows", table=name_of(recordings), restriction="recording_id > 6", limit=0, count=1)
+    reply = page.fine(
+        "rows", table=name_of(recordings), restriction="recording_id > 6", limit=0, count=1
+    )
     assert (reply.json["count"], reply.json["rows"]) == (3, [])
     assert page.fine("rows", table=name_of(recordings)).json["count"] is None
     message = page.refused(400, "rows", table=name_of(recordings), restriction="waveform > 3")
@@ -288,7 +298,9 @@ def test_conditions_may_have_anything_in_quotes(text: str) -> None:
     check_condition(text)
 
 
-@pytest.mark.parametrize("text", ["a = 1 --'", "'a' -''- b", "')' )", "a = '''", "`", ")(", "-''-;"])
+@pytest.mark.parametrize(
+    "text", ["a = 1 --'", "'a' -''- b", "')' )", "a = '''", "`", ")(", "-''-;"]
+)
 def test_quotes_hide_nothing_else(text: str) -> None:
     if text == "'a' -''- b":
         check_condition(text)
@@ -341,8 +353,9 @@ def test_a_query_cannot_end_its_time_limit(database: Any, recordings: Any) -> No
         pytest.skip("there, no expression sets a variable of the session")
     own = Database(database.connection)
     for is_local in ("true", "false"):
-        with pytest.raises(Refused) as refused, own.session(1) as session:
+        with own.session(1) as session:
             select(session, f"SELECT set_config('statement_timeout', '0', {is_local})")
+        with pytest.raises(Refused) as refused, own.session(1) as session:
             select(session, f"SELECT set_config('transaction_read_only', 'off', {is_local})")
         assert refused.value.status == 400
         with pytest.raises(Refused) as refused, own.session(1) as session:
@@ -433,7 +446,9 @@ def test_a_server_that_is_gone_is_told(postgresql: Any, recordings: Any) -> None
     assert "cannot be reached" in message
 
 
-def test_numbers_that_are_none_are_told_as_text(page: Page, table: MakeTable, database: Any) -> None:
+def test_numbers_that_are_none_are_told_as_text(
+    page: Page, table: MakeTable, database: Any
+) -> None:
     if database.connection.adapter.backend == "mysql":
         pytest.skip("there are none")
     odd = table("n : int32\n---\nx : float64", "Odd")

@@ -33,7 +33,9 @@ def projected(page: Page, **params: Any) -> Reply:
     raise AssertionError("it does not end")
 
 
-@pytest.mark.parametrize("dtype", ["<u2", ">u2", "u1", "i2", "<f4", ">f8", "f2", "?", "<c8", "<i8", "u8"])
+@pytest.mark.parametrize(
+    "dtype", ["<u2", ">u2", "u1", "i2", "<f4", ">f8", "f2", "?", "<c8", "<i8", "u8"]
+)
 def test_a_frame_is_sent_with_its_range(given: Page, shown: Show, movie: Any, dtype: str) -> None:
     array = movie.astype(dtype)
     reply = given.fine("frame", axis=0, index=17, **shown(array))
@@ -66,7 +68,7 @@ def test_the_range_of_a_frame_leaves_out_what_is_no_number(given: Page, shown: S
 def test_frames_may_be_along_any_axis(
     given: Page, shown: Show, movie: Any, axis: int, order: str
 ) -> None:
-    named = shown(np.asarray(movie, order=order))
+    named = shown(np.asfortranarray(movie) if order == "F" else movie)
     moved = np.moveaxis(movie, axis, 0)
     reply = given.fine("frame", axis=axis, index=11, **named)
     np.testing.assert_array_equal(reply.array(), moved[11])

@@ -15,7 +15,7 @@ import pytest
 
 from dj_npy import NpyRef
 from dj_npy._view import server as server_module
-from dj_npy._view.answers import as_json
+from dj_npy._view.answers import Answer, Refused, as_json
 from tests.support.faults import Fault, Proxy
 from tests.view.conftest import Page
 
@@ -43,7 +43,14 @@ def test_it_answers_on_the_loopback_interface_only(given: Page) -> None:
 @pytest.mark.parametrize("path", ["/", "/api/schemas", "/assets/index.js"])
 def test_other_names_of_the_host_are_refused(given: Page, path: str) -> None:
     """As a page has whose name was made to lead here."""
-    for host in ("evil.example", "evil.example:{}", "127.0.0.1", "127.0.0.1:1", "localhost.:{}", ""):
+    for host in (
+        "evil.example",
+        "evil.example:{}",
+        "127.0.0.1",
+        "127.0.0.1:1",
+        "localhost.:{}",
+        "",
+    ):
         assert given.ask(path, Host=host.format(given.port)).status == 400
     for host in ("127.0.0.1:{}", "localhost:{}", "LOCALHOST:{}", "[::1]:{}"):
         assert given.ask(path, Host=host.format(given.port)).status != 400
@@ -149,7 +156,7 @@ def test_no_error_has_a_credential(given: Page, postgresql: Any) -> None:
         for secret in (f"{SECRET}1", f"{SECRET}/2", f"{SECRET}%2F2", f"{SECRET}3", given.token):
 
             def fail(_: Any, secret: str = secret) -> Any:
-                raise server_module.Refused(502, f"no answer from http://host/?key={secret}.")
+                raise Refused(502, f"no answer from http://host/?key={secret}.")
 
             given.server.app._routes["GET", "schemas"] = fail
             assert secret not in given.refused(502, "schemas")
@@ -235,7 +242,7 @@ def test_a_client_that_does_not_read_holds_nobody_up(
     given: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_module, "_SEND_S", 0.5)
-    large = server_module.Answer((b"x" * (64 << 20),))
+    large = Answer((b"x" * (64 << 20),))
     given.server.app._routes["GET", "code"] = lambda _: large
     asked = [begin(given, "code") for _ in range(2 * server_module.WORKERS)]
     started = time.monotonic()
@@ -246,7 +253,11 @@ def test_a_client_that_does_not_read_holds_nobody_up(
 
 
 def test_nonsense_is_answered_with_an_error(given: Page) -> None:
-    for sent in (b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET http://[ HTTP/1.1\r\n\r\n"):
+    for sent in (
+        b"\x00\x01\x02\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET http://[ HTTP/1.1\r\n\r\n",
+    ):
         with socket.create_connection(("127.0.0.1", given.port), 10) as client:
             client.sendall(sent)
             assert re.match(rb"HTTP/1.1 4\d\d", client.recv(100))

@@ -95,6 +95,7 @@ def test_the_browser_learns_the_token_from_a_private_file(
 
 
 def test_what_cannot_be_shown_is_refused(postgresql: Any, opened: list[str]) -> None:
+    wrong: Any
     for wrong in (1, np.zeros(3), "lab", [], object):
         with pytest.raises(dj_npy.ArrayInvalidError, match=r"dj_npy\.view takes"):
             dj_npy.view(wrong)
@@ -180,7 +181,7 @@ def test_the_command_serves_until_it_is_interrupted(recording: Any, database: An
     process, address = started(environment(database), recording.database)
     assert status(address) == 200
     process.send_signal(signal.SIGINT)
-    output, error = process.communicate(timeout=20)
+    _, error = process.communicate(timeout=20)
     assert (process.returncode, error) == (130, "")
     with pytest.raises(OSError, match="refused"):
         status(address)
@@ -203,7 +204,11 @@ def test_a_new_user_looks_at_the_quick_start(session_folder: Path) -> None:
     """Quick start, view, zoom, copy the code, run it: the same numbers."""
     folder = session_folder / "view-quickstart"
     said = subprocess.run(
-        [COMMAND, "quickstart", str(folder)], env=environment(), capture_output=True, text=True, check=True
+        [COMMAND, "quickstart", str(folder)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert f"dj-npy view --embedded {folder}\n" in said
     process, address = started(environment(), "--embedded", str(folder))
@@ -211,7 +216,11 @@ def test_a_new_user_looks_at_the_quick_start(session_folder: Path) -> None:
         page = object.__new__(Page)
         page.port = urlsplit(address).port or 0
         [page.token] = parse_qs(urlsplit(address).query)["token"]
-        named = {"table": "quickstart.recording", "attribute": "waveform", "key": '{"recording_id": 1}'}
+        named = {
+            "table": "quickstart.recording",
+            "attribute": "waveform",
+            "key": '{"recording_id": 1}',
+        }
         assert page.fine("array", **named).json["view"] == "trace"
         shown = page.fine("slice", selection="100:110,0:4", **named).array()
         code = page.fine("code", selection="100:110,0:4", **named).json["code"]

@@ -115,8 +115,7 @@ def walk(
         current_token.set(job.token)  # in a thread of its own
         return box, shown.ref.read(box)
 
-    total, done = max(1, math.prod(map(len, steps))), 0
-    for box, data in side_by_side(read, boxes(), 2):
+    total = math.prod(map(len, steps))
+    for done, (box, data) in enumerate(side_by_side(read, boxes(), 2), 1):
         yield box, data
-        done += 1
         job.progress(done / total)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dj_npy._errors import StoreError
-from dj_npy._format.npyfile import AnyArray
+from dj_npy._format.npyfile import AnyArray, bytes_view
 from dj_npy._stores import filecache
 from dj_npy._view.answers import Refused
 from dj_npy._view.arrays import Shown
@@ -133,7 +133,7 @@ def _compute(shown: Shown, axis: int, size: int, job: Job) -> AnyArray | None:
     if not shown.version or not both.nbytes:
         return both.reshape(2, bins, -1)
     try:
-        contents = memoryview(both).cast("B")
+        contents = bytes_view(both)
         filecache.open_copy(
             _name(shown, axis), both.nbytes, lambda file: filecache.write_at(file, 0, contents), ""
         ).close()
@@ -177,7 +177,7 @@ def _folded(ufunc: Any, data: AnyArray) -> AnyArray:
 
 
 def plain(data: AnyArray) -> AnyArray:
-    """Return numbers with an order, as this machine has them; of complex ones the absolute value."""
+    """Return numbers as this machine has them; of complex ones the absolute value."""
     if data.dtype.kind == "c":
         data = np.abs(data)
     if data.dtype.kind == "b":
