@@ -124,7 +124,8 @@ def test_records_are_sent_as_they_are(given: Page, shown: Show) -> None:
     named = shown(array)
     descr = given.fine("array", **named).json["descr"]
     found = np.frombuffer(given.fine("slice", selection="1:4", **named).data, dtype)
-    assert found.tolist() == array[1:4].tolist()
+    for name in ("a", "b", "c"):
+        np.testing.assert_array_equal(found[name], array[1:4][name])
     assert [field[0] for field in descr if field[0]] == ["a", "b", "c"]
 
 

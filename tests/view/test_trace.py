@@ -160,9 +160,10 @@ def test_a_large_window_is_sampled_and_says_so(
     header = reply.header
     asked = [request.range for request in proxy.asked("GET") if request.range]
     sizes = [int(stop) - int(start) + 1 for start, stop in (r[6:].split("-") for r in asked)]
+    sizes.remove(1)  # whether the server knows ranges
     assert header["bytes"] == sum(sizes)
     assert (1 << 19) < sum(sizes) <= (1 << 20)
-    assert 100 < header["width"] == len(asked) <= 1200
+    assert 100 < header["width"] == len(sizes) <= 1200
     assert not header["exact"]
     assert header["read"] < header["of"]
     lowest, highest = values(reply)
@@ -185,7 +186,8 @@ def test_sampling_reads_little_in_any_layout(
     array = {"C": large, "F": np.asfortranarray(large), "one channel": large.ravel()}[layout]
     header = given.fine("trace", width=1200, channels="0:4", **shown(array)).header
     assert header["bytes"] <= 2 << 20
-    assert header["width"] >= 100
+    # In Fortran order, 2 MB of a channel lie together, in which gaps of 128 KiB have no room.
+    assert header["width"] >= (10 if layout == "F" else 100)
     assert not header["exact"]
 
 
@@ -206,7 +208,7 @@ def test_an_overview_makes_it_exact(
     for start, stop, width in ((0, len(rows), 1200), (100_001, 900_003, 700), (0, 300_000, 50)):
         reply = given.fine("trace", start=start, stop=stop, width=width, channels=":", **named)
         header = reply.header
-        assert header["bytes"] == 0
+        assert (header["bytes"] == 0) == ((stop - start) * rows.shape[1] * 2 > 4 << 20)
         assert header["width"] <= width
         assert header["start"] <= start < stop <= header["stop"]
         check(rows, reply)
@@ -252,7 +254,8 @@ def test_an_overview_is_there_the_next_time(
     state = given.ask("/api/overview", again, "POST").json
     assert state == {"state": "complete", "done": 1, "error": None}
     check(large, given.fine("trace", width=500, channels="3:4", **again))
-    assert not proxy.asked("GET")  # but HEAD, to see if it is the same file
+    # Only to see if it is the same file.
+    assert {request.range for request in proxy.requests} <= {None, "bytes=0-0"}
 
 
 def test_an_overview_is_of_this_version_of_a_file(

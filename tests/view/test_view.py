@@ -233,7 +233,7 @@ def test_a_new_user_looks_at_the_quick_start(session_folder: Path) -> None:
         assert output.split()[-1] == shown.tobytes().hex()
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(20)
+        process.communicate(timeout=20)
 
 
 @pytest.mark.slow

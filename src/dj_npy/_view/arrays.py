@@ -192,7 +192,11 @@ def _proposal(shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool) -> tu
     if shape and shape[longest] >= max(_LONG, _LONG_SHARE * math.prod(shape) // shape[longest]):
         return "trace", longest
     for axis in axes if len(shape) > 2 else ():
-        if sum(length >= _IMAGE for n, length in enumerate(shape) if n != axis) >= 2:
+        is_color = axis == axes[-1] and shape[axis] in (3, 4)
+        if (
+            not is_color
+            and sum(length >= _IMAGE for n, length in enumerate(shape) if n != axis) >= 2
+        ):
             return "movie", axis
     return "h5web", 0
 

@@ -168,9 +168,9 @@ class Catalog:
             order = [
                 f"{quote(each)} {direction}" for each in dict.fromkeys([ordered, *key]) if each
             ]
+            selected = [_selected(self._database, each) for each in attributes.values()]
             query = (
-                f"SELECT {', '.join(_selected(self._database, each) for each in attributes.values())} "
-                f"FROM {table.full_table_name}{where}"
+                f"SELECT {', '.join(selected)} FROM {table.full_table_name}{where}"
                 f"{' ORDER BY ' + ', '.join(order) if order else ''} LIMIT {limit + 1}"
                 f"{f' OFFSET {offset}' if offset else ''}"
             )
