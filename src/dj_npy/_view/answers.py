@@ -88,7 +88,9 @@ def integer(params: Mapping[str, str], name: str, default: int | None = None) ->
 def span(text: str, length: int, name: str) -> slice:
     """Return ``"a:b"`` as a slice of an axis, cut to its length; an end may be left out."""
     start, colon, stop = text.partition(":")
-    if not colon or not all(not end or (end.isdecimal() and len(end) < 19) for end in (start, stop)):
+    if not colon or not all(
+        not end or (end.isdecimal() and len(end) < 19) for end in (start, stop)
+    ):
         raise Refused(400, f"{name} is of the form 0:100, not {text!r:.40}")
     last = min(int(stop), length) if stop else length
     return slice(min(int(start or 0), last), last)

@@ -183,14 +183,20 @@ def info(shown: Shown) -> dict[str, Any]:
 
 def _proposal(shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool) -> tuple[str, int]:
     """Return how an array is best looked at, and along which axis."""
-    axes = sorted(range(len(shape)), key=lambda n: -n if fortran else n)  # slowest in the file first
+    axes = sorted(
+        range(len(shape)), key=lambda n: -n if fortran else n
+    )  # slowest in the file first
     if dtype.kind not in "biuf" or not math.prod(shape):
         return "h5web", 0
     longest = max(axes, key=lambda n: shape[n], default=0)
     if shape and shape[longest] >= max(_LONG, _LONG_SHARE * math.prod(shape) // shape[longest]):
         return "trace", longest
     for axis in axes if len(shape) > 2 else ():
-        if sum(length >= _IMAGE for n, length in enumerate(shape) if n != axis) >= 2:
+        is_color = axis == axes[-1] and shape[axis] in (3, 4)
+        if (
+            not is_color
+            and sum(length >= _IMAGE for n, length in enumerate(shape) if n != axis) >= 2
+        ):
             return "movie", axis
     return "h5web", 0
 
@@ -270,7 +276,9 @@ def code(shown: Shown, params: Mapping[str, str]) -> str:
     index = selection(params, shown.ref.shape)
     whole = [slice(0, length) for length in shown.ref.shape]
     return shown.code(
-        tuple(slice(None) if each == all_ else each for each, all_ in zip(index, whole, strict=True))
+        tuple(
+            slice(None) if each == all_ else each for each, all_ in zip(index, whole, strict=True)
+        )
     )
 
 

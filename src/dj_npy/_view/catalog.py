@@ -16,7 +16,7 @@ from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._errors import NpyError
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._view.answers import Refused, finite, integer
-from dj_npy._view.database import LIMIT_S, Database, select
+from dj_npy._view.database import Database, select
 
 _MAX_ROWS = 1000
 _MAX_TEXT, _MAX_JSON = 1000, 64 << 10
@@ -29,7 +29,7 @@ _MAX_HEADINGS = 200
 _NAME = re.compile(r"""[^.`"'\\;%\x00-\x1f]+""")
 """DataJoint puts names into SQL as they are."""
 _SYSTEM = {"information_schema", "mysql", "performance_schema", "sys"}
-_NUMBER = re.compile(r"(?i)(tiny|small|medium|big)?int(eger)?\b|(big|small)?serial|float|double|real|dec|numeric")
+_NUMBER = re.compile(r"(?i)(tiny|small|medium|big)?(int(eger)?\b|serial)|float|double|real|dec|num")
 _EXACT = 1 << 53
 """Integers beyond this are no numbers in a browser."""
 
@@ -127,7 +127,7 @@ class Catalog:
                 "definition": table.describe(context={}),
             }
         try:
-            found["rows"] = self._count(table.full_table_name, "", _COUNT_S)
+            found["rows"] = self._count(table.full_table_name, limit_s=_COUNT_S)
         except Refused as refused:
             if refused.status != 413:
                 raise
@@ -165,16 +165,21 @@ class Catalog:
             else:
                 offset = integer(params, "offset", 0)
             quote = self._database.adapter.quote_identifier
-            order = [f"{quote(each)} {direction}" for each in dict.fromkeys([ordered, *key]) if each]
+            order = [
+                f"{quote(each)} {direction}" for each in dict.fromkeys([ordered, *key]) if each
+            ]
+            selected = [_selected(self._database, each) for each in attributes.values()]
             query = (
-                f"SELECT {', '.join(_selected(self._database, each) for each in attributes.values())} "
-                f"FROM {table.full_table_name}{where}"
+                f"SELECT {', '.join(selected)} FROM {table.full_table_name}{where}"
                 f"{' ORDER BY ' + ', '.join(order) if order else ''} LIMIT {limit + 1}"
                 f"{f' OFFSET {offset}' if offset else ''}"
             )
             found = select(session, query, values) if limit else []
         page = [
-            [_value(attribute, value) for attribute, value in zip(attributes.values(), row, strict=True)]
+            [
+                _value(attribute, value)
+                for attribute, value in zip(attributes.values(), row, strict=True)
+            ]
             for row in found[:limit]
         ]
         more = len(found) > limit
@@ -240,7 +245,7 @@ class Catalog:
         return found
 
     def _count(
-        self, table: str, where: str, values: Sequence[Any] = (), limit_s: float = LIMIT_S
+        self, table: str, where: str = "", values: Sequence[Any] = (), limit_s: float | None = None
     ) -> int:
         with self._database.session(limit_s) as session:
             [(count,)] = select(session, f"SELECT count(*) FROM {table}{where}", values)
@@ -358,7 +363,7 @@ def _behind(table: Any, key: Mapping[str, Any], direction: str) -> tuple[str, li
 
 def _selected(database: Database, attribute: Any) -> str:
     """Return what is selected of an attribute: no large value is sent."""
-    name = database.adapter.quote_identifier(attribute.name)
+    name: str = database.adapter.quote_identifier(attribute.name)
     if _is_array(attribute):
         return f"left({_as_text(database, attribute.name)}, {_MAX_JSON})"
     if attribute.codec is not None:

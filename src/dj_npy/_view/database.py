@@ -55,7 +55,7 @@ class Database:
         self._dialect = self.backend
 
     @contextmanager
-    def session(self, limit_s: float = LIMIT_S) -> Iterator[Any]:
+    def session(self, limit_s: float | None = None) -> Iterator[Any]:
         """
         Lend a connection in a read-only transaction, which is rolled back.
 
@@ -63,8 +63,9 @@ class Database:
         ------
         Refused
             In place of what the database raises: 413 if a statement takes longer than `limit_s`,
-            502 if the connection is lost, 400 for any other of its errors.
+            by default `LIMIT_S`, 502 if the connection is lost, 400 for anything else.
         """
+        limit_s = LIMIT_S if limit_s is None else limit_s
         own = self._begun(limit_s)
         try:
             yield own
@@ -115,7 +116,9 @@ class Database:
     def _begin(self, own: Any, limit_s: float) -> None:
         limits = {"ms": int(limit_s * 1000), "s": limit_s}
         run(own, [each.format(**limits) for each in _BEGIN[self._dialect]])
-        own._in_transaction = True  # else DataJoint would go on with another session, that may write
+        own._in_transaction = (
+            True  # else DataJoint would go on with another session, that may write
+        )
 
     def _give_back(self, own: Any) -> bool:
         """End its transaction; return whether the connection still works."""

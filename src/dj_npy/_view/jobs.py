@@ -46,7 +46,7 @@ class Jobs:
 
     def __init__(self) -> None:
         self._jobs: OrderedDict[Key, Job] = OrderedDict()
-        self._lock, self._turn = threading.Lock(), threading.Lock()
+        self._lock, self._turn = threading.RLock(), threading.Lock()
 
     def ask(self, key: Key) -> Job | None:
         """Return a job that was started, which goes on then."""
@@ -58,19 +58,19 @@ class Jobs:
             return job
 
     def start(self, key: Key, work: Callable[[Job], Any]) -> Job:
-        """Start a job, unless it runs or has a result."""
-        job = self.ask(key)
-        if job is not None and job.state != "failed":
-            return job
+        """Start a job, unless it runs or its result is known."""
         with self._lock:
+            job = self.ask(key)
+            if job is not None and (job.state == "running" or job.result is not None):
+                return job
             job = self._jobs[key] = Job()
-            for old in list(self._jobs)[: -_KEPT or None]:
+            for old in list(self._jobs)[:-_KEPT]:
                 self._jobs.pop(old).token.stopped = True
         begun(lambda: self._run(key, job, work))  # the exit of the process does not wait for it
         return job
 
     def forget(self, key: Key) -> None:
-        """Drop a job, so that it can be tried again."""
+        """Drop a job that has failed."""
         with self._lock:
             self._jobs.pop(key, None)
 
@@ -115,8 +115,7 @@ def walk(
         current_token.set(job.token)  # in a thread of its own
         return box, shown.ref.read(box)
 
-    total, done = max(1, math.prod(map(len, steps))), 0
-    for box, data in side_by_side(read, boxes(), 2):
+    total = math.prod(map(len, steps))
+    for done, (box, data) in enumerate(side_by_side(read, boxes(), 2), 1):
         yield box, data
-        done += 1
         job.progress(done / total)

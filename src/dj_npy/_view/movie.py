@@ -37,7 +37,7 @@ class _Stack(NamedTuple):
     image: tuple[int, int]
     others: dict[int, int]
 
-    def index(self, frames: slice, rows: slice = slice(None), columns: slice = slice(None)) -> Index:
+    def part(self, frames: slice, rows: slice = slice(None), columns: slice = slice(None)) -> Index:
         """Return the index of a part of some frames."""
         given: dict[int, Any] = {**self.others, self.axis: frames}
         given |= dict(zip(self.image, (rows, columns), strict=True))
@@ -61,7 +61,7 @@ def frame(shown: Shown, params: Mapping[str, str]) -> Answer:
     number, length = integer(params, "index", 0), shown.ref.shape[stack.axis]
     if number >= length:
         raise Refused(400, f"there is no frame {number}: axis {stack.axis} has {length}")
-    data = shown.read(stack.index(slice(number, number + 1)), f"frame {number}")
+    data = shown.read(stack.part(slice(number, number + 1)), f"frame {number}")
     return image(stack.frames(data)[0], {"index": number})
 
 
@@ -72,7 +72,7 @@ def frames(shown: Shown, params: Mapping[str, str]) -> Answer:
     length = shown.ref.shape[stack.axis]
     some = span(f"{params.get('start', '')}:{params.get('stop', '')}", length, "start:stop")
     stop = min(some.stop, some.start + max(1, _FRAMES // each))
-    data = shown.read(stack.index(slice(some.start, stop)), f"frames {some.start} to {stop}")
+    data = shown.read(stack.part(slice(some.start, stop)), f"frames {some.start} to {stop}")
     return image(stack.frames(data), {"start": some.start, "stop": stop})
 
 
@@ -88,7 +88,9 @@ def image(data: AnyArray, header: dict[str, Any]) -> Answer:
     known = values[np.isfinite(values)] if data.dtype.kind == "f" else values
     p1, p99 = np.percentile(known, [1, 99]) if known.size else (math.nan, math.nan)
     # Of all values, as a single bright pixel counts here.
-    ends = (np.fmin.reduce(data, axis=None), np.fmax.reduce(data, axis=None)) if data.size else (0, 0)
+    ends = (
+        (np.fmin.reduce(data, axis=None), np.fmax.reduce(data, axis=None)) if data.size else (0, 0)
+    )
     header |= {"shape": [*data.shape], "dtype": data.dtype.newbyteorder("<").str}
     header |= {"lowest": finite(ends[0]), "highest": finite(ends[1])}
     header |= {"p1": finite(p1), "p99": finite(p99)}
@@ -100,16 +102,18 @@ def series(shown: Shown, params: Mapping[str, str]) -> Answer:
     stack, dtype = _stack(shown, params), drawn_as(shown)
     texts = params.get("box", "").split(",")
     if len(texts) != 2:
-        raise Refused(400, f"box is of the form 0:10,5:6 (rows, columns), not {params.get('box')!r}")
+        raise Refused(
+            400, f"box is of the form 0:10,5:6 (rows, columns), not {params.get('box')!r}"
+        )
     box = [span(*each, "box") for each in zip(texts, stack.shape, strict=True)]
     if any(each.start == each.stop for each in box):
         raise Refused(400, f"the box {params['box']} is empty, or outside of {stack.shape}")
     length, step = shown.ref.shape[stack.axis], 1
-    while (nbytes := shown.planned(stack.index(slice(0, length, step), *box))) > MOST:
+    while (nbytes := shown.planned(stack.part(slice(0, length, step), *box))) > MOST:
         if step >= length:
             break
         step *= 2
-    data = plain(shown.read(stack.index(slice(0, length, step), *box), "this box"))
+    data = plain(shown.read(stack.part(slice(0, length, step), *box), "this box"))
     means = stack.frames(data).mean(axis=(1, 2), dtype="f8").astype(dtype)
     header = {"shape": [len(means)], "step": step, "dtype": dtype.str, "bytes": nbytes}
     return binary(header, means)
@@ -126,9 +130,9 @@ def projection(shown: Shown, params: Mapping[str, str], jobs: Jobs) -> Answer:
         raise Refused(400, f"{shown.title} has no frames")
     identity = shown.version or (shown.title,)
     key = "projection", kind, stack.axis, tuple(stack.others.items()), stack.image, identity
-    job = jobs.start(key, lambda job: _project(stack, kind, job))
+    job = jobs.ask(key) or jobs.start(key, lambda job: _project(stack, kind, job))
     if job.error is not None:
-        jobs.forget(key)
+        jobs.forget(key)  # the next request tries again
         raise job.error
     if job.state != "complete":
         return as_json({"done": job.done}, 202)
@@ -145,23 +149,23 @@ def _project(stack: _Stack, kind: str, job: Job) -> AnyArray:
     square: AnyArray = np.zeros(stack.shape)
     for box, data in walk(stack.shown, ranges, job):
         data = stack.frames(plain(data).squeeze(tuple(stack.others)))
-        place = tuple(box[axis] for axis in stack.image)
+        region = tuple(box[axis] for axis in stack.image)
         if kind == "max":
-            np.fmax(found[place], np.fmax.reduce(data), out=found[place])
+            np.fmax(found[region], np.fmax.reduce(data), out=found[region])
             continue
         # Merged as by Chan et al. (1979): sums of squares would cancel.
-        before, here = count[place], len(data)
+        before, here = count[region], len(data)
         mean = data.mean(axis=0, dtype="f8")
-        delta, after = mean - found[place], before + here
-        found[place] += delta * here / after
+        delta, after = mean - found[region], before + here
+        found[region] += delta * here / after
         if kind == "std":
-            square[place] += np.square(data - mean).sum(axis=0) + delta**2 * before * here / after
-        count[place] = after
+            square[region] += np.square(data - mean).sum(axis=0) + delta**2 * before * here / after
+        count[region] = after
     return np.sqrt(square / count) if kind == "std" else found
 
 
 def _stack(shown: Shown, params: Mapping[str, str]) -> _Stack:
-    """Return the stack that a request means: of axes that it leaves open, the image has the longest."""
+    """Return the stack that is meant: of the axes left open, the image has the longest two."""
     shape = shown.ref.shape
     drawn_as(shown)  # refuses what are no numbers
     axis = axis_of(params, max(1, len(shape)))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dj_npy._errors import StoreError
-from dj_npy._format.npyfile import AnyArray
+from dj_npy._format.npyfile import AnyArray, bytes_view
 from dj_npy._stores import filecache
 from dj_npy._view.answers import Refused
 from dj_npy._view.arrays import Shown
@@ -66,18 +66,17 @@ class Overviews:
             return None
         job = self._jobs.ask(_key(shown, axis))
         both = _kept(shown, axis)
-        if both is None and job is not None and job.state == "complete":
+        if both is None and job is not None:
             both = job.result
         return None if both is None else (size, first, both[0, first:last], both[1, first:last])
 
     def _told(self, shown: Shown, axis: int, job: Job | None) -> dict[str, Any]:
-        if job is None:
-            is_kept = _kept(shown, axis) is not None
-            state = {"state": "complete", "done": 1} if is_kept else {"state": "absent", "done": 0}
-            return {**state, "error": None}
-        if job.error is not None:
+        if job is not None and job.error is not None:
             raise job.error
-        return {"state": job.state, "done": job.done, "error": None}
+        if job is not None and job.state == "running":
+            return {"state": "running", "done": job.done, "error": None}
+        is_there = (job is not None and job.result is not None) or _kept(shown, axis) is not None
+        return {"state": "complete" if is_there else "absent", "done": int(is_there), "error": None}
 
 
 def _key(shown: Shown, axis: int) -> Key:
@@ -134,7 +133,7 @@ def _compute(shown: Shown, axis: int, size: int, job: Job) -> AnyArray | None:
     if not shown.version or not both.nbytes:
         return both.reshape(2, bins, -1)
     try:
-        contents = memoryview(both).cast("B")
+        contents = bytes_view(both)
         filecache.open_copy(
             _name(shown, axis), both.nbytes, lambda file: filecache.write_at(file, 0, contents), ""
         ).close()
@@ -178,7 +177,7 @@ def _folded(ufunc: Any, data: AnyArray) -> AnyArray:
 
 
 def plain(data: AnyArray) -> AnyArray:
-    """Return numbers with an order, as this machine has them; of complex ones the absolute value."""
+    """Return numbers as this machine has them; of complex ones the absolute value."""
     if data.dtype.kind == "c":
         data = np.abs(data)
     if data.dtype.kind == "b":

@@ -1,4 +1,4 @@
-"""Who is let in, and what becomes of a request: bounded work in threads, and none for who has gone."""
+"""Who is let in, and what becomes of a request: bounded work, and none for who has gone."""
 
 import asyncio
 import hashlib
@@ -122,7 +122,9 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        headers = {name.decode("latin1"): value.decode("latin1") for name, value in scope["headers"]}
+        headers = {
+            name.decode("latin1"): value.decode("latin1") for name, value in scope["headers"]
+        }
         path: str = scope["path"]
         if refusal := self._refusal(path, headers):
             await self._send(send, refusal, path)
@@ -130,7 +132,7 @@ class App:
         if not path.startswith("/api/"):
             await self._send(send, self._file(scope["method"], path, headers), path)
             return
-        gone = asyncio.ensure_future(_gone(receive))
+        gone: asyncio.Future[Any] = asyncio.ensure_future(_gone(receive))
         try:
             async with self._turns:
                 if gone.done():
@@ -139,7 +141,7 @@ class App:
                 work = partial(
                     self._answer, scope["method"], path[5:], scope["query_string"], token
                 )
-                call = asyncio.wrap_future(begun(work))
+                call: asyncio.Future[Any] = asyncio.wrap_future(begun(work))
                 await asyncio.wait({gone, call}, return_when=asyncio.FIRST_COMPLETED)
                 if not call.done():
                     token.stopped = True
@@ -169,7 +171,7 @@ class App:
             return as_json({"error": "this server answers no other site's page"}, 400)
         given = headers.get("authorization", "").encode()
         if not hmac.compare_digest(given, f"token {self._token}".encode()):
-            sentence = "the address lacks the right token: open the one that dj-npy view has printed"
+            sentence = "the address lacks the token: open the one that dj-npy view has printed"
             return as_json({"error": sentence}, 401)
         return None
 

@@ -14,7 +14,7 @@ from dj_npy._view.overview import Overviews, plain, reduced
 
 _SAMPLED = 8 << 20
 """Bytes to read of a window that is not read whole."""
-_REQUESTS = 1600
+_REQUESTS = 800
 """Most stretches of a file that are read for it."""
 _BINS = 200
 """Bins of an overview in a window from which it is drawn instead of samples."""
@@ -118,7 +118,9 @@ class _Window:
         Stretches of a file with smaller gaps than `settings.merge_gap` would be read as one.
         """
         start, count = self._window.start, self._window.stop - self._window.start
-        row = max(1, self.planned(slice(start, start + 1)))
+        # What one more sample costs: of a few channels perhaps the whole row, as gaps are read.
+        one, two = (self.planned(slice(start, start + n)) for n in (1, 2))
+        row = max(1, two - one)
         stride = self._shown.header.strides[self._axis]
         samples = min(max(1, _SAMPLED // row), count)
         # Along the slowest axis of the file a stretch has all channels, else one.
