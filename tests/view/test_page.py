@@ -6,6 +6,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -86,6 +87,14 @@ def kinds() -> dict[str, Any]:
     }
 
 
+def waveform() -> Any:
+    return np.random.default_rng(0).normal(0, 30, (20_000, 24)).astype("i2")
+
+
+def insert(table: Any, *rows: tuple[Any, ...]) -> None:
+    table.insert([dict(zip(table.heading.names, row, strict=True)) for row in rows])
+
+
 @pytest.fixture(scope="module")
 def lab(postgresql: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, str]]:
     """A schema of a lab, and the server of its page."""
@@ -107,17 +116,18 @@ def lab(postgresql: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     tables["Spike"] = made("Spike", dj.Manual, "-> Recording\nspike : int32\n---\nsample : int64")
 
     rng = np.random.default_rng(0)
-    tables["Subject"].insert([("anna", datetime.date(2025, 2, 1)), ("o'hara", "2025-03-04")])
-    noise = rng.normal(0, 30, (20_000, 24)).astype("i2")
+    rows = [("anna", datetime.date(2025, 2, 1)), ("o'hara", datetime.date(2025, 3, 4))]
+    insert(tables["Subject"], *rows)
+    noise = waveform()
     long = np.tile(noise[:, 0], 2000)
     long[EVENT] = 30_000
-    tables["Recording"].insert([("anna", 1, noise), ("anna", 2, long), ("o'hara", 1, noise[:, :2])])
+    insert(tables["Recording"], ("anna", 1, noise), ("anna", 2, long), ("o'hara", 1, noise[:, :2]))
     movie = np.zeros((50, 40, 60), "u2")
     for frame in range(50):
         movie[frame, 10:20, frame : frame + 10] = 1000
-    tables["Movie"].insert1(("anna", 1, movie))
-    tables["Kind"].insert(kinds().items())
-    tables["Spike"].insert([("anna", 1, n, n * 7 % 1000) for n in range(250)])
+    insert(tables["Movie"], ("anna", 1, movie))
+    insert(tables["Kind"], *kinds().items())
+    insert(tables["Spike"], *(("anna", 1, n, n * 7 % 1000) for n in range(250)))
     with served(postgresql.connection, schema.database) as page:
         yield page, schema.database
     schema.drop(prompt=False)
@@ -164,7 +174,7 @@ class Browser:
         return [url for url in self.requests if f"/api/{name}?" in url]
 
     def sees(self, text: str) -> None:
-        self.tab.get_by_text(text).first.wait_for()
+        self.tab.get_by_text(text).locator("visible=true").first.wait_for()
 
     def until(self, condition: str) -> None:
         """Wait for an expression of the page's."""
@@ -351,8 +361,7 @@ def test_the_code_that_is_copied_fetches_what_is_shown(browser: Browser) -> None
     code = browser.tab.evaluate("navigator.clipboard.readText()")
     variables: dict[str, Any] = {}
     exec(code, variables)
-    expected = np.random.default_rng(0).normal(0, 30, (20_000, 24)).astype("i2")[1000:2000, :4]
-    np.testing.assert_array_equal(variables["waveform"], expected)
+    np.testing.assert_array_equal(variables["waveform"], waveform()[1000:2000, :4])
 
 
 def test_a_picture_is_saved(browser: Browser) -> None:
@@ -367,18 +376,14 @@ def test_a_picture_is_saved(browser: Browser) -> None:
 def test_a_file_that_is_gone_is_told_where_the_plot_would_be(
     browser: Browser, lab: tuple[Page, str]
 ) -> None:
-    schema = dj.Schema(lab[1], connection=dj.conn())
-    table = dj.FreeTable(dj.conn(), f'"{schema.database}"."recording"')
-    table.insert1(("anna", 9, np.arange(5000)))
-    ref = (table & "recording_id = 9").fetch1("waveform")
-    from pathlib import Path
-
+    table = dj.FreeTable(dj.conn(), f'"{lab[1]}"."recording"')
+    insert(table, ("anna", 9, np.arange(5000)))
     [file] = Path(dj.config.stores["main"]["location"]).rglob("recording_id=9/*.npy")
     file.unlink()
     browser.open("recording", "waveform", subject="anna", recording_id=9)
     alert = browser.tab.locator(".plot").get_by_role("alert")
     alert.wait_for()
-    assert ref.path.rpartition("/")[2] in alert.inner_text()
+    assert file.name in alert.inner_text()
 
 
 # Movies
@@ -386,7 +391,7 @@ def test_a_file_that_is_gone_is_told_where_the_plot_would_be(
 
 def test_a_movie_shows_the_frame_of_its_address(browser: Browser) -> None:
     browser.open("movie", "movie", "index=17&low=0&high=1000", subject="anna", recording_id=1)
-    browser.until("document.querySelector('.picture canvas').width === 60")
+    browser.until("document.querySelector('.picture canvas')?.width === 60")
     browser.tab.wait_for_timeout(200)
     at = [browser.tab.evaluate(PIXEL, [".picture canvas", x, 15]) for x in (16, 17, 26, 27)]
     assert at == [[0, 0, 0], [255, 255, 255], [255, 255, 255], [0, 0, 0]]
@@ -399,7 +404,7 @@ def test_a_movie_shows_the_frame_of_its_address(browser: Browser) -> None:
 
 def test_a_movie_plays_with_frames_read_ahead(browser: Browser) -> None:
     browser.open("movie", "movie", "low=0&high=1000", subject="anna", recording_id=1)
-    browser.until("document.querySelector('.picture canvas').width === 60")
+    browser.until("document.querySelector('.picture canvas')?.width === 60")
     browser.focus_plot()
     browser.requests.clear()
     browser.tab.keyboard.press(" ")
@@ -416,7 +421,7 @@ def test_a_movie_plays_with_frames_read_ahead(browser: Browser) -> None:
 
 def test_a_box_is_drawn_for_its_trace(browser: Browser) -> None:
     browser.open("movie", "movie", subject="anna", recording_id=1)
-    browser.until("document.querySelector('.picture canvas').width === 60")
+    browser.until("document.querySelector('.picture canvas')?.width === 60")
     box = browser.tab.locator(".picture canvas").bounding_box()
     each = box["width"] / 60
     mouse = browser.tab.mouse
@@ -433,7 +438,7 @@ def test_a_box_is_drawn_for_its_trace(browser: Browser) -> None:
 @pytest.mark.parametrize(("kind", "value"), [("Mean", 51), ("Max", 255)])
 def test_a_projection_is_computed(browser: Browser, kind: str, value: int) -> None:
     browser.open("movie", "movie", subject="anna", recording_id=1)
-    browser.until("document.querySelector('.picture canvas').width === 60")
+    browser.until("document.querySelector('.picture canvas')?.width === 60")
     browser.tab.get_by_text(kind, exact=True).click()
     browser.until(f"location.hash.includes('show={kind.lower()}')")
     browser.until("location.hash.includes('high')")
@@ -458,7 +463,7 @@ def test_a_projection_is_computed(browser: Browser, kind: str, value: int) -> No
         ("void", ["61 62 63 64 65"]),
         ("structured", ["three", "0.1", "1152921504606846977", "[0, 0]"]),
         ("text", ["alpha", "delta"]),
-        ("big-endian", ["599"]),
+        ("big-endian", ["31", "60"]),
         ("scalar", ["3.5"]),
     ],
 )
@@ -584,7 +589,7 @@ def test_a_narrow_window_shows_all_without_scrolling_sideways(
     assert browser.tab.evaluate("document.documentElement.scrollWidth") == 400
     if attribute:
         box = browser.tab.locator("article canvas").first.bounding_box()
-        assert box["width"] > 250
+        assert box["width"] > 240
         assert box["height"] > 150
     browser.tab.get_by_role("button", name="Tables").click()
     browser.tab.get_by_role("link", name=re.compile("^Spike")).click()
