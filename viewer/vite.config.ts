@@ -2,6 +2,12 @@ import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { defineConfig, type Plugin } from "vite";
 
+/** The terms of the MIT licence, for packages that name it and ship no text. */
+function mitTerms(): string {
+  const text = readFileSync("node_modules/react/LICENSE", "utf8").trim();
+  return text.slice(text.indexOf("Permission is hereby granted"));
+}
+
 /** LICENSES.txt: name, version and licence text of every package that is in the built files. */
 function licenses(): Plugin {
   return {
@@ -14,11 +20,14 @@ function licenses(): Plugin {
           if (folder && existsSync(join(folder, "package.json"))) folders.add(folder);
         }
       const texts = [...folders].map((folder) => {
-        const { name, version, license } = JSON.parse(
+        const { name, version, license, author } = JSON.parse(
           readFileSync(join(folder, "package.json"), "utf8"),
         );
         const file = readdirSync(folder).find((entry) => /^licen[cs]e/i.test(entry));
-        const text = file ? readFileSync(join(folder, file), "utf8").trim() : "";
+        if (!file && license !== "MIT") throw new Error(`${name} has no text of its licence`);
+        const text = file
+          ? readFileSync(join(folder, file), "utf8").trim()
+          : `Copyright (c) ${author?.name ?? author}\n\n${mitTerms()}`;
         return `${name} ${version} (${license})\n\n${text.replaceAll("\r\n", "\n")}\n`;
       });
       const source = [...new Set(texts)].sort().join(`\n${"-".repeat(72)}\n\n`);

@@ -115,7 +115,6 @@ def lab(postgresql: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     tables["Kind"] = made("Kind", dj.Lookup, "kind : varchar(16)\n---\ndata : <npy@>")
     tables["Spike"] = made("Spike", dj.Manual, "-> Recording\nspike : int32\n---\nsample : int64")
 
-    rng = np.random.default_rng(0)
     rows = [("anna", datetime.date(2025, 2, 1)), ("o'hara", datetime.date(2025, 3, 4))]
     insert(tables["Subject"], *rows)
     noise = waveform()
@@ -217,7 +216,7 @@ def test_from_the_list_to_a_table_to_an_array_and_back(browser: Browser) -> None
     browser.tab.goto(browser.page.server.address)
     browser.tab.get_by_role("link", name=re.compile("^Recording")).click()
     browser.sees("Of one session")
-    browser.tab.get_by_role("link", name=re.compile("20,000 × 24 int16")).click()
+    browser.tab.get_by_role("link", name=re.compile("20,000 .* int16")).click()
     browser.sees("exact: lowest and highest")
     browser.tab.go_back()
     browser.sees("Of one session")
@@ -492,7 +491,9 @@ def test_a_heat_map_is_drawn_from_its_lowest_to_its_highest_value(
     browser.tab.wait_for_timeout(800)
     colours = browser.colours(".h5web canvas")
     assert any(max(abs(a - b) for a, b in zip(c, (68, 1, 84), strict=True)) < 12 for c in colours)
-    assert any(max(abs(a - b) for a, b in zip(c, (253, 231, 37), strict=True)) < 12 for c in colours)
+    assert any(
+        max(abs(a - b) for a, b in zip(c, (253, 231, 37), strict=True)) < 12 for c in colours
+    )
 
 
 def test_colours_are_drawn_as_colours(browser: Browser) -> None:

@@ -112,7 +112,7 @@ function Matrix({ values, transposed }: { values: Values; transposed: boolean })
       <MatrixVis
         dims={[values.shape[0] ?? 1, fields.length]}
         cellFormatter={(row, column) => fields[column][1].text(row)}
-        cellWidth={cellWidth(values.shape[0] ?? 1, fields.map(([, each]) => each.text))}
+        cellWidth={Math.min(240, cellWidth(values.shape[0] ?? 1, fields.map(([, each]) => each.text)))}
         columnHeaders={fields.map(([name]) => name)}
       />
     );
