@@ -3,11 +3,11 @@
 import csv
 import io
 import json
+import keyword
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from keyword import iskeyword
 from typing import Any
 
 import numpy as np
@@ -147,7 +147,7 @@ class Arrays:
                 f"{variable} = dj.FreeTable(dj.conn(), {table!r})",
                 f"({variable} & {values!r}).fetch1({attribute!r})",
             ],
-            f"{attribute}_" if iskeyword(attribute) else attribute,
+            f"{attribute}_" if keyword.iskeyword(attribute) else attribute,
         )
         self._known[name, attribute, key] = time.monotonic(), shown
         while len(self._known) > _KEPT:
