@@ -113,7 +113,7 @@ export function Trace({ info, array, show }: ViewProps) {
     const { context, colors } = begin(canvas.current, width, height);
     const perUnit = rate || 1;
     const label = (at: number, step: number) =>
-      rate ? at.toFixed(Math.max(0, Math.min(6, -Math.floor(Math.log10(step) + 1e-9)))) : count(at);
+      rate ? `${at.toFixed(decimals(step))} s` : count(at);
     if (value && scale && heat) drawHeat(context, frame, value.traces, scale);
     drawAxis(context, colors, frame, [view[0] / perUnit, view[1] / perUnit], label);
     if (value && scale) {
@@ -352,6 +352,10 @@ function Readout(props: {
     };
   });
   return <div ref={text} className="readout" />;
+}
+
+function decimals(step: number): number {
+  return Math.max(0, Math.min(6, -Math.floor(Math.log10(step) + 1e-9)));
 }
 
 function step(gain: number, factor: number): number {
