@@ -216,7 +216,7 @@ def test_from_the_list_to_a_table_to_an_array_and_back(browser: Browser) -> None
     browser.tab.goto(browser.page.server.address)
     browser.tab.get_by_role("link", name=re.compile("^Recording")).click()
     browser.sees("Of one session")
-    browser.tab.get_by_role("link", name=re.compile("20,000 .* int16")).click()
+    browser.tab.get_by_role("link", name=re.compile("24 int16")).click()
     browser.sees("exact: lowest and highest")
     browser.tab.go_back()
     browser.sees("Of one session")

@@ -66,7 +66,7 @@ function Item(props: { schema: string; table: Table; current?: string }) {
         href={tableAddress(name)}
         className={table.tier === "part" ? "part" : undefined}
         aria-current={name === current ? "page" : undefined}
-        title={`${name} (${table.tier})${table.arrays.length ? `, arrays: ${table.arrays.join(", ")}` : ""}`}
+        title={`${name} (${table.tier}; rows and bytes as the database estimates them)${table.arrays.length ? `, arrays: ${table.arrays.join(", ")}` : ""}`}
       >
         <span className={table.arrays.length ? "holds" : undefined}>{table.class || table.name}</span>
         <span className="muted">{facts.join(" · ")}</span>
