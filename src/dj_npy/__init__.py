@@ -29,6 +29,7 @@ from dj_npy._stores.described import use_config
 from dj_npy._upkeep.adopt import adopt
 from dj_npy._upkeep.collect import collect
 from dj_npy._upkeep.verify import verify
+from dj_npy._view.view import view
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,7 @@ __all__ = [
     "to_xarray",
     "use_config",
     "verify",
+    "view",
 ]
 
 _patches.apply()
@@ -76,6 +78,7 @@ for _public in (
     to_xarray,
     use_config,
     verify,
+    view,
 ):
     _public.__module__ = __name__
 del _public

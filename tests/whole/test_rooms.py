@@ -21,7 +21,7 @@ ROOMS = [
     ("_lazy",),
     ("_array",),
     ("_datajoint",),
-    ("_upkeep",),
+    ("_upkeep", "_view"),
     ("_postgresql",),
     ("embedded", "pickles"),
     ("",),  # the package itself

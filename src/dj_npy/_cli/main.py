@@ -20,9 +20,10 @@ from dj_npy._cli.command import (
 from dj_npy._cli.info import INFO
 from dj_npy._cli.quickstart import QUICKSTART
 from dj_npy._cli.upkeep import ADOPT, COLLECT, VERIFY
+from dj_npy._cli.view import VIEW
 from dj_npy._text import printable
 
-COMMANDS: tuple[Command, ...] = (QUICKSTART, INFO, VERIFY, COLLECT, ADOPT)
+COMMANDS: tuple[Command, ...] = (QUICKSTART, VIEW, INFO, VERIFY, COLLECT, ADOPT)
 
 _EXIT_CODES = """\
 exit codes:

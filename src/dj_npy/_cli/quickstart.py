@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def quickstart(folder: Path) -> None:
             exec(compile(ast.Module([statement], []), "<quickstart>", "exec"), names)
     print(
         f"\nThe array is an ordinary .npy file:\n  {place.store / names['ref'].path}\n"
+        f"\nTo look at it in the browser (pip install 'dj-npy[view]'):\n"
+        f"  dj-npy view --embedded {shlex.quote(str(folder))}\n"
         f"\nTo go on from Python:\n"
         f"  import datajoint as dj, dj_npy\n"
         f"  dj_npy.embedded.start({str(folder.absolute())!r})\n"

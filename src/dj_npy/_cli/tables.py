@@ -11,6 +11,7 @@ from datajoint.errors import DataJointError
 
 from dj_npy._array.ref import row_of
 from dj_npy._cli.command import UsageError
+from dj_npy._datajoint.catalog import class_name
 from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._errors import StoreError
 from dj_npy._stores import StoreConfig
@@ -45,7 +46,7 @@ def arrays_of(table_name: str, key: list[str]) -> Iterator[Found]:
     StoreError
         If the query fails, or there is no such row.
     """
-    with _translate_driver_errors():
+    with translate_driver_errors():
         connection = dj.conn()
         table, name = _table(connection, table_name)
         heading = table.heading
@@ -81,16 +82,11 @@ def _table(connection: Any, typed: str) -> tuple[Any, str]:
         raise UsageError(f"there is no schema {schema!r} in the database, or none you may see")
     names = dj.Schema(schema, connection=connection, create_schema=False).list_tables()
     for name in names:
-        if wanted in (name, name.lstrip("#_"), _class_name(name)):
+        if wanted in (name, name.lstrip("#_"), class_name(name)):
             full = connection.adapter.make_full_table_name(schema, name)
             return dj.FreeTable(connection, full), f"{schema}.{name}"
-    available = ", ".join(map(_class_name, names)) or "none"
+    available = ", ".join(map(class_name, names)) or "none"
     raise UsageError(f"schema {schema!r} has no table {wanted!r}; there are: {available}")
-
-
-def _class_name(name: str) -> str:
-    """Return the name of a table's class: ``Session.Trial`` for ``session__trial``."""
-    return ".".join(map(dj.utils.to_camel_case, name.lstrip("#_").split("__")))
 
 
 def _condition(typed: str, heading: Any, table: str) -> tuple[str, Any]:
@@ -110,7 +106,7 @@ def _condition(typed: str, heading: Any, table: str) -> tuple[str, Any]:
 
 
 @contextmanager
-def _translate_driver_errors() -> Iterator[None]:
+def translate_driver_errors() -> Iterator[None]:
     """Translate errors of the database drivers."""
     try:
         yield

@@ -124,6 +124,11 @@ _UNLOCK = {
 }
 
 
+def class_name(table: str) -> str:
+    """Return the name of a table's class: ``Session.Trial`` for ``session__trial``."""
+    return ".".join(map(dj.utils.to_camel_case, table.lstrip("#_").split("__")))
+
+
 def is_npy(codec: Any, store: str | None) -> bool:
     """Whether a codec's column in the database has the JSON of an ``<npy@>`` value."""
     try:

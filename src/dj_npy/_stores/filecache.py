@@ -85,6 +85,17 @@ def open_copy(
             return file
 
 
+def find_copy(key: tuple[str, ...], nbytes: int) -> FileIO | None:
+    """Open a copy that :func:`open_copy` has made of so many bytes; None if there is none."""
+    name = _name(key)
+    with _translate_errors(f"the copy {name[:8]}", nbytes):
+        file = _open_complete(_private_folder("maps") / name, nbytes)
+        if file is not None:
+            with suppress(OSError):  # another process just removed it to make room
+                os.utime(file.fileno() if os.utime in os.supports_fd else file.name)
+        return file
+
+
 def working_copy(key: tuple[str, ...], original: FileIO, label: str) -> FileIO:
     """
     Open a writable copy of a file; only the caller removes it.

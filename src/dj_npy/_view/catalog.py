@@ -1,0 +1,447 @@
+"""Schemas, tables and rows, as the page shows them."""
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import datajoint as dj
+from datajoint.errors import DataJointError
+
+from dj_npy._datajoint.catalog import class_name
+from dj_npy._datajoint.codec import NpyCodec
+from dj_npy._errors import NpyError
+from dj_npy._format.metadata import ArrayMetadata
+from dj_npy._view.answers import Refused, finite, integer
+from dj_npy._view.database import Database, select
+
+_MAX_ROWS = 1000
+_MAX_TEXT, _MAX_JSON = 1000, 64 << 10
+"""Most characters of a value, and of the JSON of an array."""
+_COUNT_S = 2
+"""Seconds that a table is counted for when it is opened."""
+_KEPT_S = 30
+"""Seconds for which a heading is believed."""
+_MAX_HEADINGS = 200
+_NAME = re.compile(r"""[^.`"'\\;%\x00-\x1f]+""")
+"""DataJoint puts names into SQL as they are."""
+_SYSTEM = {"information_schema", "mysql", "performance_schema", "sys"}
+_NUMBER = re.compile(r"(?i)(tiny|small|medium|big)?(int(eger)?\b|serial)|float|double|real|dec|num")
+_EXACT = 1 << 53
+"""Integers beyond this are no numbers in a browser."""
+
+# Estimates, which no lock on a table delays: PostgreSQL's rows are -1 until it is analyzed.
+_TABLES = {
+    "postgresql": """
+        SELECT n.nspname, c.relname,
+               CASE WHEN c.reltuples < 0 THEN pg_stat_get_live_tuples(c.oid)
+                    ELSE c.reltuples END::bigint,
+               nullif(c.relpages, 0)::bigint * current_setting('block_size')::bigint
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+          AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+        ORDER BY n.nspname, c.relname""",
+    "mysql": """
+        SELECT table_schema, table_name, table_rows, data_length + index_length
+        FROM information_schema.tables
+        WHERE table_type IN ('BASE TABLE', 'SYSTEM VERSIONED')
+        ORDER BY table_schema, table_name""",
+}
+_ARRAYS = {
+    "postgresql": """
+        SELECT n.nspname, c.relname, a.attname, d.description
+        FROM pg_catalog.pg_description d
+        JOIN pg_catalog.pg_class c ON c.oid = d.objoid
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.objsubid
+        WHERE d.classoid = 'pg_catalog.pg_class'::regclass AND d.objsubid > 0
+          AND d.description LIKE ':<npy%' AND NOT a.attisdropped
+        ORDER BY c.oid, a.attnum""",
+    "mysql": """
+        SELECT table_schema, table_name, column_name, column_comment
+        FROM information_schema.columns WHERE column_comment LIKE ':<npy%'
+        ORDER BY table_schema, table_name, ordinal_position""",
+}
+_OURS = re.compile(r":<npy(@[^>]*)?>:")
+
+
+class Catalog:
+    """
+    What a database has, as far as the account sees it.
+
+    Parameters
+    ----------
+    database : Database
+        Where it is.
+    schemas : sequence of str
+        The schemas to list; none are all.
+    """
+
+    def __init__(self, database: Database, schemas: Sequence[str] = ()) -> None:
+        self._database, self._schemas = database, {*schemas}
+        self._headings: dict[str, tuple[float, Any]] = {}
+
+    def schemas(self) -> list[dict[str, Any]]:
+        """Return all schemas with their tables, by two queries."""
+        with self._database.session() as session:
+            tables = select(session, _TABLES[self._database.backend])
+            columns = select(session, _ARRAYS[self._database.backend])
+        arrays: dict[tuple[str, str], list[str]] = {}
+        for schema, table, attribute, comment in columns:
+            if _OURS.match(comment):
+                arrays.setdefault((schema, table), []).append(attribute)
+        found: dict[str, list[dict[str, Any]]] = {}
+        for schema, table, rows, nbytes in tables:
+            is_listed = not self._schemas or schema in self._schemas
+            if is_listed and schema.lower() not in _SYSTEM and not table.startswith("~"):
+                found.setdefault(schema, []).append(
+                    {
+                        "name": f"{schema}.{table}",
+                        "class": class_name(table),
+                        "tier": tier(table),
+                        "arrays": arrays.get((schema, table), []),
+                        "rows": None if rows is None else int(rows),
+                        "bytes": None if nbytes is None else int(nbytes),
+                        "estimated": True,
+                    }
+                )
+        return [{"name": name, "tables": each} for name, each in found.items()]
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """Return the heading of a table, its parents and children, and how many rows it has."""
+        with self._database.session() as session:
+            self._headings.pop(name, None)
+            table = self.table(session, name)
+            session.dependencies.load(schema_names={table.database})
+            attributes = table.heading.attributes.values()
+            found = {
+                "name": name,
+                "class": class_name(table.table_name),
+                "comment": table.heading.table_status["comment"] or "",
+                "attributes": [_attribute(each) for each in attributes],
+                "parents": _keys(session, session.dependencies.parents(table.full_table_name)),
+                "children": _keys(session, session.dependencies.children(table.full_table_name)),
+                "definition": table.describe(context={}),
+            }
+        try:
+            found["rows"] = self._count(table.full_table_name, limit_s=_COUNT_S)
+        except Refused as refused:
+            if refused.status != 413:
+                raise
+            found["rows"] = None
+        return found
+
+    def rows(self, params: Mapping[str, str]) -> dict[str, Any]:
+        """
+        Return some rows of a table.
+
+        In the order of the key, a page begins behind the key of the last row, so that the millionth
+        is as quick as the first; in any other order, after so many rows.
+        """
+        limit = min(integer(params, "limit", 100), _MAX_ROWS)
+        with self._database.session() as session:
+            table = self.table(session, params.get("table", ""))
+            attributes, key = table.heading.attributes, table.heading.primary_key
+            where, values = restricted(table, params.get("restriction", ""))
+            counted = where, values
+            ordered = params.get("order", "").removeprefix("-") or (key[0] if key else "")
+            direction = "DESC" if params.get("order", "").startswith("-") else "ASC"
+            if ordered and ordered not in attributes:
+                raise Refused(400, f"{params['table']} has no attribute {ordered!r} to order by")
+            if ordered and (attributes[ordered].codec or _is_bytes(attributes[ordered])):
+                raise Refused(400, f"rows cannot be ordered by {ordered}: it has no plain values")
+            # MySQL orders an enum by number, and compares it as text.
+            is_plain = not any(attributes[each].type.startswith("enum") for each in key)
+            by_key = is_plain and key[:1] == [ordered]
+            offset = 0
+            if by_key and params.get("after"):
+                after = _given_key(table, params["after"], "after")
+                behind, its_values = _behind(table, after, direction)
+                where = f"{where} AND {behind}" if where else f" WHERE {behind}"
+                values = [*values, *its_values]
+            else:
+                offset = integer(params, "offset", 0)
+            quote = self._database.adapter.quote_identifier
+            order = [
+                f"{quote(each)} {direction}" for each in dict.fromkeys([ordered, *key]) if each
+            ]
+            selected = [_selected(self._database, each) for each in attributes.values()]
+            query = (
+                f"SELECT {', '.join(selected)} FROM {table.full_table_name}{where}"
+                f"{' ORDER BY ' + ', '.join(order) if order else ''} LIMIT {limit + 1}"
+                f"{f' OFFSET {offset}' if offset else ''}"
+            )
+            found = select(session, query, values) if limit else []
+        page = [
+            [
+                _value(attribute, value)
+                for attribute, value in zip(attributes.values(), row, strict=True)
+            ]
+            for row in found[:limit]
+        ]
+        more = len(found) > limit
+        following: dict[str, str] | None = None
+        if more:
+            last = dict(zip(attributes, page[-1], strict=True))
+            following = (
+                {"after": json.dumps({each: last[each] for each in key})}
+                if by_key
+                else {"offset": str(offset + limit)}
+            )
+        count = self._count(table.full_table_name, *counted) if params.get("count") == "1" else None
+        return {"rows": page, "more": more, "next": following, "count": count}
+
+    def metadata(self, name: str, attribute: str, key: str) -> tuple[str, dict[str, Any], str]:
+        """
+        Return the JSON of an array in a row, as text, its key, and the quoted name of the table.
+
+        Raises
+        ------
+        Refused
+            If there is no such array.
+        """
+        with self._database.session() as session:
+            table = self.table(session, name)
+            column = table.heading.attributes.get(attribute)
+            if column is None or not _is_array(column):
+                raise Refused(404, f"{name} has no attribute {attribute!r:.100} with arrays")
+            given = _given_key(table, key, "key")
+            where, values = _equal(table, given)
+            query = (
+                f"SELECT {_as_text(self._database, attribute)} FROM {table.full_table_name}"
+                f" WHERE {where}"
+            )
+            found = select(session, query, values)
+            stored = {each: _stored(table, each, value) for each, value in given.items()}
+        if not found or found[0][0] is None:
+            raise Refused(404, f"{name} has no array {attribute} in a row with {key:.300}")
+        key_values = {k: v if isinstance(v, int) else given[k] for k, v in stored.items()}
+        return found[0][0], key_values, table.full_table_name
+
+    def table(self, session: Any, name: str) -> Any:
+        """Return a table by its name in the database, ``schema.table``; its heading is known."""
+        schema, dot, table = name.partition(".")
+        is_name = dot and _NAME.fullmatch(schema) and _NAME.fullmatch(table)
+        is_hidden = schema.lower() in _SYSTEM or schema.startswith("pg_") or table.startswith("~")
+        if not is_name or is_hidden:
+            raise Refused(404, f"there is no table {name!r:.150}")
+        known_at, known = self._headings.get(name, (0.0, None))
+        if len(self._headings) > _MAX_HEADINGS:
+            self._headings.clear()
+        found = dj.FreeTable(session, session.adapter.make_full_table_name(schema, table))
+        if known is not None and time.monotonic() < known_at + _KEPT_S:
+            found._heading = known
+            return found
+        try:
+            found.heading.attributes  # noqa: B018 - reads it
+        except DataJointError as error:
+            raise Refused(
+                404, f"there is no table {name!r}, or this account must not see it: {error}"
+            ) from None
+        self._headings[name] = time.monotonic(), found.heading
+        return found
+
+    def _count(
+        self, table: str, where: str = "", values: Sequence[Any] = (), limit_s: float | None = None
+    ) -> int:
+        with self._database.session(limit_s) as session:
+            [(count,)] = select(session, f"SELECT count(*) FROM {table}{where}", values)
+            return int(count)
+
+
+def tier(table: str) -> str:
+    """Return the tier of a table by its name."""
+    bare = table.lstrip("#_")
+    if "__" in bare:
+        return "part"
+    prefix = table[: len(table) - len(bare)]
+    return {"#": "lookup", "_": "imported", "__": "computed"}.get(prefix, "manual")
+
+
+def restricted(table: Any, restriction: str) -> tuple[str, Sequence[Any]]:
+    """
+    Return the WHERE clause of a restriction, in which ``%%`` is ``%``, and the values for it.
+
+    Parameters
+    ----------
+    table : datajoint.FreeTable
+        The table.
+    restriction : str
+        A condition in DataJoint's words, or a dict in JSON.
+    """
+    if restriction.lstrip().startswith("{"):
+        condition, values = _equal(table, _object(table, restriction, "restriction"))
+        return f" WHERE {condition}" if condition else "", values
+    check_condition(restriction)
+    return (table & restriction).where_clause() if restriction.strip() else "", ()
+
+
+def check_condition(text: str) -> None:
+    """
+    Raise unless a text can only be one expression, wherever in brackets it is put.
+
+    So it ends no statement, begins none, and leaves out no rest. What an expression may do is
+    bounded by the transaction: it reads, and not for long.
+    """
+    bare = re.sub(r"""'[^']*'|"[^"]*"|`[^`]*`""", " 0 ", text)
+    depth = 0
+    for each in re.findall("[()]", bare):
+        depth += 1 if each == "(" else -1
+        if depth < 0:
+            break
+    if depth or re.search(r"[\\\x00]", text) or re.search(r"""['"`;#$]|--|/\*""", bare):
+        raise Refused(
+            400,
+            "this is not one condition, such as subject = 'a' AND day > '2024-01-01': brackets and "
+            "quotes are closed, and there are no comments, semicolons, backslashes, # or $",
+        )
+
+
+def _object(table: Any, text: str, what: str) -> dict[str, Any]:
+    """Return attributes of a table and their values, given in JSON."""
+    try:
+        found = json.loads(text, parse_float=Decimal)
+    except (ValueError, RecursionError):
+        found = None
+    plain = (str, int, Decimal, type(None))
+    if not isinstance(found, dict) or not all(isinstance(each, plain) for each in found.values()):
+        raise Refused(400, f"{what} is a JSON object of attributes and values, not {text:.100}")
+    for name in found:
+        if name not in table.heading.attributes:
+            raise Refused(400, f"{what} names {name!r:.100}, which the table does not have")
+    return found
+
+
+def _given_key(table: Any, text: str, what: str) -> dict[str, Any]:
+    found = _object(table, text, what)
+    key = table.heading.primary_key
+    if found.keys() != {*key} or None in found.values():
+        raise Refused(400, f"{what} has a value for each of {', '.join(key)}, not {text:.200}")
+    return {name: found[name] for name in key}
+
+
+def _stored(table: Any, name: str, value: Any) -> Any:
+    """Return a value as the database compares it without converting the whole column."""
+    attribute = table.heading.attributes[name]
+    try:
+        if isinstance(value, str) and _NUMBER.match(attribute.type):
+            return int(value) if re.fullmatch(r"[+-]?\d{1,40}", value) else Decimal(value)
+        if attribute.uuid and table.connection.adapter.backend == "mysql":
+            return uuid.UUID(value).bytes
+    except (ValueError, InvalidOperation, AttributeError):
+        raise Refused(400, f"{name} cannot be {value!r:.100}") from None
+    return value
+
+
+def _equal(table: Any, given: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    quote = table.connection.adapter.quote_identifier
+    conditions = [
+        f"{quote(name)} IS NULL" if value is None else f"{quote(name)} = %s"
+        for name, value in given.items()
+    ]
+    values = [_stored(table, name, each) for name, each in given.items() if each is not None]
+    return " AND ".join(conditions), values
+
+
+def _behind(table: Any, key: Mapping[str, Any], direction: str) -> tuple[str, list[Any]]:
+    """Return the condition of rows behind a key in its order."""
+    adapter, sign = table.connection.adapter, "<" if direction == "DESC" else ">"
+    names = [adapter.quote_identifier(name) for name in key]
+    values = [_stored(table, name, value) for name, value in key.items()]
+    if adapter.backend == "postgresql":
+        return f"({', '.join(names)}) {sign} ({', '.join(['%s'] * len(names))})", values
+    # MySQL finds a place in an index by this form, and not by the other.
+    condition, wanted = f"{names[-1]} {sign} %s", [values[-1]]
+    for name, value in zip(names[-2::-1], values[-2::-1], strict=True):
+        condition = f"{name} {sign} %s OR ({name} = %s AND ({condition}))"
+        wanted = [value, value, *wanted]
+    return f"({condition})", wanted
+
+
+def _selected(database: Database, attribute: Any) -> str:
+    """Return what is selected of an attribute: no large value is sent."""
+    name: str = database.adapter.quote_identifier(attribute.name)
+    if _is_array(attribute):
+        return f"left({_as_text(database, attribute.name)}, {_MAX_JSON})"
+    if attribute.codec is not None:
+        return f"{name} IS NOT NULL"
+    if attribute.uuid and database.backend == "mysql":
+        return f"hex({name})"
+    if _is_bytes(attribute):
+        return f"octet_length({name})"
+    if _NUMBER.match(attribute.type):
+        return name
+    text = _as_text(database, attribute.name)
+    return text if attribute.in_key else f"left({text}, {_MAX_TEXT + 1})"
+
+
+def _as_text(database: Database, name: str) -> str:
+    kind = "text" if database.backend == "postgresql" else "char"
+    return f"CAST({database.adapter.quote_identifier(name)} AS {kind})"
+
+
+def _value(attribute: Any, value: Any) -> Any:
+    """Return a value for JSON, from what `_selected` selects."""
+    if value is None or (attribute.codec is not None and not value):
+        return None
+    if _is_array(attribute):
+        return described(ArrayMetadata.of(value))
+    if attribute.codec is not None:
+        return {"codec": attribute.type}
+    if attribute.uuid:
+        return str(uuid.UUID(value))
+    if _is_bytes(attribute):
+        return {"bytes": int(value)}
+    if isinstance(value, float):
+        return value if finite(value) is not None else str(value)
+    if isinstance(value, int):
+        return value if abs(value) <= _EXACT else str(value)
+    text = str(value)
+    return text if attribute.in_key or len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
+
+
+def described(metadata: ArrayMetadata) -> dict[str, Any]:
+    """Return what the row of an array says of it."""
+    try:
+        return {
+            "shape": [*metadata.shape],
+            "dtype": metadata.dtype.str,
+            "nbytes": metadata.nbytes,
+            "path": metadata.path,
+            "store": metadata.store,
+        }
+    except NpyError as error:
+        return {"error": str(error)}
+
+
+def _is_array(attribute: Any) -> bool:
+    return attribute.codec is not None and attribute.codec.name == NpyCodec.name
+
+
+def _is_bytes(attribute: Any) -> bool:
+    return attribute.is_blob or re.match("(?i)(var)?binary|bytea", attribute.type) is not None
+
+
+def _attribute(attribute: Any) -> dict[str, Any]:
+    return {
+        "name": attribute.name,
+        "type": attribute.original_type or attribute.type,
+        "key": attribute.in_key,
+        "array": _is_array(attribute),
+        "nullable": attribute.nullable,
+        "comment": attribute.comment or "",
+        "default": None if attribute.default is None else str(attribute.default),
+    }
+
+
+def _keys(session: Any, edges: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return foreign keys, without those of hidden tables."""
+    found = []
+    for full_name, properties in edges:
+        schema, table = session.adapter.split_full_table_name(full_name)
+        if not table.startswith("~"):
+            found.append({"table": f"{schema}.{table}", "attributes": {**properties["attr_map"]}})
+    return found

@@ -1,0 +1,494 @@
+"""Schemas, tables and rows: on every database, and whatever is asked of them."""
+
+import json
+import math
+import time
+from typing import Any
+
+import datajoint as dj
+import numpy as np
+import pytest
+
+from dj_npy._view import database as database_module
+from dj_npy._view.answers import Refused
+from dj_npy._view.catalog import check_condition, tier
+from dj_npy._view.database import Database, select
+from tests.conftest import MakeTable, is_mariadb
+from tests.view.conftest import Page, served
+
+WAVEFORM = np.arange(12, dtype=">i2").reshape(3, 4)
+
+
+def name_of(table: Any) -> str:
+    return f"{table.database}.{table.table_name}"
+
+
+@pytest.fixture
+def recordings(recording: Any) -> Any:
+    """Ten rows; the arrays of some are NULL."""
+    recording.insert(
+        {"recording_id": n, "waveform": WAVEFORM + n if n % 3 else WAVEFORM} for n in range(10)
+    )
+    return recording
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ("recording", "manual"),
+        ("#lookup", "lookup"),
+        ("_imported", "imported"),
+        ("__computed", "computed"),
+        ("recording__trial", "part"),
+        ("__computed__trial", "part"),
+        ("#lookup__item", "part"),
+    ],
+)
+def test_tiers_are_told_by_names(table: str, expected: str) -> None:
+    assert tier(table) == expected
+
+
+def test_schemas_list_tables_and_their_arrays(page: Page, schema: Any, table: MakeTable) -> None:
+    table("subject : varchar(20)\n---\nage = null : int32", "Subject")
+    table("n : int32\n---\nwaveform : <npy@>\nother = null : <npy@archive>", "TwoArrays", dj.Lookup)
+    found = page.fine("schemas").json
+    assert found["version"]
+    [tables] = [each["tables"] for each in found["schemas"] if each["name"] == schema.database]
+    by_class = {each["class"]: each for each in tables}
+    assert by_class.keys() == {"Subject", "TwoArrays"}  # and none of DataJoint's own
+    assert by_class["Subject"]["arrays"] == []
+    assert by_class["TwoArrays"]["arrays"] == ["waveform", "other"]
+    assert by_class["TwoArrays"]["tier"] == "lookup"
+    assert by_class["TwoArrays"]["name"] == f"{schema.database}.#two_arrays"
+    assert by_class["Subject"]["rows"] in (None, 0)
+    assert "mysql" not in {each["name"] for each in found["schemas"]}
+
+
+def test_some_schemas_can_be_chosen(database: Any, schema: Any, recording: Any) -> None:
+    with served(database.connection, schema.database) as page:
+        assert [each["name"] for each in page.fine("schemas").json["schemas"]] == [schema.database]
+
+
+def test_rows_are_estimated(page: Page, recordings: Any) -> None:
+    if recordings.connection.adapter.backend == "postgresql":
+        recordings.connection.query(f"ANALYZE {recordings.full_table_name}")
+    else:
+        recordings.connection.query(f"ANALYZE TABLE {recordings.full_table_name}").fetchall()
+    found = page.fine("schemas").json["schemas"]
+    [one] = [t for each in found for t in each["tables"] if t["name"] == name_of(recordings)]
+    assert one["rows"] == 10
+    assert one["bytes"] > 0
+
+
+def test_a_table_is_described(page: Page, schema: Any, table: MakeTable) -> None:
+    subject = table(
+        "# a mouse\nsubject : varchar(20) # its name\n---\nage = null : int32", "Subject"
+    )
+    context = {"Subject": subject}
+    session = schema(
+        type("Session", (dj.Manual,), {"definition": "-> Subject\nday : date\n---\nm : <npy@>"}),
+        context=context,
+    )
+    renamed = "n : int32\n---\n-> Subject.proj(first='subject')"
+    schema(type("Pair", (dj.Manual,), {"definition": renamed}), context=context)
+    subject.insert1({"subject": "a"})
+    found = page.fine("table", table=name_of(subject)).json
+    assert (found["class"], found["comment"], found["rows"]) == ("Subject", "a mouse", 1)
+    assert found["parents"] == []
+    assert sorted(found["children"], key=lambda each: str(each["table"])) == [
+        {"table": f"{schema.database}.pair", "attributes": {"first": "subject"}},
+        {"table": f"{schema.database}.session", "attributes": {"subject": "subject"}},
+    ]
+    first, second = found["attributes"]
+    assert first | {"default": None} == {
+        "name": "subject",
+        "type": "varchar(20)",
+        "key": True,
+        "array": False,
+        "nullable": False,
+        "comment": "its name",
+        "default": None,
+    }
+    assert (second["key"], second["nullable"], second["type"]) == (False, True, "int32")
+    assert "subject" in found["definition"]
+    found = page.fine("table", table=name_of(session)).json
+    assert [each["table"] for each in found["parents"]] == [name_of(subject)]
+    [array] = [each for each in found["attributes"] if each["array"]]
+    assert (array["name"], array["type"]) == ("m", "<npy@>")
+
+
+def test_values_are_as_a_browser_can_hold_them(page: Page, schema: Any, table: MakeTable) -> None:
+    different = table(
+        "id : int64\n---\nsmall : int32\nx : float64\nprice : decimal(10,2)\nday : date\n"
+        "at : datetime\nkind : enum('a','b')\nnote : varchar(4000)\nnothing = null : int32\n"
+        "raw : bytes\nextra : json\nwaveform : <npy@>\nother = null : <npy@>\nok : bool",
+        "Different",
+    )
+    row = {
+        "id": (1 << 60) + 1,
+        "small": -5,
+        "x": 0.1,
+        "price": "12.50",
+        "day": "2024-01-02",
+        "at": "2024-01-02 03:04:05",
+        "kind": "b",
+        "note": "ü" * 1500,
+        "raw": b"12345",
+        "extra": {"a": 1},
+        "waveform": WAVEFORM,
+        "ok": True,
+    }
+    different.insert1(row)
+    described = page.fine("table", table=name_of(different)).json
+    [values] = page.fine("rows", table=name_of(different)).json["rows"]
+    found = dict(zip([each["name"] for each in described["attributes"]], values, strict=True))
+    array = found.pop("waveform")
+    assert found.pop("extra").replace(" ", "") == '{"a":1}'
+    assert found.pop("ok") in (1, "true", True)
+    assert found == {
+        "id": str((1 << 60) + 1),
+        "small": -5,
+        "x": 0.1,
+        "price": "12.50",
+        "day": "2024-01-02",
+        "at": "2024-01-02 03:04:05",
+        "kind": "b",
+        "note": "ü" * 1000 + "…",
+        "nothing": None,
+        "raw": {"bytes": 5},
+        "other": None,
+    }
+    path = different.fetch1("waveform").path
+    assert array == {"shape": [3, 4], "dtype": ">i2", "nbytes": 24, "path": path, "store": "main"}
+    # The key of a row leads to its array, though it is no number in a browser.
+    key = json.dumps({"id": found["id"]})
+    info = page.fine("array", table=name_of(different), attribute="waveform", key=key).json
+    assert info["path"] == path
+    wrong = json.dumps({"id": str(1 << 60)})
+    page.refused(404, "array", table=name_of(different), attribute="waveform", key=wrong)
+    page.refused(404, "array", table=name_of(different), attribute="other", key=key)
+
+
+def test_other_codecs_are_not_read(
+    page: Page, schema: Any, table: MakeTable, database: Any
+) -> None:
+    if is_mariadb(database):
+        pytest.skip("<blob@> cannot be inserted there")
+    mixed = table(
+        "n : int32\n---\ninside : <blob>\nbeside : <blob@>\nnone = null : <blob>", "Mixed"
+    )
+    mixed.insert1({"n": 1, "inside": np.zeros(10), "beside": np.zeros(10)})
+    [row] = page.fine("rows", table=name_of(mixed)).json["rows"]
+    assert row == [1, {"codec": "<blob>"}, {"codec": "<blob@>"}, None]
+
+
+@pytest.mark.parametrize("order", ["", "subject", "-subject"])
+def test_pages_go_on_behind_the_last_key(page: Page, table: MakeTable, order: str) -> None:
+    pairs = table("subject : varchar(10)\nn : int32\nday : date\n---\nx = 0 : int32", "Pairs")
+    pairs.insert(
+        {"subject": s, "n": n, "day": d}
+        for s in ("a", "b'c", 'd"%s')
+        for n in range(-2, 3)
+        for d in ("2024-01-01", "2024-01-02")
+    )
+    expected = pairs.to_dicts(order_by="KEY DESC" if order.startswith("-") else "KEY")
+    wanted = [[e["subject"], e["n"], str(e["day"]), 0] for e in expected]
+    found: list[Any] = []
+    following: dict[str, str] | None = {}
+    asked = 0
+    while following is not None:
+        more = page.fine("rows", table=name_of(pairs), order=order, limit=7, **following).json
+        found += more["rows"]
+        following = more["next"]
+        assert more["more"] == (following is not None)
+        assert following is None or following.keys() == {"after"}
+        asked += 1
+    assert asked == 5
+    assert found == wanted
+
+
+def test_rows_can_be_ordered_by_any_plain_attribute(page: Page, table: MakeTable) -> None:
+    ages = table(
+        "n : int32\n---\nage = null : int32\nraw = null : bytes\nm = null : <npy@>", "Ages"
+    )
+    ages.insert({"n": n, "age": None if n == 3 else (7 * n) % 5} for n in range(10))
+    found: list[Any] = []
+    following: dict[str, str] | None = {}
+    while following is not None:
+        more = page.fine("rows", table=name_of(ages), order="-age", limit=3, **following).json
+        found += more["rows"]
+        following = more["next"]
+    assert sorted(each[0] for each in found) == list(range(10))
+    known = [each[1] for each in found if each[1] is not None]
+    assert known == sorted(known, reverse=True)
+    for order in ("m", "raw", "no_such", "n; DROP TABLE x", '"n"'):
+        page.refused(400, "rows", table=name_of(ages), order=order)
+
+
+def test_rows_are_restricted_in_the_words_of_datajoint(page: Page, recordings: Any) -> None:
+    def ids(restriction: str, **more: Any) -> list[int]:
+        reply = page.fine("rows", table=name_of(recordings), restriction=restriction, **more)
+        return [row[0] for row in reply.json["rows"]]
+
+    assert ids("recording_id > 6") == [7, 8, 9]
+    assert ids("recording_id > 6 AND (recording_id < 9 OR waveform IS NULL)") == [7, 8]
+    assert ids("recording_id % 2 = 1 and recording_id in (1, 2, 3)") == [1, 3]
+    assert ids('{"recording_id": 3}') == [3]
+    assert ids('{"recording_id": "3"}') == [3]
+    assert ids('{"waveform": null}') == []
+    assert ids(" ") == list(range(10))
+    reply = page.fine(
+        "rows", table=name_of(recordings), restriction="recording_id > 6", limit=0, count=1
+    )
+    assert (reply.json["count"], reply.json["rows"]) == (3, [])
+    assert page.fine("rows", table=name_of(recordings)).json["count"] is None
+    message = page.refused(400, "rows", table=name_of(recordings), restriction="waveform > 3")
+    assert "waveform cannot be compared" in message
+    message = page.refused(400, "rows", table=name_of(recordings), restriction="nosuch > 3")
+    assert "nosuch" in message
+    page.refused(400, "rows", table=name_of(recordings), restriction="recording_id >")
+    page.refused(400, "rows", table=name_of(recordings), restriction='{"nosuch": 3}')
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "1=1; DROP TABLE {0}",
+        "1=1); DROP TABLE {0}; --",
+        "1=1); COMMIT; DELETE FROM {0}; SELECT (1",
+        "1=1) OR (1=1",
+        "1=1) UNION SELECT 1, 'x' -- ",
+        "1=1) /* ",
+        "1=1) INTO OUTFILE '/tmp/x' -- ",
+        "1=1) #",
+        "recording_id = '1",
+        'recording_id = "1',
+        "recording_id = $$; DROP TABLE {0}$$",
+        "recording_id = '\\'; DROP TABLE {0}; -- '",
+        "recording_id = 1 \x00",
+        "((recording_id = 1)",
+        '{{"recording_id\\" = 1; DROP TABLE {0}; --": 1}}',
+        '{{"recording_id": [1]}}',
+        '{{"recording_id": {{"a": 1}}}}',
+        '{{"recording_id": "1; DROP TABLE {0}"}}',
+        '{{"recording_id": NaN}}',
+        "{{",
+    ],
+)
+def test_a_restriction_is_one_condition_and_no_more(
+    page: Page, recordings: Any, hostile: str
+) -> None:
+    restriction = hostile.format(recordings.full_table_name)
+    page.refused(400, "rows", table=name_of(recordings), restriction=restriction)
+    page.refused(400, "rows", table=name_of(recordings), restriction=restriction, count=1, limit=0)
+    assert len(recordings()) == 10
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = 'x;y' AND b = '--' OR c = \"#$/*\" AND (`d` > 1)",
+        "a = 'it''s' AND b LIKE '10%'",
+        "((a = 1)) AND (b = (2))",
+        "a - 1 = -1",
+        "",
+    ],
+)
+def test_conditions_may_have_anything_in_quotes(text: str) -> None:
+    check_condition(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["a = 1 --'", "'a' -''- b", "')' )", "a = '''", "`", ")(", "-''-;"]
+)
+def test_quotes_hide_nothing_else(text: str) -> None:
+    if text == "'a' -''- b":
+        check_condition(text)
+        return
+    with pytest.raises(Refused):
+        check_condition(text)
+
+
+def test_nothing_is_written(database: Any, recordings: Any) -> None:
+    """Not even by what would get past all checks."""
+    own, name = Database(database.connection), recordings.full_table_name
+    backup = f"{name[:-1]}_copy{name[-1]}"
+    for statement in (
+        f"DELETE FROM {name}",
+        f"INSERT INTO {name} (recording_id) VALUES (77)",
+        f"DROP TABLE {name}",
+        f"CREATE TABLE {backup} AS SELECT * FROM {name}",
+        f"TRUNCATE TABLE {name}",
+        f"ALTER TABLE {name} ADD x INT",
+    ):
+        with pytest.raises(Refused) as refused, own.session() as session:
+            select(session, statement)
+        assert refused.value.status == 400
+    with own.session() as session:
+        [(count,)] = select(session, f"SELECT count(*) FROM {name}")
+        database_module.run(session, ["ROLLBACK"])
+        with pytest.raises(Exception, match=r"(?i)read.only"):
+            select(session, f"DELETE FROM {name}")
+    assert count == len(recordings()) == 10
+    own.close()
+
+
+def test_a_query_has_a_time_limit(
+    page: Page, recordings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "LIMIT_S", 1)
+    in_postgresql = recordings.connection.adapter.backend == "postgresql"
+    sleep = "pg_sleep(3600) IS NULL" if in_postgresql else "sleep(3600) = 1"
+    started = time.monotonic()
+    for more in ({}, {"count": 1, "limit": 0}):
+        message = page.refused(413, "rows", table=name_of(recordings), restriction=sleep, **more)
+        assert "1 s" in message
+    assert time.monotonic() - started < 6
+    assert len(page.fine("rows", table=name_of(recordings)).json["rows"]) == 10
+
+
+def test_a_query_cannot_end_its_time_limit(database: Any, recordings: Any) -> None:
+    """Not for itself, and not for those after it."""
+    if database.connection.adapter.backend != "postgresql":
+        pytest.skip("there, no expression sets a variable of the session")
+    own = Database(database.connection)
+    for is_local in ("true", "false"):
+        with own.session(1) as session:
+            select(session, f"SELECT set_config('statement_timeout', '0', {is_local})")
+        with pytest.raises(Refused) as refused, own.session(1) as session:
+            select(session, f"SELECT set_config('transaction_read_only', 'off', {is_local})")
+        assert refused.value.status == 400
+        with pytest.raises(Refused) as refused, own.session(1) as session:
+            select(session, "SELECT pg_sleep(60)")
+        assert refused.value.status == 413
+    own.close()
+
+
+def test_the_connection_of_the_user_is_left_alone(page: Page, recordings: Any) -> None:
+    """Its transaction is neither seen nor ended, and its tables are not asked for."""
+    connection = recordings.connection
+    connection.dependencies.clear()
+    with connection.transaction:
+        recordings.insert1({"recording_id": 77, "waveform": WAVEFORM})
+        reply = page.fine("rows", table=name_of(recordings))
+        assert len(reply.json["rows"]) == 10
+        page.fine("table", table=name_of(recordings))
+        page.refused(400, "rows", table=name_of(recordings), restriction="recording_id = 'x' + (")
+        assert connection.in_transaction
+    assert not connection.dependencies._loaded
+    assert len(page.fine("rows", table=name_of(recordings)).json["rows"]) == 11
+
+
+def test_few_connections_serve_many_requests(page: Page, recordings: Any) -> None:
+    for _ in range(20):
+        page.fine("rows", table=name_of(recordings))
+    assert len(page.server.app.database._unused) == 1
+
+
+def test_a_lost_connection_is_made_anew(page: Page, recordings: Any) -> None:
+    page.fine("rows", table=name_of(recordings))
+    [own] = page.server.app.database._unused
+    with recordings.connection._conn.cursor() as cursor:
+        if recordings.connection.adapter.backend == "postgresql":
+            cursor.execute(f"SELECT pg_terminate_backend({own._conn.get_backend_pid()})")
+        else:
+            cursor.execute(f"KILL {own._conn.thread_id()}")
+    assert len(page.fine("rows", table=name_of(recordings)).json["rows"]) == 10
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "no_such",
+        "no_such.table",
+        "mysql.user",
+        "MYSQL.user",
+        "pg_catalog.pg_authid",
+        "information_schema.tables",
+        'a"; DROP TABLE x; --.b',
+        "a`.`b.c",
+        "a.b%s",
+        "a'.b",
+        "{schema}.~lineage",
+        "{schema}.no_such",
+        "{schema}.recording WHERE 1=1",
+        "x" * 5000 + ".y",
+    ],
+)
+def test_only_tables_of_the_lab_are_there(page: Page, recordings: Any, name: str) -> None:
+    name = name.replace("{schema}", recordings.database)
+    for path in ("table", "rows"):
+        page.refused(404, path, table=name)
+    page.refused(404, "array", table=name, attribute="waveform", key='{"recording_id": 1}')
+
+
+def test_an_array_is_named_by_its_whole_key(page: Page, recordings: Any) -> None:
+    name = name_of(recordings)
+    for key in ("", "{", "[]", "1", "{}", '{"recording_id": null}', '{"recording_id": 1, "x": 2}'):
+        page.refused(400, "array", table=name, attribute="waveform", key=key)
+    for attribute in ("recording_id", "no_such", "", "waveform--"):
+        page.refused(404, "array", table=name, attribute=attribute, key='{"recording_id": 1}')
+    page.refused(404, "array", table=name, attribute="waveform", key='{"recording_id": 99}')
+    page.refused(400, "array", table=name, attribute="waveform", key='{"recording_id": "1 OR 1=1"}')
+
+
+def test_a_server_that_is_gone_is_told(postgresql: Any, recordings: Any) -> None:
+    with served(recordings.connection) as page:
+        database = page.server.app.database
+        info = database._user.conn_info
+        before = info["host"]
+        info["host"] = "/nowhere"
+        try:
+            message = page.refused(502, "schemas")
+        finally:
+            info["host"] = before
+    assert "cannot be reached" in message
+
+
+def test_numbers_that_are_none_are_told_as_text(
+    page: Page, table: MakeTable, database: Any
+) -> None:
+    if database.connection.adapter.backend == "mysql":
+        pytest.skip("there are none")
+    odd = table("n : int32\n---\nx : float64", "Odd")
+    odd.insert([{"n": 1, "x": math.nan}, {"n": 2, "x": math.inf}])
+    rows = page.fine("rows", table=name_of(odd)).json["rows"]
+    assert [str(row[1]).lower() for row in rows] in (["nan", "inf"], ["nan", "infinity"])
+
+
+@pytest.mark.slow
+def test_a_million_rows_are_paged_quickly(page: Page, table: MakeTable, database: Any) -> None:
+    many = table("subject : int32\nn : int32\n---\nx = 0 : int32", "Many")
+    name = many.full_table_name
+    series = (
+        "SELECT n % 10, n / 10 FROM generate_series(0, 999999) AS n"
+        if database.connection.adapter.backend == "postgresql"
+        else "SELECT a.n % 10, a.n div 10 FROM (SELECT row_number() OVER () - 1 AS n "
+        "FROM information_schema.columns a, information_schema.columns b LIMIT 1000000) a"
+    )
+    with database.connection._conn.cursor() as cursor:
+        cursor.execute(f"INSERT INTO {name} (subject, n) {series}")
+    assert len(many()) == 1_000_000
+    took = []
+    for more in (
+        {},
+        {"after": json.dumps({"subject": 9, "n": 99_000})},
+        {"after": json.dumps({"subject": 4, "n": 50_000}), "order": "-subject"},
+        {"restriction": "subject = 7 AND n > 5000"},
+    ):
+        started = time.monotonic()
+        assert len(page.fine("rows", table=name_of(many), **more).json["rows"]) == 100
+        took.append(time.monotonic() - started)
+    assert max(took) < 0.5
+    assert page.fine("table", table=name_of(many)).json["rows"] == 1_000_000
+
+
+def test_catalogs_forget_headings(database: Any, recordings: Any) -> None:
+    """What has changed is seen when a table is opened anew."""
+    with served(database.connection) as page:
+        assert len(page.fine("rows", table=name_of(recordings)).json["rows"][0]) == 2
+        with database.connection._conn.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {recordings.full_table_name} ADD x INT")
+        assert len(page.fine("table", table=name_of(recordings)).json["attributes"]) == 3
+        assert len(page.fine("rows", table=name_of(recordings)).json["rows"][0]) == 3

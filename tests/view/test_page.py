@@ -1,0 +1,597 @@
+"""The page in a real browser: what is drawn is looked at, and an error on its console fails."""
+
+import datetime
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import datajoint as dj
+import numpy as np
+import pytest
+
+from tests.support import servers
+from tests.view.conftest import Page, served
+
+CHROMIUM = shutil.which("chromium")
+# Graphics by the processor, as on a machine without a display.
+ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+ARGUMENTS += ["--ignore-gpu-blocklist"]
+
+EVENT = 23_456_789
+ACCENT, INK = (11, 98, 168), (27, 31, 36)
+
+# What a canvas shows, drawn over by nothing: how many pixels have each colour.
+COLOURS = """(selector) => {
+  const canvas = document.querySelector(selector);
+  const copy = document.createElement("canvas");
+  [copy.width, copy.height] = [canvas.width, canvas.height];
+  const context = copy.getContext("2d");
+  context.drawImage(canvas, 0, 0);
+  const { data } = context.getImageData(0, 0, copy.width, copy.height);
+  const counts = {};
+  for (let at = 0; at < data.length; at += 4) {
+    const colour = data.slice(at, at + 3).join();
+    counts[colour] = (counts[colour] ?? 0) + 1;
+  }
+  return counts;
+}"""
+PIXEL = """([selector, x, y]) => {
+  const canvas = document.querySelector(selector);
+  return [...canvas.getContext("2d").getImageData(x, y, 1, 1).data].slice(0, 3);
+}"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        servers.missing("chromium", "pip install playwright")
+    if CHROMIUM is None:
+        servers.missing("chromium", "apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+def kinds() -> dict[str, Any]:
+    """An array of each kind that is shown in slices."""
+    spiral = np.linspace(0, 1, 60) * np.exp(1j * np.linspace(0, 20, 60))
+    spiral[7] = complex(np.nan, 1)
+    records = np.zeros(3, [("name", "U6"), ("x", ">f8"), ("n", "<i8"), ("at", "<f4", (2,))])
+    records["name"], records["x"], records["n"] = ["one", "two", "three"], 0.1, 2**60 + 1
+    colours = np.zeros((20, 30, 3), "u1")
+    colours[..., 0] = 200
+    return {
+        "line": np.sin(np.arange(500) / 30),
+        "big-endian": np.arange(600, dtype=">f4").reshape(20, 30),
+        "complex": spiral,
+        "int64": 2**60 + np.arange(12).reshape(3, 4),
+        "datetime": np.array(["2026-01-01T12:00:00.5", "NaT"], "M8[ms]"),
+        "bool": np.indices((4, 6)).sum(0) % 2 == 0,
+        "void": np.frombuffer(b"abcdefghij", "V5"),
+        "structured": records,
+        "text": np.array([["alpha", "beta"], ["gamma", "delta"]]),
+        "colours": colours,
+        "scalar": np.array(3.5),
+        "empty": np.zeros((0, 3)),
+        "not a number": np.full(20, np.nan),
+        "long": np.arange(300 * 70_000, dtype="u1").reshape(300, 70_000)[:, :70_000],
+        "cube": np.arange(24.0).reshape(2, 3, 4),
+    }
+
+
+def waveform() -> Any:
+    return np.random.default_rng(0).normal(0, 30, (20_000, 24)).astype("i2")
+
+
+def insert(table: Any, *rows: tuple[Any, ...]) -> None:
+    table.insert([dict(zip(table.heading.names, row, strict=True)) for row in rows])
+
+
+@pytest.fixture(scope="module")
+def lab(postgresql: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, str]]:
+    """A schema of a lab, and the server of its page."""
+    before = postgresql.config.stores
+    location = str(tmp_path_factory.mktemp("store"))
+    main = {"protocol": "file", "location": location}
+    postgresql.config.stores = {"default": "main", "main": main}
+    schema = postgresql.Schema(f"lab_{uuid.uuid4().hex[:8]}")
+
+    def made(name: str, base: type, definition: str) -> Any:
+        return schema(type(name, (base,), {"definition": definition}), context=tables)
+
+    tables: dict[str, Any] = {}
+    tables["Subject"] = made("Subject", dj.Manual, "subject : varchar(16)\n---\nborn : date")
+    recording = "-> Subject\nrecording_id : int32\n---\nwaveform : <npy@>"
+    tables["Recording"] = made("Recording", dj.Manual, f"# Of one session\n{recording}")
+    tables["Movie"] = made("Movie", dj.Manual, "-> Recording\n---\nmovie : <npy@>")
+    tables["Kind"] = made("Kind", dj.Lookup, "kind : varchar(16)\n---\ndata : <npy@>")
+    tables["Spike"] = made("Spike", dj.Manual, "-> Recording\nspike : int32\n---\nsample : int64")
+
+    rows = [("anna", datetime.date(2025, 2, 1)), ("o'hara", datetime.date(2025, 3, 4))]
+    insert(tables["Subject"], *rows)
+    noise = waveform()
+    long = np.tile(noise[:, 0], 2000)
+    long[EVENT] = 30_000
+    insert(tables["Recording"], ("anna", 1, noise), ("anna", 2, long), ("o'hara", 1, noise[:, :2]))
+    movie = np.zeros((50, 40, 60), "u2")
+    for frame in range(50):
+        movie[frame, 10:20, frame : frame + 10] = 1000
+    insert(tables["Movie"], ("anna", 1, movie))
+    insert(tables["Kind"], *kinds().items())
+    insert(tables["Spike"], *(("anna", 1, n, n * 7 % 1000) for n in range(250)))
+    with served(postgresql.connection, schema.database) as page:
+        yield page, schema.database
+    schema.drop(prompt=False)
+    postgresql.config.stores = before
+
+
+class Browser:
+    """A window of a browser, at the page."""
+
+    def __init__(self, tab: Any, lab: tuple[Page, str]) -> None:
+        self.tab, (self.page, self.schema) = tab, lab
+        self.requests: list[str] = []
+        self.faults: list[str] = []
+        tab.set_default_timeout(15_000)
+        tab.on("request", lambda request: self.requests.append(request.url))
+        tab.on("pageerror", lambda error: self.faults.append(str(error)))
+        tab.on("console", self._logged)
+
+    def _logged(self, message: Any) -> None:
+        # A refused request is shown by the page, and told by the browser in any case.
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            self.faults.append(message.text)
+
+    def open(self, table: str, attribute: str = "", query: str = "", **key: Any) -> None:
+        path = [f"{self.schema}.{table}"]
+        path += [attribute, json.dumps(key)] if attribute else []
+        address = "/".join(quote(each, safe="") for each in path)
+        self.tab.goto("about:blank")
+        self.tab.goto(f"{self.page.server.address}#/{address}{query and f'?{query}'}")
+
+    def kind(self, kind: str, query: str = "") -> None:
+        self.open("#kind", "data", query, kind=kind)
+
+    def colours(self, selector: str) -> dict[tuple[int, ...], int]:
+        found = self.tab.evaluate(COLOURS, selector)
+        return {tuple(map(int, colour.split(","))): n for colour, n in found.items()}
+
+    @property
+    def hash(self) -> str:
+        found: str = self.tab.evaluate("location.hash")
+        return found
+
+    def asked(self, name: str) -> list[str]:
+        return [url for url in self.requests if f"/api/{name}?" in url]
+
+    def sees(self, text: str) -> None:
+        self.tab.get_by_text(text).locator("visible=true").first.wait_for()
+
+    def until(self, condition: str) -> None:
+        """Wait for an expression of the page's."""
+        self.tab.wait_for_function(condition)
+
+    def focus_plot(self) -> None:
+        self.tab.locator(".plot").first.focus()
+
+
+@pytest.fixture
+def window(chromium: Any, lab: tuple[Page, str]) -> Iterator[Callable[..., Browser]]:
+    """Opens windows; what fails in one of them fails the test."""
+    opened = []
+
+    def make(**options: Any) -> Browser:
+        options = {"viewport": {"width": 1280, "height": 800}} | options
+        context = chromium.new_context(permissions=["clipboard-read", "clipboard-write"], **options)
+        opened.append(Browser(context.new_page(), lab))
+        return opened[-1]
+
+    yield make
+    for browser in opened:
+        browser.tab.context.close()
+        assert browser.faults == []
+        # Nothing is asked of anybody else.
+        own = f"http://127.0.0.1:{browser.page.port}/"
+        others = [url for url in browser.requests if not url.startswith((own, "data:", "blob:"))]
+        assert [url for url in others if url != "about:blank"] == []
+
+
+@pytest.fixture
+def browser(window: Callable[..., Browser]) -> Browser:
+    return window()
+
+
+# Tables
+
+
+def test_from_the_list_to_a_table_to_an_array_and_back(browser: Browser) -> None:
+    browser.tab.goto(browser.page.server.address)
+    browser.tab.get_by_role("link", name=re.compile("^Recording")).click()
+    browser.sees("Of one session")
+    browser.tab.get_by_role("link", name=re.compile("24 int16")).click()
+    browser.sees("exact: lowest and highest")
+    browser.tab.go_back()
+    browser.sees("Of one session")
+    browser.tab.go_forward()
+    browser.sees("exact: lowest and highest")
+
+
+def test_a_filter_leaves_the_tables_with_its_words(browser: Browser) -> None:
+    browser.tab.goto(browser.page.server.address)
+    browser.sees("Spike")
+    browser.tab.keyboard.press("/")
+    browser.tab.keyboard.type("mov")
+    browser.until("document.querySelectorAll('nav li').length === 1")
+    browser.sees("Movie")
+
+
+def test_rows_come_in_pages_and_the_address_keeps_the_page(browser: Browser) -> None:
+    browser.open("spike")
+    browser.sees("250 rows")
+    browser.tab.get_by_role("button", name="Next").click()
+    browser.sees("page 2")
+    browser.tab.reload()
+    browser.sees("page 2")
+    browser.until("document.querySelector('tbody td:nth-child(4)').innerText === '100'")
+    browser.tab.get_by_role("button", name="Previous").click()
+    browser.until("document.querySelector('tbody td:nth-child(4)').innerText === '0'")
+
+
+def test_a_click_on_a_column_orders_by_it(browser: Browser) -> None:
+    browser.open("spike")
+    first = "document.querySelector('tbody td:nth-child(5)').innerText"
+    for expected in ("0", "994"):
+        browser.tab.get_by_role("button", name="sample").click()
+        browser.until(f"{first} === '{expected}'")
+
+
+def test_a_restriction_is_kept_and_a_wrong_one_is_told(browser: Browser) -> None:
+    browser.open("spike")
+    box = browser.tab.get_by_label("Restriction")
+    box.fill("sample > 990")
+    box.press("Enter")
+    browser.sees("1 row with this restriction")
+    box.fill("nonsense >")
+    box.press("Enter")
+    browser.tab.get_by_role("alert").wait_for()
+    browser.tab.go_back()
+    browser.sees("1 row with this restriction")
+
+
+def test_a_row_leads_to_its_parents_and_children(browser: Browser) -> None:
+    browser.open("recording")
+    browser.tab.get_by_role("button", name="Parents and children of this row").nth(2).click()
+    browser.tab.locator(".opened").get_by_role("link", name="Subject").click()
+    browser.sees("1 row with this restriction")
+    browser.sees("o'hara")
+    browser.open("recording")
+    browser.tab.get_by_role("button", name="Parents and children of this row").first.click()
+    browser.tab.locator(".opened").get_by_role("link", name="Spike").click()
+    browser.sees("250 rows with this restriction")
+
+
+# Recordings
+
+
+def test_a_recording_is_drawn_and_zoomed_by_one_request(browser: Browser) -> None:
+    browser.open("recording", "waveform", subject="anna", recording_id=1)
+    browser.sees("exact: lowest and highest of each")
+    browser.until("location.hash.includes('spacing')")
+    colours = browser.colours(".plot canvas")
+    assert colours[ACCENT] > 1000
+    assert colours[INK] > 1000
+    browser.tab.wait_for_timeout(300)
+    browser.requests.clear()
+    # Quick turns of a wheel: only where it comes to rest is asked for.
+    browser.tab.evaluate(
+        """() => { const canvas = document.querySelector(".plot canvas");
+        for (let turn = 0; turn < 10; turn += 1) canvas.dispatchEvent(new WheelEvent("wheel",
+          { deltaY: -240, clientX: 700, clientY: 400, bubbles: true, cancelable: true })); }"""
+    )
+    browser.until("location.hash.includes('start')")
+    browser.sees("samples;")
+    browser.tab.wait_for_timeout(300)
+    assert len(browser.asked("trace")) == 1
+    place, before = browser.hash, browser.colours(".plot canvas")
+    browser.tab.reload()
+    browser.sees("samples;")
+    browser.tab.wait_for_timeout(300)
+    assert browser.hash == place
+    assert browser.colours(".plot canvas") == before
+
+
+def test_the_keyboard_alone_moves_about_in_a_recording(browser: Browser) -> None:
+    browser.open("recording", "waveform", "start=1000&stop=2000", subject="anna", recording_id=1)
+    browser.sees("exact")
+    browser.focus_plot()
+    for key, expected in {
+        "ArrowRight": "start=1200&stop=2200",
+        "ArrowUp": "start=1450&stop=1950",
+        "PageDown": "channels=16%3A24",
+        "g": "gain=1.5",
+        "End": "start=19500&stop=20000",
+        "Home": "start=0&stop=500",
+    }.items():
+        browser.tab.keyboard.press(key)
+        browser.until(f"location.hash.includes({expected!r})")
+    browser.tab.keyboard.press("0")
+    browser.until("!location.hash.includes('start')")
+
+
+def test_a_long_recording_becomes_exact_and_shows_one_sample(browser: Browser) -> None:
+    browser.open("recording", "waveform", "spacing=60000", subject="anna", recording_id=2)
+    browser.sees("sampled: each pixel stands for")
+    browser.sees("exact: lowest and highest of each")
+    browser.tab.wait_for_timeout(300)
+    width = browser.tab.evaluate("document.querySelector('.plot canvas').clientWidth")
+    x = 64 + round((width - 64 - 12) * EVENT / 40_000_000)
+    # Where the single high sample is, the trace reaches up to a quarter of the plot.
+    near = [browser.tab.evaluate(PIXEL, [".plot canvas", x + step, 200]) for step in range(-3, 4)]
+    assert any(blue > red + 40 for red, _, blue in near)
+    assert browser.tab.evaluate(PIXEL, [".plot canvas", x - 40, 200]) == [255, 255, 255]
+
+
+def test_a_heat_map_has_all_channels(browser: Browser) -> None:
+    browser.open("recording", "waveform", subject="anna", recording_id=1)
+    browser.sees("exact")
+    browser.tab.get_by_text("Heat map").click()
+    browser.until("document.querySelector('[aria-label^=\"Heat map\"]')")
+    browser.sees("exact")
+    browser.tab.wait_for_timeout(300)
+    assert len(browser.colours(".plot canvas")) > 100
+    browser.tab.go_back()
+    browser.until("document.querySelector('[aria-label^=\"Traces\"]')")
+
+
+def test_the_code_that_is_copied_fetches_what_is_shown(browser: Browser) -> None:
+    query = "start=1000&stop=2000&channels=0:4"
+    browser.open("recording", "waveform", query, subject="anna", recording_id=1)
+    browser.sees("exact")
+    browser.tab.get_by_role("button", name="Copy Python").click()
+    browser.sees("Python copied")
+    code = browser.tab.evaluate("navigator.clipboard.readText()")
+    variables: dict[str, Any] = {}
+    exec(code, variables)
+    np.testing.assert_array_equal(variables["waveform"], waveform()[1000:2000, :4])
+
+
+def test_a_picture_is_saved(browser: Browser) -> None:
+    browser.open("recording", "waveform", subject="anna", recording_id=1)
+    browser.sees("exact")
+    with browser.tab.expect_download() as download:
+        browser.tab.get_by_role("button", name="PNG").click()
+    with open(download.value.path(), "rb") as file:
+        assert file.read(8) == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_file_that_is_gone_is_told_where_the_plot_would_be(
+    browser: Browser, lab: tuple[Page, str]
+) -> None:
+    table = dj.FreeTable(dj.conn(), f'"{lab[1]}"."recording"')
+    insert(table, ("anna", 9, np.arange(5000)))
+    [file] = Path(dj.config.stores["main"]["location"]).rglob("recording_id=9/*.npy")
+    file.unlink()
+    browser.open("recording", "waveform", subject="anna", recording_id=9)
+    alert = browser.tab.locator(".plot").get_by_role("alert")
+    alert.wait_for()
+    assert file.name in alert.inner_text()
+
+
+# Movies
+
+
+def test_a_movie_shows_the_frame_of_its_address(browser: Browser) -> None:
+    browser.open("movie", "movie", "index=17&low=0&high=1000", subject="anna", recording_id=1)
+    browser.until("document.querySelector('.picture canvas')?.width === 60")
+    browser.tab.wait_for_timeout(200)
+    at = [browser.tab.evaluate(PIXEL, [".picture canvas", x, 15]) for x in (16, 17, 26, 27)]
+    assert at == [[0, 0, 0], [255, 255, 255], [255, 255, 255], [0, 0, 0]]
+    browser.focus_plot()
+    browser.tab.keyboard.press("ArrowRight")
+    browser.until("location.hash.includes('index=18')")
+    browser.tab.wait_for_timeout(200)
+    assert browser.tab.evaluate(PIXEL, [".picture canvas", 17, 15]) == [0, 0, 0]
+
+
+def test_a_movie_plays_with_frames_read_ahead(browser: Browser) -> None:
+    browser.open("movie", "movie", "low=0&high=1000", subject="anna", recording_id=1)
+    browser.until("document.querySelector('.picture canvas')?.width === 60")
+    browser.focus_plot()
+    browser.requests.clear()
+    browser.tab.keyboard.press(" ")
+    browser.until("Number(document.querySelector('input[type=range]').value) >= 20")
+    browser.tab.keyboard.press(" ")
+    browser.until("location.hash.includes('index=')")
+    assert len(browser.asked("frames")) <= 3
+    # The frame at which it stopped is the one that is drawn.
+    index = int(re.search(r"index=(\d+)", browser.hash)[1])  # type: ignore[index]
+    browser.tab.wait_for_timeout(200)
+    white = [browser.tab.evaluate(PIXEL, [".picture canvas", x, 15])[0] for x in range(60)]
+    assert white.index(255) == index
+
+
+def test_a_box_is_drawn_for_its_trace(browser: Browser) -> None:
+    browser.open("movie", "movie", subject="anna", recording_id=1)
+    browser.until("document.querySelector('.picture canvas')?.width === 60")
+    box = browser.tab.locator(".picture canvas").bounding_box()
+    each = box["width"] / 60
+    mouse = browser.tab.mouse
+    mouse.move(box["x"] + 20.5 * each, box["y"] + 12.5 * each)
+    mouse.down()
+    mouse.move(box["x"] + 24.5 * each, box["y"] + 14.5 * each)
+    mouse.up()
+    browser.until("location.hash.includes('box=12%3A15%2C20%3A25')")
+    browser.sees("exact: the mean of the box in each frame")
+    browser.tab.wait_for_timeout(200)
+    assert browser.colours(".series canvas")[ACCENT] > 50
+
+
+@pytest.mark.parametrize(("kind", "value"), [("Mean", 51), ("Max", 255)])
+def test_a_projection_is_computed(browser: Browser, kind: str, value: int) -> None:
+    browser.open("movie", "movie", subject="anna", recording_id=1)
+    browser.until("document.querySelector('.picture canvas')?.width === 60")
+    browser.tab.get_by_text(kind, exact=True).click()
+    browser.until(f"location.hash.includes('show={kind.lower()}')")
+    browser.until("location.hash.includes('high')")
+    for label, limit in (("Contrast", "0"), ("to", "1000")):
+        browser.tab.get_by_label(label, exact=True).fill(limit)
+        browser.tab.keyboard.press("Enter")
+    browser.tab.wait_for_timeout(300)
+    # 10 of 50 frames are bright here.
+    assert browser.tab.evaluate(PIXEL, [".picture canvas", 30, 15]) == [value] * 3
+
+
+# Slices
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [
+        ("int64", ["1152921504606846976", "1152921504606846987"]),
+        ("complex", ["nan + 1j"]),
+        ("datetime", ["2026-01-01T12:00:00.500", "NaT"]),
+        ("bool", ["True", "False"]),
+        ("void", ["61 62 63 64 65"]),
+        ("structured", ["three", "0.1", "1152921504606846977", "[0, 0]"]),
+        ("text", ["alpha", "delta"]),
+        ("big-endian", ["31", "60"]),
+        ("scalar", ["3.5"]),
+    ],
+)
+def test_the_matrix_shows_values_exactly(browser: Browser, kind: str, texts: list[str]) -> None:
+    browser.kind(kind, "plot=matrix")
+    for text in texts:
+        browser.tab.get_by_text(text, exact=True).first.wait_for(state="attached")
+
+
+@pytest.mark.parametrize("kind", ["line", "complex", "datetime"])
+def test_a_line_is_drawn(browser: Browser, kind: str) -> None:
+    browser.kind(kind)
+    browser.tab.locator(".h5web.line canvas").wait_for()
+    browser.tab.wait_for_timeout(800)
+    colours = browser.colours(".h5web canvas")
+    blue = [n for (red, _, blue_), n in colours.items() if blue_ > red + 80]
+    assert sum(blue) > 20
+
+
+@pytest.mark.parametrize("kind", ["big-endian", "int64", "bool", "cube"])
+def test_a_heat_map_is_drawn_from_its_lowest_to_its_highest_value(
+    browser: Browser, kind: str
+) -> None:
+    browser.kind(kind, "plot=heat")
+    browser.tab.locator(".h5web.heat canvas").wait_for()
+    browser.tab.wait_for_timeout(800)
+    colours = browser.colours(".h5web canvas")
+    assert any(max(abs(a - b) for a, b in zip(c, (68, 1, 84), strict=True)) < 12 for c in colours)
+    assert any(
+        max(abs(a - b) for a, b in zip(c, (253, 231, 37), strict=True)) < 12 for c in colours
+    )
+
+
+def test_colours_are_drawn_as_colours(browser: Browser) -> None:
+    browser.kind("colours")
+    browser.tab.locator(".h5web.rgb canvas").wait_for()
+    browser.tab.wait_for_timeout(800)
+    assert browser.colours(".h5web canvas")[200, 0, 0] > 10_000
+
+
+def test_a_slice_and_its_zoom_are_in_the_address(browser: Browser) -> None:
+    browser.kind("cube", "plot=heat")
+    browser.tab.locator(".h5web.heat canvas").wait_for()
+    browser.tab.get_by_label("Index of axis 0").press("ArrowRight")
+    browser.until("location.hash.includes('slice=1%2C0%3A3%2C0%3A4')")
+    browser.tab.locator(".h5web.heat canvas").wait_for()
+    browser.tab.wait_for_timeout(500)
+    browser.focus_plot()
+    browser.tab.keyboard.press("ArrowUp")
+    browser.until("location.hash.includes('zoom=0.5%2C0.5')")
+    place, before = browser.hash, browser.colours(".h5web canvas")
+    browser.tab.reload()
+    browser.tab.locator(".h5web.heat canvas").wait_for()
+    browser.tab.wait_for_timeout(800)
+    assert browser.hash == place
+    assert browser.colours(".h5web canvas") == before
+
+
+def test_what_is_longer_than_a_texture_is_cut_and_said_to_be(browser: Browser) -> None:
+    browser.kind("long", "view=h5web&plot=heat")
+    browser.tab.locator(".h5web.heat canvas").wait_for()
+    browser.sees("A part: axis 1: 0:")
+    box = browser.tab.get_by_label("Axis 1", exact=True)
+    box.fill("0:70000")
+    box.press("Enter")
+    browser.sees("Take a shorter range")
+
+
+@pytest.mark.parametrize(("kind", "sentence"), [("empty", "is empty"), ("not a number", "is NaN")])
+def test_what_cannot_be_drawn_is_said(browser: Browser, kind: str, sentence: str) -> None:
+    browser.kind(kind)
+    assert sentence in browser.tab.locator(".plot").get_by_role("alert").inner_text()
+
+
+# Everywhere
+
+
+def test_a_wrong_token_is_told(browser: Browser) -> None:
+    browser.tab.goto(f"http://127.0.0.1:{browser.page.port}/?token=wrong#/")
+    assert "token" in browser.tab.get_by_role("alert").inner_text()
+
+
+def test_keys_are_shown(browser: Browser) -> None:
+    browser.tab.goto(browser.page.server.address)
+    browser.sees("Recording")
+    browser.tab.keyboard.press("?")
+    browser.tab.get_by_role("dialog").wait_for()
+    browser.tab.keyboard.press("Escape")
+    browser.tab.get_by_role("dialog").wait_for(state="hidden")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_light_or_dark_as_the_system_is(
+    window: Callable[..., Browser], scheme: str
+) -> None:
+    browser = window(color_scheme=scheme)
+    browser.open("recording", "waveform", subject="anna", recording_id=1)
+    browser.sees("exact")
+    browser.tab.wait_for_timeout(300)
+    colours = browser.colours(".plot canvas")
+    ground = (17, 19, 21) if scheme == "dark" else (255, 255, 255)
+    assert max(colours, key=lambda colour: colours[colour]) == ground
+    other = "dark" if scheme == "light" else "light"
+    browser.tab.emulate_media(color_scheme=other)
+    browser.tab.wait_for_timeout(300)
+    assert browser.colours(".plot canvas").get(ground, 0) < colours[ground] / 2
+
+
+@pytest.mark.parametrize(
+    ("table", "attribute", "key"),
+    [
+        ("recording", "", {}),
+        ("recording", "waveform", {"subject": "anna", "recording_id": 1}),
+        ("movie", "movie", {"subject": "anna", "recording_id": 1}),
+        ("#kind", "data", {"kind": "cube"}),
+    ],
+)
+def test_a_narrow_window_shows_all_without_scrolling_sideways(
+    window: Callable[..., Browser], table: str, attribute: str, key: dict[str, Any]
+) -> None:
+    browser = window(viewport={"width": 400, "height": 800})
+    browser.open(table, attribute, **key)
+    browser.tab.locator("article canvas, article table").first.wait_for()
+    browser.tab.wait_for_timeout(500)
+    assert browser.tab.evaluate("document.documentElement.scrollWidth") == 400
+    if attribute:
+        box = browser.tab.locator("article canvas").first.bounding_box()
+        assert box["width"] > 240
+        assert box["height"] > 150
+    browser.tab.get_by_role("button", name="Tables").click()
+    browser.tab.get_by_role("link", name=re.compile("^Spike")).click()
+    browser.sees("250 rows")

@@ -1,0 +1,123 @@
+import { Component, useEffect, useRef, useState, type ReactNode } from "react";
+import { go, useAddress } from "./address";
+import { getJson, useLoad, type Schemas } from "./api";
+import { ArrayPage } from "./ArrayPage";
+import { SideList } from "./SideList";
+import { TablePage } from "./TablePage";
+import { Failure } from "./ui";
+
+export function App() {
+  const { table, array } = useAddress();
+  const { value: schemas, error } = useLoad(
+    (signal) => getJson<Schemas>("schemas", {}, signal),
+    [],
+  );
+  const [listed, setListed] = useState(false);
+  useEffect(() => {
+    if (schemas?.start && /^#?\/?$/.test(location.hash)) go(schemas.start.hash, true);
+  }, [schemas]);
+  const name = JSON.stringify([table, array]);
+  useEffect(() => setListed(false), [name]);
+  return (
+    <div className={listed ? "page listed" : "page"}>
+      <aside>
+        <div className="brand">
+          <a href="#/">dj-npy</a>
+          <span className="muted">{schemas?.version}</span>
+          <button
+            className="narrow"
+            aria-expanded={listed}
+            onClick={() => setListed(!listed)}
+          >
+            Tables
+          </button>
+          <Keys />
+        </div>
+        {schemas && <SideList schemas={schemas} current={table} />}
+      </aside>
+      <main>
+        <Boundary key={name}>
+          {array ? (
+            <ArrayPage array={array} />
+          ) : table ? (
+            <TablePage table={table} />
+          ) : error ? (
+            <Failure message={error} />
+          ) : (
+            schemas && <p className="state muted">Choose a table.</p>
+          )}
+        </Boundary>
+      </main>
+    </div>
+  );
+}
+
+/** A fault of the page's own is said where the view would be. */
+class Boundary extends Component<{ children: ReactNode }, { error?: Error }> {
+  override state: { error?: Error } = {};
+
+  static getDerivedStateFromError(error: Error) {
+    return { error };
+  }
+
+  override render() {
+    const { error } = this.state;
+    return error ? <Failure message={`The page failed: ${error.message}`} /> : this.props.children;
+  }
+}
+
+const KEYS = [
+  ["?", "these keys"],
+  ["/", "filter tables"],
+  ["← →", "plots: move; movies: a frame back or on"],
+  ["↑ ↓", "plots: closer, further"],
+  ["0", "plots: the whole"],
+  ["Home End", "recordings and movies: to the beginning, to the end"],
+  ["Page up, Page down", "recordings: channels; movies: ten frames; others: up and down"],
+  ["g s", "recordings: more gain, less gain"],
+  ["Space", "movies: play, pause"],
+  ["Wheel, drag, double click", "recordings: zoom, move, closer"],
+];
+
+function Keys() {
+  const dialog = useRef<HTMLDialogElement>(null);
+  useEffect(() => {
+    const pressed = (event: KeyboardEvent) => {
+      const typing = (event.target as HTMLElement).matches("input, select, textarea");
+      if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.key === "?") dialog.current?.showModal();
+      else if (event.key === "/")
+        document.querySelector<HTMLElement>("input[type=search]")?.focus();
+      else return;
+      event.preventDefault();
+    };
+    addEventListener("keydown", pressed);
+    return () => removeEventListener("keydown", pressed);
+  }, []);
+  return (
+    <>
+      <button
+        className="help"
+        aria-label="Keys"
+        title="Keys (?)"
+        onClick={() => dialog.current?.showModal()}
+      >
+        ?
+      </button>
+      <dialog ref={dialog} aria-label="Keys">
+        <dl>
+          {KEYS.map(([key, what]) => (
+            <div key={key}>
+              <dt>{key}</dt>
+              <dd>{what}</dd>
+            </div>
+          ))}
+        </dl>
+        <p className="muted">The keys of a plot work when it has the focus.</p>
+        <form method="dialog">
+          <button>Close</button>
+        </form>
+      </dialog>
+    </>
+  );
+}
