@@ -11,7 +11,8 @@ import pytest
 
 from dj_npy._view import database as database_module
 from dj_npy._view.answers import Refused
-from dj_npy._view.catalog import check_condition, tier
+from dj_npy._view.catalog import tier
+from dj_npy._view.conditions import check_condition
 from dj_npy._view.database import Database, select
 from tests.conftest import MakeTable, is_mariadb
 from tests.view.conftest import Page, served

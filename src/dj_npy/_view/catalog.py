@@ -5,7 +5,6 @@ import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import datajoint as dj
@@ -16,6 +15,7 @@ from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._errors import NpyError
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._view.answers import Refused, finite, integer
+from dj_npy._view.conditions import NUMBER, behind, equal, given_key, restricted, stored_value
 from dj_npy._view.database import Database, select
 
 _MAX_ROWS = 1000
@@ -29,7 +29,6 @@ _MAX_HEADINGS = 200
 _NAME = re.compile(r"""[^.`"'\\;%\x00-\x1f]+""")
 """DataJoint puts names into SQL as they are."""
 _SYSTEM = {"information_schema", "mysql", "performance_schema", "sys"}
-_NUMBER = re.compile(r"(?i)(tiny|small|medium|big)?(int(eger)?\b|serial)|float|double|real|dec|num")
 _EXACT = 1 << 53
 """Integers beyond this are no numbers in a browser."""
 
@@ -115,16 +114,16 @@ class Catalog:
         with self._database.session() as session:
             self._headings.pop(name, None)
             table = self.table(session, name)
-            session.dependencies.load(schema_names={table.database})
             attributes = table.heading.attributes.values()
+            parents, children = _keys(session, table)
             found = {
                 "name": name,
                 "class": class_name(table.table_name),
                 "comment": table.heading.table_status["comment"] or "",
                 "attributes": [_attribute(each) for each in attributes],
-                "parents": _keys(session, session.dependencies.parents(table.full_table_name)),
-                "children": _keys(session, session.dependencies.children(table.full_table_name)),
-                "definition": table.describe(context={}),
+                "parents": parents,
+                "children": children,
+                "definition": repr(table.heading),
             }
         try:
             found["rows"] = self._count(table.full_table_name, limit_s=_COUNT_S)
@@ -158,9 +157,9 @@ class Catalog:
             by_key = is_plain and key[:1] == [ordered]
             offset = 0
             if by_key and params.get("after"):
-                after = _given_key(table, params["after"], "after")
-                behind, its_values = _behind(table, after, direction)
-                where = f"{where} AND {behind}" if where else f" WHERE {behind}"
+                after = given_key(table, params["after"], "after")
+                condition, its_values = behind(table, after, direction)
+                where = f"{where} AND {condition}" if where else f" WHERE {condition}"
                 values = [*values, *its_values]
             else:
                 offset = integer(params, "offset", 0)
@@ -208,14 +207,14 @@ class Catalog:
             column = table.heading.attributes.get(attribute)
             if column is None or not _is_array(column):
                 raise Refused(404, f"{name} has no attribute {attribute!r:.100} with arrays")
-            given = _given_key(table, key, "key")
-            where, values = _equal(table, given)
+            given = given_key(table, key, "key")
+            where, values = equal(table, given)
             query = (
                 f"SELECT {_as_text(self._database, attribute)} FROM {table.full_table_name}"
                 f" WHERE {where}"
             )
             found = select(session, query, values)
-            stored = {each: _stored(table, each, value) for each, value in given.items()}
+            stored = {each: stored_value(table, each, value) for each, value in given.items()}
         if not found or found[0][0] is None:
             raise Refused(404, f"{name} has no array {attribute} in a row with {key:.300}")
         key_values = {k: v if isinstance(v, int) else given[k] for k, v in stored.items()}
@@ -261,106 +260,6 @@ def tier(table: str) -> str:
     return {"#": "lookup", "_": "imported", "__": "computed"}.get(prefix, "manual")
 
 
-def restricted(table: Any, restriction: str) -> tuple[str, Sequence[Any]]:
-    """
-    Return the WHERE clause of a restriction, in which ``%%`` is ``%``, and the values for it.
-
-    Parameters
-    ----------
-    table : datajoint.FreeTable
-        The table.
-    restriction : str
-        A condition in DataJoint's words, or a dict in JSON.
-    """
-    if restriction.lstrip().startswith("{"):
-        condition, values = _equal(table, _object(table, restriction, "restriction"))
-        return f" WHERE {condition}" if condition else "", values
-    check_condition(restriction)
-    return (table & restriction).where_clause() if restriction.strip() else "", ()
-
-
-def check_condition(text: str) -> None:
-    """
-    Raise unless a text can only be one expression, wherever in brackets it is put.
-
-    So it ends no statement, begins none, and leaves out no rest. What an expression may do is
-    bounded by the transaction: it reads, and not for long.
-    """
-    bare = re.sub(r"""'[^']*'|"[^"]*"|`[^`]*`""", " 0 ", text)
-    depth = 0
-    for each in re.findall("[()]", bare):
-        depth += 1 if each == "(" else -1
-        if depth < 0:
-            break
-    if depth or re.search(r"[\\\x00]", text) or re.search(r"""['"`;#$]|--|/\*""", bare):
-        raise Refused(
-            400,
-            "this is not one condition, such as subject = 'a' AND day > '2024-01-01': brackets and "
-            "quotes are closed, and there are no comments, semicolons, backslashes, # or $",
-        )
-
-
-def _object(table: Any, text: str, what: str) -> dict[str, Any]:
-    """Return attributes of a table and their values, given in JSON."""
-    try:
-        found = json.loads(text, parse_float=Decimal)
-    except (ValueError, RecursionError):
-        found = None
-    plain = (str, int, Decimal, type(None))
-    if not isinstance(found, dict) or not all(isinstance(each, plain) for each in found.values()):
-        raise Refused(400, f"{what} is a JSON object of attributes and values, not {text:.100}")
-    for name in found:
-        if name not in table.heading.attributes:
-            raise Refused(400, f"{what} names {name!r:.100}, which the table does not have")
-    return found
-
-
-def _given_key(table: Any, text: str, what: str) -> dict[str, Any]:
-    found = _object(table, text, what)
-    key = table.heading.primary_key
-    if found.keys() != {*key} or None in found.values():
-        raise Refused(400, f"{what} has a value for each of {', '.join(key)}, not {text:.200}")
-    return {name: found[name] for name in key}
-
-
-def _stored(table: Any, name: str, value: Any) -> Any:
-    """Return a value as the database compares it without converting the whole column."""
-    attribute = table.heading.attributes[name]
-    try:
-        if isinstance(value, str) and _NUMBER.match(attribute.type):
-            return int(value) if re.fullmatch(r"[+-]?\d{1,40}", value) else Decimal(value)
-        if attribute.uuid and table.connection.adapter.backend == "mysql":
-            return uuid.UUID(value).bytes
-    except (ValueError, InvalidOperation, AttributeError):
-        raise Refused(400, f"{name} cannot be {value!r:.100}") from None
-    return value
-
-
-def _equal(table: Any, given: Mapping[str, Any]) -> tuple[str, list[Any]]:
-    quote = table.connection.adapter.quote_identifier
-    conditions = [
-        f"{quote(name)} IS NULL" if value is None else f"{quote(name)} = %s"
-        for name, value in given.items()
-    ]
-    values = [_stored(table, name, each) for name, each in given.items() if each is not None]
-    return " AND ".join(conditions), values
-
-
-def _behind(table: Any, key: Mapping[str, Any], direction: str) -> tuple[str, list[Any]]:
-    """Return the condition of rows behind a key in its order."""
-    adapter, sign = table.connection.adapter, "<" if direction == "DESC" else ">"
-    names = [adapter.quote_identifier(name) for name in key]
-    values = [_stored(table, name, value) for name, value in key.items()]
-    if adapter.backend == "postgresql":
-        return f"({', '.join(names)}) {sign} ({', '.join(['%s'] * len(names))})", values
-    # MySQL finds a place in an index by this form, and not by the other.
-    condition, wanted = f"{names[-1]} {sign} %s", [values[-1]]
-    for name, value in zip(names[-2::-1], values[-2::-1], strict=True):
-        condition = f"{name} {sign} %s OR ({name} = %s AND ({condition}))"
-        wanted = [value, value, *wanted]
-    return f"({condition})", wanted
-
-
 def _selected(database: Database, attribute: Any) -> str:
     """Return what is selected of an attribute: no large value is sent."""
     name: str = database.adapter.quote_identifier(attribute.name)
@@ -372,7 +271,7 @@ def _selected(database: Database, attribute: Any) -> str:
         return f"hex({name})"
     if _is_bytes(attribute):
         return f"octet_length({name})"
-    if _NUMBER.match(attribute.type):
+    if NUMBER.match(attribute.type):
         return name
     text = _as_text(database, attribute.name)
     return text if attribute.in_key else f"left({text}, {_MAX_TEXT + 1})"
@@ -437,11 +336,23 @@ def _attribute(attribute: Any) -> dict[str, Any]:
     }
 
 
-def _keys(session: Any, edges: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return foreign keys, without those of hidden tables."""
-    found = []
-    for full_name, properties in edges:
-        schema, table = session.adapter.split_full_table_name(full_name)
-        if not table.startswith("~"):
-            found.append({"table": f"{schema}.{table}", "attributes": {**properties["attr_map"]}})
-    return found
+def _keys(session: Any, table: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the foreign keys of a table, and those of others that refer to it."""
+    adapter, name = session.adapter, table.full_table_name
+    every = adapter.load_foreign_keys_sql(adapter.quote_string(table.database), "'~%%'")
+    found = select(
+        session,
+        f"SELECT constraint_name, referencing_table, referenced_table, column_name, "
+        f"referenced_column_name FROM ({every}) AS every_key "
+        f"WHERE referencing_table = %s OR referenced_table = %s",
+        [name, name],
+    )
+    parents: dict[Any, dict[str, Any]] = {}
+    children: dict[Any, dict[str, Any]] = {}
+    for constraint, child, parent, attribute, of_parent in found:
+        keys, other = (parents, parent) if child == name else (children, child)
+        other = ".".join(adapter.split_full_table_name(other))
+        if ".~" not in other:
+            key = keys.setdefault((constraint, other), {"table": other, "attributes": {}})
+            key["attributes"][attribute] = of_parent
+    return [*parents.values()], [*children.values()]

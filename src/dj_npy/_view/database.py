@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from datajoint.dependencies import Dependencies
 from datajoint.errors import DataJointError
 
 from dj_npy._view.answers import Refused
@@ -104,7 +103,6 @@ class Database:
 
     def _connected(self) -> Any:
         own = copy.copy(self._user)
-        own.dependencies, own.schemas = Dependencies(own), {}  # those of the user ask by the user's
         own._query_cache, own._in_transaction = None, False
         own.connect()
         if self.backend == "mysql":
