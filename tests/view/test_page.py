@@ -540,6 +540,45 @@ def test_what_cannot_be_drawn_is_said(browser: Browser, kind: str, sentence: str
 # Everywhere
 
 
+def test_an_array_that_was_given_is_shown(browser: Browser, lab: tuple[Page, str]) -> None:
+    table = dj.FreeTable(dj.conn(), f'"{lab[1]}"."recording"')
+    ref = (table & "subject = 'anna' AND recording_id = 1").fetch1("waveform")
+    browser.tab.goto(f"{browser.page.server.address}#/given/{browser.page.give(ref)}")
+    browser.sees("exact: lowest and highest")
+    browser.tab.get_by_role("button", name="Copy Python").click()
+    browser.sees("Python copied")
+
+
+def test_the_keyboard_alone_leads_from_the_tables_to_a_plot(browser: Browser) -> None:
+    browser.tab.goto(browser.page.server.address)
+    browser.sees("Recording")
+    keyboard = browser.tab.keyboard
+    focused = "document.activeElement.matches('a, button') ? document.activeElement.innerText : ''"
+
+    def tab_to(text: str) -> None:
+        for _ in range(60):
+            if text in browser.tab.evaluate(focused):
+                return
+            keyboard.press("Tab")
+        raise AssertionError(f"no Tab reaches {text}")
+
+    tab_to("Recording")
+    keyboard.press("Enter")
+    browser.sees("Of one session")
+    tab_to("24 int16")
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    assert browser.tab.evaluate(outline) == "solid"
+    keyboard.press("Enter")
+    browser.sees("exact: lowest and highest")
+    tab_to("Copy link")
+    for _ in range(30):
+        keyboard.press("Tab")
+        if browser.tab.evaluate("document.activeElement.className === 'plot'"):
+            break
+    keyboard.press("ArrowUp")
+    browser.until("location.hash.includes('start=5000&stop=15000')")
+
+
 def test_a_wrong_token_is_told(browser: Browser) -> None:
     browser.tab.goto(f"http://127.0.0.1:{browser.page.port}/?token=wrong#/")
     assert "token" in browser.tab.get_by_role("alert").inner_text()
