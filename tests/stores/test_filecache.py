@@ -53,6 +53,15 @@ def copies() -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith("lock-")]
 
 
+def test_a_copy_is_found_once_it_is_complete(server: Server) -> None:
+    assert filecache.find_copy(("a",), 1000) is None
+    server.read("a")
+    with filecache.find_copy(("a",), 1000) or server.opened("b") as file:
+        assert file.read() == b"a" * 1000
+    assert filecache.find_copy(("a",), 999) is None
+    assert filecache.find_copy(("b",), 1000) is None
+
+
 def test_a_file_is_downloaded_once(server: Server) -> None:
     for _ in range(3):
         assert server.read("a") == b"a" * 1000
