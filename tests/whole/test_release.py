@@ -50,7 +50,8 @@ def files_below(*folders: str) -> set[str]:
     """The files of the checkout below these folders."""
     found = (path for folder in folders for path in (CHECKOUT / folder).rglob("*"))
     relative = (path.relative_to(CHECKOUT) for path in found if path.is_file())
-    return {path.as_posix() for path in relative if "__pycache__" not in path.parts}
+    made = {"__pycache__", "node_modules"}
+    return {path.as_posix() for path in relative if made.isdisjoint(path.parts)}
 
 
 def test_the_index_would_take_both(built: Built) -> None:
@@ -71,7 +72,9 @@ def test_the_source_distribution_holds_what_its_tests_need(built: Built) -> None
         found = {member.name.removeprefix(f"{NAME}/") for member in sdist if member.isfile()}
     about = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"}
     about |= {"pyproject.toml", "mkdocs.yml"}
-    expected = files_below("src", "tests", "examples", "benchmarks", "docs", "scripts") | about
+    expected = (
+        files_below("src", "tests", "examples", "benchmarks", "docs", "scripts", "viewer") | about
+    )
     assert found - {"PKG-INFO", ".gitignore"} == expected
 
 
