@@ -334,6 +334,19 @@ def test_nothing_is_written(database: Any, recordings: Any) -> None:
     own.close()
 
 
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_no_function_in_a_restriction_writes(page: Page, recordings: Any) -> None:
+    query = recordings.connection.query
+    query("CREATE SEQUENCE public.of_the_view")
+    try:
+        for restriction in ("nextval('of_the_view') > 0", "setval('of_the_view', 9) > 0"):
+            message = page.refused(400, "rows", table=name_of(recordings), restriction=restriction)
+            assert "read-only" in message
+        assert query("SELECT nextval('of_the_view')").fetchone()[0] == 1
+    finally:
+        query("DROP SEQUENCE public.of_the_view")
+
+
 def test_a_query_has_a_time_limit(
     page: Page, recordings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

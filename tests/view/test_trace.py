@@ -266,7 +266,8 @@ def test_an_overview_is_of_this_version_of_a_file(
     changed = ref.load(mmap_mode="r+")
     changed[:] = 7
     del changed
-    again = {"given": given.give(ref.__copy__())}
+    again = {"given": given.give(ref)}
+    given.fine("array", **again)  # as a page does that is opened
     assert given.fine("overview", **again).json["state"] == "absent"
     compute(given, again)
     lowest, highest = values(given.fine("trace", **again))

@@ -125,9 +125,9 @@ class Arrays:
         self._of_given: dict[int, Shown] = {}
 
     def find(self, params: Mapping[str, str], *, anew: bool = False) -> Shown:
-        """Return the array; with `anew`, ask the database even if it was asked lately."""
+        """Return the array; with `anew`, as if nothing of it was known."""
         if "given" in params:
-            return self._find_given(integer(params, "given"))
+            return self._find_given(integer(params, "given"), anew)
         name, attribute, key = (params.get(each, "") for each in ("table", "attribute", "key"))
         known_at, known = self._known.get((name, attribute, key), (0.0, None))
         if known is not None and not anew and time.monotonic() < known_at + _KEPT_S:
@@ -154,10 +154,10 @@ class Arrays:
             self._known.popitem(last=False)
         return shown
 
-    def _find_given(self, number: int) -> Shown:
+    def _find_given(self, number: int, anew: bool) -> Shown:
         if number >= len(self.given):
             raise Refused(404, f"no array {number} was given to dj_npy.view in this process")
-        if number not in self._of_given:
+        if anew or number not in self._of_given:
             ref = self.given[number]
             lines = ["# `ref` is the reference that was given to dj_npy.view", "ref"]
             self._of_given[number] = Shown(ref, ref.path, lines, "array")
