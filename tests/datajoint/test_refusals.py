@@ -225,10 +225,15 @@ REFUSED: dict[str, Callable[[Lab], Any]] = {
     "collect: one schema that is none": lambda lab: dj_npy.collect(
         lab.schema, 3, dry_run=False, older_than=timedelta(0)
     ),
+    # the page
+    "view: no table": lambda lab: dj_npy.view(3, browser=False),
+    "view: a projection": lambda lab: dj_npy.view(lab.recording.proj(), browser=False),
+    "view: port": lambda lab: dj_npy.view(lab.recording, port=-1, browser=False),
     # commands
     "dj-npy collect: age": command("collect", "SCHEMA", "--older-than", "young", "--delete"),
     "dj-npy collect: no schema": command("collect"),
     "dj-npy verify: unknown schema": command("verify", "there_is_none"),
+    "dj-npy view: port": command("view", "--port", "many"),
     "dj-npy info: no file": command("info", "FOLDER/none.npy"),
     "dj-npy info: no table": command("info", "SCHEMA.none", "id=1"),
     "dj-npy quickstart: connected elsewhere": command("quickstart", "FOLDER/own"),
