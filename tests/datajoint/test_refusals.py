@@ -227,7 +227,9 @@ REFUSED: dict[str, Callable[[Lab], Any]] = {
     ),
     # the page
     "view: no table": lambda lab: dj_npy.view(3, browser=False),
-    "view: a projection": lambda lab: dj_npy.view(lab.recording.proj(), browser=False),
+    "view: a join": lambda lab: dj_npy.view(
+        lab.recording * lab.recording.proj(n="recording_id"), browser=False
+    ),
     "view: port": lambda lab: dj_npy.view(lab.recording, port=-1, browser=False),
     # commands
     "dj-npy collect: age": command("collect", "SCHEMA", "--older-than", "young", "--delete"),
