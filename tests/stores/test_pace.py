@@ -2,8 +2,10 @@
 
 import resource
 import signal
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -183,6 +185,7 @@ def test_a_load_that_is_interrupted_leaves_no_thread_that_waits_for_answers(
 ) -> None:
     ref = stored(np.arange(3000.0), store=s3)
     assert dj_npy.load([ref])
+    of_others = waiting_threads()
     answered, stuck = threading.Event(), threading.Event()
     far.refuses = lambda number: stuck.set() or answered.wait(60)  # type: ignore[func-returns-value]
     me = threading.main_thread().ident
@@ -198,16 +201,17 @@ def test_a_load_that_is_interrupted_leaves_no_thread_that_waits_for_answers(
         with pytest.raises(KeyboardInterrupt):
             dj_npy.load([NpyRef(ref._raw, ref._config) for _ in range(600)])
         until = time.monotonic() + 30
-        while (left := waiting_threads()) and time.monotonic() < until:
+        while (left := waiting_threads() - of_others) and time.monotonic() < until:
             time.sleep(0.01)
-        assert not left
+        frames = sys._current_frames()
+        assert [traceback.format_stack(frames.get(each.ident or 0)) for each in left] == []
     finally:
         answered.set()
         interrupter.join()
 
 
-def waiting_threads() -> int:
-    return sum(thread.name == "dj-npy" for thread in threading.enumerate())
+def waiting_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "dj-npy"}
 
 
 def test_a_chunk_of_many_small_arrays_is_asked_for_at_once(
