@@ -17,9 +17,10 @@ from dj_npy import ArrayMissingError, StoreError
 from dj_npy._cli.remotefile import beginning_of_url
 from dj_npy._concurrency.threads import in_time
 from dj_npy._stores import Store, amazon, botocore, open_store, opening, remote
-from dj_npy._stores.base import PROBE, Listed
+from dj_npy._stores.base import PROBE
 from dj_npy._stores.environment import ca_bundle, ca_certificates, tls
 from dj_npy._stores.fsspec import GenericStore
+from dj_npy._stores.listed import Listed
 from dj_npy._stores.obstore.store import CloudStore
 from tests.support.conformance import IN_PARTS, PLAIN, beginning, create, large, read
 from tests.support.faults import Fault, Proxy, Request, proxy_of

@@ -13,7 +13,7 @@ import pytest
 import dj_npy
 import dj_npy._stores.local.store
 from dj_npy._stores import fsspec as generic
-from dj_npy._stores.base import UNTIMED
+from dj_npy._stores.listed import UNTIMED
 from tests.support.servers import files
 
 WAVEFORM = np.arange(12.0).reshape(3, 4)

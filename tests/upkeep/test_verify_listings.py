@@ -173,6 +173,20 @@ def test_where_a_listing_cannot_begin_at_a_path_a_table_s_folder_is_listed(
     assert len(offsets) == 1
 
 
+def test_a_path_that_is_none_ends_no_listing(in_azure: Any, examined: list[Any]) -> None:
+    insert(in_azure, 20)
+    column = in_azure.connection.adapter.quote_identifier("x")
+    for n, path in enumerate(["/x.npy", "/a/x.npy", "x.npy"]):
+        row = f'{{"path": "{path}", "store": "cloud", "dtype": "<f8", "shape": [1]}}'
+        in_azure.connection.query(
+            f"UPDATE {in_azure.full_table_name} SET {column} = %s WHERE id = %s", (row, n)
+        )
+    report = dj_npy.verify(in_azure)
+    assert report.counts == {
+        "size as described": 16, "as described": 1, "unreadable": 2, "missing": 1
+    }  # fmt: skip
+
+
 def test_a_listing_that_shows_few_of_the_rows_is_given_up(
     in_azure: Any, examined: list[Any], pages: Any
 ) -> None:

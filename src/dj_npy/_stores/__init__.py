@@ -10,8 +10,9 @@ lost. `pace` decides how many requests are in flight, `identity` whether a store
 `secret` what no message and no pickle may contain.
 """
 
-from dj_npy._stores.base import Listed, Replace, Stat, Store
+from dj_npy._stores.base import Replace, Store
 from dj_npy._stores.described import StoreConfig, describe
+from dj_npy._stores.listed import Listed, Stat
 from dj_npy._stores.opening import open_store, schema_addressing
 
 __all__ = [

@@ -5,13 +5,14 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from io import FileIO
-from typing import Any, NamedTuple
+from typing import Any
 
 from dj_npy._concurrency.threads import cancellable, raise_if_stopped
 from dj_npy._errors import ArrayInvalidError, ArrayMissingError, NpyError, StoreError
 from dj_npy._selection.parts import Limits, Part
+from dj_npy._stores.listed import UNTIMED, Listed, Stat
 from dj_npy._stores.pace import Pace
 from dj_npy._stores.pieces import RecordedPieces, counted, targets
 
@@ -19,16 +20,6 @@ Buffer = memoryview | bytearray
 Replace = Callable[[Sequence[memoryview], str], None]
 """Replaces a file by contents with that checksum; raises if another writer has changed it."""
 
-_TIME_TOLERANCE = timedelta(seconds=2)
-"""
-Tolerance between two timestamps of the same file.
-
-Some servers give fractions of a second only in listings, and rclone's times differ by some
-milliseconds.
-"""
-UNTIMED = datetime.max.replace(tzinfo=UTC)
-"""The time of a file without a valid one: it counts as newer than any other."""
-_HEX_TAG = re.compile(r"[0-9a-fA-F]{32}(?:-\d+)?")
 _UNSAFE = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\0\ud800-\udfff]")
 _UNSAFE_ON_WINDOWS = re.compile(r"\\|:")
 _LONGEST_PATH = 4096
@@ -39,31 +30,6 @@ PROBE = ".dj-npy-probe"
 """An empty object that stays at a store's root, to probe whether it can be created twice."""
 CLOCK = ".dj-npy-clock"
 """A folder at a store's root for a temporary object; it stays where removal is not allowed."""
-
-
-class Stat(NamedTuple):
-    """Metadata of a file that a store returns without reading it."""
-
-    nbytes: int
-    version: str
-    """Changes with the contents; ``""`` where the store has no versions."""
-
-
-class Listed(NamedTuple):
-    """A file in a listing, or an unfinished upload."""
-
-    path: str
-    nbytes: int
-    modified: datetime
-    """With a time zone, by the store's clock as in :meth:`Store.now`, or `UNTIMED`."""
-    version: str
-    """As in `Stat`; for an upload, its id."""
-    leads_to: str = ""
-    """
-    The version of the local file that would be lost with it, or that a link points to.
-
-    Empty if the file has other hard links, which keep it.
-    """
 
 
 class Store(ABC):
@@ -276,15 +242,15 @@ class Store(ABC):
             found = self._listed(path)
         except ArrayMissingError:
             return False
-        if not _are_one(found, listed):
+        if not found.is_still(listed):
             if any(
                 (each.path, each.nbytes, each.modified) == (path, listed.nbytes, listed.modified)
                 for each in self._files(path.rpartition("/")[0])
             ):
                 raise StoreError(
                     f"could not remove {self.where(path)}: the store lists it as "
-                    f"{_describe(listed)}, and tells when asked for it that it is "
-                    f"{_describe(found)}. Remove it by hand"
+                    f"{listed.described()}, and tells when asked for it that it is "
+                    f"{found.described()}. Remove it by hand"
                 )
             return False
         self._remove(path)
@@ -432,21 +398,3 @@ class Store(ABC):
 
     def _changed(self, path: str) -> str | None:  # noqa: ARG002
         return None
-
-
-def _are_one(one: Listed, other: Listed) -> bool:
-    # A new file of that name was created after the listing, so it is newer by `older_than`.
-    return (
-        (one.nbytes, _tag(one.version)) == (other.nbytes, _tag(other.version))
-        and abs(one.modified - other.modified) < _TIME_TOLERANCE
-    )  # fmt: skip
-
-
-def _tag(version: str) -> str:
-    """Return a version without its quotes; some servers write hexadecimal digits in capitals."""
-    tag = version.strip().removeprefix("W/").strip('"')
-    return tag.lower() if _HEX_TAG.fullmatch(tag) else tag
-
-
-def _describe(listed: Listed) -> str:
-    return f"of {listed.nbytes} bytes, version {listed.version!r}, {listed.modified}"

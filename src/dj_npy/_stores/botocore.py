@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 from dj_npy._concurrency.threads import each_in_time, in_time
 from dj_npy._stores import remote
 from dj_npy._stores.amazon import is_amazon
-from dj_npy._stores.base import Listed
 from dj_npy._stores.deadline import Timed
 from dj_npy._stores.environment import ca_bundle, payer_header, proxy_for
+from dj_npy._stores.listed import Listed
 
 ATTEMPTS = 5
 """Tries of botocore per request; the pauses between them grow up to 8 s, about 15 s in all."""

@@ -13,9 +13,10 @@ from fsspec import AbstractFileSystem
 from dj_npy._concurrency.threads import each_in_time, in_time
 from dj_npy._errors import NpyError
 from dj_npy._stores import remote
-from dj_npy._stores.base import MARKER, UNTIMED, Listed, Stat
+from dj_npy._stores.base import MARKER
 from dj_npy._stores.botocore import S3Requests
 from dj_npy._stores.environment import UNKNOWN_CERTIFICATE
+from dj_npy._stores.listed import UNTIMED, Listed, Stat
 from dj_npy._stores.reasons import (
     CHECK_THE_KEYS,
     STALLS,

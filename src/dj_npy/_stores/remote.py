@@ -18,7 +18,8 @@ from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, Store
 from dj_npy._selection.parts import Limits, Part
 from dj_npy._settings import settings
 from dj_npy._stores import filecache
-from dj_npy._stores.base import CLOCK, MARKER, PROBE, Replace, Stat, Store
+from dj_npy._stores.base import CLOCK, MARKER, PROBE, Replace, Store
+from dj_npy._stores.listed import Stat
 from dj_npy._stores.secret import Redactor, without_context
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
-from posixpath import commonpath
+from posixpath import commonprefix
 from typing import Any, NamedTuple
 
 from datajoint.errors import DataJointError
@@ -22,7 +22,7 @@ _LISTINGS = 16
 _FAILURES = 3
 """After so many, a store is not listed any further."""
 _WORTHWHILE = 10
-"""Files to list for one of a row. To look at each row costs less, many at a time, beyond that."""
+"""Files to list for one that is a row's; beyond that, to look at each row costs less."""
 _MAX_FILE_SIZE = (1 << 63) - 1
 """The largest number that SQLite stores."""
 
@@ -98,13 +98,12 @@ class Checklist(OnDisk):
                 store = open_store(self._configs[number], name or None)
             except (DataJointError, OSError):  # reported when its rows are examined
                 continue
-            self._database.execute(
-                "CREATE INDEX IF NOT EXISTS by_path ON rows (config, store, path)"
-            )
-            if store.lists_in_order:
-                yield from self._settle_slices(number, name, store)
-            elif store.lists_many:
-                yield from self._settle_folders(number, name, store)
+            if store.lists_many:
+                self._database.execute(
+                    "CREATE INDEX IF NOT EXISTS by_path ON rows (config, store, path)"
+                )
+                settle = self._settle_slices if store.lists_in_order else self._settle_folders
+                yield from settle(number, name, store)
         self._database.execute("DELETE FROM rows WHERE file_size < 0")
 
     def _settle_folders(self, number: int, name: str, store: Store) -> Iterator[tuple[int, int]]:
@@ -116,7 +115,7 @@ class Checklist(OnDisk):
         ).fetchall()
         failures = 0
         for first, last, wanted in tables:
-            folder = commonpath([first, last, first.rpartition("/")[0]])
+            folder = commonprefix([first, last]).rpartition("/")[0]
             try:
                 yield from self._settle_folder(number, name, store.files(folder), wanted)
             except (DataJointError, OSError):  # reported when the rows are examined

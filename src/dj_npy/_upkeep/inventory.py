@@ -12,7 +12,7 @@ from dj_npy._format.aliases import endings, endings_below, folded
 from dj_npy._format.layout import Layout
 from dj_npy._format.path import name_in_path
 from dj_npy._stores import Listed, Store
-from dj_npy._stores.base import UNTIMED
+from dj_npy._stores.listed import UNTIMED
 from dj_npy._stores.local.links import versions_of
 from dj_npy._stores.local.store import LocalStore
 from dj_npy._upkeep.collection import KEPT, Collection, Orphan

@@ -17,7 +17,8 @@ from dj_npy._errors import ArrayMissingError, NpyError, StoreError
 from dj_npy._format.aliases import TEMPORARY_SUFFIX
 from dj_npy._selection.parts import Limits, Part
 from dj_npy._settings import settings
-from dj_npy._stores.base import MARKER, UNTIMED, Buffer, Listed, Stat, Store
+from dj_npy._stores.base import MARKER, Buffer, Store
+from dj_npy._stores.listed import UNTIMED, Listed, Stat
 from dj_npy._stores.local.file import Scratch, read_part, write
 from dj_npy._stores.local.owners import describe_owner
 from dj_npy._stores.local.rename import (

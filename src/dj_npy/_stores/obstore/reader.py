@@ -19,7 +19,8 @@ from dj_npy._concurrency.loop import Room, all_on_loop
 from dj_npy._concurrency.threads import current_token
 from dj_npy._errors import ArrayCorruptError, NpyError
 from dj_npy._selection.parts import Part
-from dj_npy._stores.base import Buffer, Stat
+from dj_npy._stores.base import Buffer
+from dj_npy._stores.listed import Stat
 from dj_npy._stores.obstore.direct import Direct
 from dj_npy._stores.obstore.failures import FAILURES, MISSING, is_missing_size, is_slow_down
 from dj_npy._stores.obstore.unmeasured import Unmeasured, chunks_of

@@ -16,8 +16,9 @@ from obstore.store import S3Store
 from dj_npy._concurrency.threads import Gate, cancellable, in_advance, pipe_to_thread
 from dj_npy._errors import NpyError, StoreError
 from dj_npy._stores import filecache, remote
-from dj_npy._stores.base import PROBE, Listed, Replace, Stat
+from dj_npy._stores.base import PROBE, Replace
 from dj_npy._stores.botocore import MultipartUploads
+from dj_npy._stores.listed import Listed, Stat
 from dj_npy._stores.obstore.failures import (
     ALREADY_EXISTS,
     CONDITION_FAILED,
@@ -80,6 +81,8 @@ class CloudStore(CloudReader):
         Lists unfinished uploads, which obstore cannot; None if the service leaves none.
     """
 
+    lists_many = True
+
     def __init__(
         self,
         name: str,
@@ -103,7 +106,6 @@ class CloudStore(CloudReader):
         self._plain, self._checksums = plain, plain is not None
         self._replaces: bool | None = None  # not probed yet
         self._gate = Gate(lambda: self.pace.small_in_flight)
-        self.lists_many = True
         # obstore would list the others from their beginning, and drop what comes before.
         self.lists_in_order = isinstance(reader, S3Store)
 
