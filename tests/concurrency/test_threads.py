@@ -138,15 +138,7 @@ def test_where_no_thread_can_be_started_it_goes_on(monkeypatch: pytest.MonkeyPat
 def test_it_goes_on_in_a_thread_that_outlives_the_main_one() -> None:
     program = """
 import threading, time
-from dj_npy._concurrency.threads import (
-    CancelToken,
-    Gate,
-    Stopped,
-    all_in_threads,
-    cancellable,
-    current_token,
-    in_advance,
-)
+from dj_npy._concurrency.threads import in_advance
 
 def go_on():
     threading.main_thread().join()
