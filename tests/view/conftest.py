@@ -12,6 +12,7 @@ import pytest
 
 from dj_npy import NpyRef
 from dj_npy._view import view
+from tests.support.faults import Proxy
 
 
 class Reply(NamedTuple):
@@ -118,5 +119,19 @@ def shown(given: Page, stored: Callable[..., NpyRef]) -> Callable[[Any], dict[st
 
     def make(array: Any) -> dict[str, int]:
         return {"given": given.give(stored(array, len(given.server.app.arrays.given)))}
+
+    return make
+
+
+@pytest.fixture
+def distant(
+    stored: Callable[..., NpyRef], s3: dict[str, Any], proxy: Proxy
+) -> Callable[[Any], NpyRef]:
+    """Stores an array behind `proxy`, which forgets what it was asked for that."""
+
+    def make(array: Any) -> NpyRef:
+        ref = stored(array, store=s3)
+        proxy.requests.clear()
+        return ref
 
     return make

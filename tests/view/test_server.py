@@ -31,7 +31,7 @@ def test_the_token_is_needed_for_all_data_and_for_no_file(given: Page) -> None:
         assert given.token not in reply.body.decode()
     assert given.ask(f"/api/schemas?token={given.token}", Authorization=None).status == 401
     assert given.ask("/api/schemas").status == 200
-    assert given.ask("/", Authorization=None).status in (200, 404)  # 404: the page is not built
+    assert given.ask("/", Authorization=None).status == 200
 
 
 def test_it_answers_on_the_loopback_interface_only(given: Page) -> None:
@@ -222,12 +222,10 @@ def test_a_client_that_has_gone_is_not_worked_for(given: Page) -> None:
 
 
 def test_reading_stops_when_the_client_has_gone(
-    given: Page, stored: Callable[..., NpyRef], s3: dict[str, Any], proxy: Proxy
+    given: Page, distant: Callable[[Any], NpyRef], proxy: Proxy
 ) -> None:
-    ref = stored(np.zeros((24, 1 << 20), "u1"), store=s3)
-    proxy.requests.clear()
+    number = given.give(distant(np.zeros((24, 1 << 20), "u1")))
     proxy.harm = lambda request: Fault(stall=0.3)
-    number = given.give(ref)
     asked = begin(given, "slice", given=number, selection="0:24,0:1000")
     until(lambda: proxy.asked("GET"))
     asked.close()

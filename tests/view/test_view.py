@@ -238,7 +238,7 @@ def test_a_new_user_looks_at_the_quick_start(session_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_process_ends_though_work_goes_on(tmp_path: Path, postgresql: Any) -> None:
-    """Neither an overview nor an open page keeps it."""
+    """Neither an overview nor an open page keeps it, and no file with the token is left."""
     code = (
         "import sys, threading, time, http.client, numpy as np, dj_npy\n"
         "from pathlib import Path\n"
@@ -248,6 +248,7 @@ def test_the_process_ends_though_work_goes_on(tmp_path: Path, postgresql: Any) -
         "dj_npy.settings.cache_dir = Path(sys.argv[1]) / 'cache'\n"
         "import datajoint as dj\n"
         "server = view.running(dj.conn())\n"
+        "view.open_browser(server.address)\n"
         "page = Page(server)\n"
         "number = server.give(sparse(Path(sys.argv[1]), (130_000_000, 384), 'int16'))\n"
         "assert page.ask('/api/overview', {'given': number}, 'POST').json['state'] == 'running'\n"
@@ -256,6 +257,7 @@ def test_the_process_ends_though_work_goes_on(tmp_path: Path, postgresql: Any) -
     )
     begun = time.monotonic()
     env = environment(postgresql) | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    env |= {"TMPDIR": str(tmp_path), "BROWSER": "true"}
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],
         env=env,
@@ -267,4 +269,5 @@ def test_the_process_ends_though_work_goes_on(tmp_path: Path, postgresql: Any) -
     )
     assert result.returncode == 0, result.stderr
     assert "running" in result.stdout
+    assert not [*tmp_path.glob("dj-npy-view-*")]
     assert time.monotonic() - begun < 30

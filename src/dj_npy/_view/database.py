@@ -106,17 +106,16 @@ class Database:
         own._query_cache, own._in_transaction = None, False
         own.connect()
         if self.backend == "mysql":
-            [(version,)] = select(own, "SELECT version()")
-            self._dialect = "mariadb" if "MariaDB" in version else "mysql"
+            is_mariadb = "MariaDB" in own._conn.get_server_info()
+            self._dialect = "mariadb" if is_mariadb else "mysql"
         run(own, [_CONNECTED[self._dialect]])
         return own
 
     def _begin(self, own: Any, limit_s: float) -> None:
         limits = {"ms": int(limit_s * 1000), "s": limit_s}
         run(own, [each.format(**limits) for each in _BEGIN[self._dialect]])
-        own._in_transaction = (
-            True  # else DataJoint would go on with another session, that may write
-        )
+        # Else DataJoint would go on with another session, that may write.
+        own._in_transaction = True
 
     def _give_back(self, own: Any) -> bool:
         """End its transaction; return whether the connection still works."""
