@@ -9,6 +9,7 @@ import datajoint as dj
 import numpy as np
 import pytest
 
+from dj_npy._view import arrays as arrays_module
 from dj_npy._view import catalog as catalog_module
 from dj_npy._view import database as database_module
 from dj_npy._view.answers import Refused
@@ -449,12 +450,32 @@ def test_few_connections_serve_many_requests(page: Page, recordings: Any) -> Non
 def test_a_lost_connection_is_made_anew(page: Page, recordings: Any) -> None:
     page.fine("rows", table=name_of(recordings))
     [own] = page.server.app.database._unused
-    with recordings.connection._conn.cursor() as cursor:
-        if recordings.connection.adapter.backend == "postgresql":
-            cursor.execute(f"SELECT pg_terminate_backend({own._conn.get_backend_pid()})")
-        else:
-            cursor.execute(f"KILL {own._conn.thread_id()}")
+    kill(recordings.connection, own)
     assert len(page.fine("rows", table=name_of(recordings)).json["rows"]) == 10
+
+
+def kill(connection: Any, other: Any) -> None:
+    """End the session of another connection."""
+    with connection._conn.cursor() as cursor:
+        if connection.adapter.backend == "postgresql":
+            cursor.execute(f"SELECT pg_terminate_backend({other._conn.get_backend_pid()})")
+        else:
+            cursor.execute(f"KILL {other._conn.thread_id()}")
+
+
+def test_no_other_session_takes_the_place_of_a_lost_one(database: Any) -> None:
+    """As DataJoint reconnects: that one could write, for any time."""
+    own = Database(database.connection)
+
+    def lose() -> None:
+        with own.session() as session:
+            kill(database.connection, session)
+            session.query("SELECT 1")
+
+    with pytest.raises(Refused) as refused:
+        lose()
+    assert refused.value.status == 502
+    assert not own._unused
 
 
 @pytest.mark.parametrize(
@@ -555,11 +576,31 @@ def test_a_million_rows_are_paged_quickly(page: Page, table: MakeTable, database
     assert page.fine("table", table=name_of(many)).json["rows"] == 1_000_000
 
 
-def test_catalogs_forget_headings(database: Any, recordings: Any) -> None:
-    """What has changed is seen when a table is opened anew."""
+def test_few_headings_and_arrays_are_known(
+    page: Page, recordings: Any, table: MakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog_module, "_MAX_HEADINGS", 1)
+    monkeypatch.setattr(arrays_module, "_KEPT", 2)
+    app = page.server.app
+    for n in range(1, 4):
+        page.fine("rows", table=name_of(table("n : int32", f"Table{n}")))
+        named = {"table": name_of(recordings), "attribute": "waveform"}
+        page.fine("array", key=json.dumps({"recording_id": n}), **named)
+        assert len(app._catalog._headings) <= 2
+    assert len(app.arrays._known) == 2
+
+
+def test_catalogs_forget_headings(
+    database: Any, recordings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has changed is seen when a table is opened anew, or after a while."""
     with served(database.connection) as page:
         assert len(page.fine("rows", table=name_of(recordings)).json["rows"][0]) == 2
         with database.connection._conn.cursor() as cursor:
             cursor.execute(f"ALTER TABLE {recordings.full_table_name} ADD x INT")
         assert len(page.fine("table", table=name_of(recordings)).json["attributes"]) == 3
         assert len(page.fine("rows", table=name_of(recordings)).json["rows"][0]) == 3
+        with database.connection._conn.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {recordings.full_table_name} ADD y INT")
+        monkeypatch.setattr(catalog_module, "_KEPT_S", 0)
+        assert len(page.fine("rows", table=name_of(recordings)).json["rows"][0]) == 4

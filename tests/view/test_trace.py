@@ -233,6 +233,19 @@ def test_an_event_of_one_sample_is_seen(given: Page, shown: Show, small_bounds: 
     assert highest.max(axis=1).tolist() == [0, 0, 9999, 0]
 
 
+def test_an_overview_has_a_bound_and_is_left_where_it_is_too_coarse(
+    given: Page, shown: Show, large: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview_module, "_LARGEST", 1 << 16)
+    named = shown(large)
+    compute(given, named)
+    reply = given.fine("trace", width=1200, **named)
+    assert reply.header["of"] == 1024  # twice two bytes of 16 channels each
+    check(large, reply)
+    header = given.fine("trace", stop=150 * 1024, width=1200, **named).header
+    assert (header["exact"], header["bytes"] > 0) == (False, True)
+
+
 def test_an_overview_is_there_the_next_time(
     given: Page,
     distant: Callable[[Any], NpyRef],

@@ -1,5 +1,6 @@
 """`dj_npy.view` and `dj-npy view`: they start, say where they are, and end."""
 
+import copy
 import http.client
 import os
 import re
@@ -121,6 +122,15 @@ def test_a_port_that_is_taken_is_told(postgresql: Any) -> None:
     address = dj_npy.view(port=port)
     assert urlsplit(address).port == port
     assert dj_npy.view(port=port).split("#")[0] == address.split("#")[0]
+
+
+def test_other_schemas_and_connections_have_servers_of_their_own(postgresql: Any) -> None:
+    mine, other = postgresql.connection, copy.copy(postgresql.connection)
+    first = view_module.running(mine)
+    assert view_module.running(mine, port=first.port) is first
+    others = [view_module.running(mine, schemas=["lab"]), view_module.running(other)]
+    assert len({each.port for each in (first, *others)}) == 3
+    assert len({each.address for each in (first, *others)}) == 3
 
 
 def test_a_forked_child_starts_its_own(postgresql: Any) -> None:
