@@ -16,10 +16,8 @@ from dj_npy._view import arrays as arrays_module
 from tests.conftest import MakeTable
 from tests.support import warm
 from tests.support.servers import s3_settings
-from tests.view.conftest import Page
+from tests.view.conftest import Page, Show
 from tests.view.test_catalog import name_of
-
-Show = Callable[[Any], dict[str, int]]
 
 
 def test_an_array_of_a_row_is_described(page: Page, recording: Any) -> None:

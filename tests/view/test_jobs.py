@@ -3,18 +3,10 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from dj_npy._view import jobs as jobs_module
 from dj_npy._view.jobs import Job, Jobs
-
-
-def until(condition: Callable[[], Any]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it does not come about")
+from tests.view.conftest import until
 
 
 def test_one_job_runs_at_a_time_and_of_many_the_oldest_end() -> None:

@@ -12,9 +12,7 @@ from dj_npy._view import arrays as arrays_module
 from dj_npy._view import jobs as jobs_module
 from dj_npy._view import movie as movie_module
 from tests.support.faults import Proxy
-from tests.view.conftest import Page, Reply
-
-Show = Callable[[Any], dict[str, int]]
+from tests.view.conftest import Page, Reply, Show
 
 
 @pytest.fixture

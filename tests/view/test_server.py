@@ -18,7 +18,7 @@ from dj_npy import NpyRef
 from dj_npy._view import server as server_module
 from dj_npy._view.answers import Answer, Refused, as_json
 from tests.support.faults import Fault, Proxy
-from tests.view.conftest import Page
+from tests.view.conftest import Page, until
 
 SECRET = "a-very-secret-word"
 
@@ -263,11 +263,3 @@ def test_nonsense_is_answered_with_an_error(given: Page) -> None:
         client.sendall(b"GET /" + b"x" * (1 << 20) + b" HTTP/1.1\r\n\r\n")
         assert re.match(rb"HTTP/1.1 4\d\d|$", client.recv(100))
     assert json.loads(given.get("schemas").body)
-
-
-def until(condition: Callable[[], Any]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it does not come about")

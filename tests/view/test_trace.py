@@ -18,9 +18,7 @@ from dj_npy._view import overview as overview_module
 from dj_npy._view import trace as trace_module
 from dj_npy._view.overview import reduced
 from tests.support.faults import Fault, Proxy
-from tests.view.conftest import Page, Reply
-
-Show = Callable[[Any], dict[str, int]]
+from tests.view.conftest import Page, Reply, Show
 
 
 @pytest.fixture

@@ -7,13 +7,18 @@ from pathlib import Path
 import datajoint as dj
 
 from dj_npy import embedded
-from dj_npy._cli.command import FINE, Command
+from dj_npy._cli.command import FINE, Command, UsageError
 from dj_npy._cli.tables import translate_driver_errors
 from dj_npy._view.view import open_browser, running
 
 
 def _view(options: argparse.Namespace) -> int:
     if options.embedded is not None:
+        if not (options.embedded.expanduser() / "postgres").is_dir():  # it would be created
+            raise UsageError(
+                f"{options.embedded} has no database: name the folder of a `dj-npy quickstart`, or "
+                f"of dj_npy.embedded.start"
+            )
         embedded.start(options.embedded)
     with translate_driver_errors():
         connection = dj.conn()

@@ -190,10 +190,8 @@ def _proposal(shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool) -> tu
         return "trace", longest
     for axis in axes if len(shape) > 2 else ():
         is_color = axis == axes[-1] and shape[axis] in (3, 4)
-        if (
-            not is_color
-            and sum(length >= _IMAGE for n, length in enumerate(shape) if n != axis) >= 2
-        ):
+        others = shape[:axis] + shape[axis + 1 :]
+        if not is_color and sum(length >= _IMAGE for length in others) >= 2:
             return "movie", axis
     return "h5web", 0
 

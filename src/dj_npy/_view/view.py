@@ -143,7 +143,10 @@ class Running:
         until = time.monotonic() + _STARTS_WITHIN_S
         while not self._server.started:
             if not self._thread.is_alive() or time.monotonic() > until:
-                raise StoreError("the server of the page did not start")
+                raise StoreError(
+                    f"the server of the page did not start at port {self.port} within "
+                    f"{_STARTS_WITHIN_S} s: try again, or another port"
+                )
             time.sleep(0.005)
         atexit.register(self.stop)
 
