@@ -122,45 +122,40 @@ class Arrays:
         self._catalog, self._config, self._prelude = catalog, config, prelude
         self.given: list[NpyRef] = []
         self._known: OrderedDict[tuple[str, ...], tuple[float, Shown]] = OrderedDict()
-        self._of_given: dict[int, Shown] = {}
 
     def find(self, params: Mapping[str, str], *, anew: bool = False) -> Shown:
         """Return the array; with `anew`, as if nothing of it was known."""
-        if "given" in params:
-            return self._find_given(integer(params, "given"), anew)
-        name, attribute, key = (params.get(each, "") for each in ("table", "attribute", "key"))
-        known_at, known = self._known.get((name, attribute, key), (0.0, None))
+        named = tuple(params.get(each, "") for each in ("given", "table", "attribute", "key"))
+        known_at, known = self._known.get(named, (0.0, None))
         if known is not None and not anew and time.monotonic() < known_at + _KEPT_S:
             return known
-        metadata, given, table = self._catalog.metadata(name, attribute, key)
-        title = " ".join([f"{name}.{attribute}", *(f"{k}={v}" for k, v in given.items())])
-        variable = _variable(class_name(name.partition(".")[2]).replace(".", ""), "table")
-        shown = Shown(
-            NpyRef(metadata, self._config),
-            title,
-            [
-                "import datajoint as dj",
-                "import dj_npy",
-                *(["", *self._prelude] if self._prelude else []),
-                "",
-                f"{variable} = dj.FreeTable(dj.conn(), {table!r})",
-                f"({variable} & {given!r}).fetch1({attribute!r})",
-            ],
-            _variable(attribute, "array"),
-        )
-        self._known[name, attribute, key] = time.monotonic(), shown
+        is_given = "given" in params
+        shown = self._given(integer(params, "given")) if is_given else self._in_a_row(*named[1:])
+        self._known[named] = time.monotonic(), shown
         while len(self._known) > _KEPT:
             self._known.popitem(last=False)
         return shown
 
-    def _find_given(self, number: int, anew: bool) -> Shown:
+    def _in_a_row(self, name: str, attribute: str, key: str) -> Shown:
+        metadata, given, table = self._catalog.metadata(name, attribute, key)
+        title = " ".join([f"{name}.{attribute}", *(f"{k}={v}" for k, v in given.items())])
+        variable = _variable(class_name(name.partition(".")[2]).replace(".", ""), "table")
+        lines = [
+            "import datajoint as dj",
+            "import dj_npy",
+            *(["", *self._prelude] if self._prelude else []),
+            "",
+            f"{variable} = dj.FreeTable(dj.conn(), {table!r})",
+            f"({variable} & {given!r}).fetch1({attribute!r})",
+        ]
+        return Shown(NpyRef(metadata, self._config), title, lines, _variable(attribute, "array"))
+
+    def _given(self, number: int) -> Shown:
         if number >= len(self.given):
             raise Refused(404, f"no array {number} was given to dj_npy.view in this process")
-        if anew or number not in self._of_given:
-            ref = self.given[number]
-            lines = ["# `ref` is the reference that was given to dj_npy.view", "ref"]
-            self._of_given[number] = Shown(ref, ref.path, lines, "array")
-        return self._of_given[number]
+        ref = self.given[number]
+        lines = ["# `ref` is the reference that was given to dj_npy.view", "ref"]
+        return Shown(ref, ref.path, lines, "array")
 
 
 def info(shown: Shown) -> dict[str, Any]:
