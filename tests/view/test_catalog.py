@@ -3,6 +3,7 @@
 import json
 import math
 import time
+import uuid
 from typing import Any
 
 import datajoint as dj
@@ -95,6 +96,12 @@ def test_a_table_is_described(page: Page, schema: Any, table: MakeTable) -> None
     renamed = "n : int32\n---\n-> Subject.proj(first='subject')"
     schema(type("Pair", (dj.Manual,), {"definition": renamed}), context=context)
     subject.insert1({"subject": "a"})
+    hidden = subject.connection.adapter.make_full_table_name(schema.database, "~hidden")
+    with subject.connection._conn.cursor() as cursor:
+        cursor.execute(
+            f"CREATE TABLE {hidden} (subject VARCHAR(20), "
+            f"FOREIGN KEY (subject) REFERENCES {subject.full_table_name} (subject))"
+        )
     found = page.fine("table", table=name_of(subject)).json
     assert (found["class"], found["comment"], found["rows"]) == ("Subject", "a mouse", 1)
     assert found["parents"] == []
@@ -206,6 +213,37 @@ def all_pages(page: Page, table: Any, **params: Any) -> list[Any]:
         pages.append(page.fine("rows", table=name_of(table), **params, **pages[-1]["next"]).json)
     assert not pages[-1]["more"]
     return pages
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("enum('c','a','b')", ["a", "b", "c"]),
+        ("uuid", [uuid.UUID(int=n << 100) for n in range(1, 4)]),
+        ("decimal(6,2)", ["-1.50", "0.25", "12.00"]),
+        ("datetime", [f"2024-01-02 03:04:0{n}" for n in range(3)]),
+        ("int64", [-(1 << 60), 0, (1 << 60) + 1]),
+        ("varchar(700)", ["ü" * 699, "ü" * 700, "%s'\"%"]),
+    ],
+)
+def test_a_key_of_any_type_leads_on_and_to_its_array(
+    page: Page, table: MakeTable, kind: str, values: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog_module, "_MAX_TEXT", 5)  # a key is never cut
+    keyed = table(f"k : {kind}\n---\nm : <npy@>", "Keyed")
+    if kind == "uuid" and keyed.connection.adapter.backend == "postgresql":
+        pytest.skip("DataJoint inserts none there")
+    keyed.insert({"k": each, "m": np.arange(n)} for n, each in enumerate(values))
+    for order in ("k", "-k"):
+        rows = [
+            row for each in all_pages(page, keyed, order=order, limit=1) for row in each["rows"]
+        ]
+        assert sorted(str(row[0]) for row in rows) == sorted(map(str, values))
+    for key, described in rows:
+        named = {"table": name_of(keyed), "attribute": "m", "key": json.dumps({"k": key})}
+        found = page.fine("array", **named).json
+        assert found["path"] == described["path"]
+        assert found["shape"] == [[str(each) for each in values].index(str(key))]
 
 
 def test_rows_can_be_ordered_by_any_plain_attribute(page: Page, table: MakeTable) -> None:

@@ -323,6 +323,8 @@ def _is_array(attribute: Any) -> bool:
 
 
 def _is_bytes(attribute: Any) -> bool:
+    if attribute.uuid:  # MySQL has it as binary(16)
+        return False
     return attribute.is_blob or re.match("(?i)(var)?binary|bytea", attribute.type) is not None
 
 
