@@ -45,7 +45,7 @@ def test_it_answers_on_the_loopback_interface_only(given: Page) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/api/schemas", "/assets/index.js"])
 def test_other_names_of_the_host_are_refused(given: Page, path: str) -> None:
-    """As a page has whose name was made to lead here."""
+    """As those of a page whose name was made to lead here (DNS rebinding)."""
     for host in (
         "evil.example",
         "evil.example:{}",

@@ -271,7 +271,7 @@ def test_an_overview_is_of_this_version_of_a_file(
     changed[:] = 7
     del changed
     again = {"given": given.give(ref)}
-    given.fine("array", **again)  # as a page does that is opened
+    given.fine("array", **again)  # as the page asks when it is opened
     assert given.fine("overview", **again).json["state"] == "absent"
     compute(given, again)
     lowest, highest = values(given.fine("trace", **again))

@@ -109,7 +109,7 @@ def test_a_port_that_is_taken_is_told(postgresql: Any) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(dj_npy.StoreError, match=f"port {port} cannot be listened at"):
+        with pytest.raises(dj_npy.StoreError, match=f"cannot listen on port {port} "):
             dj_npy.view(port=port)
     address = dj_npy.view(port=port)
     assert urlsplit(address).port == port
@@ -197,7 +197,7 @@ def test_the_command_tells_of_a_taken_port_in_one_line(postgresql: Any) -> None:
         port = str(other.getsockname()[1])
         result = command("view", "--no-browser", "--port", port, env=environment(postgresql))
     assert result.returncode == 1
-    assert result.stderr.startswith(f"dj-npy: port {port} cannot be listened at")
+    assert result.stderr.startswith(f"dj-npy: cannot listen on port {port} ")
     assert result.stderr.count("\n") == 1
 
 
