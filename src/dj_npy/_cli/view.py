@@ -59,7 +59,8 @@ VIEW = Command(
     name="view",
     help="look at tables and arrays in the browser",
     description="Start a server for a page of the lab's tables and arrays, and open the browser.\n"
-    "It can be reached from this machine only, by those who have the address. It never writes.\n\n"
+    "It can be reached from this machine only, by those who have the address.\n"
+    "It never writes.\n\n"
     "The database and the stores are those of DataJoint's configuration: datajoint.json,\n"
     "DJ_HOST, DJ_USER, DJ_PASS, DJ_STORES ... Needs the extra: pip install 'dj-npy[view]'.",
     examples="dj-npy view\ndj-npy view lab_ephys --port 8080 --no-browser\n"
