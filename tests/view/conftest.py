@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -12,6 +13,18 @@ import pytest
 
 from dj_npy import NpyRef
 from dj_npy._view import view
+from tests.support.faults import Proxy
+
+Show = Callable[[Any], dict[str, int]]
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait for something that comes about in ten seconds."""
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it does not come about")
 
 
 class Reply(NamedTuple):
@@ -44,11 +57,15 @@ class Reply(NamedTuple):
 
 
 class Page:
-    """A client of a server."""
+    """A client of the server at an address; some ask for an object of this process, too."""
 
-    def __init__(self, server: view.Running) -> None:
-        self.server, self.port = server, server.port
-        [self.token] = parse_qs(urlsplit(server.address).query)["token"]
+    server: view.Running
+
+    def __init__(self, address: str) -> None:
+        parts = urlsplit(address)
+        assert parts.hostname == "127.0.0.1"
+        self.port = parts.port or 0
+        [self.token] = parse_qs(parts.query)["token"]
 
     def ask(
         self, path: str, params: Any = None, method: str = "GET", **headers: str | None
@@ -93,7 +110,9 @@ class Page:
 def served(connection: Any, *schemas: str) -> Iterator[Page]:
     server = view.Running(connection, 0, schemas)
     try:
-        yield Page(server)
+        page = Page(server.address)
+        page.server = server
+        yield page
     finally:
         server.stop()
 
@@ -113,10 +132,24 @@ def given(postgresql: Any) -> Iterator[Page]:
 
 
 @pytest.fixture
-def shown(given: Page, stored: Callable[..., NpyRef]) -> Callable[[Any], dict[str, int]]:
+def shown(given: Page, stored: Callable[..., NpyRef]) -> Show:
     """Stores an array; the parameters that name it."""
 
     def make(array: Any) -> dict[str, int]:
         return {"given": given.give(stored(array, len(given.server.app.arrays.given)))}
+
+    return make
+
+
+@pytest.fixture
+def distant(
+    stored: Callable[..., NpyRef], s3: dict[str, Any], proxy: Proxy
+) -> Callable[[Any], NpyRef]:
+    """Stores an array behind `proxy`, which forgets what it was asked for that."""
+
+    def make(array: Any) -> NpyRef:
+        ref = stored(array, store=s3)
+        proxy.requests.clear()
+        return ref
 
     return make

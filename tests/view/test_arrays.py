@@ -16,10 +16,8 @@ from dj_npy._view import arrays as arrays_module
 from tests.conftest import MakeTable
 from tests.support import warm
 from tests.support.servers import s3_settings
-from tests.view.conftest import Page
+from tests.view.conftest import Page, Show
 from tests.view.test_catalog import name_of
-
-Show = Callable[[Any], dict[str, int]]
 
 
 def test_an_array_of_a_row_is_described(page: Page, recording: Any) -> None:
@@ -110,11 +108,13 @@ def test_long_doubles_are_rounded(given: Page, shown: Show) -> None:
     assert (reply.header["dtype"], reply.header["rounded"]) == ("<c16", True)
 
 
-def test_text_is_sent_as_json(given: Page, shown: Show) -> None:
+def test_text_is_sent_as_json(given: Page, shown: Show, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = np.array([["ü", "b"], ["", "日本"]], ">U2")
     assert json.loads(given.fine("slice", selection=":,:", **shown(texts)).data) == texts.tolist()
     named = shown(np.array([b"a", "ü".encode(), b"\xff"]))
     assert json.loads(given.fine("slice", selection=":", **named).data) == ["a", "ü", "\\xff"]
+    monkeypatch.setattr(arrays_module, "_MOST_TEXT", 5)
+    assert "6 bytes of text" in given.refused(413, "slice", selection=":", **named)
 
 
 def test_records_are_sent_as_they_are(given: Page, shown: Show) -> None:
@@ -257,6 +257,20 @@ def test_the_code_fetches_what_is_shown(page: Page, table: MakeTable, database: 
     code = page.fine("code", kind="mean", axis=0, **named).json["code"]
     assert run_code(database, code) == array.mean(axis=0).tolist()
     page.refused(400, "code", kind="system('x')", **named)
+
+
+def test_a_name_of_an_attribute_is_no_python(page: Page, recording: Any) -> None:
+    """It may be any that a database takes, and whoever copies the code runs it."""
+    recording.insert1({"recording_id": 1, "waveform": np.zeros(3)})
+    evil = "x=exec(input())#"
+    name, quote = recording.full_table_name, recording.connection.adapter.quote_identifier
+    recording.connection.query(f"ALTER TABLE {name} RENAME COLUMN waveform TO {quote(evil)}")
+    named = {"table": name_of(recording), "attribute": evil, "key": '{"recording_id": 1}'}
+    code = page.fine("code", selection="1:", **named).json["code"]
+    assert (
+        code.splitlines()[-1]
+        == f"array = (Recording & {{'recording_id': 1}}).fetch1({evil!r})[1:3]"
+    )
 
 
 def test_exports_are_files(given: Page, shown: Show) -> None:

@@ -12,9 +12,7 @@ from dj_npy._view import arrays as arrays_module
 from dj_npy._view import jobs as jobs_module
 from dj_npy._view import movie as movie_module
 from tests.support.faults import Proxy
-from tests.view.conftest import Page, Reply
-
-Show = Callable[[Any], dict[str, int]]
+from tests.view.conftest import Page, Reply, Show
 
 
 @pytest.fixture
@@ -111,11 +109,10 @@ def test_projections_of_blocks_are_those_of_the_whole(
 
 
 def test_a_movie_is_not_read_whole(
-    given: Page, stored: Callable[..., NpyRef], s3: dict[str, Any], proxy: Proxy
+    given: Page, distant: Callable[[Any], NpyRef], proxy: Proxy
 ) -> None:
     array = np.random.default_rng(1).integers(0, 4000, (20, 256, 256), "u2")
-    named = {"given": given.give(stored(array, store=s3))}
-    proxy.requests.clear()
+    named = {"given": given.give(distant(array))}
     np.testing.assert_array_equal(given.fine("frame", index=7, **named).array(), array[7])
     [asked] = proxy.asked("GET")
     assert asked.range

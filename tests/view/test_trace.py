@@ -18,9 +18,7 @@ from dj_npy._view import overview as overview_module
 from dj_npy._view import trace as trace_module
 from dj_npy._view.overview import reduced
 from tests.support.faults import Fault, Proxy
-from tests.view.conftest import Page, Reply
-
-Show = Callable[[Any], dict[str, int]]
+from tests.view.conftest import Page, Reply, Show
 
 
 @pytest.fixture
@@ -141,21 +139,18 @@ def test_too_many_channels_are_refused(given: Page, shown: Show) -> None:
 
 
 @pytest.fixture
-def large() -> Any:
-    """32 MB, of which each sample is another."""
+def large(small_bounds: None) -> Any:
+    """32 MB, of which each sample is another: more than is read whole."""
     return np.random.default_rng(1).integers(-30_000, 30_000, (1 << 20, 16), "i2")
 
 
 def test_a_large_window_is_sampled_and_says_so(
     given: Page,
-    stored: Callable[..., NpyRef],
-    s3: dict[str, Any],
+    distant: Callable[[Any], NpyRef],
     proxy: Proxy,
     large: Any,
-    small_bounds: None,
 ) -> None:
-    named = {"given": given.give(stored(large, store=s3))}
-    proxy.requests.clear()
+    named = {"given": given.give(distant(large))}
     reply = given.fine("trace", width=1200, channels="0:4", **named)
     header = reply.header
     asked = [request.range for request in proxy.asked("GET") if request.range]
@@ -181,7 +176,7 @@ def test_a_large_window_is_sampled_and_says_so(
 
 @pytest.mark.parametrize("layout", ["C", "F", "one channel"])
 def test_sampling_reads_little_in_any_layout(
-    given: Page, shown: Show, large: Any, small_bounds: None, layout: str
+    given: Page, shown: Show, large: Any, layout: str
 ) -> None:
     array = {"C": large, "F": np.asfortranarray(large), "one channel": large.ravel()}[layout]
     header = given.fine("trace", width=1200, channels="0:4", **shown(array)).header
@@ -192,9 +187,7 @@ def test_sampling_reads_little_in_any_layout(
 
 
 @pytest.mark.parametrize("layout", ["C", "F", "deep", "one channel"])
-def test_an_overview_makes_it_exact(
-    given: Page, shown: Show, large: Any, small_bounds: None, layout: str
-) -> None:
+def test_an_overview_makes_it_exact(given: Page, shown: Show, large: Any, layout: str) -> None:
     array, rows = {
         "C": (large, large),
         "F": (np.asfortranarray(large), large),
@@ -238,15 +231,26 @@ def test_an_event_of_one_sample_is_seen(given: Page, shown: Show, small_bounds: 
     assert highest.max(axis=1).tolist() == [0, 0, 9999, 0]
 
 
+def test_an_overview_has_a_bound_and_is_left_where_it_is_too_coarse(
+    given: Page, shown: Show, large: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview_module, "_LARGEST", 1 << 16)
+    named = shown(large)
+    compute(given, named)
+    reply = given.fine("trace", width=1200, **named)
+    assert reply.header["of"] == 1024  # twice two bytes of 16 channels each
+    check(large, reply)
+    header = given.fine("trace", stop=150 * 1024, width=1200, **named).header
+    assert (header["exact"], header["bytes"] > 0) == (False, True)
+
+
 def test_an_overview_is_there_the_next_time(
     given: Page,
-    stored: Callable[..., NpyRef],
-    s3: dict[str, Any],
+    distant: Callable[[Any], NpyRef],
     proxy: Proxy,
     large: Any,
-    small_bounds: None,
 ) -> None:
-    ref = stored(large, store=s3)
+    ref = distant(large)
     compute(given, {"given": given.give(ref)})
     proxy.requests.clear()
     again = {"given": given.give(ref.__copy__())}
@@ -259,7 +263,7 @@ def test_an_overview_is_there_the_next_time(
 
 
 def test_an_overview_is_of_this_version_of_a_file(
-    given: Page, stored: Callable[..., NpyRef], large: Any, small_bounds: None, store: Path
+    given: Page, stored: Callable[..., NpyRef], large: Any, store: Path
 ) -> None:
     ref = stored(large)
     compute(given, {"given": given.give(ref)})
@@ -267,7 +271,7 @@ def test_an_overview_is_of_this_version_of_a_file(
     changed[:] = 7
     del changed
     again = {"given": given.give(ref)}
-    given.fine("array", **again)  # as a page does that is opened
+    given.fine("array", **again)  # as the page asks when it is opened
     assert given.fine("overview", **again).json["state"] == "absent"
     compute(given, again)
     lowest, highest = values(given.fine("trace", **again))
@@ -278,7 +282,6 @@ def test_an_overview_without_a_folder_is_kept_in_memory(
     given: Page,
     shown: Show,
     large: Any,
-    small_bounds: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -292,17 +295,14 @@ def test_an_overview_without_a_folder_is_kept_in_memory(
 
 def test_an_overview_that_nobody_asks_for_ends(
     given: Page,
-    stored: Callable[..., NpyRef],
-    s3: dict[str, Any],
+    distant: Callable[[Any], NpyRef],
     proxy: Proxy,
     large: Any,
-    small_bounds: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(jobs_module, "_ASKED_WITHIN_S", 0.5)
-    ref = stored(large, store=s3)
+    ref = distant(large)
     proxy.harm = lambda request: Fault(stall=0.1)
-    proxy.requests.clear()
     given.ask("/api/overview", {"given": given.give(ref)}, "POST")
     time.sleep(2)
     seen = len(proxy.asked("GET"))

@@ -1,6 +1,6 @@
 """`dj_npy.view` and `dj-npy view`: they start, say where they are, and end."""
 
-import http.client
+import copy
 import os
 import re
 import signal
@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import dj_npy
+from dj_npy._cli import main as _cli
 from dj_npy._view import view as view_module
 from tests.cli.test_cli import COMMAND, command, environment
 from tests.support import warm
@@ -40,15 +41,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def status(address: str) -> int:
-    parts = urlsplit(address)
-    [token] = parse_qs(parts.query)["token"]
-    assert parts.hostname == "127.0.0.1"
-    connection = http.client.HTTPConnection("127.0.0.1", parts.port or 0, timeout=30)
-    connection.request("GET", "/api/schemas", headers={"Authorization": f"token {token}"})
-    try:
-        return connection.getresponse().status
-    finally:
-        connection.close()
+    return Page(address).get("schemas").status
 
 
 def test_one_server_shows_whatever_is_asked_for(recording: Any, database: Any) -> None:
@@ -57,7 +50,7 @@ def test_one_server_shows_whatever_is_asked_for(recording: Any, database: Any) -
     table = f"#/{name_of(recording)}"
     assert address.endswith(table)
     assert status(address) == 200
-    page = Page(view_module._running[0])
+    page = Page(address)
     for restricted in (recording & "recording_id > 0", recording & {"recording_id": 1} & "1=1"):
         address = dj_npy.view(restricted)
         fragment = urlsplit(address).fragment
@@ -72,7 +65,7 @@ def test_an_array_is_shown(postgresql: Any, stored: Any, opened: list[str]) -> N
     first, second = stored(np.arange(3)), stored(np.arange(4), 2)
     addresses = [dj_npy.view(ref) for ref in (first, second, first)]
     assert [urlsplit(each).fragment for each in addresses] == ["/given/0", "/given/1", "/given/0"]
-    page = Page(view_module._running[0])
+    page = Page(addresses[0])
     assert page.fine("slice", selection=":", given=1).array().tolist() == [0, 1, 2, 3]
     assert "ref" in page.fine("code", selection=":", given=1).json["code"]
     assert len(opened) == 3
@@ -116,11 +109,20 @@ def test_a_port_that_is_taken_is_told(postgresql: Any) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(dj_npy.StoreError, match=f"port {port} cannot be listened at"):
+        with pytest.raises(dj_npy.StoreError, match=f"cannot listen on port {port} "):
             dj_npy.view(port=port)
     address = dj_npy.view(port=port)
     assert urlsplit(address).port == port
     assert dj_npy.view(port=port).split("#")[0] == address.split("#")[0]
+
+
+def test_other_schemas_and_connections_have_servers_of_their_own(postgresql: Any) -> None:
+    mine, other = postgresql.connection, copy.copy(postgresql.connection)
+    first = view_module.running(mine)
+    assert view_module.running(mine, port=first.port) is first
+    others = [view_module.running(mine, schemas=["lab"]), view_module.running(other)]
+    assert len({each.port for each in (first, *others)}) == 3
+    assert len({each.address for each in (first, *others)}) == 3
 
 
 def test_a_forked_child_starts_its_own(postgresql: Any) -> None:
@@ -157,7 +159,7 @@ def test_in_a_notebook_it_is_shown_in_the_cell(
     address = dj_npy.view()
     assert not opened
     assert shown[0].src == address
-    policy = Page(view_module._running[0]).ask("/").headers["content-security-policy"]
+    policy = Page(address).ask("/").headers["content-security-policy"]
     assert "frame-ancestors http://127.0.0.1:*" in policy
 
 
@@ -195,8 +197,16 @@ def test_the_command_tells_of_a_taken_port_in_one_line(postgresql: Any) -> None:
         port = str(other.getsockname()[1])
         result = command("view", "--no-browser", "--port", port, env=environment(postgresql))
     assert result.returncode == 1
-    assert result.stderr.startswith(f"dj-npy: port {port} cannot be listened at")
+    assert result.stderr.startswith(f"dj-npy: cannot listen on port {port} ")
     assert result.stderr.count("\n") == 1
+
+
+def test_the_command_creates_no_database(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _cli.main(["view", "--embedded", str(tmp_path / "typo")]) == 2
+    assert "typo has no database" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.slow
@@ -213,9 +223,7 @@ def test_a_new_user_looks_at_the_quick_start(session_folder: Path) -> None:
     assert f"dj-npy view --embedded {folder}\n" in said
     process, address = started(environment(), "--embedded", str(folder))
     try:
-        page = object.__new__(Page)
-        page.port = urlsplit(address).port or 0
-        [page.token] = parse_qs(urlsplit(address).query)["token"]
+        page = Page(address)
         named = {
             "table": "quickstart.recording",
             "attribute": "waveform",
@@ -238,7 +246,7 @@ def test_a_new_user_looks_at_the_quick_start(session_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_process_ends_though_work_goes_on(tmp_path: Path, postgresql: Any) -> None:
-    """Neither an overview nor an open page keeps it."""
+    """Neither an overview nor an open page keeps it, and no file with the token is left."""
     code = (
         "import sys, threading, time, http.client, numpy as np, dj_npy\n"
         "from pathlib import Path\n"
@@ -248,7 +256,8 @@ def test_the_process_ends_though_work_goes_on(tmp_path: Path, postgresql: Any) -
         "dj_npy.settings.cache_dir = Path(sys.argv[1]) / 'cache'\n"
         "import datajoint as dj\n"
         "server = view.running(dj.conn())\n"
-        "page = Page(server)\n"
+        "view.open_browser(server.address)\n"
+        "page = Page(server.address)\n"
         "number = server.give(sparse(Path(sys.argv[1]), (130_000_000, 384), 'int16'))\n"
         "assert page.ask('/api/overview', {'given': number}, 'POST').json['state'] == 'running'\n"
         "time.sleep(0.5)\n"
@@ -256,6 +265,7 @@ def test_the_process_ends_though_work_goes_on(tmp_path: Path, postgresql: Any) -
     )
     begun = time.monotonic()
     env = environment(postgresql) | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    env |= {"TMPDIR": str(tmp_path), "BROWSER": "true"}
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],
         env=env,
@@ -267,4 +277,5 @@ def test_the_process_ends_though_work_goes_on(tmp_path: Path, postgresql: Any) -
     )
     assert result.returncode == 0, result.stderr
     assert "running" in result.stdout
+    assert not [*tmp_path.glob("dj-npy-view-*")]
     assert time.monotonic() - begun < 30

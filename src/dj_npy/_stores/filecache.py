@@ -79,21 +79,14 @@ def open_copy(
         folder = _private_folder("maps")
         copy = folder / name
         with _locked(folder, name):
-            file = _open_complete(copy, nbytes) or _download(copy, nbytes, download, label)
-            with suppress(OSError):  # another process just removed it to make room
-                os.utime(file.fileno() if os.utime in os.supports_fd else copy)
-            return file
+            return _open_complete(copy, nbytes) or _download(copy, nbytes, download, label)
 
 
 def find_copy(key: tuple[str, ...], nbytes: int) -> FileIO | None:
     """Open a copy that :func:`open_copy` has made of so many bytes; None if there is none."""
     name = _name(key)
     with _translate_errors(f"the copy {name[:8]}", nbytes):
-        file = _open_complete(_private_folder("maps") / name, nbytes)
-        if file is not None:
-            with suppress(OSError):  # another process just removed it to make room
-                os.utime(file.fileno() if os.utime in os.supports_fd else file.name)
-        return file
+        return _open_complete(_private_folder("maps") / name, nbytes)
 
 
 def working_copy(key: tuple[str, ...], original: FileIO, label: str) -> FileIO:
@@ -233,6 +226,8 @@ def _open_complete(copy: Path, nbytes: int) -> FileIO | None:
     # Another folder may have been put in the place of ours since it was checked.
     private = os.name == "nt" or (status.st_uid == os.geteuid() and not status.st_mode & 0o077)
     if private and status.st_size == nbytes:
+        with suppress(OSError):  # another process just removed it to make room
+            os.utime(file.fileno() if os.utime in os.supports_fd else copy)
         return file
     file.close()
     return None

@@ -102,3 +102,11 @@ def axis_of(params: Mapping[str, str], ndim: int) -> int:
     if axis >= ndim:
         raise Refused(400, f"there is no axis {axis}: the array has {ndim}")
     return axis
+
+
+def kind_of_projection(params: Mapping[str, str]) -> str:
+    """Return the parameter `kind`, of a projection."""
+    kind = params.get("kind", "mean")
+    if kind not in ("mean", "max", "std"):
+        raise Refused(400, f"kind is mean, max or std, not {kind!r:.40}")
+    return kind

@@ -21,8 +21,10 @@ from dj_npy._text import in_units
 from dj_npy._view.answers import (
     Answer,
     Refused,
+    axis_of,
     binary,
     integer,
+    kind_of_projection,
     little_endian,
     span,
 )
@@ -30,7 +32,8 @@ from dj_npy._view.catalog import Catalog, described
 
 MOST = 64 << 20
 """Most bytes that one request reads, and that its answer has."""
-_MOST_CSV = 16 << 20
+_MOST_TEXT = 16 << 20
+"""Most bytes of an array that is sent as text, which takes several times as many."""
 _KEPT, _KEPT_S = 64, 60
 """How many arrays are known without asking the database, and for how many seconds."""
 _LONG, _LONG_SHARE, _IMAGE = 1000, 8, 16
@@ -95,13 +98,10 @@ class Shown:
             )
         return np.asanyarray(self.ref.read(index))
 
-    def code(self, index: Index, call: str = "") -> str:
-        """Return Python that fetches a part, complete in itself."""
+    def code(self, what: str) -> str:
+        """Return Python that fetches it, complete in itself; `what`, as ``[...]``, is of it."""
         *lines, reference = self._code
-        part = "" if all(each == slice(None) for each in index) else f"[{_written(index)}]"
-        part = part or ("" if call else "[...]")
-        expression = f"{reference}{part}" if not call else call.format(reference)
-        return "\n".join([*lines, f"{self._name} = {expression}"]) + "\n"
+        return "\n".join([*lines, f"{self._name} = {reference}{what}"]) + "\n"
 
 
 class Arrays:
@@ -122,46 +122,40 @@ class Arrays:
         self._catalog, self._config, self._prelude = catalog, config, prelude
         self.given: list[NpyRef] = []
         self._known: OrderedDict[tuple[str, ...], tuple[float, Shown]] = OrderedDict()
-        self._of_given: dict[int, Shown] = {}
 
     def find(self, params: Mapping[str, str], *, anew: bool = False) -> Shown:
         """Return the array; with `anew`, as if nothing of it was known."""
-        if "given" in params:
-            return self._find_given(integer(params, "given"), anew)
-        name, attribute, key = (params.get(each, "") for each in ("table", "attribute", "key"))
-        known_at, known = self._known.get((name, attribute, key), (0.0, None))
+        named = tuple(params.get(each, "") for each in ("given", "table", "attribute", "key"))
+        known_at, known = self._known.get(named, (0.0, None))
         if known is not None and not anew and time.monotonic() < known_at + _KEPT_S:
             return known
-        metadata, given, table = self._catalog.metadata(name, attribute, key)
-        values = {each: _literal(value) for each, value in given.items()}
-        title = " ".join([f"{name}.{attribute}", *(f"{k}={v}" for k, v in values.items())])
-        variable = class_name(name.partition(".")[2]).replace(".", "")
-        shown = Shown(
-            NpyRef(metadata, self._config),
-            title,
-            [
-                "import datajoint as dj",
-                "import dj_npy",
-                *(["", *self._prelude] if self._prelude else []),
-                "",
-                f"{variable} = dj.FreeTable(dj.conn(), {table!r})",
-                f"({variable} & {values!r}).fetch1({attribute!r})",
-            ],
-            f"{attribute}_" if keyword.iskeyword(attribute) else attribute,
-        )
-        self._known[name, attribute, key] = time.monotonic(), shown
+        is_given = "given" in params
+        shown = self._given(integer(params, "given")) if is_given else self._in_a_row(*named[1:])
+        self._known[named] = time.monotonic(), shown
         while len(self._known) > _KEPT:
             self._known.popitem(last=False)
         return shown
 
-    def _find_given(self, number: int, anew: bool) -> Shown:
+    def _in_a_row(self, name: str, attribute: str, key: str) -> Shown:
+        metadata, given, table = self._catalog.metadata(name, attribute, key)
+        title = " ".join([f"{name}.{attribute}", *(f"{k}={v}" for k, v in given.items())])
+        variable = _variable(class_name(name.partition(".")[2]).replace(".", ""), "table")
+        lines = [
+            "import datajoint as dj",
+            "import dj_npy",
+            *(["", *self._prelude] if self._prelude else []),
+            "",
+            f"{variable} = dj.FreeTable(dj.conn(), {table!r})",
+            f"({variable} & {given!r}).fetch1({attribute!r})",
+        ]
+        return Shown(NpyRef(metadata, self._config), title, lines, _variable(attribute, "array"))
+
+    def _given(self, number: int) -> Shown:
         if number >= len(self.given):
             raise Refused(404, f"no array {number} was given to dj_npy.view in this process")
-        if anew or number not in self._of_given:
-            ref = self.given[number]
-            lines = ["# `ref` is the reference that was given to dj_npy.view", "ref"]
-            self._of_given[number] = Shown(ref, ref.path, lines, "array")
-        return self._of_given[number]
+        ref = self.given[number]
+        lines = ["# `ref` is the reference that was given to dj_npy.view", "ref"]
+        return Shown(ref, ref.path, lines, "array")
 
 
 def info(shown: Shown) -> dict[str, Any]:
@@ -177,15 +171,13 @@ def info(shown: Shown) -> dict[str, Any]:
         "title": shown.title,
         "view": view,
         "axis": axis,
-        "code": shown.code(()),
+        "code": shown.code("[...]"),
     }
 
 
 def _proposal(shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool) -> tuple[str, int]:
     """Return how an array is best looked at, and along which axis."""
-    axes = sorted(
-        range(len(shape)), key=lambda n: -n if fortran else n
-    )  # slowest in the file first
+    axes = range(len(shape))[:: -1 if fortran else 1]  # the slowest in the file first
     if dtype.kind not in "biuf" or not math.prod(shape):
         return "h5web", 0
     longest = max(axes, key=lambda n: shape[n], default=0)
@@ -193,18 +185,15 @@ def _proposal(shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool) -> tu
         return "trace", longest
     for axis in axes if len(shape) > 2 else ():
         is_color = axis == axes[-1] and shape[axis] in (3, 4)
-        if (
-            not is_color
-            and sum(length >= _IMAGE for n, length in enumerate(shape) if n != axis) >= 2
-        ):
+        others = shape[:axis] + shape[axis + 1 :]
+        if not is_color and sum(length >= _IMAGE for length in others) >= 2:
             return "movie", axis
     return "h5web", 0
 
 
 def selection(params: Mapping[str, str], shape: tuple[int, ...]) -> Index:
     """Return the parameter `selection`, such as ``0:100,5,:``, as an index."""
-    texts = params.get("selection", "").split(",")
-    texts = [text.strip() for text in texts]
+    texts = [text.strip() for text in params.get("selection", "").split(",")]
     if not texts[-1]:
         texts.pop()
     if len(texts) > len(shape):
@@ -226,6 +215,10 @@ def part(shown: Shown, params: Mapping[str, str]) -> Answer:
     header: dict[str, Any] = {"shape": [*data.shape]}
     kind = data.dtype.kind
     if kind in "SU":
+        if data.nbytes > _MOST_TEXT:
+            raise Refused(
+                413, f"this part has {in_units(data.nbytes)} of text: choose a smaller one"
+            )
         header["dtype"] = data.dtype.str
         texts = np.char.decode(data, "utf-8", "backslashreplace") if kind == "S" else data
         return binary(header, json.dumps(texts.tolist()).encode())
@@ -246,10 +239,10 @@ def export(shown: Shown, params: Mapping[str, str]) -> Answer:
         np.save(file, data, allow_pickle=False)
         body, media_type = file.getbuffer(), "application/octet-stream"
     elif form == "csv":
-        if data.ndim > 2 or data.nbytes > _MOST_CSV:
+        if data.ndim > 2 or data.nbytes > _MOST_TEXT:
             raise Refused(
                 413,
-                f"a CSV has rows and columns, of {_MOST_CSV >> 20} MiB at most: choose a smaller "
+                f"a CSV has rows and columns, of {_MOST_TEXT >> 20} MiB at most: choose a smaller "
                 f"part, or export it as .npy",
             )
         text = io.StringIO()
@@ -268,34 +261,24 @@ def export(shown: Shown, params: Mapping[str, str]) -> Answer:
 
 def code(shown: Shown, params: Mapping[str, str]) -> str:
     """Return Python for a part of an array, or for a projection of it."""
+    shape = shown.ref.shape
     if "kind" in params:
-        kind, axis = params["kind"], integer(params, "axis", 0)
-        if kind not in ("mean", "max", "std"):
-            raise Refused(400, f"kind is mean, max or std, not {kind!r:.40}")
-        return shown.code((), f"{{}}.{kind}(axis={axis})")
-    index = selection(params, shown.ref.shape)
-    whole = [slice(0, length) for length in shown.ref.shape]
-    return shown.code(
-        tuple(
-            slice(None) if each == all_ else each for each, all_ in zip(index, whole, strict=True)
-        )
-    )
+        return shown.code(f".{kind_of_projection(params)}(axis={axis_of(params, len(shape))})")
+    entries = [*map(_entry, selection(params, shape), shape)]
+    while entries and entries[-1] == ":":
+        entries.pop()
+    return shown.code(f"[{', '.join(entries) or '...'}]")
 
 
-def _written(index: Index) -> str:
-    """Return an index as it is written in Python."""
-    while index and index[-1] == slice(None):
-        index = index[:-1]
-    return ", ".join(map(_entry, index))
-
-
-def _entry(entry: int | slice) -> str:
+def _entry(entry: int | slice, length: int) -> str:
+    """Return an entry of an index as it is written in Python."""
     if isinstance(entry, int):
         return f"{entry:_}"
-    start = f"{entry.start:_}" if entry.start else ""
-    return f"{start}:{'' if entry.stop is None else f'{entry.stop:_}'}"
+    if entry == slice(0, length):
+        return ":"
+    return f"{entry.start:_}:{entry.stop:_}" if entry.start else f":{entry.stop:_}"
 
 
-def _literal(value: Any) -> Any:
-    """Return a value of a key as it is written in Python."""
-    return value if isinstance(value, int | str) else str(value)
+def _variable(name: str, otherwise: str) -> str:
+    """Return a name of the database as a variable: it may be any text, even other Python."""
+    return name if name.isidentifier() and not keyword.iskeyword(name) else otherwise

@@ -15,7 +15,7 @@ from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._errors import NpyError
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._view.answers import Refused, finite, integer
-from dj_npy._view.conditions import NUMBER, behind, equal, given_key, restricted, stored_value
+from dj_npy._view.conditions import NUMBER, behind, equal, given_key, restricted
 from dj_npy._view.database import Database, select
 
 _MAX_ROWS = 1000
@@ -157,8 +157,8 @@ class Catalog:
             by_key = is_plain and key[:1] == [ordered]
             offset = 0
             if by_key and params.get("after"):
-                after = given_key(table, params["after"], "after")
-                condition, its_values = behind(table, after, direction)
+                last = given_key(table, params["after"], "after")
+                condition, its_values = behind(table, last, direction)
                 where = f"{where} AND {condition}" if where else f" WHERE {condition}"
                 values = [*values, *its_values]
             else:
@@ -181,21 +181,19 @@ class Catalog:
             ]
             for row in found[:limit]
         ]
-        more = len(found) > limit
         following: dict[str, str] | None = None
-        if more:
+        if len(found) > limit:
             last = dict(zip(attributes, page[-1], strict=True))
-            following = (
-                {"after": json.dumps({each: last[each] for each in key})}
-                if by_key
-                else {"offset": str(offset + limit)}
-            )
+            after = {"after": json.dumps({each: last[each] for each in key})}
+            following = after if by_key else {"offset": str(offset + limit)}
         count = self._count(table.full_table_name, *counted) if params.get("count") == "1" else None
-        return {"rows": page, "more": more, "next": following, "count": count}
+        return {"rows": page, "more": following is not None, "next": following, "count": count}
 
     def metadata(self, name: str, attribute: str, key: str) -> tuple[str, dict[str, Any], str]:
         """
         Return the JSON of an array in a row, as text, its key, and the quoted name of the table.
+
+        The values of the key are integers and text, as DataJoint takes them.
 
         Raises
         ------
@@ -214,11 +212,13 @@ class Catalog:
                 f" WHERE {where}"
             )
             found = select(session, query, values)
-            stored = {each: stored_value(table, each, value) for each, value in given.items()}
         if not found or found[0][0] is None:
             raise Refused(404, f"{name} has no array {attribute} in a row with {key:.300}")
-        key_values = {k: v if isinstance(v, int) else given[k] for k, v in stored.items()}
-        return found[0][0], key_values, table.full_table_name
+        literals = {
+            name: stored if isinstance(stored, int) else str(given[name])
+            for name, stored in zip(given, values, strict=True)
+        }
+        return found[0][0], literals, table.full_table_name
 
     def table(self, session: Any, name: str) -> Any:
         """Return a table by its name in the database, ``schema.table``; its heading is known."""
@@ -240,6 +240,8 @@ class Catalog:
             raise Refused(
                 404, f"there is no table {name!r}, or this account must not see it: {error}"
             ) from None
+        if not all(map(_NAME.fullmatch, found.heading.attributes)):
+            raise Refused(400, f"{name} has an attribute whose name DataJoint cannot put into SQL")
         self._headings[name] = time.monotonic(), found.heading
         return found
 
@@ -321,6 +323,8 @@ def _is_array(attribute: Any) -> bool:
 
 
 def _is_bytes(attribute: Any) -> bool:
+    if attribute.uuid:  # MySQL has it as binary(16)
+        return False
     return attribute.is_blob or re.match("(?i)(var)?binary|bytea", attribute.type) is not None
 
 

@@ -11,6 +11,8 @@ from dj_npy._view.answers import Refused
 
 NUMBER = re.compile(r"(?i)(tiny|small|medium|big)?(int(eger)?\b|serial)|float|double|real|dec|num")
 """Types of the database that are numbers."""
+_MOST_DIGITS = 400
+"""Of a decimal, before and after the point: PyMySQL writes out all of 1e999999999."""
 
 
 def restricted(table: Any, restriction: str) -> tuple[str, Sequence[Any]]:
@@ -27,18 +29,25 @@ def restricted(table: Any, restriction: str) -> tuple[str, Sequence[Any]]:
     if restriction.lstrip().startswith("{"):
         condition, values = equal(table, _given(table, restriction, "restriction"))
         return f" WHERE {condition}" if condition else "", values
-    check_condition(restriction)
+    check_condition(restriction, table.connection.adapter.quote_identifier("")[0])
     return (table & restriction).where_clause() if restriction.strip() else "", ()
 
 
-def check_condition(text: str) -> None:
+def check_condition(text: str, mark: str) -> None:
     """
     Raise unless a text can only be one expression, wherever in brackets it is put.
 
     So it ends no statement, begins none, and leaves out no rest. What an expression may do is
     bounded by the transaction: it reads, and not for long.
+
+    Parameters
+    ----------
+    text : str
+        The condition.
+    mark : str
+        What the database quotes names by: a backtick that is none would hide what follows.
     """
-    bare = re.sub(r"""'[^']*'|"[^"]*"|`[^`]*`""", " 0 ", text)
+    bare = re.sub(rf"""'[^']*'|"[^"]*"|{mark}[^{mark}]*{mark}""", " 0 ", text)
     depth = 0
     for each in re.findall("[()]", bare):
         depth += 1 if each == "(" else -1
@@ -55,7 +64,7 @@ def check_condition(text: str) -> None:
 def _given(table: Any, text: str, what: str) -> dict[str, Any]:
     """Return attributes of a table and their values, given in JSON."""
     try:
-        found = json.loads(text, parse_float=Decimal)
+        found = json.loads(text, parse_float=_decimal)
     except (ValueError, RecursionError):
         found = None
     plain = (str, int, Decimal, type(None))
@@ -67,7 +76,15 @@ def _given(table: Any, text: str, what: str) -> dict[str, Any]:
     return found
 
 
+def _decimal(text: str) -> Decimal:
+    number = Decimal(text)
+    if abs(number.adjusted()) > _MOST_DIGITS:
+        raise ValueError
+    return number
+
+
 def given_key(table: Any, text: str, what: str) -> dict[str, Any]:
+    """Return the value of each attribute of a table's key, given in JSON."""
     found = _given(table, text, what)
     key = table.heading.primary_key
     if found.keys() != {*key} or None in found.values():
@@ -80,7 +97,7 @@ def stored_value(table: Any, name: str, value: Any) -> Any:
     attribute = table.heading.attributes[name]
     try:
         if isinstance(value, str) and NUMBER.match(attribute.type):
-            return int(value) if re.fullmatch(r"[+-]?\d{1,40}", value) else Decimal(value)
+            return int(value) if re.fullmatch(r"[+-]?\d{1,40}", value) else _decimal(value)
         if attribute.uuid and table.connection.adapter.backend == "mysql":
             return uuid.UUID(value).bytes
     except (ValueError, InvalidOperation, AttributeError):
@@ -89,6 +106,7 @@ def stored_value(table: Any, name: str, value: Any) -> Any:
 
 
 def equal(table: Any, given: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """Return the condition of rows with given values, and the values for it."""
     quote = table.connection.adapter.quote_identifier
     conditions = [
         f"{quote(name)} IS NULL" if value is None else f"{quote(name)} = %s"
@@ -99,7 +117,7 @@ def equal(table: Any, given: Mapping[str, Any]) -> tuple[str, list[Any]]:
 
 
 def behind(table: Any, key: Mapping[str, Any], direction: str) -> tuple[str, list[Any]]:
-    """Return the condition of rows behind a key in its order."""
+    """Return the condition of rows behind a key in its order, and the values for it."""
     adapter, sign = table.connection.adapter, "<" if direction == "DESC" else ">"
     names = [adapter.quote_identifier(name) for name in key]
     values = [stored_value(table, name, value) for name, value in key.items()]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from datajoint.errors import DataJointError
+from datajoint.errors import DataJointError, LostConnectionError
 
 from dj_npy._view.answers import Refused
 
@@ -105,22 +105,19 @@ class Database:
         own = copy.copy(self._user)
         own._query_cache, own._in_transaction = None, False
         own.connect()
+        own.connect = _no_other  # DataJoint would go on with another session, that may write
         if self.backend == "mysql":
-            [(version,)] = select(own, "SELECT version()")
-            self._dialect = "mariadb" if "MariaDB" in version else "mysql"
+            is_mariadb = "MariaDB" in own._conn.get_server_info()
+            self._dialect = "mariadb" if is_mariadb else "mysql"
         run(own, [_CONNECTED[self._dialect]])
         return own
 
     def _begin(self, own: Any, limit_s: float) -> None:
         limits = {"ms": int(limit_s * 1000), "s": limit_s}
         run(own, [each.format(**limits) for each in _BEGIN[self._dialect]])
-        own._in_transaction = (
-            True  # else DataJoint would go on with another session, that may write
-        )
 
     def _give_back(self, own: Any) -> bool:
         """End its transaction; return whether the connection still works."""
-        own._in_transaction = False
         try:
             run(own, ["ROLLBACK"])
         except Exception:
@@ -143,6 +140,10 @@ class Database:
         if is_lost:
             return Refused(502, f"the database cannot be reached: {said}")
         return Refused(400, f"the database refused this: {said}")
+
+
+def _no_other() -> None:
+    raise LostConnectionError("the connection was lost")
 
 
 def run(connection: Any, statements: Sequence[str]) -> None:

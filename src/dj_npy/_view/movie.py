@@ -15,6 +15,7 @@ from dj_npy._view.answers import (
     binary,
     finite,
     integer,
+    kind_of_projection,
     little_endian,
     span,
 )
@@ -121,9 +122,7 @@ def series(shown: Shown, params: Mapping[str, str]) -> Answer:
 
 def projection(shown: Shown, params: Mapping[str, str], jobs: Jobs) -> Answer:
     """Return the mean, maximum or deviation over all frames, or how much of it is done."""
-    stack, dtype, kind = _stack(shown, params), drawn_as(shown), params.get("kind", "mean")
-    if kind not in ("mean", "max", "std"):
-        raise Refused(400, f"kind is mean, max or std, not {kind!r:.40}")
+    stack, dtype, kind = _stack(shown, params), drawn_as(shown), kind_of_projection(params)
     if math.prod(stack.shape) * 8 > MOST:
         raise Refused(413, f"the frames of {shown.title} are too large to be projected")
     if not shown.ref.shape[stack.axis]:

@@ -35,9 +35,9 @@ def view(what: Any = None, *, port: int | None = None, browser: bool | None = No
     """
     Show tables and arrays in a page of the browser, or in the cell of a notebook.
 
-    The page comes from this process, and ends with it. Only this machine reaches it, and only who
-    has the address. It never writes to the database or to a store. Needs the extra ``view``:
-    ``pip install 'dj-npy[view]'``.
+    The page comes from this process, and ends with it. It can be reached from this machine only,
+    by those who have the address. It never writes to the database or to a store. Needs the extra
+    ``view``: ``pip install 'dj-npy[view]'``.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def view(what: Any = None, *, port: int | None = None, browser: bool | None = No
         What to show first: a table, perhaps restricted, as a class or an object, or an array.
         Default: the schemas of the database.
     port : int, optional
-        Where to listen. Default: any free port, or where this process listens already.
+        On which to listen. Default: that of this process if it listens already, or any free one.
     browser : bool, optional
         Whether to open the browser. Default: outside a notebook.
 
@@ -92,7 +92,7 @@ class Running:
     connection : datajoint.Connection
         The user's; the server makes its own.
     port : int
-        Where to listen; 0 is any free one.
+        On which to listen; 0 is any free one.
     schemas : sequence of str
         Schemas to list; none are all.
     """
@@ -143,7 +143,10 @@ class Running:
         until = time.monotonic() + _STARTS_WITHIN_S
         while not self._server.started:
             if not self._thread.is_alive() or time.monotonic() > until:
-                raise StoreError("the server of the page did not start")
+                raise StoreError(
+                    f"the server of the page did not start at port {self.port} within "
+                    f"{_STARTS_WITHIN_S} s: try again, or another port"
+                )
             time.sleep(0.005)
         atexit.register(self.stop)
 
@@ -218,8 +221,8 @@ def _listener(port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise StoreError(
-            f"port {port} cannot be listened at ({error.strerror}): name another, or none, which "
-            f"finds a free one"
+            f"cannot listen on port {port} ({error.strerror}): choose another, or leave it out, "
+            f"which finds a free one"
         ) from error
     return listener
 
