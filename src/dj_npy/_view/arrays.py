@@ -95,13 +95,12 @@ class Shown:
             )
         return np.asanyarray(self.ref.read(index))
 
-    def code(self, index: Index, call: str = "") -> str:
-        """Return Python that fetches a part, complete in itself."""
+    def code(self, index: Index, then: str = "") -> str:
+        """Return Python that fetches a part, complete in itself; `then` is written behind it."""
         *lines, reference = self._code
         part = "" if all(each == slice(None) for each in index) else f"[{_written(index)}]"
-        part = part or ("" if call else "[...]")
-        expression = f"{reference}{part}" if not call else call.format(reference)
-        return "\n".join([*lines, f"{self._name} = {expression}"]) + "\n"
+        part = part or ("" if then else "[...]")
+        return "\n".join([*lines, f"{self._name} = {reference}{part}{then}"]) + "\n"
 
 
 class Arrays:
@@ -240,6 +239,8 @@ def part(shown: Shown, params: Mapping[str, str]) -> Answer:
 def export(shown: Shown, params: Mapping[str, str]) -> Answer:
     """Return a part of an array as a file: ``npy``, or ``csv`` of at most two axes."""
     data = shown.read(selection(params, shown.ref.shape))
+    if field := _field(shown, params):
+        data = data[field]
     form = params.get("format", "npy")
     if form == "npy":
         file = io.BytesIO()
@@ -272,14 +273,24 @@ def code(shown: Shown, params: Mapping[str, str]) -> str:
         kind, axis = params["kind"], integer(params, "axis", 0)
         if kind not in ("mean", "max", "std"):
             raise Refused(400, f"kind is mean, max or std, not {kind!r:.40}")
-        return shown.code((), f"{{}}.{kind}(axis={axis})")
+        return shown.code((), f".{kind}(axis={axis})")
+    field = _field(shown, params)
     index = selection(params, shown.ref.shape)
     whole = [slice(0, length) for length in shown.ref.shape]
     return shown.code(
         tuple(
             slice(None) if each == all_ else each for each, all_ in zip(index, whole, strict=True)
-        )
+        ),
+        f"[{field!r}]" if field else "",
     )
+
+
+def _field(shown: Shown, params: Mapping[str, str]) -> str:
+    """Return the parameter `field`: of a structured array, or empty."""
+    name = params.get("field", "")
+    if name and name not in (shown.ref.dtype.names or ()):
+        raise Refused(400, f"{shown.title} has no field {name!r:.40}")
+    return name
 
 
 def _written(index: Index) -> str:
