@@ -43,7 +43,23 @@ COLOURS = """(selector) => {
   }
   return counts;
 }"""
-# The same, of a file with a picture.
+# Width and height of what has a colour.
+EXTENT = """([selector, colour]) => {
+  const canvas = document.querySelector(selector);
+  const copy = document.createElement("canvas");
+  [copy.width, copy.height] = [canvas.width, canvas.height];
+  const context = copy.getContext("2d");
+  context.drawImage(canvas, 0, 0);
+  const { data } = context.getImageData(0, 0, copy.width, copy.height);
+  const [xs, ys] = [new Set(), new Set()];
+  for (let at = 0; at < data.length / 4; at += 1)
+    if (data.slice(4 * at, 4 * at + 3).join() === colour) {
+      xs.add(at % copy.width);
+      ys.add(Math.floor(at / copy.width));
+    }
+  return [xs.size, ys.size];
+}"""
+# A PNG as a canvas of the page.
 PICTURE = """async (base64) => {
   const image = new Image();
   image.src = `data:image/png;base64,${base64}`;
@@ -81,6 +97,7 @@ def kinds() -> dict[str, Any]:
     records["name"], records["x"], records["n"] = ["one", "two", "three"], 0.1, 2**60 + 1
     colours = np.zeros((20, 30, 3), "u1")
     colours[..., 0] = 200
+    colours[:, :10] = 0, 0, 100
     return {
         "line": np.sin(np.arange(500) / 30),
         "big-endian": np.arange(600, dtype=">f4").reshape(20, 30),
@@ -643,6 +660,18 @@ def test_colours_are_drawn_as_colours(browser: Browser) -> None:
     browser.tab.locator(".h5web.rgb canvas").wait_for()
     browser.tab.wait_for_timeout(800)
     assert browser.colours(".h5web canvas")[200, 0, 0] > 10_000
+
+
+def test_colours_turn_with_their_axes(browser: Browser) -> None:
+    sides = []
+    for query in ("", "x=0"):
+        browser.kind("colours", query)
+        browser.tab.locator(".h5web.rgb canvas").wait_for()
+        browser.tab.wait_for_timeout(800)
+        sides.append(browser.tab.evaluate(EXTENT, [".h5web canvas", "0,0,100"]))
+    (width, height), (turned_width, turned_height) = sides
+    assert width == pytest.approx(height / 2, abs=4)
+    assert turned_height == pytest.approx(turned_width / 2, abs=4)
 
 
 def test_numbers_are_not_taken_for_colours(browser: Browser) -> None:
