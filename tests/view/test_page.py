@@ -335,9 +335,12 @@ def test_a_recording_is_drawn_and_zoomed_by_one_request(browser: Browser) -> Non
     browser.requests.clear()
     # Quick turns of a wheel: only where it comes to rest is asked for.
     browser.tab.evaluate(
-        """() => { const canvas = document.querySelector(".plot canvas");
-        for (let turn = 0; turn < 10; turn += 1) canvas.dispatchEvent(new WheelEvent("wheel",
-          { deltaY: -240, clientX: 700, clientY: 400, bubbles: true, cancelable: true })); }"""
+        """async () => { const canvas = document.querySelector(".plot canvas");
+        for (let turn = 0; turn < 10; turn += 1) {
+          canvas.dispatchEvent(new WheelEvent("wheel",
+            { deltaY: -240, clientX: 700, clientY: 400, bubbles: true, cancelable: true }));
+          await new Promise((resolve) => setTimeout(resolve, 30));
+        } }"""
     )
     browser.until("location.hash.includes('start')")
     browser.sees("samples;")
@@ -390,6 +393,7 @@ def test_a_heat_map_has_all_channels(browser: Browser) -> None:
     browser.sees("exact")
     browser.tab.wait_for_timeout(300)
     assert len(browser.colours(".plot canvas")) > 100
+    assert browser.tab.get_by_label("Channels", exact=True).input_value() == "0:24"
     browser.tab.go_back()
     browser.until("document.querySelector('[aria-label^=\"Traces\"]')")
 
@@ -496,15 +500,16 @@ def test_what_is_under_the_pointer_is_told(browser: Browser) -> None:
     assert text == f"sample 1,003 (1.0030 s), channel 2: {waveform()[1003, 2]}"
 
 
-def test_the_offset_of_a_channel_is_removed(browser: Browser) -> None:
+def test_traces_have_their_offset_removed_and_their_gain(browser: Browser) -> None:
     seen = []
-    for query in ("spacing=200", "spacing=200&offset=0"):
+    for query in ("spacing=400", "spacing=400&gain=4", "spacing=400&offset=0"):
         browser.kind("offset", f"view=trace&{query}")
         browser.sees("exact")
         browser.tab.wait_for_timeout(300)
         seen.append(browser.colours(".plot canvas").get(INK, 0))
     assert seen[0] > 1000
-    assert seen[1] == 0
+    assert seen[1] > 1.5 * seen[0]
+    assert seen[2] == 0
 
 
 def test_a_file_that_is_gone_is_told_where_the_plot_would_be(
