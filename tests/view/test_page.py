@@ -558,6 +558,22 @@ def test_a_movie_plays_with_frames_read_ahead(browser: Browser) -> None:
     assert white.index(255) == index
 
 
+def test_a_request_that_is_out_of_date_is_cancelled(browser: Browser) -> None:
+    browser.open("movie", "movie", "low=0&high=1000", subject="anna", recording_id=1)
+    browser.until("document.querySelector('.picture canvas')?.width === 60")
+    cancelled: list[str] = []
+    browser.tab.on("requestfailed", lambda request: cancelled.append(request.url))
+    network = browser.tab.context.new_cdp_session(browser.tab)
+    slow = {"latency": 2000, "downloadThroughput": -1, "uploadThroughput": -1}
+    network.send("Network.emulateNetworkConditions", {"offline": False, **slow})
+    browser.focus_plot()
+    for index in (1, 2):
+        browser.tab.keyboard.press("ArrowRight")
+        browser.until(f"location.hash.includes('index={index}')")
+    browser.tab.wait_for_timeout(200)
+    assert [re.search(r"index=(\d+)", url)[1] for url in cancelled] == ["1"]  # type: ignore[index]
+
+
 def test_a_movie_plays_at_the_rate_that_was_chosen(browser: Browser) -> None:
     browser.open("movie", "movie", "fps=10", subject="anna", recording_id=1)
     browser.until("document.querySelector('.picture canvas')?.width === 60")
