@@ -15,21 +15,20 @@ export function App() {
   const [listed, setListed] = useState(false);
   const name = JSON.stringify([table, array]);
   useEffect(() => setListed(false), [name]);
+  const chosen = table !== undefined || array !== undefined;
   // In a narrow window, the list is in place of what was chosen.
-  const open = listed || (schemas !== undefined && !table && !array);
+  const open = listed || (schemas !== undefined && !chosen);
   return (
     <div className={open ? "page listed" : "page"}>
       <aside>
         <div className="brand">
           <a href="#/">dj-npy</a>
           <span className="muted">{schemas?.version}</span>
-          <button
-            className="narrow"
-            aria-expanded={open}
-            onClick={() => setListed(!listed)}
-          >
-            Tables
-          </button>
+          {chosen && (
+            <button className="narrow" aria-expanded={open} onClick={() => setListed(!listed)}>
+              Tables
+            </button>
+          )}
           <Keys />
         </div>
         {schemas && <SideList schemas={schemas} current={table} />}

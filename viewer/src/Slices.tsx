@@ -308,8 +308,10 @@ function Look({ kind, complex }: { kind: Kind; complex: boolean }) {
           onChange={(map) => change({ map: map === "Viridis" ? null : map })}
         />
       )}
-      {limit("low", "From")}
-      {limit("high", "to")}
+      <span className="group">
+        {limit("low", "From")}
+        {limit("high", "to")}
+      </span>
     </>
   );
 }
