@@ -269,7 +269,7 @@ def test_from_the_list_to_a_table_to_an_array_and_back(browser: Browser) -> None
 def test_a_filter_leaves_the_tables_with_its_words(browser: Browser) -> None:
     browser.tab.goto(browser.page.server.address)
     browser.sees("Spike")
-    browser.sees("Rows and bytes in the database, estimated")
+    browser.sees("Estimated rows and table size")
     browser.tab.keyboard.press("/")
     browser.tab.keyboard.type("mov")
     browser.until("document.querySelectorAll('nav li').length === 1")

@@ -30,7 +30,7 @@ export function SideList({ schemas, current }: { schemas: Schemas; current?: str
         value={filter}
         onChange={(event) => setFilter(event.target.value)}
       />
-      <p className="muted">Rows and bytes in the database, estimated</p>
+      <p className="muted">Estimated rows and table size</p>
       {found.map((schema) => {
         const held = schema.tables.some((table) => table.name === current);
         return (
