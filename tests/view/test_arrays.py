@@ -257,6 +257,13 @@ def test_the_code_fetches_what_is_shown(page: Page, table: MakeTable, database: 
     code = page.fine("code", kind="mean", axis=0, **named).json["code"]
     assert run_code(database, code) == array.mean(axis=0).tolist()
     page.refused(400, "code", kind="system('x')", **named)
+    records = np.array([(1, 2.5), (2, 3.5), (3, 4.5)], [("n", "<i4"), ("x", ">f8")])
+    odd.insert1({**row, "n": 1, "waveform": records})
+    named["key"] = json.dumps({**row, "n": 1})
+    for selection, expected in ((":", [2.5, 3.5, 4.5]), ("1:3", [3.5, 4.5])):
+        code = page.fine("code", selection=selection, field="x", **named).json["code"]
+        assert run_code(database, code) == expected
+    page.refused(400, "code", selection=":", field="y", **named)
 
 
 def test_a_name_of_an_attribute_is_no_python(page: Page, recording: Any) -> None:
@@ -293,6 +300,8 @@ def test_exports_are_files(given: Page, shown: Show) -> None:
     records = np.array([(1, "a,b"), (2, "c")], [("n", "i4"), ("text", "U3")])
     reply = given.fine("export", selection=":", format="csv", **shown(records))
     assert reply.body.decode() == 'n,text\n1,"a,b"\n2,c\n'
+    reply = given.fine("export", selection="1:2", field="n", format="npy", **shown(records))
+    assert np.load(io.BytesIO(reply.body)).tolist() == [2]
     days = np.array(["2024-01-02", "NaT"], "M8[D]")
     reply = given.fine("export", selection=":", format="csv", **shown(days))
     assert reply.body == b"2024-01-02\nNaT\n"

@@ -106,8 +106,12 @@ def test_a_table_is_described(page: Page, schema: Any, table: MakeTable) -> None
     assert (found["class"], found["comment"], found["rows"]) == ("Subject", "a mouse", 1)
     assert found["parents"] == []
     assert sorted(found["children"], key=lambda each: str(each["table"])) == [
-        {"table": f"{schema.database}.pair", "attributes": {"first": "subject"}},
-        {"table": f"{schema.database}.session", "attributes": {"subject": "subject"}},
+        {"table": f"{schema.database}.pair", "class": "Pair", "attributes": {"first": "subject"}},
+        {
+            "table": f"{schema.database}.session",
+            "class": "Session",
+            "attributes": {"subject": "subject"},
+        },
     ]
     first, second = found["attributes"]
     assert first | {"default": None} == {

@@ -1,5 +1,5 @@
 import { Component, useEffect, useRef, useState, type ReactNode } from "react";
-import { go, useAddress } from "./address";
+import { useAddress } from "./address";
 import { getJson, useLoad, type Schemas } from "./api";
 import { ArrayPage } from "./ArrayPage";
 import { SideList } from "./SideList";
@@ -13,24 +13,22 @@ export function App() {
     [],
   );
   const [listed, setListed] = useState(false);
-  useEffect(() => {
-    if (schemas?.start && /^#?\/?$/.test(location.hash)) go(schemas.start.hash, true);
-  }, [schemas]);
   const name = JSON.stringify([table, array]);
   useEffect(() => setListed(false), [name]);
+  const chosen = table !== undefined || array !== undefined;
+  // In a narrow window, the list is in place of what was chosen.
+  const open = listed || (schemas !== undefined && !chosen);
   return (
-    <div className={listed ? "page listed" : "page"}>
+    <div className={open ? "page listed" : "page"}>
       <aside>
         <div className="brand">
           <a href="#/">dj-npy</a>
           <span className="muted">{schemas?.version}</span>
-          <button
-            className="narrow"
-            aria-expanded={listed}
-            onClick={() => setListed(!listed)}
-          >
-            Tables
-          </button>
+          {chosen && (
+            <button className="narrow" aria-expanded={open} onClick={() => setListed(!listed)}>
+              Tables
+            </button>
+          )}
           <Keys />
         </div>
         {schemas && <SideList schemas={schemas} current={table} />}

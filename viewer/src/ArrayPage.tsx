@@ -3,6 +3,7 @@ import { lazy, Suspense, useCallback, useEffect, useRef, useState } from "react"
 import { change, parse, tableAddress, useAddress } from "./address";
 import { getBlob, getJson, useLoad, type ArrayInfo, type Params } from "./api";
 import { Movie } from "./Movie";
+import { isColoured } from "./slices";
 import { dtypeName, shapeText, size } from "./text";
 import { Trace } from "./Trace";
 import { Choice, copy, Failure, save, type Shown } from "./ui";
@@ -28,7 +29,7 @@ export function ArrayPage({ array }: { array: Params }) {
   if (error) return <Failure message={error} />;
   if (!info) return <p className="state muted">reading …</p>;
   const views = Object.keys(VIEWS).filter((view) => suits(info, view));
-  const view = views.includes(query.get("view") ?? "") ? query.get("view")! : usual(info);
+  const view = views.includes(query.get("view") ?? "") ? query.get("view")! : info.view === "movie" && isColoured(info) ? "h5web" : info.view;
   return (
     <article className="array">
       <header>
@@ -72,12 +73,6 @@ export function ArrayPage({ array }: { array: Params }) {
 function only(changes: Record<string, string>) {
   const { query } = parse(location.hash);
   return { ...Object.fromEntries([...query.keys()].map((name) => [name, null])), ...changes };
-}
-
-/** What the server proposes, but for RGB images: to it they are a stack of three. */
-function usual({ shape, dtype, view }: ArrayInfo): string {
-  const colours = dtype === "|u1" && shape.length > 2 && [3, 4].includes(shape.at(-1)!);
-  return view === "movie" && colours ? "h5web" : view;
 }
 
 function suits({ shape, dtype, view }: ArrayInfo, name: string): boolean {

@@ -2,7 +2,7 @@
 import { useVisCanvasContext } from "@h5web/lib";
 import { useFrame, useThree } from "@react-three/fiber";
 import { useEffect, useRef } from "react";
-import { change, useAddress } from "./address";
+import { move, useAddress } from "./address";
 
 /** Scale (1 is the whole) and centre (0 is the middle) along x and y, as parts of the whole. */
 type Zoom = [scaleX: number, scaleY: number, x: number, y: number];
@@ -34,20 +34,20 @@ export function Camera() {
     invalidate();
   };
 
+  // Of another size, too: the camera's position is in pixels.
   useEffect(() => {
-    if (zoom === written.current) return;
-    written.current = zoom;
     const parts = zoom.split(",").map(Number);
     set(parts.length === 4 && parts.every(Number.isFinite) ? (parts as Zoom) : WHOLE);
-  }, [zoom]);
+    written.current = format(read());
+  }, [zoom, width, height]);
 
   useFrame(() => {
     const now = format(read());
-    if (now === written.current) return;
     clearTimeout(timer.current);
+    if (now === written.current) return;
     timer.current = setTimeout(() => {
       written.current = now;
-      change({ zoom: now === format(WHOLE) ? null : now });
+      move({ zoom: now === format(WHOLE) ? null : now });
     }, 150);
   });
   useEffect(() => () => clearTimeout(timer.current), []);

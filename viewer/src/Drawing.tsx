@@ -23,7 +23,6 @@ export function Drawing(props: {
   values: Values;
   kind: Kind;
   transposed: boolean;
-  complex: boolean;
   labels: [string, string];
   starts: number[];
 }) {
@@ -32,9 +31,10 @@ export function Drawing(props: {
   const part = query.get("part") ?? "amplitude";
   const { numbers, rows, columns } = useMemo(() => {
     const drawn = values.complex ? partOf(values.complex, part) : values.numbers;
-    const [rows, columns] = values.shape.length < 2 ? [1, values.shape[0] ?? 1] : values.shape;
-    return props.transposed && kind !== "matrix" && drawn && kind !== "rgb"
-      ? { numbers: transpose(drawn, rows, columns), rows: columns, columns: rows }
+    const [rows, columns, depth = 1] =
+      values.shape.length < 2 ? [1, values.shape[0] ?? 1] : values.shape;
+    return props.transposed && kind !== "matrix" && drawn
+      ? { numbers: transpose(drawn, rows, columns, depth), rows: columns, columns: rows }
       : { numbers: drawn, rows, columns };
   }, [values, part, props.transposed, kind]);
   const scale = (query.get("scale") as ScaleType.Linear | null) ?? ScaleType.Linear;
@@ -93,9 +93,9 @@ export function Drawing(props: {
     );
   return (
     <RgbVis
-      dataArray={ndarray(colors(numbers), values.shape)}
-      abscissaParams={{ label: labels[1] }}
-      ordinateParams={{ label: labels[0] }}
+      dataArray={ndarray(colors(numbers), [rows, columns, values.shape[2]])}
+      abscissaParams={{ label: labels[1], value: indexes(xStart, columns) }}
+      ordinateParams={{ label: labels[0], value: indexes(yStart, rows) }}
       flipYAxis
     >
       <Camera />
@@ -154,11 +154,13 @@ function partOf(complex: Float32Array | Float64Array, part: string): NumberArray
   );
 }
 
-function transpose(numbers: NumberArray, rows: number, columns: number): NumberArray {
+/** Rows as columns; `depth` numbers belong together. */
+function transpose(numbers: NumberArray, rows: number, columns: number, depth: number): NumberArray {
   const turned = numbers.slice();
   for (let row = 0; row < rows; row += 1)
     for (let column = 0; column < columns; column += 1)
-      turned[column * rows + row] = numbers[row * columns + column];
+      for (let at = 0; at < depth; at += 1)
+        turned[(column * rows + row) * depth + at] = numbers[(row * columns + column) * depth + at];
   return turned;
 }
 

@@ -100,6 +100,7 @@ export function Movie({ info, array, show }: ViewProps) {
       }
     };
     setFailure("");
+    setPlayed(undefined); // else what was played last would be seen again
     play().catch((error: Error) => {
       if (signal.aborted) return;
       setFailure(error.message);
@@ -157,7 +158,7 @@ export function Movie({ info, array, show }: ViewProps) {
     End: () => go(length - 1),
     " ": toggle,
   };
-  if (info.nbytes === 0)
+  if (length === 0 || info.nbytes === 0)
     return <Failure message={`There is nothing to draw: the shape is ${shape.join(" × ")}.`} />;
   const error = still.error ?? failure;
   return (

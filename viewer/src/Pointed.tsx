@@ -26,6 +26,7 @@ export function Pointed(props: {
       <canvas
         ref={props.canvas}
         onPointerDown={(event) => {
+          if (event.button !== 0) return;
           event.currentTarget.setPointerCapture(event.pointerId);
           setFrom(at(event));
           setTo(at(event));

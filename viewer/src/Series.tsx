@@ -72,7 +72,7 @@ export function Series(props: {
       <p className="state" role="status">
         {loading && <span className="muted">reading the trace …</span>}
         {value && value.header.step > 1 && (
-          <span className="sampled">sampled: every {count(value.header.step)}th frame was read</span>
+          <span className="sampled">sampled: one of every {count(value.header.step)} frames was read</span>
         )}
         {value && value.header.step === 1 && <span>exact: the mean of the box in each frame</span>}
       </p>

@@ -15,7 +15,7 @@ export function SideList({ schemas, current }: { schemas: Schemas; current?: str
       name,
       tables: tables
         .filter((table) => {
-          const text = `${name} ${table.class} ${table.name} ${table.arrays.join(" ")}`;
+          const text = `${table.class} ${table.name} ${table.arrays.join(" ")}`;
           return words.every((word) => text.toLowerCase().includes(word));
         })
         .sort((a, b) => a.class.localeCompare(b.class)),
@@ -30,8 +30,9 @@ export function SideList({ schemas, current }: { schemas: Schemas; current?: str
         value={filter}
         onChange={(event) => setFilter(event.target.value)}
       />
+      <p className="muted">Estimated rows and table size</p>
       {found.map((schema) => {
-        const held = schema.tables.some((table) => fullName(schema.name, table) === current);
+        const held = schema.tables.some((table) => table.name === current);
         return (
           <details key={`${schema.name} ${words.length > 0} ${held}`} open={found.length < 6 || held || words.length > 0}>
             <summary>
@@ -39,7 +40,7 @@ export function SideList({ schemas, current }: { schemas: Schemas; current?: str
             </summary>
             <ul>
               {schema.tables.slice(0, MOST).map((table) => (
-                <Item key={table.name} schema={schema.name} table={table} current={current} />
+                <Item key={table.name} table={table} current={current} />
               ))}
             </ul>
             {schema.tables.length > MOST && (
@@ -53,9 +54,7 @@ export function SideList({ schemas, current }: { schemas: Schemas; current?: str
   );
 }
 
-function Item(props: { schema: string; table: Table; current?: string }) {
-  const { schema, table, current } = props;
-  const name = fullName(schema, table);
+function Item({ table, current }: { table: Table; current?: string }) {
   const facts = [
     table.rows === null ? "" : count(table.rows),
     table.bytes ? size(table.bytes) : "",
@@ -63,18 +62,14 @@ function Item(props: { schema: string; table: Table; current?: string }) {
   return (
     <li>
       <a
-        href={tableAddress(name)}
+        href={tableAddress(table.name)}
         className={table.tier === "part" ? "part" : undefined}
-        aria-current={name === current ? "page" : undefined}
-        title={`${name} (${table.tier}; rows and bytes as the database estimates them)${table.arrays.length ? `, arrays: ${table.arrays.join(", ")}` : ""}`}
+        aria-current={table.name === current ? "page" : undefined}
+        title={`${table.name} (${table.tier})${table.arrays.length ? `, arrays: ${table.arrays.join(", ")}` : ""}`}
       >
-        <span className={table.arrays.length ? "holds" : undefined}>{table.class || table.name}</span>
+        <span className={table.arrays.length ? "holds" : undefined}>{table.class}</span>
         <span className="muted">{facts.join(" · ")}</span>
       </a>
     </li>
   );
-}
-
-export function fullName(schema: string, { name }: { name: string }): string {
-  return name.startsWith(`${schema}.`) ? name : `${schema}.${name}`;
 }

@@ -3,13 +3,14 @@ import { ScaleType } from "@h5web/lib";
 import { useEffect, useMemo, useRef, useState } from "react";
 import { change, number, useAddress } from "./address";
 import { getBinary, useLoad, type Header } from "./api";
-import { decode } from "./decode";
+import { decode, type Field } from "./decode";
 import { Drawing } from "./Drawing";
 import { figurePng } from "./figure";
 import {
   extent,
   firstParts,
   formatParts,
+  isColoured,
   longest,
   MOST_BYTES,
   parseParts,
@@ -35,13 +36,12 @@ export default function Slices({ info, array, show }: ViewProps) {
   const itemsize = info.nbytes / Math.max(1, shape.reduce((product, n) => product * n, 1)) || 1;
   const [texture] = useState(textureSide);
 
-  const fields = Array.isArray(descr) && Array.isArray(descr[0]) ? (descr as unknown[][]) : [];
-  const names = fields.map(([title]) => String(Array.isArray(title) ? title[1] : title)).filter(Boolean);
-  const fieldName = names.includes(query.get("field") ?? "") ? query.get("field")! : "";
-  const drawable = fields.length
-    ? /^[<>|=]?[biufcmM]/.test(String(fields.find(([title]) => title === fieldName)?.[1] ?? ""))
-    : /^[<>|=]?[biufcmM?]/.test(info.dtype);
-  const complex = /^[<>|=]?c/.test(info.dtype);
+  const fields = fieldsOf(descr);
+  const field = fields.find(({ name }) => name === query.get("field"));
+  const fieldName = field?.name ?? "";
+  const type = fields.length ? (field?.type ?? "") : info.dtype;
+  const drawable = /^[<>|=]?[biufcmM]/.test(type);
+  const complex = /^[<>|=]?c/.test(type);
   const plots = texture > 0 && drawable && shape.length > 0;
   const kinds = (Object.keys(KINDS) as Kind[]).filter(
     (kind) =>
@@ -51,7 +51,7 @@ export default function Slices({ info, array, show }: ViewProps) {
       (plots && kind === "rgb" && shape.length > 2 && [3, 4].includes(shape.at(-1)!) && !complex),
   );
   const wanted = query.get("plot") as Kind;
-  const usual = kinds.includes("rgb") ? "rgb" : shape.length > 1 && plots ? "heat" : kinds[0];
+  const usual = isColoured(info) && plots ? "rgb" : shape.length > 1 && plots ? "heat" : kinds[0];
   const kind = kinds.includes(wanted) ? wanted : usual;
 
   // The axes that are shown, vertical first; the last axis of an RGB image is its colours.
@@ -64,8 +64,11 @@ export default function Slices({ info, array, show }: ViewProps) {
   const limit = (axis: number) => longest(kind, texture || 8192, axis === x && !flat);
 
   const typed = query.get("slice");
+  const parsed = useMemo(
+    () => (typed === null ? undefined : parseParts(typed, shape)),
+    [typed, shape],
+  );
   const ready = useMemo(() => {
-    const parsed = typed === null ? undefined : parseParts(typed, shape);
     const first = firstParts(shape, shown, limit, itemsize);
     if (!parsed) return first;
     // Another plot shows other axes: what was one place becomes a range, and the reverse.
@@ -73,7 +76,7 @@ export default function Slices({ info, array, show }: ViewProps) {
       if (shown.includes(axis)) return typeof part === "number" ? first[axis] : part;
       return typeof part === "number" ? part : part[0];
     });
-  }, [typed, shape, shown.join(), kind, itemsize]);
+  }, [parsed, shape, shown.join(), kind, itemsize]);
   const [parts, setParts] = useSettling<Part[]>(ready, (next) =>
     change({ slice: formatParts(next) }),
   );
@@ -82,20 +85,19 @@ export default function Slices({ info, array, show }: ViewProps) {
 
   const selection = formatParts(ready);
   const bytes = ready.reduce((product: number, part) => product * extent(part), itemsize);
-  const broken =
-    shape.includes(0)
-      ? `There is nothing to show: an axis of ${shapeText(shape)} is empty.`
-      : typed !== null && !parseParts(typed, shape)
-        ? `"${typed}" is no slice of ${shapeText(shape)}: one index or range start:stop per axis, within the shape.`
-        : bytes > MOST_BYTES
-          ? `This slice has ${size(bytes)}; at most ${size(MOST_BYTES)} are shown at once. Take a shorter range.`
-          : (ready
-              .map((part, axis) =>
-                shown.includes(axis) && extent(part) > limit(axis)
-                  ? `${KINDS[kind]} draws at most ${count(limit(axis))} along an axis here, and the range of axis ${axis} has ${count(extent(part))}. Take a shorter range.`
-                  : "",
-              )
-              .find(Boolean) ?? "");
+  const broken = [
+    shape.includes(0) && `There is nothing to show: an axis of ${shapeText(shape)} is empty.`,
+    typed !== null &&
+      !parsed &&
+      `"${typed}" is no slice of ${shapeText(shape)}: give one index or range start:stop per axis, within the shape.`,
+    bytes > MOST_BYTES &&
+      `This slice has ${size(bytes)}; at most ${size(MOST_BYTES)} are shown at once. Take a shorter range.`,
+    ...shown.map(
+      (axis) =>
+        extent(ready[axis]) > limit(axis) &&
+        `${KINDS[kind]} draws at most ${count(limit(axis))} along an axis here, and the range of axis ${axis} has ${count(extent(ready[axis]))}. Take a shorter range.`,
+    ),
+  ].find(Boolean);
 
   const { value, error, loading } = useLoad(
     broken
@@ -109,12 +111,18 @@ export default function Slices({ info, array, show }: ViewProps) {
 
   const figure = useRef<HTMLDivElement>(null);
   useEffect(
-    () => show({ selection, png: kind === "matrix" ? undefined : () => figurePng(figure.current) }),
-    [selection, kind, show],
+    () =>
+      show({
+        selection,
+        more: fieldName ? { field: fieldName } : undefined,
+        png: kind === "matrix" ? undefined : () => figurePng(figure.current),
+      }),
+    [selection, fieldName, kind, show],
   );
   const whole = value?.selection === selection ? value.values : undefined;
   const values =
     whole && fieldName ? whole.fields?.find(([name]) => name === fieldName)?.[1] : whole;
+  const starts = [y, x].map((axis) => (axis < 0 ? 0 : (ready[axis] as [number, number])[0]));
   // The range was cut to what can be drawn: said, so that nobody takes the part for the whole.
   const cut = ready
     .map((part, axis) =>
@@ -136,11 +144,11 @@ export default function Slices({ info, array, show }: ViewProps) {
             onChange={(plot) => change({ plot, zoom: null, low: null, high: null }, false)}
           />
         )}
-        {names.length > 0 && (
+        {fields.length > 0 && (
           <Select
             label="Field"
             value={fieldName}
-            options={{ "": "all", ...Object.fromEntries(names.map((name) => [name, name])) }}
+            options={{ "": "all", ...Object.fromEntries(fields.map(({ name }) => [name, name])) }}
             onChange={(field) => change({ field: field || null, plot: null, zoom: null }, false)}
           />
         )}
@@ -189,28 +197,41 @@ export default function Slices({ info, array, show }: ViewProps) {
         aria-label={`${KINDS[kind]} of ${info.title}. Arrow keys move and zoom.`}
       >
         {broken || error ? (
-          <Failure message={broken || error || ""} />
+          <Failure message={broken || error!} />
         ) : (
           values && (
             <Drawing
               values={values}
               kind={kind}
               transposed={y > x && y >= 0}
-              complex={complex}
               labels={[y >= 0 ? `axis ${y}` : "", x >= 0 ? `axis ${x}` : ""]}
-              starts={[y, x].map((axis) => (typeof ready[axis] === "object" ? (ready[axis] as number[])[0] : 0))}
+              starts={starts}
             />
           )
         )}
       </div>
       <p className="state" role="status">
         {cut && <span className="sampled">A part: {cut}. </span>}
+        {kind === "matrix" && starts.some(Boolean) && (
+          <span>Rows and columns are counted from the beginning of the part. </span>
+        )}
         {values?.note && <span>{values.note} </span>}
         {texture === 0 && <span>This browser has no WebGL: numbers only. </span>}
         {loading && <span className="muted">reading …</span>}
       </p>
     </>
   );
+}
+
+/** The fields of a structured dtype; the type is empty for one that has no single numbers. */
+function fieldsOf(descr: unknown): { name: string; type: string }[] {
+  if (!Array.isArray(descr)) return [];
+  return (descr as Field[])
+    .map(([title, type, subshape]) => ({
+      name: Array.isArray(title) ? title[1] : title,
+      type: typeof type === "string" && !subshape ? type : "",
+    }))
+    .filter(({ name }) => name);
 }
 
 /** One axis: an index with a slider, or a range that is shown. */
@@ -287,8 +308,10 @@ function Look({ kind, complex }: { kind: Kind; complex: boolean }) {
           onChange={(map) => change({ map: map === "Viridis" ? null : map })}
         />
       )}
-      {limit("low", "From")}
-      {limit("high", "to")}
+      <span className="group">
+        {limit("low", "From")}
+        {limit("high", "to")}
+      </span>
     </>
   );
 }

@@ -80,17 +80,11 @@ export function TablePage({ table }: { table: string }) {
               value={where ?? ""}
               width={48}
               placeholder="subject = 'a' AND day > '2024-01-01'"
-              onChange={(text) =>
-                change({ ...FIRST, where: text || null }, false)
-              }
+              onChange={(text) => change({ ...FIRST, where: text || null }, false)}
             />
           </span>
           {where && (
-            <button
-              onClick={() => change({ ...FIRST, where: null }, false)}
-            >
-              Clear
-            </button>
+            <button onClick={() => change({ ...FIRST, where: null }, false)}>Clear</button>
           )}
         </div>
       </header>
@@ -158,10 +152,7 @@ export function TablePage({ table }: { table: string }) {
         </div>
       )}
       <div className="tools pages">
-        <button
-          disabled={!after && !offset}
-          onClick={() => change(FIRST, false)}
-        >
+        <button disabled={!after && !offset} onClick={() => change(FIRST, false)}>
           First
         </button>
         <button disabled={!history.state?.next} onClick={() => history.back()}>
@@ -202,14 +193,6 @@ function keyOf(attributes: Attribute[], row: Value[]): Row {
   );
 }
 
-/** "lab.__pop__unit" → "Pop.Unit", as DataJoint names classes. */
-function className(table: string): string {
-  const parts = table.split(".").at(-1)!.replace(/^[#_]+/, "").split("__");
-  return parts
-    .map((part) => part.replaceAll(/(^|_)(\w)/g, (_, __, letter: string) => letter.toUpperCase()))
-    .join(".");
-}
-
 /** Foreign keys to whole tables, or, for a row, to what belongs to that row. */
 function Links(props: { title: string; keys: ForeignKey[]; row?: Row; up?: boolean }) {
   const { keys, row } = props;
@@ -217,7 +200,7 @@ function Links(props: { title: string; keys: ForeignKey[]; row?: Row; up?: boole
   return (
     <span className="links">
       <span className="muted">{props.title}</span>
-      {keys.map(({ table, attributes }) => {
+      {keys.map(({ table, class: name, attributes }) => {
         const pairs = Object.entries(attributes);
         const where = row && Object.fromEntries(
           pairs.map(([child, parent]) => (props.up ? [parent, row[child]] : [child, row[parent]])),
@@ -231,7 +214,7 @@ function Links(props: { title: string; keys: ForeignKey[]; row?: Row; up?: boole
             href={tableAddress(table, where && { where: JSON.stringify(where) })}
             title={pairs.map(([child, parent]) => (child === parent ? child : `${child} → ${parent}`)).join(", ")}
           >
-            {className(table)}
+            {name}
             {renamed.length > 0 && ` (${renamed.map(([child]) => child).join(", ")})`}
           </a>
         );

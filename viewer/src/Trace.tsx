@@ -1,6 +1,6 @@
 /** A recording: one axis is long, the others are channels. */
 import { useEffect, useMemo, useRef, useState, type RefObject } from "react";
-import { change, number, useAddress } from "./address";
+import { change, move, number, useAddress } from "./address";
 import { floats, getBinary, useLoad, type Params, type TraceHeader } from "./api";
 import { useOverview } from "./overview";
 import {
@@ -64,13 +64,12 @@ export function Trace({ info, array, show }: ViewProps) {
   const gain = number(query, "gain", 1);
   const removeOffset = query.get("offset") !== "0";
 
-  const [view, setView] = useSettling(
-    clamped(number(query, "start", 0), number(query, "stop", length), length),
-    ([start, stop]) => {
-      const whole = start === 0 && stop === length;
-      change({ start: whole ? null : start, stop: whole ? null : stop });
-    },
-  );
+  const settled = clamped(number(query, "start", 0), number(query, "stop", length), length);
+  const [start, stop] = settled;
+  const [view, setView] = useSettling(settled, ([start, stop]) => {
+    const whole = start === 0 && stop === length;
+    move({ start: whole ? null : start, stop: whole ? null : stop });
+  });
 
   const area = useRef<HTMLDivElement>(null);
   const canvas = useRef<HTMLCanvasElement>(null);
@@ -79,7 +78,6 @@ export function Trace({ info, array, show }: ViewProps) {
   const pixels = useRested(width && Math.round(frame.width), 0);
   const dark = useDark();
 
-  const [start, stop] = clamped(number(query, "start", 0), number(query, "stop", length), length);
   const [inexact, setInexact] = useState(false);
   const { progress, version } = useOverview(array, axis, inexact);
   const params = { ...array, axis, start, stop, channels: `${first}:${last}`, width: pixels };
@@ -114,11 +112,11 @@ export function Trace({ info, array, show }: ViewProps) {
     const perUnit = rate || 1;
     const label = (at: number, step: number) =>
       rate ? `${at.toFixed(decimals(step))} s` : count(at);
-    if (value && scale && heat) drawHeat(context, frame, value.traces, scale);
     drawAxis(context, colors, frame, [view[0] / perUnit, view[1] / perUnit], label);
     if (value && scale) {
       drawLabels(context, colors, frame, value.traces, scale, (at) => short(at));
-      if (!heat) drawTraces(context, colors, frame, value.traces, scale);
+      if (heat) drawHeat(context, frame, value.traces, scale);
+      else drawTraces(context, colors, frame, value.traces, scale);
     }
   }, [value, scale?.spacing, gain, removeOffset, heat, rate, view[0], view[1], width, height, dark]);
 
@@ -128,12 +126,12 @@ export function Trace({ info, array, show }: ViewProps) {
     .join(",");
   useEffect(() => show({ selection, png: () => canvasPng(canvas.current) }), [selection, show]);
 
-  const move = useMoves(canvas, frame, view, setView, length);
+  const handlers = useMoves(canvas, frame, view, setView, length);
   const page = (by: number) => {
     const shown = last - first;
     const from = Math.max(0, Math.min(first + by * shown, channels - 1));
     if (from < channels && from !== first)
-      change({ channels: `${from}:${Math.min(from + shown, channels)}` });
+      move({ channels: `${from}:${Math.min(from + shown, channels)}` });
   };
   const zoom = (factor: number) => {
     setView((now) => zoomed(now, (now[0] + now[1]) / 2, factor, length));
@@ -251,7 +249,7 @@ export function Trace({ info, array, show }: ViewProps) {
           act();
         }}
       >
-        <canvas ref={canvas} style={{ width, height }} {...move} />
+        <canvas ref={canvas} style={{ width, height }} {...handlers} />
         {error && <Failure message={error} />}
         <Readout
           canvas={canvas}

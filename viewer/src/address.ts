@@ -52,7 +52,7 @@ function subscribe(listener: () => void): () => void {
   };
 }
 
-/** Goes to `hash`. `replace` is for what changes often, as a zoom: back then leaves the view. */
+/** Goes to `hash`. With `replace`, Back does not return to what is shown now. */
 export function go(hash: string, replace = false, state: unknown = null): void {
   if (hash === location.hash) return;
   if (replace) history.replaceState(history.state, "", hash);
@@ -71,6 +71,17 @@ export function change(changes: Changes, replace = true, state: unknown = null):
     else query.set(name, String(value));
   const text = query.toString();
   go(`${path || "#/"}${text && `?${text}`}`, replace, state);
+}
+
+/** Most milliseconds between moves that Back undoes at once. */
+const GESTURE = 1000;
+let moved = -Infinity;
+
+/** A move or a zoom: Back undoes it, together with those that it followed at once. */
+export function move(changes: Changes): void {
+  const now = performance.now();
+  change(changes, now < moved + GESTURE);
+  moved = now;
 }
 
 export function useAddress(): Address {

@@ -16,7 +16,6 @@ export interface Table {
 
 export interface Schemas {
   schemas: { name: string; tables: Table[] }[];
-  start: { hash: string } | null;
   version: string;
 }
 
@@ -32,6 +31,7 @@ export interface Attribute {
 /** A foreign key: the attributes of the child, and those of its parent that they refer to. */
 export interface ForeignKey {
   table: string;
+  class: string;
   attributes: Record<string, string>;
 }
 
@@ -178,13 +178,18 @@ export async function getComputed<H>(
   }
 }
 
-export function pause(milliseconds: number, signal?: AbortSignal): Promise<void> {
+export function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, milliseconds);
-    signal?.addEventListener("abort", () => {
+    signal.throwIfAborted();
+    const aborted = () => {
       clearTimeout(timer);
       reject(signal.reason);
-    });
+    };
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", aborted);
+      resolve();
+    }, milliseconds);
+    signal.addEventListener("abort", aborted, { once: true });
   });
 }
 

@@ -37,7 +37,7 @@ const TYPED = {
 } as const;
 
 /** A field of a structured dtype as NumPy's `descr` has it; without a name it is padding. */
-type Field = [name: string | [string, string], type: string | Field[], shape?: number[]];
+export type Field = [name: string | [string, string], type: string | Field[], shape?: number[]];
 
 export function decode({ header, bytes }: Binary<Header>, descr: unknown): Values {
   const { shape, dtype } = header;

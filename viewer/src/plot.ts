@@ -31,7 +31,7 @@ export interface Scale {
   gain: number;
 }
 
-export const MARGIN = { left: 64, right: 12, top: 8, bottom: 26 };
+const MARGIN = { left: 64, right: 12, top: 8, bottom: 26 };
 
 export function frameOf(width: number, height: number): Frame {
   return {
@@ -83,7 +83,7 @@ export function drawAxis(
     line(context, x, frame.top, x, frame.top + frame.height + 4);
     const text = label(value, step);
     const half = context.measureText(text).width / 2;
-    const most = frame.left + frame.width + MARGIN.right - half;
+    const most = frame.left + frame.width + MARGIN.right - half - 2;
     context.fillText(text, Math.min(x, most), frame.top + frame.height + 8);
   }
   context.strokeRect(frame.left + 0.5, frame.top + 0.5, frame.width - 1, frame.height - 1);

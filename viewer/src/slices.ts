@@ -8,6 +8,11 @@ const MOST_POINTS = 1_000_000;
 const MOST_ROWS = 500_000;
 const MOST_COLUMNS = 50_000;
 
+/** Whether an array is an image in colours: to the server, it is a stack of three. */
+export function isColoured({ shape, dtype }: { shape: number[]; dtype: string }): boolean {
+  return dtype === "|u1" && shape.length > 2 && [3, 4].includes(shape.at(-1)!);
+}
+
 export type Kind = "line" | "heat" | "rgb" | "matrix";
 
 /** The longest a shown axis may be. A texture of the GPU is bounded, and so is what a browser lays out. */
@@ -31,7 +36,7 @@ export function firstParts(
   // The last axes first: they lie together in the file.
   for (const axis of [...shown].sort((a, b) => b - a)) {
     const part = parts[axis] as [number, number];
-    part[1] = Math.max(1, Math.min(part[1], room));
+    part[1] = Math.min(part[1], Math.max(1, room));
     room = Math.floor(room / part[1]);
   }
   return parts;

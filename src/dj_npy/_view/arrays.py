@@ -233,6 +233,8 @@ def part(shown: Shown, params: Mapping[str, str]) -> Answer:
 def export(shown: Shown, params: Mapping[str, str]) -> Answer:
     """Return a part of an array as a file: ``npy``, or ``csv`` of at most two axes."""
     data = shown.read(selection(params, shown.ref.shape))
+    if field := _field(shown, params):
+        data = data[field]
     form = params.get("format", "npy")
     if form == "npy":
         file = io.BytesIO()
@@ -264,10 +266,20 @@ def code(shown: Shown, params: Mapping[str, str]) -> str:
     shape = shown.ref.shape
     if "kind" in params:
         return shown.code(f".{kind_of_projection(params)}(axis={axis_of(params, len(shape))})")
+    field = _field(shown, params)
     entries = [*map(_entry, selection(params, shape), shape)]
     while entries and entries[-1] == ":":
         entries.pop()
-    return shown.code(f"[{', '.join(entries) or '...'}]")
+    part = f"[{', '.join(entries)}]" if entries else "" if field else "[...]"
+    return shown.code(part + (f"[{field!r}]" if field else ""))
+
+
+def _field(shown: Shown, params: Mapping[str, str]) -> str:
+    """Return the parameter `field`: of a structured array, or empty."""
+    name = params.get("field", "")
+    if name and name not in (shown.ref.dtype.names or ()):
+        raise Refused(400, f"{shown.title} has no field {name!r:.40}")
+    return name
 
 
 def _entry(entry: int | slice, length: int) -> str:

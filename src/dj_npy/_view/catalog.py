@@ -355,8 +355,15 @@ def _keys(session: Any, table: Any) -> tuple[list[dict[str, Any]], list[dict[str
     children: dict[Any, dict[str, Any]] = {}
     for constraint, child, parent, attribute, of_parent in found:
         keys, other = (parents, parent) if child == name else (children, child)
-        other = ".".join(adapter.split_full_table_name(other))
-        if ".~" not in other:
-            key = keys.setdefault((constraint, other), {"table": other, "attributes": {}})
+        schema, table_name = adapter.split_full_table_name(other)
+        if not table_name.startswith("~"):
+            key = keys.setdefault(
+                (constraint, other),
+                {
+                    "table": f"{schema}.{table_name}",
+                    "class": class_name(table_name),
+                    "attributes": {},
+                },
+            )
             key["attributes"][attribute] = of_parent
     return [*parents.values()], [*children.values()]

@@ -103,7 +103,7 @@ class App:
         self._turns = asyncio.Semaphore(WORKERS)
         self._routes: dict[tuple[str, str], Callable[[Params], Answer]] = {
             ("GET", "schemas"): lambda _: as_json(
-                {"schemas": self._catalog.schemas(), "start": None, "version": version}
+                {"schemas": self._catalog.schemas(), "version": version}
             ),
             ("GET", "table"): lambda p: as_json(self._catalog.describe(p.get("table", ""))),
             ("GET", "rows"): lambda p: as_json(self._catalog.rows(p)),
