@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote
 
 import datajoint as dj
@@ -25,12 +25,15 @@ CHROMIUM = shutil.which("chromium")
 ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 ARGUMENTS += ["--ignore-gpu-blocklist"]
 
+T = TypeVar("T")
+
 EVENT = 23_456_789
 ACCENT, INK = (11, 98, 168), (27, 31, 36)
 
 # What a canvas shows, drawn over by nothing: how many pixels have each colour.
 COLOURS = """(selector) => {
   const canvas = document.querySelector(selector);
+  if (!canvas) return {};
   const copy = document.createElement("canvas");
   [copy.width, copy.height] = [canvas.width, canvas.height];
   const context = copy.getContext("2d");
@@ -46,6 +49,7 @@ COLOURS = """(selector) => {
 # Width and height of what has a colour.
 EXTENT = """([selector, colour]) => {
   const canvas = document.querySelector(selector);
+  if (!canvas) return [0, 0];
   const copy = document.createElement("canvas");
   [copy.width, copy.height] = [canvas.width, canvas.height];
   const context = copy.getContext("2d");
@@ -71,6 +75,7 @@ PICTURE = """async (base64) => {
 }"""
 PIXEL = """([selector, x, y]) => {
   const canvas = document.querySelector(selector);
+  if (!canvas) return [];
   return [...canvas.getContext("2d").getImageData(x, y, 1, 1).data].slice(0, 3);
 }"""
 
@@ -211,6 +216,18 @@ class Browser:
         """Wait for an expression of the page's."""
         self.tab.wait_for_function(condition)
 
+    def eventually(self, get: Callable[[], T], holds: Callable[[T], bool]) -> T:
+        """Return the first value for which something holds: a page draws when it comes to it."""
+        deadline = time.monotonic() + 15
+        while not holds(value := get()):
+            assert time.monotonic() < deadline, str(value)[:1000]
+            self.tab.wait_for_timeout(50)
+        return value
+
+    def pixel(self, selector: str, x: int, y: int) -> list[int]:
+        found: list[int] = self.tab.evaluate(PIXEL, [selector, x, y])
+        return found
+
     def file(self, button: str) -> bytes:
         """Return what a button saves."""
         with self.tab.expect_download() as download:
@@ -328,9 +345,10 @@ def test_a_recording_is_drawn_and_zoomed_by_one_request(browser: Browser) -> Non
     browser.open("recording", "waveform", subject="anna", recording_id=1)
     browser.sees("exact: lowest and highest of each")
     browser.until("location.hash.includes('spacing')")
-    colours = browser.colours(".plot canvas")
-    assert colours[ACCENT] > 1000
-    assert colours[INK] > 1000
+    browser.eventually(
+        lambda: browser.colours(".plot canvas"),
+        lambda colours: min(colours.get(ACCENT, 0), colours.get(INK, 0)) > 1000,
+    )
     browser.tab.wait_for_timeout(300)
     browser.requests.clear()
     # Quick turns of a wheel: only where it comes to rest is asked for.
@@ -348,10 +366,8 @@ def test_a_recording_is_drawn_and_zoomed_by_one_request(browser: Browser) -> Non
     assert len(browser.asked("trace")) == 1
     place, before = browser.hash, browser.colours(".plot canvas")
     browser.tab.reload()
-    browser.sees("samples;")
-    browser.tab.wait_for_timeout(300)
+    browser.eventually(lambda: browser.colours(".plot canvas"), lambda now: now == before)
     assert browser.hash == place
-    assert browser.colours(".plot canvas") == before
 
 
 def test_the_keyboard_alone_moves_about_in_a_recording(browser: Browser) -> None:
@@ -376,13 +392,14 @@ def test_a_long_recording_becomes_exact_and_shows_one_sample(browser: Browser) -
     browser.open("recording", "waveform", "spacing=60000", subject="anna", recording_id=2)
     browser.sees("sampled: each pixel stands for")
     browser.sees("exact: lowest and highest of each")
-    browser.tab.wait_for_timeout(300)
     width = browser.tab.evaluate("document.querySelector('.plot canvas').clientWidth")
     x = 64 + round((width - 64 - 12) * EVENT / 40_000_000)
     # Where the single high sample is, the trace reaches up to a quarter of the plot.
-    near = [browser.tab.evaluate(PIXEL, [".plot canvas", x + step, 200]) for step in range(-3, 4)]
-    assert any(blue > red + 40 for red, _, blue in near)
-    assert browser.tab.evaluate(PIXEL, [".plot canvas", x - 40, 200]) == [255, 255, 255]
+    browser.eventually(
+        lambda: [browser.pixel(".plot canvas", x + step, 200) for step in range(-3, 4)],
+        lambda near: any(blue > red + 40 for red, _, blue in near),
+    )
+    assert browser.pixel(".plot canvas", x - 40, 200) == [255, 255, 255]
 
 
 def test_a_heat_map_has_all_channels(browser: Browser) -> None:
@@ -391,8 +408,7 @@ def test_a_heat_map_has_all_channels(browser: Browser) -> None:
     browser.tab.get_by_text("Heat map").click()
     browser.until("document.querySelector('[aria-label^=\"Heat map\"]')")
     browser.sees("exact")
-    browser.tab.wait_for_timeout(300)
-    assert len(browser.colours(".plot canvas")) > 100
+    browser.eventually(lambda: len(browser.colours(".plot canvas")), lambda number: number > 100)
     assert browser.tab.get_by_label("Channels", exact=True).input_value() == "0:24"
     browser.tab.go_back()
     browser.until("document.querySelector('[aria-label^=\"Traces\"]')")
@@ -402,9 +418,11 @@ def test_no_grid_hides_a_part_of_a_heat_map(window: Callable[..., Browser]) -> N
     browser = window(color_scheme="dark")
     browser.open("recording", "waveform", "plot=heat", subject="anna", recording_id=1)
     browser.sees("exact")
-    browser.tab.wait_for_timeout(300)
+    colours = browser.eventually(
+        lambda: browser.colours(".plot canvas"), lambda colours: len(colours) > 100
+    )
     rule = (43, 48, 53)
-    assert browser.colours(".plot canvas").get(rule, 0) < 1000
+    assert colours.get(rule, 0) < 1000
 
 
 def test_the_code_that_is_copied_fetches_what_is_shown(browser: Browser) -> None:
@@ -423,11 +441,13 @@ def test_a_picture_is_saved(browser: Browser) -> None:
     browser.open("recording", "waveform", subject="anna", recording_id=1)
     browser.sees("exact")
     browser.until("location.hash.includes('spacing')")
-    browser.tab.wait_for_timeout(300)
+    drawn = browser.eventually(
+        lambda: browser.colours(".plot canvas"), lambda colours: colours.get(INK, 0) > 1000
+    )
     png = browser.file("PNG")
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     browser.tab.evaluate(PICTURE, base64.b64encode(png).decode())
-    assert browser.colours("#picture") == browser.colours(".plot canvas")
+    assert browser.colours("#picture") == drawn
 
 
 def test_the_values_that_are_shown_are_saved(browser: Browser) -> None:
@@ -467,25 +487,28 @@ def test_wheel_and_drag_keep_what_is_under_the_pointer(browser: Browser) -> None
     def move(share: float) -> None:
         mouse.move(box["x"] + 64 + share * (box["width"] - 64 - 12), box["y"] + 20)
 
-    def window() -> tuple[int, int]:
-        browser.tab.wait_for_timeout(400)
-        return int(browser.query()["start"]), int(browser.query()["stop"])
+    def comes_to(span: float, share: float) -> None:
+        """The window is of `span` samples, and number 5,000 is at a share of its width."""
+
+        def holds(query: dict[str, str]) -> bool:
+            start, stop = int(query.get("start", 0)), int(query.get("stop", 20_000))
+            at = start + share * (stop - start)
+            return stop - start == pytest.approx(span, abs=8) and at == pytest.approx(5000, abs=15)
+
+        browser.eventually(browser.query, holds)
 
     move(0.25)
+    span = 20_000.0
     for _ in range(3):
         mouse.wheel(0, -400)
-    start, stop = window()
-    assert stop - start < 6000
-    assert start + 0.25 * (stop - start) == pytest.approx(5000, abs=15)
+        span *= 1.0018**-400
+        comes_to(span, 0.25)
     mouse.down()
     move(0.5)
     mouse.up()
-    start, stop = window()
-    assert (start + stop) / 2 == pytest.approx(5000, abs=15)
+    comes_to(span, 0.5)
     mouse.dblclick(box["x"] + 64 + 0.5 * (box["width"] - 64 - 12), box["y"] + 20)
-    start, stop = window()
-    assert stop - start < 1500
-    assert (start + stop) / 2 == pytest.approx(5000, abs=15)
+    comes_to(span / 4, 0.5)
 
 
 def test_what_is_under_the_pointer_is_told(browser: Browser) -> None:
@@ -501,15 +524,19 @@ def test_what_is_under_the_pointer_is_told(browser: Browser) -> None:
 
 
 def test_traces_have_their_offset_removed_and_their_gain(browser: Browser) -> None:
-    seen = []
-    for query in ("spacing=400", "spacing=400&gain=4", "spacing=400&offset=0"):
+    def drawn(query: str, more_than: float) -> int:
         browser.kind("offset", f"view=trace&{query}")
         browser.sees("exact")
-        browser.tab.wait_for_timeout(300)
-        seen.append(browser.colours(".plot canvas").get(INK, 0))
-    assert seen[0] > 1000
-    assert seen[1] > 1.5 * seen[0]
-    assert seen[2] == 0
+        return browser.eventually(
+            lambda: browser.colours(".plot canvas").get(INK, 0), lambda number: number > more_than
+        )
+
+    once = drawn("spacing=400", 1000)
+    drawn("spacing=400&gain=4", 1.5 * once)
+    browser.kind("offset", "view=trace&spacing=400&offset=0")
+    browser.sees("exact")
+    browser.eventually(lambda: browser.colours(".plot canvas"), lambda found: ACCENT in found)
+    assert INK not in browser.colours(".plot canvas")
 
 
 def test_a_file_that_is_gone_is_told_where_the_plot_would_be(
@@ -531,14 +558,15 @@ def test_a_file_that_is_gone_is_told_where_the_plot_would_be(
 def test_a_movie_shows_the_frame_of_its_address(browser: Browser) -> None:
     browser.open("movie", "movie", "index=17&low=0&high=1000", subject="anna", recording_id=1)
     browser.until("document.querySelector('.picture canvas')?.width === 60")
-    browser.tab.wait_for_timeout(200)
-    at = [browser.tab.evaluate(PIXEL, [".picture canvas", x, 15]) for x in (16, 17, 26, 27)]
-    assert at == [[0, 0, 0], [255, 255, 255], [255, 255, 255], [0, 0, 0]]
+    black, white = [0, 0, 0], [255, 255, 255]
+    browser.eventually(
+        lambda: [browser.pixel(".picture canvas", x, 15) for x in (16, 17, 26, 27)],
+        lambda at: at == [black, white, white, black],
+    )
     browser.focus_plot()
     browser.tab.keyboard.press("ArrowRight")
     browser.until("location.hash.includes('index=18')")
-    browser.tab.wait_for_timeout(200)
-    assert browser.tab.evaluate(PIXEL, [".picture canvas", 17, 15]) == [0, 0, 0]
+    browser.eventually(lambda: browser.pixel(".picture canvas", 17, 15), lambda at: at == black)
 
 
 def test_a_movie_plays_with_frames_read_ahead(browser: Browser) -> None:
@@ -553,9 +581,13 @@ def test_a_movie_plays_with_frames_read_ahead(browser: Browser) -> None:
     assert len(browser.asked("frames")) <= 3
     # The frame at which it stopped is the one that is drawn.
     index = int(re.search(r"index=(\d+)", browser.hash)[1])  # type: ignore[index]
-    browser.tab.wait_for_timeout(200)
-    white = [browser.tab.evaluate(PIXEL, [".picture canvas", x, 15])[0] for x in range(60)]
-    assert white.index(255) == index
+    browser.eventually(
+        lambda: (
+            browser.pixel(".picture canvas", index, 15)
+            + browser.pixel(".picture canvas", index - 1, 15)
+        ),
+        lambda at: at == [255] * 3 + [0] * 3,
+    )
 
 
 def test_a_request_that_is_out_of_date_is_cancelled(browser: Browser) -> None:
@@ -570,20 +602,25 @@ def test_a_request_that_is_out_of_date_is_cancelled(browser: Browser) -> None:
     for index in (1, 2):
         browser.tab.keyboard.press("ArrowRight")
         browser.until(f"location.hash.includes('index={index}')")
+    browser.eventually(lambda: cancelled, bool)
     browser.tab.wait_for_timeout(200)
     assert [re.search(r"index=(\d+)", url)[1] for url in cancelled] == ["1"]  # type: ignore[index]
 
 
 def test_a_movie_plays_at_the_rate_that_was_chosen(browser: Browser) -> None:
-    browser.open("movie", "movie", "fps=10", subject="anna", recording_id=1)
-    browser.until("document.querySelector('.picture canvas')?.width === 60")
-    browser.focus_plot()
-    browser.tab.keyboard.press(" ")
+    browser.tab.clock.install()
     index = "Number(document.querySelector('input[type=range]').value)"
-    browser.until(f"{index} >= 2")
-    began = time.monotonic()
-    browser.until(f"{index} >= 12")
-    assert 0.8 < time.monotonic() - began < 3
+    for rate in (10, 40):
+        browser.open("movie", "movie", f"fps={rate}", subject="anna", recording_id=1)
+        browser.until("document.querySelector('.picture canvas')?.width === 60")
+        browser.focus_plot()
+        browser.tab.keyboard.press(" ")
+        browser.until(f"{index} >= 1")  # the frames of the movie are there
+        browser.tab.clock.pause_at(browser.tab.evaluate("Date.now()") / 1000 + 0.5)
+        began = browser.tab.evaluate(index)
+        browser.tab.clock.run_for(500)
+        assert browser.tab.evaluate(index) - began == pytest.approx(rate / 2, abs=1)
+        browser.tab.clock.resume()
 
 
 def test_the_contrast_is_of_the_percentiles(browser: Browser) -> None:
@@ -606,8 +643,9 @@ def test_a_box_is_drawn_for_its_trace(browser: Browser) -> None:
     mouse.up()
     browser.until("location.hash.includes('box=12%3A15%2C20%3A25')")
     browser.sees("exact: the mean of the box in each frame")
-    browser.tab.wait_for_timeout(200)
-    assert browser.colours(".series canvas")[ACCENT] > 50
+    browser.eventually(
+        lambda: browser.colours(".series canvas").get(ACCENT, 0), lambda number: number > 50
+    )
     canvas = browser.tab.locator(".series canvas")
     width = canvas.bounding_box()["width"]
     canvas.click(position={"x": 64 + 0.41 * (width - 64 - 12), "y": 60})
@@ -624,9 +662,10 @@ def test_a_projection_is_computed(browser: Browser, kind: str, value: int) -> No
     for label, limit in (("Contrast", "0"), ("to", "1000")):
         browser.tab.get_by_label(label, exact=True).fill(limit)
         browser.tab.keyboard.press("Enter")
-    browser.tab.wait_for_timeout(300)
     # 10 of 50 frames are bright here.
-    assert browser.tab.evaluate(PIXEL, [".picture canvas", 30, 15]) == [value] * 3
+    browser.eventually(
+        lambda: browser.pixel(".picture canvas", 30, 15), lambda at: at == [value] * 3
+    )
 
 
 # Slices
@@ -656,10 +695,10 @@ def test_the_matrix_shows_values_exactly(browser: Browser, kind: str, texts: lis
 def test_a_line_is_drawn(browser: Browser, kind: str) -> None:
     browser.kind(kind)
     browser.tab.locator(".h5web.line canvas").wait_for()
-    browser.tab.wait_for_timeout(800)
-    colours = browser.colours(".h5web canvas")
-    blue = [n for (red, _, blue_), n in colours.items() if blue_ > red + 80]
-    assert sum(blue) > 20
+    browser.eventually(
+        lambda: browser.colours(".h5web canvas"),
+        lambda colours: sum(n for (red, _, blue), n in colours.items() if blue > red + 80) > 20,
+    )
 
 
 @pytest.mark.parametrize("kind", ["big-endian", "int64", "bool", "cube"])
@@ -668,31 +707,35 @@ def test_a_heat_map_is_drawn_from_its_lowest_to_its_highest_value(
 ) -> None:
     browser.kind(kind, "plot=heat")
     browser.tab.locator(".h5web.heat canvas").wait_for()
-    browser.tab.wait_for_timeout(800)
-    colours = browser.colours(".h5web canvas")
-    assert any(max(abs(a - b) for a, b in zip(c, (68, 1, 84), strict=True)) < 12 for c in colours)
-    assert any(
-        max(abs(a - b) for a, b in zip(c, (253, 231, 37), strict=True)) < 12 for c in colours
+
+    def has(colours: dict[tuple[int, ...], int], colour: tuple[int, ...]) -> bool:
+        return any(max(map(abs, np.subtract(each, colour))) < 12 for each in colours)
+
+    browser.eventually(
+        lambda: browser.colours(".h5web canvas"),
+        lambda colours: has(colours, (68, 1, 84)) and has(colours, (253, 231, 37)),
     )
 
 
 def test_colours_are_drawn_as_colours(browser: Browser) -> None:
     browser.kind("colours")
     browser.tab.locator(".h5web.rgb canvas").wait_for()
-    browser.tab.wait_for_timeout(800)
-    assert browser.colours(".h5web canvas")[200, 0, 0] > 10_000
+    browser.eventually(
+        lambda: browser.colours(".h5web canvas").get((200, 0, 0), 0),
+        lambda number: number > 10_000,
+    )
 
 
 def test_colours_turn_with_their_axes(browser: Browser) -> None:
-    sides = []
-    for query in ("", "x=0"):
+    for query, across, along in (("", 0, 1), ("x=0", 1, 0)):
         browser.kind("colours", query)
         browser.tab.locator(".h5web.rgb canvas").wait_for()
-        browser.tab.wait_for_timeout(800)
-        sides.append(browser.tab.evaluate(EXTENT, [".h5web canvas", "0,0,100"]))
-    (width, height), (turned_width, turned_height) = sides
-    assert width == pytest.approx(height / 2, abs=4)
-    assert turned_height == pytest.approx(turned_width / 2, abs=4)
+        browser.eventually(
+            lambda: browser.tab.evaluate(EXTENT, [".h5web canvas", "0,0,100"]),
+            lambda sides, a=across, b=along: (
+                sides[b] > 100 and sides[a] == pytest.approx(sides[b] / 2, abs=4)
+            ),
+        )
 
 
 def test_numbers_are_not_taken_for_colours(browser: Browser) -> None:
@@ -703,9 +746,11 @@ def test_numbers_are_not_taken_for_colours(browser: Browser) -> None:
 def test_a_picture_of_a_slice_has_its_axes(browser: Browser) -> None:
     browser.kind("big-endian", "plot=heat")
     browser.tab.locator(".h5web.heat canvas").wait_for()
-    browser.tab.wait_for_timeout(800)
+    drawn = browser.eventually(
+        lambda: browser.colours(".h5web canvas"), lambda colours: len(colours) > 100
+    )
     browser.tab.evaluate(PICTURE, base64.b64encode(browser.file("PNG")).decode())
-    drawn, picture = browser.colours(".h5web canvas"), browser.colours("#picture")
+    picture = browser.colours("#picture")
     most = sorted(drawn, key=lambda colour: -drawn[colour])[:10]
     assert all(picture[colour] >= drawn[colour] * 0.9 for colour in most)
     muted = (102, 112, 121)  # the numbers at the axes
@@ -731,21 +776,20 @@ def test_a_slice_and_its_zoom_are_in_the_address(browser: Browser) -> None:
     browser.tab.get_by_label("Index of axis 0").press("ArrowRight")
     browser.until("location.hash.includes('slice=1%2C0%3A3%2C0%3A4')")
     browser.tab.locator(".h5web.heat canvas").wait_for()
-    browser.tab.wait_for_timeout(500)
     browser.focus_plot()
     browser.tab.keyboard.press("ArrowUp")
     browser.until("location.hash.includes('zoom=0.5%2C0.5')")
     browser.tab.go_back()
     browser.until("!location.hash.includes('zoom')")
     browser.tab.go_forward()
-    browser.tab.wait_for_timeout(500)
-    assert "zoom=0.5%2C0.5" in browser.hash
+    browser.until("location.hash.includes('zoom=0.5%2C0.5')")
+    browser.tab.wait_for_timeout(500)  # until it is drawn; that it is, is what is compared
     place, before = browser.hash, browser.colours(".h5web canvas")
+    assert len(before) > 3
     browser.tab.reload()
     browser.tab.locator(".h5web.heat canvas").wait_for()
-    browser.tab.wait_for_timeout(800)
+    browser.eventually(lambda: browser.colours(".h5web canvas"), lambda now: now == before)
     assert browser.hash == place
-    assert browser.colours(".h5web canvas") == before
 
 
 def test_what_is_longer_than_a_texture_is_cut_and_said_to_be(browser: Browser) -> None:
@@ -827,14 +871,17 @@ def test_the_page_is_light_or_dark_as_the_system_is(
     browser = window(color_scheme=scheme)
     browser.open("recording", "waveform", subject="anna", recording_id=1)
     browser.sees("exact")
-    browser.tab.wait_for_timeout(300)
-    colours = browser.colours(".plot canvas")
     ground = (17, 19, 21) if scheme == "dark" else (255, 255, 255)
-    assert max(colours, key=lambda colour: colours[colour]) == ground
+    colours = browser.eventually(
+        lambda: browser.colours(".plot canvas"),
+        lambda colours: len(colours) > 3 and max(colours, key=colours.__getitem__) == ground,
+    )
     other = "dark" if scheme == "light" else "light"
     browser.tab.emulate_media(color_scheme=other)
-    browser.tab.wait_for_timeout(300)
-    assert browser.colours(".plot canvas").get(ground, 0) < colours[ground] / 2
+    browser.eventually(
+        lambda: browser.colours(".plot canvas").get(ground, 0),
+        lambda number: number < colours[ground] / 2,
+    )
 
 
 @pytest.mark.parametrize(
@@ -855,8 +902,10 @@ def test_a_narrow_window_shows_all_without_scrolling_sideways(
     browser.sees("Spike")  # without a table, the list is what there is to see
     browser.open(table, attribute, **key)
     browser.tab.locator("article canvas, article table").first.wait_for()
-    browser.tab.wait_for_timeout(500)
-    assert browser.tab.evaluate("document.documentElement.scrollWidth") == 400
+    browser.eventually(
+        lambda: browser.tab.evaluate("document.documentElement.scrollWidth"),
+        lambda wide: wide == 400,
+    )
     if attribute:
         box = browser.tab.locator("article canvas").first.bounding_box()
         assert box["width"] > width
