@@ -727,15 +727,17 @@ def test_colours_are_drawn_as_colours(browser: Browser) -> None:
 
 
 def test_colours_turn_with_their_axes(browser: Browser) -> None:
-    for query, across, along in (("", 0, 1), ("x=0", 1, 0)):
-        browser.kind("colours", query)
-        browser.tab.locator(".h5web.rgb canvas").wait_for()
-        browser.eventually(
-            lambda: browser.tab.evaluate(EXTENT, [".h5web canvas", "0,0,100"]),
-            lambda sides, a=across, b=along: (
-                sides[b] > 100 and sides[a] == pytest.approx(sides[b] / 2, abs=4)
-            ),
-        )
+    def sides() -> list[int]:
+        found: list[int] = browser.tab.evaluate(EXTENT, [".h5web canvas", "0,0,100"])
+        return found
+
+    def half_as_wide(width: int, height: int) -> bool:
+        return height > 100 and width == pytest.approx(height / 2, abs=4)
+
+    browser.kind("colours")
+    browser.eventually(sides, lambda found: half_as_wide(*found))
+    browser.kind("colours", "x=0")
+    browser.eventually(sides, lambda found: half_as_wide(*reversed(found)))
 
 
 def test_numbers_are_not_taken_for_colours(browser: Browser) -> None:
