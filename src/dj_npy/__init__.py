@@ -24,6 +24,7 @@ from dj_npy._errors import (
 from dj_npy._format.blocks import Blocks
 from dj_npy._lazy.dask import to_dask
 from dj_npy._lazy.xarray import to_xarray
+from dj_npy._moves.usage import usage
 from dj_npy._settings import settings
 from dj_npy._stores.described import use_config
 from dj_npy._upkeep.adopt import adopt
@@ -52,6 +53,7 @@ __all__ = [
     "stream",
     "to_dask",
     "to_xarray",
+    "usage",
     "use_config",
     "verify",
     "view",
@@ -76,6 +78,7 @@ for _public in (
     stream,
     to_dask,
     to_xarray,
+    usage,
     use_config,
     verify,
     view,

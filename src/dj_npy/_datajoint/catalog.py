@@ -169,6 +169,10 @@ class Snapshot:
         [(kept,)] = self.select("SELECT @@lower_case_table_names")
         return int(kept) > 0
 
+    def schemas(self) -> list[str]:
+        """Return the names of all schemas with a table in them."""
+        return sorted({each[0] for each in self._all_columns()})
+
     def columns(self, schemas: Iterable[str]) -> list[Column]:
         """Return the ``<npy@>`` columns of some schemas, declared in this process or not."""
         asked_names = {self._normalized(name): name for name in schemas}
