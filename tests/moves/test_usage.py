@@ -111,14 +111,8 @@ def test_what_collect_would_free_stands_beside(sessions: Any, schema: Any) -> No
 
 
 def test_the_command(
-    postgresql: Any,
-    stores: Any,
-    sessions: Any,
-    schema: Any,
-    capsys: pytest.CaptureFixture[str],
+    sessions: Any, schema: Any, capsys: pytest.CaptureFixture[str], configured: None
 ) -> None:
-    if schema.connection is not postgresql.connection:
-        pytest.skip("the command uses the configured database")
     assert main(["usage"]) == 0
     assert f"{schema.database}.session.waveform in 'main'" in capsys.readouterr().out
     assert main(["usage", schema.database, "--by", "subject", "--json", "--collectable"]) == 0

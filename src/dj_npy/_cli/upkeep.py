@@ -86,7 +86,7 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
 def _collect_arguments(parser: argparse.ArgumentParser) -> None:
     _add_schemas(parser)
     parser.add_argument(
-        "--store", metavar="S", help="a store; default: those that <npy@> columns name"
+        "--store", metavar="S", help="a store; default: those that <npy@> columns and rows name"
     )
     parser.add_argument(
         "--older-than",

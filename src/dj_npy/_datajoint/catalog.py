@@ -67,6 +67,11 @@ _MENTIONS = {
     "mysql": """lower({0}) LIKE '%.npy%' OR {0} LIKE '%is_dir%'
         OR locate(concat(char(92), 'u00'), {0}) > 0""",
 }
+_STORE = {
+    "postgresql": """substring(CAST({0} AS TEXT) FROM '"store" *: *"[^"]*"')""",
+    "mysql": """regexp_substr(CAST({0} AS CHAR), '"store" *: *"[^"]*"')""",
+}
+"""What a JSON says of its store; searched, as it may be invalid."""
 _REWRITTEN = """
     SELECT n.nspname, c.relname FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -209,6 +214,18 @@ class Snapshot:
             f"SELECT {names} FROM {quote(column.schema)}.{quote(column.table)} "
             f"WHERE {attribute} IS NOT NULL"
         )
+
+    def stores(self, columns: Iterable[Column]) -> set[str]:
+        """Return the names of the stores that the rows of some columns name."""
+        quote = self.adapter.quote_identifier
+        found = set()
+        for column in columns:
+            store = _STORE[self.backend].format(quote(column.attribute))
+            table = f"{quote(column.schema)}.{quote(column.table)}"
+            for (said,) in self.select(f"SELECT DISTINCT {store} FROM {table}", ()):
+                if said:
+                    found.add(said.split('"')[3])
+        return found
 
     def references(self) -> Iterator[str]:
         """

@@ -191,7 +191,9 @@ def usage(
     if by is not None and by not in names_of_keys:
         known = ", ".join(sorted(names_of_keys)) or "none"
         raise ArrayInvalidError(f"no primary key has an attribute {by!r}; there are: {known}")
-    report.used = [Used(*group, counts[group], nbytes) for group, nbytes in sizes.most_common()]
+    report.used = [
+        Used._make((*group, counts[group], nbytes)) for group, nbytes in sizes.most_common()
+    ]
     report.arrays, report.nbytes = counts.total(), sizes.total()
     if collectable and given:
         report.collectable = collect(*given)
