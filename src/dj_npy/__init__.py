@@ -25,6 +25,7 @@ from dj_npy._format.blocks import Blocks
 from dj_npy._lazy.dask import to_dask
 from dj_npy._lazy.xarray import to_xarray
 from dj_npy._moves.move import move
+from dj_npy._moves.relocate import relocate
 from dj_npy._moves.usage import usage
 from dj_npy._settings import settings
 from dj_npy._stores.described import use_config
@@ -51,6 +52,7 @@ __all__ = [
     "insert",
     "load",
     "move",
+    "relocate",
     "settings",
     "stream",
     "to_dask",
@@ -78,6 +80,7 @@ for _public in (
     insert,
     load,
     move,
+    relocate,
     stream,
     to_dask,
     to_xarray,

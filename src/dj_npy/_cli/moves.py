@@ -1,4 +1,4 @@
-"""The subcommands ``usage`` and ``move``."""
+"""The subcommands ``usage``, ``move`` and ``relocate``."""
 
 import argparse
 
@@ -7,6 +7,7 @@ import datajoint as dj
 from dj_npy._cli.command import CONFIGURED, Command, print_report
 from dj_npy._cli.tables import find_table, translate_driver_errors
 from dj_npy._moves.move import move
+from dj_npy._moves.relocate import relocate
 from dj_npy._moves.usage import usage
 
 
@@ -31,6 +32,18 @@ def _move(options: argparse.Namespace) -> int:
             remove=options.remove,
             progress=options.progress,
         )
+    return print_report(moved, options)
+
+
+def _relocate(options: argparse.Namespace) -> int:
+    moved = relocate(
+        *options.schemas,
+        old=options.old,
+        new=options.new,
+        checksums=options.checksums,
+        found_only=options.found_only,
+        progress=options.progress,
+    )
     return print_report(moved, options)
 
 
@@ -62,6 +75,25 @@ def _move_arguments(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
 
 
+def _relocate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("schemas", nargs="+", metavar="SCHEMA", help="name of a schema")
+    parser.add_argument(
+        "--from", dest="old", required=True, metavar="STORE", help="the store that rows name"
+    )
+    parser.add_argument(
+        "--to", dest="new", required=True, metavar="STORE", help="the store with their files now"
+    )
+    parser.add_argument(
+        "--checksums", action="store_true", help="read every byte, and compare its checksum"
+    )
+    parser.add_argument(
+        "--found-only",
+        action="store_true",
+        help="tell the rows whose files are there; default: none, if a file is missing",
+    )
+    _add_common(parser)
+
+
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--progress", action="store_true", help="show a bar")
     parser.add_argument("--json", action="store_true", help="print a JSON, for a script")
@@ -86,4 +118,15 @@ MOVE = Command(
     "dj-npy move lab_ephys.recording waveform archive --where \"day < '2020-01-01'\" --remove",
     add_arguments=_move_arguments,
     run=_move,
+)
+RELOCATE = Command(
+    name="relocate",
+    help="tell rows of files that were moved by other means",
+    description="Check that the files of rows are in another store, under the same paths, and\n"
+    "tell the rows. If a file is missing or damaged, no row is changed, and the exit code is 1."
+    + CONFIGURED,
+    examples="dj-npy relocate lab_ephys --from disk --to archive\n"
+    "dj-npy relocate lab_ephys lab_imaging --from disk --to archive --checksums --json",
+    add_arguments=_relocate_arguments,
+    run=_relocate,
 )

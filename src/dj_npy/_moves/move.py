@@ -300,9 +300,7 @@ class _Source:
 
 def _work_items(rows: Rows, copier: _Copier) -> Iterator[WorkItem]:
     for stored in rows:
-        nbytes = 0
-        with suppress(ArrayCorruptError):  # reported by the copier
-            nbytes = 2 * min(stored.row.file_nbytes, BUFFERED)
+        nbytes = 2 * min(stored.file_nbytes, BUFFERED)
         task = Task(partial(copier.copy, stored))
         yield WorkItem(stored, [task], nbytes, workers=lambda: copier.target.writers)
 

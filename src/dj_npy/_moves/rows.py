@@ -38,6 +38,13 @@ class Stored(NamedTuple):
         """What it says."""
         return ArrayMetadata.of(self.text)
 
+    @property
+    def file_nbytes(self) -> int:
+        """Size of the file in bytes; 0 if the JSON is invalid, which its file's check reports."""
+        with suppress(ArrayCorruptError):
+            return self.row.file_nbytes
+        return 0
+
 
 class Rows(OnDisk):
     """
@@ -51,6 +58,7 @@ class Rows(OnDisk):
         super().__init__()
         self._database.execute("CREATE TABLE rows (number INT, text TEXT, key BLOB)")
         self._database.execute("CREATE TABLE old (store TEXT, path TEXT)")
+        self._database.execute("CREATE TABLE bad (text TEXT PRIMARY KEY) WITHOUT ROWID")
         self.count = self.nbytes = 0
 
     def add(self, number: int, found: Iterable[tuple[Any, ...]]) -> None:
@@ -59,8 +67,7 @@ class Rows(OnDisk):
         def rows() -> Iterator[tuple[Any, ...]]:
             for *key, text in found:
                 self.count += 1
-                with suppress(ArrayCorruptError):  # found when its file is looked at
-                    self.nbytes += ArrayMetadata.of(text).file_nbytes
+                self.nbytes += Stored(text, number, []).file_nbytes
                 yield number, text, pickle.dumps(tuple(key))
 
         self._database.execute("BEGIN")
@@ -71,6 +78,15 @@ class Rows(OnDisk):
         found = self._database.execute("SELECT text, number, key FROM rows ORDER BY text, number")
         for (text, number), rows in groupby(found, itemgetter(0, 1)):
             yield Stored(text, number, [pickle.loads(key) for _, _, key in rows])
+
+    def note_bad(self, stored: Stored) -> None:
+        """Note that a file is not as it should be."""
+        self._database.execute("INSERT OR IGNORE INTO bad VALUES (?)", (stored.text,))
+
+    def is_bad(self, stored: Stored) -> bool:
+        """Return whether that was noted."""
+        found = self._database.execute("SELECT 1 FROM bad WHERE text = ?", (stored.text,))
+        return found.fetchone() is not None
 
     def note_old_file(self, store: str | None, path: str) -> None:
         """Note a file to which rows referred."""
