@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ WORKERS = 8
 """Requests that are worked on, or whose answers are being sent, at a time."""
 _SEND_S = 60
 """Seconds that an answer may take to be sent."""
+_OF_JOBS = ("overview", "projection")
+"""Requests that are about what goes on in the background."""
 _PIECE = 1 << 20
 _STATIC = Path(__file__).parent / "static"
 _TYPES = {
@@ -184,7 +186,9 @@ class App:
             route = self._routes.get((method, name))
             if route is None:
                 raise Refused(404, f"the server has no {method} /api/{name:.40}")
-            return route(dict(parse_qsl(query.decode("latin1"), keep_blank_values=True)))
+            params = dict(parse_qsl(query.decode("latin1"), keep_blank_values=True))
+            with nullcontext() if name in _OF_JOBS else self._jobs.aside():
+                return route(params)
         except Stopped:
             return None
         except Exception as error:
