@@ -5,7 +5,6 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,6 @@ logger = logging.getLogger("dj_npy")
 
 WORKERS = 8
 """Requests that are worked on, or whose answers are being sent, at a time."""
-_SEND_S = 60
-"""Seconds that an answer may take to be sent."""
 _PIECE = 1 << 20
 _STATIC = Path(__file__).parent / "static"
 _TYPES = {
@@ -149,9 +146,7 @@ class App:
                     return
                 answer = call.result()
                 if answer is not None:
-                    with suppress(TimeoutError):  # it reads no more: its connection is closed
-                        async with asyncio.timeout(_SEND_S):
-                            await self._send(send, answer, path)
+                    await self._send(send, answer, path)
         finally:
             gone.cancel()
 
