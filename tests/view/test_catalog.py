@@ -18,7 +18,7 @@ from dj_npy._view.catalog import tier
 from dj_npy._view.conditions import check_condition
 from dj_npy._view.database import Database, select
 from tests.conftest import MakeTable, is_mariadb
-from tests.view.conftest import Page, served
+from tests.view.conftest import Page, served, until
 
 WAVEFORM = np.arange(12, dtype=">i2").reshape(3, 4)
 
@@ -419,6 +419,38 @@ def test_a_query_cannot_end_its_time_limit(database: Any) -> None:
             select(session, "SELECT pg_sleep(60)")
         assert refused.value.status == 413
     own.close()
+
+
+def test_nothing_of_a_restriction_outlives_its_request(
+    page: Page, recordings: Any, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither locks nor variables nor settings."""
+    monkeypatch.setattr(database_module, "LIMIT_S", 1)
+    query = database.connection.query
+    if database.connection.adapter.backend == "postgresql":
+        kept = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+        state = "SELECT current_setting('work_mem'), current_setting('is.kept', true)"
+        taken = ["pg_advisory_lock(7) IS NOT NULL", "pg_try_advisory_lock_shared(8)"]
+        taken += ["set_config('work_mem', '1GB', 'f') = set_config('is.kept', '1', 'f')"]
+        late = "pg_advisory_lock(9) IS NULL OR pg_sleep(60) IS NULL"
+    else:
+        kept = "SELECT count(is_used_lock('a')) + count(is_used_lock('b'))"
+        state = "SELECT @recording_id"
+        taken = ["get_lock('a', 0) = 1", "(@recording_id := 5) = 5"]
+        late = "get_lock('b', 0) = 0 OR sleep(60) = 1"
+    own = page.server.app.database
+
+    def of_session() -> Any:
+        with own.session() as session:
+            return select(session, state)
+
+    before = of_session()
+    for restriction in taken:
+        for more in ({}, {"count": 1, "limit": 0}):
+            page.fine("rows", table=name_of(recordings), restriction=restriction, **more)
+    page.refused(413, "rows", table=name_of(recordings), restriction=late)
+    until(lambda: query(kept).fetchone() == (0,))  # the server sees that a connection has ended
+    assert of_session() == before
 
 
 def test_the_connection_of_the_user_is_left_alone(page: Page, recordings: Any) -> None:

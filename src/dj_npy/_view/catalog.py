@@ -141,10 +141,11 @@ class Catalog:
         is as quick as the first; in any other order, after so many rows.
         """
         limit = min(integer(params, "limit", 100), _MAX_ROWS)
-        with self._database.session() as session:
+        restriction = params.get("restriction", "")
+        with self._database.session(once=bool(restriction)) as session:
             table = self.table(session, params.get("table", ""))
             attributes, key = table.heading.attributes, table.heading.primary_key
-            where, values = restricted(table, params.get("restriction", ""))
+            where, values = restricted(table, restriction)
             counted = where, values
             ordered = params.get("order", "").removeprefix("-") or (key[0] if key else "")
             direction = "DESC" if params.get("order", "").startswith("-") else "ASC"
@@ -248,7 +249,7 @@ class Catalog:
     def _count(
         self, table: str, where: str = "", values: Sequence[Any] = (), limit_s: float | None = None
     ) -> int:
-        with self._database.session(limit_s) as session:
+        with self._database.session(limit_s, once=bool(where)) as session:
             [(count,)] = select(session, f"SELECT count(*) FROM {table}{where}", values)
             return int(count)
 
