@@ -4,6 +4,7 @@ import json
 import math
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import datajoint as dj
@@ -17,7 +18,7 @@ from dj_npy._view.answers import Refused
 from dj_npy._view.catalog import tier
 from dj_npy._view.conditions import check_condition
 from dj_npy._view.database import Database, select
-from tests.conftest import MakeTable, is_mariadb
+from tests.conftest import MakeTable, is_mariadb, serving_mariadb
 from tests.view.conftest import Page, served, until
 
 WAVEFORM = np.arange(12, dtype=">i2").reshape(3, 4)
@@ -66,6 +67,37 @@ def test_schemas_list_tables_and_their_arrays(page: Page, schema: Any, table: Ma
     assert by_class["TwoArrays"]["name"] == f"{schema.database}.#two_arrays"
     assert by_class["Subject"]["rows"] in (None, 0)
     assert "mysql" not in {each["name"] for each in found["schemas"]}
+
+
+def test_a_schema_may_be_named_almost_as_one_of_the_server(page: Page, database: Any) -> None:
+    connection = database.connection
+    adapter, in_postgresql = connection.adapter, connection.adapter.backend == "postgresql"
+    names = {"sys", "mysql"} if in_postgresql else {"Sys", "MYSQL", "pg_lab"}
+    try:
+        for name in names:
+            connection.query(adapter.create_schema_sql(name))
+            connection.query(f"CREATE TABLE {adapter.make_full_table_name(name, 'one')} (n INT)")
+        assert names <= {each["name"] for each in page.fine("schemas").json["schemas"]}
+        for name in names:
+            [attribute] = page.fine("table", table=f"{name}.one").json["attributes"]
+            assert attribute["name"] == "n"
+    finally:
+        for name in names:
+            connection.query(adapter.drop_schema_sql(name))
+
+
+@pytest.mark.slow
+def test_names_that_differ_in_case_may_be_the_same(tmp_path: Path) -> None:
+    """As on Windows and macOS; on Linux, only if the server is told so."""
+    with serving_mariadb(tmp_path / "folding", "--lower-case-table-names=1") as folding:
+        folding.connection.query("CREATE SCHEMA Lab")
+        folding.connection.query("CREATE TABLE Lab.one (n INT)")
+        with served(folding.connection) as page:
+            [schema] = page.fine("schemas").json["schemas"]
+            assert schema["name"] == "lab"
+            page.fine("table", table="LAB.one")
+            for name in ("mysql.db", "MYSQL.db", "Information_Schema.tables"):
+                page.refused(404, "table", table=name)
 
 
 def test_some_schemas_can_be_chosen(database: Any, schema: Any, recording: Any) -> None:
