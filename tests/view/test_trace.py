@@ -366,9 +366,9 @@ def test_too_many_channels_have_no_overview(
     given.fine("trace", width=10, **named)
 
 
-def sparse(folder: Path, shape: tuple[int, ...], dtype: str) -> NpyRef:
-    """An array that takes no room on the disk."""
-    header = npyfile.header_bytes(np.dtype(dtype), shape, False)
+def sparse(folder: Path, shape: tuple[int, ...], dtype: str, fortran: bool = False) -> NpyRef:
+    """An array that takes no room on the disk, and a row as DataJoint's own codec writes it."""
+    header = npyfile.header_bytes(np.dtype(dtype), shape, fortran)
     nbytes = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
     with (folder / "sparse.npy").open("wb") as file:
         file.write(header)
@@ -394,3 +394,12 @@ def test_the_first_plot_of_any_length_reads_little(
     assert took < 2
     window = {"start": shape[0] // 2, "stop": shape[0] // 2 + 7000}
     assert given.fine("trace", width=1200, **window, **named).header["exact"]
+
+
+def test_the_first_request_knows_the_order_of_the_file(given: Page, tmp_path: Path) -> None:
+    """Which a row of DataJoint's own codec does not tell."""
+    recording = {"given": given.give(sparse(tmp_path, (10_000_000, 16), "int16", True))}
+    first, second = (given.fine("trace", channels="0:4", **recording).header for _ in range(2))
+    assert first == second
+    movie = {"given": given.give(sparse(tmp_path, (1000, 512, 512), "int16", True))}
+    assert "takes reading 500" in given.refused(413, "frame", **movie)
