@@ -211,6 +211,31 @@ def test_values_are_as_a_browser_can_hold_them(page: Page, schema: Any, table: M
     page.refused(404, "array", table=name_of(different), attribute="other", key=key)
 
 
+def test_a_table_that_takes_long_to_count_is_described(
+    page: Page, recordings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog_module, "_COUNT_S", 1)
+    adapter = recordings.connection.adapter
+    slow = adapter.make_full_table_name(recordings.database, "slow")
+    sleep = "pg_sleep(60) IS NULL" if adapter.backend == "postgresql" else "sleep(60) = 1"
+    recordings.connection.query(
+        f"CREATE VIEW {slow} AS SELECT recording_id FROM {recordings.full_table_name} WHERE {sleep}"
+    )
+    found = page.fine("table", table=f"{recordings.database}.slow").json
+    assert [each["name"] for each in found["attributes"]] == ["recording_id"]
+    assert found["rows"] is None
+    recordings.connection.query(f"DROP VIEW {slow}")
+
+
+def test_a_row_that_says_nothing_of_its_array_says_why(page: Page, recordings: Any) -> None:
+    quote = recordings.connection.adapter.quote_identifier
+    recordings.connection.query(
+        f"UPDATE {recordings.full_table_name} SET {quote('waveform')} = '{{}}'"
+    )
+    rows = page.fine("rows", table=name_of(recordings)).json["rows"]
+    assert all(row[1].keys() == {"error"} for row in rows)
+
+
 def test_other_codecs_are_not_read(
     page: Page, schema: Any, table: MakeTable, database: Any
 ) -> None:

@@ -254,6 +254,18 @@ def test_a_client_that_does_not_read_holds_nobody_up(
         connection.close()
 
 
+def test_a_client_that_reads_slowly_gets_all(given: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_READ_S", 0.5)
+    given.server.app._files["large.js"] = b"x" * (64 << 20), ""
+    asked = begin(given, "/large.js")
+    reply, nbytes = asked.getresponse(), 0
+    while data := reply.read(1 << 20):
+        nbytes += len(data)
+        time.sleep(0.02)  # as often as not, the server waits
+    assert nbytes == 64 << 20
+    asked.close()
+
+
 @pytest.fixture
 def few_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the server starts."""

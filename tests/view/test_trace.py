@@ -301,15 +301,20 @@ def test_an_overview_is_of_this_version_of_a_file(
     assert lowest.min() == highest.max() == 7
 
 
-def test_an_overview_without_a_folder_is_kept_in_memory(
+@pytest.mark.parametrize("missing", ["folder", "version"])
+def test_an_overview_without_a_folder_or_a_version_is_kept_in_memory(
     given: Page,
     shown: Show,
     large: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    missing: str,
 ) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setattr(dj_npy.settings, "cache_dir", tmp_path / "file")
+    if missing == "folder":
+        (tmp_path / "file").write_text("")
+        monkeypatch.setattr(dj_npy.settings, "cache_dir", tmp_path / "file")
+    else:
+        monkeypatch.setattr(arrays_module.Shown, "version", ())
     named = shown(large)
     compute(given, named)
     check(large, given.fine("trace", width=500, **named))
@@ -363,7 +368,8 @@ def test_too_many_channels_have_no_overview(
     monkeypatch.setattr(overview_module, "_LARGEST", 1000)
     named = shown(np.zeros((100, 5000), "i2"))
     given.refused(413, "overview", **named)
-    given.fine("trace", width=10, **named)
+    monkeypatch.setattr(trace_module, "MOST", 1000)  # of which it would be drawn
+    assert not given.fine("trace", width=10, channels="0:1", **named).header["exact"]
 
 
 def sparse(folder: Path, shape: tuple[int, ...], dtype: str, fortran: bool = False) -> NpyRef:

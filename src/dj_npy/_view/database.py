@@ -82,9 +82,6 @@ class Database:
             if not of_database and not isinstance(error, DataJointError):
                 raise
             raise self._refusal(error, is_lost, limit_s) from None
-        except BaseException:
-            own.close()
-            raise
         else:
             self._give_back(own, once)
 

@@ -38,11 +38,6 @@ class Protocol(H11Protocol):
         super().pause_writing()
         self._close_after(_READ_S)
 
-    def resume_writing(self) -> None:
-        """Wait for the rest of the answer."""
-        super().resume_writing()
-        self._close_after(None)
-
     def _close_after(self, seconds: float | None) -> None:
         if self._timer is not None:
             self._timer.cancel()

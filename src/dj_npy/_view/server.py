@@ -144,9 +144,7 @@ class App:
                     token.stopped = True
                     await asyncio.wait({call})  # it has its turn until it has ended
                     return
-                answer = call.result()
-                if answer is not None:
-                    await self._send(send, answer, path)
+                await self._send(send, call.result(), path)
         finally:
             gone.cancel()
 
@@ -170,18 +168,16 @@ class App:
             return as_json({"error": sentence}, 401)
         return None
 
-    def _answer(self, method: str, name: str, query: bytes, token: CancelToken) -> Answer | None:
-        """Answer in a thread; None if the client has gone."""
+    def _answer(self, method: str, name: str, query: bytes, token: CancelToken) -> Answer:
+        """Answer in a thread."""
         current_token.set(token)
         try:
-            if token.stopped:
-                return None
             route = self._routes.get((method, name))
             if route is None:
                 raise Refused(404, f"the server has no {method} /api/{name:.40}")
             return route(dict(parse_qsl(query.decode("latin1"), keep_blank_values=True)))
         except Stopped:
-            return None
+            return Answer(())  # nobody waits for it
         except Exception as error:
             return as_json({"error": self._told(error)}, _status(error))
 
