@@ -27,6 +27,7 @@ from benchmarks import (
     parts,
     remote,
     upkeep,
+    view,
 )
 from benchmarks._machine import load_average, machine
 from benchmarks._measure import RUN
@@ -39,6 +40,7 @@ BENCHMARKS = {
     "parts": parts.main,
     "many": many.main,
     "upkeep": upkeep.main,
+    "view": view.main,
     "memory": memory.main,
     "growth": growth.main,
 }

@@ -92,14 +92,20 @@ def postgresql(session_folder: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def mariadb(session_folder: Path) -> Iterator[Any]:
+    with serving_mariadb(session_folder / "mariadb") as instance:
+        yield instance
+
+
+@contextmanager
+def serving_mariadb(folder: Path, *options: str) -> Iterator[Any]:
     path = f"{os.environ['PATH']}:/usr/sbin"
     server = shutil.which("mariadbd", path=path)
     install = shutil.which("mariadb-install-db", path=path)
     if not (server and install):
         servers.missing("mariadb", "apt-get install mariadb-server-core mariadb-client-core")
     prepare = [install, "--no-defaults", "--auth-root-authentication-method=normal"]
-    serve = [server, "--no-defaults", "--character-set-server=utf8mb4"]
-    with serving_sql(prepare, serve, session_folder / "mariadb") as instance:
+    serve = [server, "--no-defaults", "--character-set-server=utf8mb4", *options]
+    with serving_sql(prepare, serve, folder) as instance:
         yield instance
 
 

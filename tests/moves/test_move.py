@@ -10,8 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import datajoint as dj
 import numpy as np
 import pytest
+from datajoint.errors import DataJointError
 
 import dj_npy
 import dj_npy._moves.move
@@ -462,6 +464,45 @@ def test_cut_connections_are_survived(
     proxy.times(3, Fault(reset=True), "GET")
     assert dj_npy.move(rows, "waveform", "main").rows == ROWS
     check(rows, "main")
+
+
+def test_the_definition_can_be_changed_after_it(table: MakeTable, schema: Any) -> None:
+    made = table("recording_id : int32\n---\nwaveform : <npy@main>")
+    made.insert([{"recording_id": n, "waveform": array(n)} for n in range(ROWS)])
+    dj_npy.move(made, "waveform", "archive")
+    made.definition = "recording_id : int32\n---\nwaveform : <npy@archive>"
+    made().alter(prompt=False)
+    check(made(), "archive")
+    made.insert1({"recording_id": 99, "waveform": array(99)})
+    assert (made & "recording_id=99").fetch1("waveform").store == "archive"
+
+
+def test_an_account_that_sees_little_moves_and_leaves_the_old_files(
+    few_grants: Any, tmp_path: Path
+) -> None:
+    connection = few_grants.connection
+    few_grants.config.stores["archive"] = {"protocol": "file", "location": str(tmp_path / "cold")}
+    (tmp_path / "cold").mkdir()
+    schema = few_grants.Schema(f"{connection.conn_info['user']}_lab")
+    made = schema(type("Recording", (dj.Manual,), {"definition": "id : int32\n---\na : <npy@>"}))
+    made.insert1({"id": 1, "a": array(1)})
+    with pytest.raises(dj_npy.StoreError, match="does not see all that may refer to a file"):
+        dj_npy.move(made, "a", "archive", remove=True)
+    assert made.fetch1("a").store == "main"
+    assert dj_npy.move(made, "a", "archive").rows == 1
+    np.testing.assert_array_equal(made.fetch1("a").load(), array(1))
+
+
+def test_an_account_that_must_not_update_copies_nothing(
+    rows: Any, archive: Path, reader: Callable[..., Any]
+) -> None:
+    schema, role = rows.database, "GRANT USAGE ON SCHEMA {0} TO ROLE;GRANT SELECT ON ALL TABLES "
+    grants = f"{role}IN SCHEMA {{0}} TO ROLE".format(f'"{schema}"').split(";")
+    connection = reader(*grants)
+    connection._config.stores = rows.connection._config.stores
+    with pytest.raises(DataJointError, match="permission denied"):
+        dj_npy.move(dj.FreeTable(connection, rows.full_table_name), "waveform", "archive")
+    assert files(archive) == set()
 
 
 def test_the_command(

@@ -4,6 +4,7 @@ import json
 import math
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import datajoint as dj
@@ -17,8 +18,8 @@ from dj_npy._view.answers import Refused
 from dj_npy._view.catalog import tier
 from dj_npy._view.conditions import check_condition
 from dj_npy._view.database import Database, select
-from tests.conftest import MakeTable, is_mariadb
-from tests.view.conftest import Page, served
+from tests.conftest import MakeTable, is_mariadb, serving_mariadb
+from tests.view.conftest import Page, served, until
 
 WAVEFORM = np.arange(12, dtype=">i2").reshape(3, 4)
 
@@ -66,6 +67,37 @@ def test_schemas_list_tables_and_their_arrays(page: Page, schema: Any, table: Ma
     assert by_class["TwoArrays"]["name"] == f"{schema.database}.#two_arrays"
     assert by_class["Subject"]["rows"] in (None, 0)
     assert "mysql" not in {each["name"] for each in found["schemas"]}
+
+
+def test_a_schema_may_be_named_almost_as_one_of_the_server(page: Page, database: Any) -> None:
+    connection = database.connection
+    adapter, in_postgresql = connection.adapter, connection.adapter.backend == "postgresql"
+    names = {"sys", "mysql"} if in_postgresql else {"Sys", "MYSQL", "pg_lab"}
+    try:
+        for name in names:
+            connection.query(adapter.create_schema_sql(name))
+            connection.query(f"CREATE TABLE {adapter.make_full_table_name(name, 'one')} (n INT)")
+        assert names <= {each["name"] for each in page.fine("schemas").json["schemas"]}
+        for name in names:
+            [attribute] = page.fine("table", table=f"{name}.one").json["attributes"]
+            assert attribute["name"] == "n"
+    finally:
+        for name in names:
+            connection.query(adapter.drop_schema_sql(name))
+
+
+@pytest.mark.slow
+def test_names_that_differ_in_case_may_be_the_same(tmp_path: Path) -> None:
+    """As on Windows and macOS; on Linux, only if the server is told so."""
+    with serving_mariadb(tmp_path / "folding", "--lower-case-table-names=1") as folding:
+        folding.connection.query("CREATE SCHEMA Lab")
+        folding.connection.query("CREATE TABLE Lab.one (n INT)")
+        with served(folding.connection) as page:
+            [schema] = page.fine("schemas").json["schemas"]
+            assert schema["name"] == "lab"
+            page.fine("table", table="LAB.one")
+            for name in ("mysql.db", "MYSQL.db", "Information_Schema.tables"):
+                page.refused(404, "table", table=name)
 
 
 def test_some_schemas_can_be_chosen(database: Any, schema: Any, recording: Any) -> None:
@@ -177,6 +209,31 @@ def test_values_are_as_a_browser_can_hold_them(page: Page, schema: Any, table: M
     wrong = json.dumps({"id": str(1 << 60)})
     page.refused(404, "array", table=name_of(different), attribute="waveform", key=wrong)
     page.refused(404, "array", table=name_of(different), attribute="other", key=key)
+
+
+def test_a_table_that_takes_long_to_count_is_described(
+    page: Page, recordings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog_module, "_COUNT_S", 1)
+    adapter = recordings.connection.adapter
+    slow = adapter.make_full_table_name(recordings.database, "slow")
+    sleep = "pg_sleep(60) IS NULL" if adapter.backend == "postgresql" else "sleep(60) = 1"
+    recordings.connection.query(
+        f"CREATE VIEW {slow} AS SELECT recording_id FROM {recordings.full_table_name} WHERE {sleep}"
+    )
+    found = page.fine("table", table=f"{recordings.database}.slow").json
+    assert [each["name"] for each in found["attributes"]] == ["recording_id"]
+    assert found["rows"] is None
+    recordings.connection.query(f"DROP VIEW {slow}")
+
+
+def test_a_row_that_says_nothing_of_its_array_says_why(page: Page, recordings: Any) -> None:
+    quote = recordings.connection.adapter.quote_identifier
+    recordings.connection.query(
+        f"UPDATE {recordings.full_table_name} SET {quote('waveform')} = '{{}}'"
+    )
+    rows = page.fine("rows", table=name_of(recordings)).json["rows"]
+    assert all(row[1].keys() == {"error"} for row in rows)
 
 
 def test_other_codecs_are_not_read(
@@ -419,6 +476,38 @@ def test_a_query_cannot_end_its_time_limit(database: Any) -> None:
             select(session, "SELECT pg_sleep(60)")
         assert refused.value.status == 413
     own.close()
+
+
+def test_nothing_of_a_restriction_outlives_its_request(
+    page: Page, recordings: Any, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither locks nor variables nor settings."""
+    monkeypatch.setattr(database_module, "LIMIT_S", 1)
+    query = database.connection.query
+    if database.connection.adapter.backend == "postgresql":
+        kept = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+        state = "SELECT current_setting('work_mem'), current_setting('is.kept', true)"
+        taken = ["pg_advisory_lock(7) IS NOT NULL", "pg_try_advisory_lock_shared(8)"]
+        taken += ["set_config('work_mem', '1GB', 'f') = set_config('is.kept', '1', 'f')"]
+        late = "pg_advisory_lock(9) IS NULL OR pg_sleep(60) IS NULL"
+    else:
+        kept = "SELECT count(is_used_lock('a')) + count(is_used_lock('b'))"
+        state = "SELECT @recording_id"
+        taken = ["get_lock('a', 0) = 1", "(@recording_id := 5) = 5"]
+        late = "get_lock('b', 0) = 0 OR sleep(60) = 1"
+    own = page.server.app.database
+
+    def of_session() -> Any:
+        with own.session() as session:
+            return select(session, state)
+
+    before = of_session()
+    for restriction in taken:
+        for more in ({}, {"count": 1, "limit": 0}):
+            page.fine("rows", table=name_of(recordings), restriction=restriction, **more)
+    page.refused(413, "rows", table=name_of(recordings), restriction=late)
+    until(lambda: query(kept).fetchone() == (0,))  # the server sees that a connection has ended
+    assert of_session() == before
 
 
 def test_the_connection_of_the_user_is_left_alone(page: Page, recordings: Any) -> None:

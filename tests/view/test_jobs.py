@@ -1,8 +1,10 @@
-"""Work in the background: one job at a time, and few results."""
+"""Work in the background: one job at a time, few results, and others go first."""
 
 import threading
 import time
 from collections.abc import Callable
+
+import pytest
 
 from dj_npy._view import jobs as jobs_module
 from dj_npy._view.jobs import Job, Jobs
@@ -34,3 +36,51 @@ def test_one_job_runs_at_a_time_and_of_many_the_oldest_end() -> None:
     assert {10, 11} <= {*known}
     assert jobs.start((11,), work(11)).result == 11
     assert begun.count(11) == 1
+
+
+def test_a_job_waits_while_a_page_waits() -> None:
+    jobs, steps = Jobs(), []
+
+    def work(job: Job) -> str:
+        for number in range(3):
+            job.progress(number / 3)
+            steps.append(number)
+        return "done"
+
+    with jobs.aside():
+        with jobs.aside():
+            job = jobs.start(("array",), work)
+        time.sleep(0.3)
+        assert steps == []
+    until(lambda: job.state == "complete")
+    assert (steps, job.result) == ([0, 1, 2], "done")
+
+
+def test_a_page_that_waits_for_long_does_not_stop_a_job() -> None:
+    jobs = Jobs()
+    with jobs.aside():
+        job = jobs.start(("array",), lambda _: "done")
+        until(lambda: job.state == "complete")
+
+
+def test_what_nobody_looks_at_gives_its_turn_to_what_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jobs_module, "_WHILE_OTHERS_WAIT_S", 0.2)
+    jobs, ended = Jobs(), threading.Event()
+
+    def endless(job: Job) -> None:
+        try:
+            while True:
+                job.progress(0.5)
+                time.sleep(0.01)
+        finally:
+            ended.set()
+
+    left = jobs.start(("left",), endless)
+    time.sleep(0.5)
+    assert left.state == "running"  # as long as nothing else is asked for
+    now = jobs.start(("now",), lambda _: "done")
+    until(lambda: now.state == "complete")
+    assert ended.is_set()
+    assert jobs.ask(("left",)) is None

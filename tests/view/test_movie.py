@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from dj_npy._view import arrays as arrays_module
 from dj_npy._view import jobs as jobs_module
 from dj_npy._view import movie as movie_module
 from tests.support.faults import Proxy
-from tests.view.conftest import Page, Reply, Show
+from tests.view.conftest import Page, Reply, Show, until
 
 
 @pytest.fixture
@@ -177,3 +178,24 @@ def test_what_is_no_movie_is_refused(given: Page, shown: Show) -> None:
     given.refused(400, "projection", **shown(np.zeros((0, 20, 20))))
     given.refused(400, "frame", **shown(np.zeros((0, 20, 20))))
     given.refused(400, "series", box="0:1,0:1", **shown(np.zeros((5, 0, 20))))
+
+
+def test_a_projection_that_fails_says_why_and_may_be_tried_again(
+    given: Page, stored: Callable[..., NpyRef], store: Path, movie: Any
+) -> None:
+    ref = stored(movie)
+    named = {"given": given.give(ref), "kind": "mean"}
+    given.fine("code", **named)
+    contents = (store / ref.path).read_bytes()
+    (store / ref.path).write_bytes(contents[:-1])
+    until(lambda: given.get("projection", **named).status == 409)
+    (store / ref.path).write_bytes(contents)
+    np.testing.assert_allclose(projected(given, **named).array("<f4", 40, 30), movie.mean(0))
+
+
+def test_a_box_that_cannot_be_read_is_refused(
+    given: Page, shown: Show, movie: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (arrays_module, movie_module):
+        monkeypatch.setattr(module, "MOST", 1000)
+    given.refused(413, "series", box="0:40,0:30", **shown(movie))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from dj_npy import NpyRef
+from dj_npy._view import protocol, view
 from dj_npy._view import server as server_module
 from dj_npy._view.answers import Answer, Refused, as_json
 from tests.support.faults import Fault, Proxy
@@ -193,12 +194,12 @@ def test_a_hundred_requests_at_a_time_are_worked_on_a_few_at_a_time(given: Page)
     assert most[0] == server_module.WORKERS
 
 
-def begin(page: Page, name: str, **params: Any) -> http.client.HTTPConnection:
+def begin(page: Page, path: str, **params: Any) -> http.client.HTTPConnection:
     """Ask, and do not wait for the answer."""
     query = "&".join(f"{key}={value}" for key, value in params.items())
     connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=60)
     headers = {"Authorization": f"token {page.token}"}
-    connection.request("GET", f"/api/{name}?{query}", headers=headers)
+    connection.request("GET", f"{path}?{query}", headers=headers)
     return connection
 
 
@@ -211,7 +212,7 @@ def test_a_client_that_has_gone_is_not_worked_for(given: Page) -> None:
         return as_json(1)
 
     given.server.app._routes["GET", "schemas"] = work
-    asked = [begin(given, "schemas") for _ in range(server_module.WORKERS + 5)]
+    asked = [begin(given, "/api/schemas") for _ in range(server_module.WORKERS + 5)]
     until(lambda: len(begun) == server_module.WORKERS)
     for connection in asked:
         connection.close()
@@ -226,7 +227,7 @@ def test_reading_stops_when_the_client_has_gone(
 ) -> None:
     number = given.give(distant(np.zeros((24, 1 << 20), "u1")))
     proxy.harm = lambda request: Fault(stall=0.3)
-    asked = begin(given, "slice", given=number, selection="0:24,0:1000")
+    asked = begin(given, "/api/slice", given=number, selection="0:24,0:1000")
     until(lambda: proxy.asked("GET"))
     asked.close()
     time.sleep(1.5)
@@ -236,18 +237,102 @@ def test_reading_stops_when_the_client_has_gone(
     assert len(proxy.asked("GET")) == seen
 
 
+@pytest.mark.parametrize("path", ["/api/code", "/large.js"])
 def test_a_client_that_does_not_read_holds_nobody_up(
-    given: Page, monkeypatch: pytest.MonkeyPatch
+    given: Page, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr(server_module, "_SEND_S", 0.5)
-    large = Answer((b"x" * (64 << 20),))
-    given.server.app._routes["GET", "code"] = lambda _: large
-    asked = [begin(given, "code") for _ in range(2 * server_module.WORKERS)]
-    started = time.monotonic()
+    """Nor does one without the token."""
+    monkeypatch.setattr(protocol, "_READ_S", 0.5)
+    large = b"x" * (64 << 20)
+    given.server.app._routes["GET", "code"] = lambda _: Answer((large,))
+    given.server.app._files["large.js"] = large, ""
+    asked = [begin(given, path) for _ in range(2 * server_module.WORKERS)]
+    until(lambda: len(connections(given)) == len(asked))
+    until(lambda: not connections(given))
     assert given.get("schemas").status == 200
-    assert time.monotonic() - started < 10
     for connection in asked:
         connection.close()
+
+
+def test_a_client_that_reads_slowly_gets_all(given: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_READ_S", 0.5)
+    given.server.app._files["large.js"] = b"x" * (64 << 20), ""
+    asked = begin(given, "/large.js")
+    reply, nbytes = asked.getresponse(), 0
+    while data := reply.read(1 << 20):
+        nbytes += len(data)
+        time.sleep(0.02)  # as often as not, the server waits
+    assert nbytes == 64 << 20
+    asked.close()
+
+
+@pytest.fixture
+def few_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the server starts."""
+    monkeypatch.setattr(view, "_CONNECTIONS", 3)
+
+
+def test_connections_have_a_bound(few_connections: None, given: Page) -> None:
+    clients = [connected(given) for _ in range(3)]
+    until(lambda: len(connections(given)) == 3)
+    with connected(given) as one_more, suppress(ConnectionError):
+        assert one_more.recv(1) == b""
+    clients[0].sendall(ASKED % given.port + b"\r\n")
+    assert clients[0].recv(100).startswith(b"HTTP/1.1 503")
+    for client in clients:
+        client.close()
+    until(lambda: given.ask("/").status == 200)
+
+
+def connected(page: Page) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", page.port), 10)
+
+
+def connections(page: Page) -> Any:
+    """Those that the server has."""
+    return page.server._server.server_state.connections
+
+
+ASKED = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
+
+
+@pytest.mark.parametrize("begun", [b"", ASKED, ASKED + b"\r\n"])
+def test_a_client_that_asks_nothing_locks_nobody_out(
+    few_connections: None, given: Page, begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another account, say: silent, or drip by drip, in the first request or the second."""
+    monkeypatch.setattr(protocol, "_ASK_S", 1)
+    clients = [connected(given) for _ in range(3)]
+    for client in clients:
+        client.sendall(begun.replace(b"%d", b"%d" % given.port))
+
+    def drips(client: socket.socket) -> bool:
+        """Whether the server still listens to it."""
+        with suppress(ConnectionError):
+            client.sendall(b"a" if begun else b"")
+            client.settimeout(0.01)
+            with suppress(TimeoutError):
+                return client.recv(1 << 20) != b""
+            return True
+        return False
+
+    until(lambda: not any(drips(client) for client in clients))
+    assert given.ask("/").status == 200
+    for client in clients:
+        client.close()
+
+
+def test_a_request_may_take_longer_than_asking(
+    given: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "_ASK_S", 0.2)
+    release = threading.Event()
+    given.server.app._routes["GET", "schemas"] = lambda _: as_json(release.wait(30))
+    asked = begin(given, "/api/schemas")
+    time.sleep(0.6)
+    release.set()
+    assert asked.getresponse().read() == b"true"
+    asked.close()
 
 
 def test_nonsense_is_answered_with_an_error(given: Page) -> None:

@@ -144,13 +144,17 @@ def large(small_bounds: None) -> Any:
     return np.random.default_rng(1).integers(-30_000, 30_000, (1 << 20, 16), "i2")
 
 
+@pytest.mark.parametrize(("axis", "stretches"), [(0, 1), (1, 4)], ids=["C", "transposed"])
 def test_a_large_window_is_sampled_and_says_so(
     given: Page,
     distant: Callable[[Any], NpyRef],
     proxy: Proxy,
     large: Any,
+    axis: int,
+    stretches: int,
 ) -> None:
-    named = {"given": given.give(distant(large))}
+    """Where samples are innermost in the file, each channel is a stretch of its own."""
+    named = {"given": given.give(distant(np.moveaxis(large, 0, axis).copy())), "axis": axis}
     reply = given.fine("trace", width=1200, channels="0:4", **named)
     header = reply.header
     asked = [request.range for request in proxy.asked("GET") if request.range]
@@ -158,7 +162,7 @@ def test_a_large_window_is_sampled_and_says_so(
     sizes.remove(1)  # whether the server knows ranges
     assert header["bytes"] == sum(sizes)
     assert (1 << 19) < sum(sizes) <= (1 << 20)
-    assert 100 < header["width"] == len(sizes) <= 1200
+    assert 100 < header["width"] == len(sizes) / stretches <= 1200
     assert not header["exact"]
     assert header["read"] < header["of"]
     lowest, highest = values(reply)
@@ -167,11 +171,11 @@ def test_a_large_window_is_sampled_and_says_so(
         data = large[start : start + header["read"], :4]
         np.testing.assert_array_equal(lowest[:, pixel], data.min(axis=0))
         np.testing.assert_array_equal(highest[:, pixel], data.max(axis=0))
-    # Nearer, it is read whole, and exact, by one request.
+    # Nearer, it is read whole, and exact, by one request for each.
     proxy.requests.clear()
-    reply = given.fine("trace", start=500_000, stop=507_000, width=1200, **named)
-    check(large, reply)
-    assert len(proxy.asked("GET")) == 1
+    named |= {"start": 500_000, "stop": 507_000}
+    check(large, given.fine("trace", width=1200, channels="0:4", **named))
+    assert len(proxy.asked("GET")) == stretches
 
 
 @pytest.mark.parametrize("layout", ["C", "F", "one channel"])
@@ -181,9 +185,28 @@ def test_sampling_reads_little_in_any_layout(
     array = {"C": large, "F": np.asfortranarray(large), "one channel": large.ravel()}[layout]
     header = given.fine("trace", width=1200, channels="0:4", **shown(array)).header
     assert header["bytes"] <= 2 << 20
-    # In Fortran order, 2 MB of a channel lie together, in which gaps of 128 KiB have no room.
-    assert header["width"] >= (10 if layout == "F" else 100)
+    assert header["width"] >= 100
     assert not header["exact"]
+
+
+@pytest.mark.parametrize("shape", [(16,), (4, 4)])
+def test_sampling_takes_few_requests(
+    given: Page,
+    distant: Callable[[Any], NpyRef],
+    proxy: Proxy,
+    large: Any,
+    shape: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also of an array with more axes, of which all channels are read."""
+    monkeypatch.setattr(trace_module, "_REQUESTS", 160)
+    array = large.T.reshape(*shape, -1).copy()
+    named = {"given": given.give(distant(array)), "axis": len(shape)}
+    header = given.fine("trace", width=1200, channels=":", **named).header
+    assert header["width"] == 10
+    given.fine("trace", width=1200, channels="0:2", **named)
+    asked = [request for request in proxy.asked("GET") if request.range]
+    assert len(asked) <= 2 * 160 + 1  # and whether the server knows ranges
 
 
 @pytest.mark.parametrize("layout", ["C", "F", "deep", "one channel"])
@@ -278,15 +301,20 @@ def test_an_overview_is_of_this_version_of_a_file(
     assert lowest.min() == highest.max() == 7
 
 
-def test_an_overview_without_a_folder_is_kept_in_memory(
+@pytest.mark.parametrize("missing", ["folder", "version"])
+def test_an_overview_without_a_folder_or_a_version_is_kept_in_memory(
     given: Page,
     shown: Show,
     large: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    missing: str,
 ) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setattr(dj_npy.settings, "cache_dir", tmp_path / "file")
+    if missing == "folder":
+        (tmp_path / "file").write_text("")
+        monkeypatch.setattr(dj_npy.settings, "cache_dir", tmp_path / "file")
+    else:
+        monkeypatch.setattr(arrays_module.Shown, "version", ())
     named = shown(large)
     compute(given, named)
     check(large, given.fine("trace", width=500, **named))
@@ -340,12 +368,13 @@ def test_too_many_channels_have_no_overview(
     monkeypatch.setattr(overview_module, "_LARGEST", 1000)
     named = shown(np.zeros((100, 5000), "i2"))
     given.refused(413, "overview", **named)
-    given.fine("trace", width=10, **named)
+    monkeypatch.setattr(trace_module, "MOST", 1000)  # of which it would be drawn
+    assert not given.fine("trace", width=10, channels="0:1", **named).header["exact"]
 
 
-def sparse(folder: Path, shape: tuple[int, ...], dtype: str) -> NpyRef:
-    """An array that takes no room on the disk."""
-    header = npyfile.header_bytes(np.dtype(dtype), shape, False)
+def sparse(folder: Path, shape: tuple[int, ...], dtype: str, fortran: bool = False) -> NpyRef:
+    """An array that takes no room on the disk, and a row as DataJoint's own codec writes it."""
+    header = npyfile.header_bytes(np.dtype(dtype), shape, fortran)
     nbytes = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
     with (folder / "sparse.npy").open("wb") as file:
         file.write(header)
@@ -371,3 +400,12 @@ def test_the_first_plot_of_any_length_reads_little(
     assert took < 2
     window = {"start": shape[0] // 2, "stop": shape[0] // 2 + 7000}
     assert given.fine("trace", width=1200, **window, **named).header["exact"]
+
+
+def test_the_first_request_knows_the_order_of_the_file(given: Page, tmp_path: Path) -> None:
+    """Which a row of DataJoint's own codec does not tell."""
+    recording = {"given": given.give(sparse(tmp_path, (10_000_000, 16), "int16", True))}
+    first, second = (given.fine("trace", channels="0:4", **recording).header for _ in range(2))
+    assert first == second
+    movie = {"given": given.give(sparse(tmp_path, (1000, 512, 512), "int16", True))}
+    assert "takes reading 500" in given.refused(413, "frame", **movie)

@@ -23,7 +23,7 @@ export function useOverview(array: Params, axis: number, wanted: boolean) {
       let now = await postJson<Progress>("overview", params, signal);
       while (now.state !== "complete") {
         setProgress(now);
-        await pause(500, signal);
+        await pause(250, signal);
         // Absent: ended in favour of another, while this page was asleep.
         const ask = now.state === "absent" ? postJson : getJson;
         now = await ask<Progress>("overview", params, signal);

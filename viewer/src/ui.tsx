@@ -130,11 +130,12 @@ export interface Size {
 export function useSize(element: RefObject<HTMLElement>): Size {
   const [size, setSize] = useState({ width: 0, height: 0 });
   useLayoutEffect(() => {
-    const observer = new ResizeObserver(([entry]) => {
-      const { width, height } = entry.contentRect;
-      setSize({ width: Math.floor(width), height: Math.floor(height) });
-    });
-    if (element.current) observer.observe(element.current);
+    const target = element.current;
+    if (!target) return;
+    const measure = () => setSize({ width: target.clientWidth, height: target.clientHeight });
+    measure(); // before anything is painted, so that what is to be drawn is asked for at once
+    const observer = new ResizeObserver(measure);
+    observer.observe(target);
     return () => observer.disconnect();
   }, [element]);
   return size;
@@ -144,12 +145,12 @@ export function useSize(element: RefObject<HTMLElement>): Size {
 export function useRested<T>(value: T, empty: T, rest = 150): T {
   const [rested, setRested] = useState(value);
   const text = JSON.stringify(value);
+  const first = JSON.stringify(rested) === JSON.stringify(empty);
   useEffect(() => {
-    const wait = JSON.stringify(rested) === JSON.stringify(empty) ? 0 : rest;
-    const timer = setTimeout(() => setRested(value), wait);
+    const timer = setTimeout(() => setRested(value), first ? 0 : rest);
     return () => clearTimeout(timer);
   }, [text]);
-  return rested;
+  return first ? value : rested;
 }
 
 /**

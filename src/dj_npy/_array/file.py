@@ -245,14 +245,6 @@ class ArrayFile:
             self.known_header = self._check_header(self._read_beginning)
         raise self._changed_while_read()
 
-    def planned_nbytes(self, selection: Selection) -> int:
-        """Return how many bytes :meth:`read_part` would read, without the header."""
-        if not selection.nbytes:
-            return 0
-        likely = self.known_header or self.row.likely_header()
-        header, _ = likely or self._check_header(self._read_beginning)
-        return Plan(selection, header, self.store.limits).read_nbytes
-
     def keep_open(self) -> KeptOpen | None:
         """Keep it open to slice rows, after a part was read; None where that saves nothing."""
         assert self.known_header is not None

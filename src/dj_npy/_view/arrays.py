@@ -17,6 +17,7 @@ from dj_npy._datajoint.catalog import class_name
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import AnyArray, Header, dtype_to_json
 from dj_npy._selection.index import select
+from dj_npy._selection.plan import Plan
 from dj_npy._text import in_units
 from dj_npy._view.answers import (
     Answer,
@@ -85,7 +86,9 @@ class Shown:
     def planned(self, index: Index) -> int:
         """Return how many bytes reading a part takes."""
         selected = select(index, self.ref.shape, self.ref.dtype)
-        return selected.nbytes if self.ref.is_loaded else file_of(self.ref).planned_nbytes(selected)
+        if self.ref.is_loaded or not selected.nbytes:
+            return selected.nbytes
+        return Plan(selected, self.header, file_of(self.ref).store.limits).read_nbytes
 
     def read(self, index: Index, what: str = "this part") -> AnyArray:
         """Read a part, or refuse if that is too much."""

@@ -28,7 +28,10 @@ _KEPT_S = 30
 _MAX_HEADINGS = 200
 _NAME = re.compile(r"""[^.`"'\\;%\x00-\x1f]+""")
 """DataJoint puts names into SQL as they are."""
-_SYSTEM = {"information_schema", "mysql", "performance_schema", "sys"}
+_SYSTEM = {
+    "postgresql": {"information_schema"},  # and those that begin with pg_, as no others can
+    "mysql": {"information_schema", "mysql", "performance_schema", "sys"},
+}
 _EXACT = 1 << 53
 """Integers beyond this are no numbers in a browser."""
 
@@ -85,6 +88,7 @@ class Catalog:
 
     def schemas(self) -> list[dict[str, Any]]:
         """Return all schemas with their tables, by two queries."""
+        system = _SYSTEM[self._database.backend]
         with self._database.session() as session:
             tables = select(session, _TABLES[self._database.backend])
             columns = select(session, _ARRAYS[self._database.backend])
@@ -95,7 +99,7 @@ class Catalog:
         found: dict[str, list[dict[str, Any]]] = {}
         for schema, table, rows, nbytes in tables:
             is_listed = not self._schemas or schema in self._schemas
-            if is_listed and schema.lower() not in _SYSTEM and not table.startswith("~"):
+            if is_listed and schema not in system and not table.startswith("~"):
                 found.setdefault(schema, []).append(
                     {
                         "name": f"{schema}.{table}",
@@ -141,10 +145,11 @@ class Catalog:
         is as quick as the first; in any other order, after so many rows.
         """
         limit = min(integer(params, "limit", 100), _MAX_ROWS)
-        with self._database.session() as session:
+        restriction = params.get("restriction", "")
+        with self._database.session(once=bool(restriction)) as session:
             table = self.table(session, params.get("table", ""))
             attributes, key = table.heading.attributes, table.heading.primary_key
-            where, values = restricted(table, params.get("restriction", ""))
+            where, values = restricted(table, restriction)
             counted = where, values
             ordered = params.get("order", "").removeprefix("-") or (key[0] if key else "")
             direction = "DESC" if params.get("order", "").startswith("-") else "ASC"
@@ -224,8 +229,7 @@ class Catalog:
         """Return a table by its name in the database, ``schema.table``; its heading is known."""
         schema, dot, table = name.partition(".")
         is_name = dot and _NAME.fullmatch(schema) and _NAME.fullmatch(table)
-        is_hidden = schema.lower() in _SYSTEM or schema.startswith("pg_") or table.startswith("~")
-        if not is_name or is_hidden:
+        if not is_name or table.startswith("~") or self._is_system(session, schema):
             raise Refused(404, f"there is no table {name!r:.150}")
         known_at, known = self._headings.get(name, (0.0, None))
         if len(self._headings) > _MAX_HEADINGS:
@@ -245,10 +249,20 @@ class Catalog:
         self._headings[name] = time.monotonic(), found.heading
         return found
 
+    def _is_system(self, session: Any, schema: str) -> bool:
+        """Return whether a schema is the server's own, under any name that means it."""
+        system, lower = _SYSTEM[self._database.backend], schema.lower()
+        if self._database.backend == "postgresql":
+            return schema in system or schema.startswith("pg_")
+        if schema in system or lower == "information_schema":
+            return True
+        # On Windows and macOS, names that differ in case are the same.
+        return lower in system and select(session, "SELECT @@lower_case_table_names") != [(0,)]
+
     def _count(
         self, table: str, where: str = "", values: Sequence[Any] = (), limit_s: float | None = None
     ) -> int:
-        with self._database.session(limit_s) as session:
+        with self._database.session(limit_s, once=bool(where)) as session:
             [(count,)] = select(session, f"SELECT count(*) FROM {table}{where}", values)
             return int(count)
 

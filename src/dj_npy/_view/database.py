@@ -54,31 +54,36 @@ class Database:
         self._dialect = self.backend
 
     @contextmanager
-    def session(self, limit_s: float | None = None) -> Iterator[Any]:
+    def session(self, limit_s: float | None = None, *, once: bool = False) -> Iterator[Any]:
         """
         Lend a connection in a read-only transaction, which is rolled back.
+
+        Parameters
+        ----------
+        limit_s : float, optional
+            Seconds that a statement may take, by default `LIMIT_S`.
+        once : bool
+            Whether to close the connection then, and with it what functions in a restriction leave
+            behind: locks, variables, settings.
 
         Raises
         ------
         Refused
             In place of what the database raises: 413 if a statement takes longer than `limit_s`,
-            by default `LIMIT_S`, 502 if the connection is lost, 400 for anything else.
+            502 if the connection is lost, 400 for anything else.
         """
         limit_s = LIMIT_S if limit_s is None else limit_s
         own = self._begun(limit_s)
         try:
             yield own
         except Exception as error:
-            is_lost = not self._give_back(own)
+            is_lost = not self._give_back(own, once)
             of_database = re.match("pymysql|psycopg2", type(error).__module__)
             if not of_database and not isinstance(error, DataJointError):
                 raise
             raise self._refusal(error, is_lost, limit_s) from None
-        except BaseException:
-            own.close()
-            raise
         else:
-            self._give_back(own)
+            self._give_back(own, once)
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -116,7 +121,7 @@ class Database:
         limits = {"ms": int(limit_s * 1000), "s": limit_s}
         run(own, [each.format(**limits) for each in _BEGIN[self._dialect]])
 
-    def _give_back(self, own: Any) -> bool:
+    def _give_back(self, own: Any, once: bool) -> bool:
         """End its transaction; return whether the connection still works."""
         try:
             run(own, ["ROLLBACK"])
@@ -124,7 +129,7 @@ class Database:
             with suppress(Exception):
                 own.close()
             return False
-        self._unused.append(own)
+        own.close() if once else self._unused.append(own)
         return True
 
     def _refusal(self, error: Exception, is_lost: bool, limit_s: float) -> Refused:

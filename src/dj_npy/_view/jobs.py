@@ -5,6 +5,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 from typing import Any
 
@@ -17,6 +18,8 @@ _BLOCK = 16 << 20
 """Bytes that are read at a time; two such reads are under way."""
 _ASKED_WITHIN_S = 15
 """Work that nobody has asked about for so long ends."""
+_WHILE_OTHERS_WAIT_S = 2
+"""The same where another job waits: a page that is looked at asks four times a second."""
 _KEPT = 4
 """How many results are in memory."""
 
@@ -26,17 +29,23 @@ Key = tuple[Any, ...]
 class Job:
     """Work that goes on in the background while somebody asks how far it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: threading.Event) -> None:
+        self._quiet = quiet
         self.state, self.done = "running", 0.0
         self.error: Exception | None = None
         self.result: Any = None
         self.token = CancelToken()
-        self.asked_at = time.monotonic()
+        self.asked_at, self.patience = time.monotonic(), float(_ASKED_WITHIN_S)
 
     def progress(self, done: float) -> None:
-        """Note how much is done, from 0 to 1; raise `Stopped` if nobody wants it any more."""
+        """
+        Note how much is done, from 0 to 1; raise `Stopped` if nobody wants it any more.
+
+        What a page waits for goes first: this waits for it, but no longer than a second.
+        """
         self.done = done
-        if self.token.stopped or time.monotonic() > self.asked_at + _ASKED_WITHIN_S:
+        self._quiet.wait(1)
+        if self.token.stopped or time.monotonic() > self.asked_at + self.patience:
             self.token.stopped = True
             raise Stopped
 
@@ -47,6 +56,22 @@ class Jobs:
     def __init__(self) -> None:
         self._jobs: OrderedDict[Key, Job] = OrderedDict()
         self._lock, self._turn = threading.RLock(), threading.Lock()
+        self._awaited, self._quiet = 0, threading.Event()
+        self._quiet.set()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Have jobs wait during what a page waits for."""
+        with self._lock:
+            self._awaited += 1
+            self._quiet.clear()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._awaited -= 1
+                if not self._awaited:
+                    self._quiet.set()
 
     def ask(self, key: Key) -> Job | None:
         """Return a job that was started, which goes on then."""
@@ -63,7 +88,9 @@ class Jobs:
             job = self.ask(key)
             if job is not None and (job.state == "running" or job.result is not None):
                 return job
-            job = self._jobs[key] = Job()
+            for other in self._jobs.values():
+                other.patience = _WHILE_OTHERS_WAIT_S
+            job = self._jobs[key] = Job(self._quiet)
             for old in list(self._jobs)[:-_KEPT]:
                 self._jobs.pop(old).token.stopped = True
         begun(lambda: self._run(key, job, work))  # the exit of the process does not wait for it

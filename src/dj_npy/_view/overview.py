@@ -44,10 +44,9 @@ class Overviews:
 
     def start(self, shown: Shown, axis: int) -> dict[str, Any]:
         """Begin to compute it, unless it is there."""
-        size, _, _ = _layout(shown, axis)
         job = None
         if _kept(shown, axis) is None:
-            job = self._jobs.start(_key(shown, axis), lambda job: _compute(shown, axis, size, job))
+            job = self._jobs.start(_key(shown, axis), lambda job: _compute(shown, axis, job))
         return self._told(shown, axis, job)
 
     def bins(
@@ -117,9 +116,9 @@ def _kept(shown: Shown, axis: int) -> AnyArray | None:
     return None
 
 
-def _compute(shown: Shown, axis: int, size: int, job: Job) -> AnyArray | None:
+def _compute(shown: Shown, axis: int, job: Job) -> AnyArray | None:
     """Return an overview that could not be kept; read all of the array for it."""
-    ref, (_, bins, dtype) = shown.ref, _layout(shown, axis)
+    ref, (size, bins, dtype) = shown.ref, _layout(shown, axis)
     others = ref.shape[:axis] + ref.shape[axis + 1 :]
     both: AnyArray = np.empty((2, bins, *others), dtype)
     lowest, highest = both

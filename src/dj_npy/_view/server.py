@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ logger = logging.getLogger("dj_npy")
 
 WORKERS = 8
 """Requests that are worked on, or whose answers are being sent, at a time."""
-_SEND_S = 60
-"""Seconds that an answer may take to be sent."""
+_OF_JOBS = ("overview", "projection")
+"""Requests that are about what goes on in the background."""
 _PIECE = 1 << 20
 _STATIC = Path(__file__).parent / "static"
 _TYPES = {
@@ -147,11 +147,7 @@ class App:
                     token.stopped = True
                     await asyncio.wait({call})  # it has its turn until it has ended
                     return
-                answer = call.result()
-                if answer is not None:
-                    with suppress(TimeoutError):  # it reads no more: its connection is closed
-                        async with asyncio.timeout(_SEND_S):
-                            await self._send(send, answer, path)
+                await self._send(send, call.result(), path)
         finally:
             gone.cancel()
 
@@ -175,18 +171,18 @@ class App:
             return as_json({"error": sentence}, 401)
         return None
 
-    def _answer(self, method: str, name: str, query: bytes, token: CancelToken) -> Answer | None:
-        """Answer in a thread; None if the client has gone."""
+    def _answer(self, method: str, name: str, query: bytes, token: CancelToken) -> Answer:
+        """Answer in a thread."""
         current_token.set(token)
         try:
-            if token.stopped:
-                return None
             route = self._routes.get((method, name))
             if route is None:
                 raise Refused(404, f"the server has no {method} /api/{name:.40}")
-            return route(dict(parse_qsl(query.decode("latin1"), keep_blank_values=True)))
+            params = dict(parse_qsl(query.decode("latin1"), keep_blank_values=True))
+            with nullcontext() if name in _OF_JOBS else self._jobs.aside():
+                return route(params)
         except Stopped:
-            return None
+            return Answer(())  # nobody waits for it
         except Exception as error:
             return as_json({"error": self._told(error)}, _status(error))
 

@@ -14,8 +14,10 @@ from dj_npy._view.overview import Overviews, plain, reduced
 
 _SAMPLED = 8 << 20
 """Bytes to read of a window that is not read whole."""
-_REQUESTS = 800
-"""Most stretches of a file that are read for it."""
+_REQUESTS = 2400
+"""Most stretches of a file that are read for it: they take most of a second at 30 ms."""
+_TURNS = 8
+"""Most turns in which they are read, where those next to one another would be merged."""
 _BINS = 200
 """Bins of an overview in a window from which it is drawn instead of samples."""
 _MAX_WIDTH = 8192
@@ -55,12 +57,16 @@ def trace(shown: Shown, params: Mapping[str, str], overviews: Overviews) -> Answ
         highest = reduced(np.fmax, highest[:, some], 0, group)
         of, read, nbytes = group * size, group * size, 0
     else:
-        of, read = found.sampling(width)
+        of, read, turns = found.sampling(width)
         starts = np.arange(window.start, window.stop, of)
-        points = np.minimum(starts[:, None] + np.arange(read), window.stop - 1).ravel()
-        nbytes = found.planned(points)
-        data = found.read(points)
-        lowest, highest = (reduced(each, data, 0, read) for each in (np.fmin, np.fmax))
+        points = np.minimum(starts[:, None] + np.arange(read), window.stop - 1)
+        each_turn = [points[n::turns].ravel() for n in range(turns)]
+        nbytes = sum(map(found.planned, each_turn))
+        lowest, highest = np.empty((2, len(starts), some.stop - some.start), dtype)
+        for n, samples in enumerate(each_turn):
+            data = found.read(samples)
+            lowest[n::turns] = reduced(np.fmin, data, 0, read)
+            highest[n::turns] = reduced(np.fmax, data, 0, read)
     header = {
         "start": first,
         "stop": stop,
@@ -111,9 +117,9 @@ class _Window:
         data = data.reshape(len(data), math.prod(data.shape[1:]))
         return data if self._shown.ref.ndim == 2 else data[:, self._channels]
 
-    def sampling(self, width: int) -> tuple[int, int]:
+    def sampling(self, width: int) -> tuple[int, int, int]:
         """
-        Return of how many samples each pixel is, and how many of these to read.
+        Return of how many samples each pixel is, how many of these to read, and in how many turns.
 
         Stretches of a file with smaller gaps than `settings.merge_gap` would be read as one.
         """
@@ -123,9 +129,9 @@ class _Window:
         row = max(1, two - one)
         stride = self._shown.header.strides[self._axis]
         samples = min(max(1, _SAMPLED // row), count)
-        # Along the slowest axis of the file a stretch has all channels, else one.
-        stretches = 1 if stride >= row else self._channels.stop - self._channels.start
-        apart = (count - samples) * stride // (settings.merge_gap + stride)
-        pixels = max(1, min(width, samples, apart, _REQUESTS // max(1, stretches)))
+        # Along the slowest axis of the file a stretch has all channels, along the innermost one.
+        stretches = max(1, row // stride)
+        apart = max(1, (count - samples) * stride // (settings.merge_gap + stride))
+        pixels = max(1, min(width, samples, _TURNS * apart, _REQUESTS // stretches))
         of = -(-count // pixels)
-        return of, max(1, min(of, samples // pixels))
+        return of, max(1, min(of, samples // pixels)), -(-pixels // apart)

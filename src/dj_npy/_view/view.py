@@ -105,6 +105,7 @@ class Running:
                 f"the page needs the package {error.name!r}: pip install 'dj-npy[view]'"
             ) from error
         from dj_npy._view.database import Database
+        from dj_npy._view.protocol import Protocol
         from dj_npy._view.server import App
 
         self.connection, self.schemas, self.process = connection, tuple(schemas), os.getpid()
@@ -124,7 +125,7 @@ class Running:
         config = uvicorn.Config(
             self.app,
             loop="asyncio",
-            http="h11",
+            http=Protocol,
             ws="none",
             lifespan="off",
             log_config=None,
