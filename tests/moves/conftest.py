@@ -5,6 +5,10 @@ from typing import Any
 import datajoint as dj
 import pytest
 
+from tests.upkeep.conftest import reader
+
+__all__ = ["reader"]
+
 
 @pytest.fixture
 def configured(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
