@@ -454,6 +454,35 @@ def test_within_s3_the_server_copies(
     check(rows, "archive")
 
 
+def test_a_source_that_is_read_only(
+    rows: Any, seaweedfs: str, database: Any, location: str
+) -> None:
+    stores = database.config.stores
+    stores["archive"] = s3_settings(seaweedfs, location=location)
+    assert dj_npy.move(rows, "waveform", "archive", remove=True).ok
+    stores["archive"] = {**stores["archive"], "access_key": "reader"}
+    forget_stores()
+    moved = dj_npy.move(rows, "waveform", "main", remove=True)
+    assert (moved.rows, moved.removed, moved.ok) == (ROWS, 0, False)
+    assert len(moved.failures) == ROWS
+    assert "not removed: could not remove" in str(moved)
+    check(rows, "main")
+    with pytest.raises(dj_npy.StoreError, match="0 of 6 rows were moved"):
+        dj_npy.move(rows, "waveform", "archive")
+    check(rows, "main")
+
+
+def test_two_at_once_leave_one_file_each(
+    rows: Any, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = []
+    meddle(monkeypatch, lambda _: others.append(dj_npy.move(rows, "waveform", "archive")))
+    moved = dj_npy.move(rows, "waveform", "archive")
+    assert (moved.rows, moved.changed, others[0].rows) == (0, ROWS, ROWS)
+    assert len(files(archive)) == ROWS
+    check(rows, "archive")
+
+
 def test_cut_connections_are_survived(
     rows: Any, database: Any, s3: dict[str, Any], proxy: Proxy, impatient: None
 ) -> None:

@@ -130,6 +130,20 @@ WRONG: dict[str, tuple[Callable[[dj_npy.NpyRef], Any], str]] = {
     "an array to collect": (lambda ref: dj_npy.collect("a", at_most=BIG), "not an ndarray"),  # type: ignore[arg-type]
     "a reference to adopt": (lambda ref: dj_npy.adopt(ref), "its name or a table, not an NpyRef"),
     "None to adopt": (lambda ref: dj_npy.adopt(None), "not None"),
+    "a reference to usage": (lambda ref: dj_npy.usage(ref), "a table or a query, not an NpyRef"),
+    "a row to usage": (lambda ref: dj_npy.usage({"id": 1}), r"usage\(Recording & key\)"),
+    "a reference to move": (
+        lambda ref: dj_npy.move(ref, "waveform", "archive"),
+        r"not an NpyRef: dj_npy\.move\(Recording & query, 'waveform', 'archive'\)",
+    ),
+    "no stores to relocate": (
+        lambda ref: dj_npy.relocate("lab", old="main", new="main"),
+        r"relocate\(schema, old='disk', new='archive'\)",
+    ),
+    "a table to relocate": (
+        lambda ref: dj_npy.relocate(Undeclared, old="main", new="disk"),
+        "a schema or its name, not the class Undeclared",
+    ),
     "an instance to use_config": (
         lambda ref: dj_npy.use_config(SimpleNamespace(config=1)),
         r"not a SimpleNamespace: use its config, instance\.config",
