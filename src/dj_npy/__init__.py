@@ -24,6 +24,8 @@ from dj_npy._errors import (
 from dj_npy._format.blocks import Blocks
 from dj_npy._lazy.dask import to_dask
 from dj_npy._lazy.xarray import to_xarray
+from dj_npy._moves.move import move
+from dj_npy._moves.usage import usage
 from dj_npy._settings import settings
 from dj_npy._stores.described import use_config
 from dj_npy._upkeep.adopt import adopt
@@ -48,10 +50,12 @@ __all__ = [
     "embedded",
     "insert",
     "load",
+    "move",
     "settings",
     "stream",
     "to_dask",
     "to_xarray",
+    "usage",
     "use_config",
     "verify",
     "view",
@@ -73,9 +77,11 @@ for _public in (
     collect,
     insert,
     load,
+    move,
     stream,
     to_dask,
     to_xarray,
+    usage,
     use_config,
     verify,
     view,

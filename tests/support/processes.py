@@ -22,7 +22,12 @@ from tests.support.servers import FolderRaw, S3Raw, s3_client, s3_settings
 # child is there within milliseconds, and is none the less like one that was started anew.
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(
-    ["tests.support.processes", "tests.upkeep.test_kills", "tests.upkeep.test_races"]
+    [
+        "tests.support.processes",
+        "tests.upkeep.test_kills",
+        "tests.upkeep.test_races",
+        "tests.moves.test_move_kills",
+    ]
 )
 
 DATABASES = ("postgresql", "mariadb", "mysql")

@@ -22,6 +22,7 @@ ROOMS = [
     ("_array",),
     ("_datajoint",),
     ("_upkeep", "_view"),
+    ("_moves",),
     ("_postgresql",),
     ("embedded", "pickles"),
     ("",),  # the package itself

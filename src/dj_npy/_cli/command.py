@@ -4,12 +4,33 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, Protocol, TextIO
+
+from dj_npy._text import printable
 
 FINE, WRONG, MISUSED = 0, 1, 2
 """Exit codes: all is well; something is wrong with the data or a store; wrong usage."""
 INTERRUPTED, PIPE_CLOSED = 130, 141
 """Exit codes for Ctrl-C and ``| head``, those by which shells report the signals."""
+
+CONFIGURED = (
+    "\n\nThe database and the stores are those of DataJoint's configuration: datajoint.json,\n"
+    "DJ_HOST, DJ_USER, DJ_PASS, DJ_STORES ..."
+)
+"""The end of a description."""
+
+
+class Report(Protocol):
+    """What a function has found; its `str` is text."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        ...
+
+    def to_json(self) -> str:
+        """Return the whole report as JSON."""
+        ...
 
 
 class UsageError(Exception):
@@ -70,3 +91,14 @@ class Paint:
 
     def _painted(self, text: str, code: int) -> str:
         return f"\033[{code}m{text}\033[0m" if self._on else text
+
+
+def print_report(report: Report, options: argparse.Namespace) -> int:
+    """Print a report, as JSON with ``--json``; return the exit code."""
+    print_lines(report.to_json() if options.json else str(report))
+    return FINE if report.ok else WRONG
+
+
+def print_lines(text: str) -> None:
+    """Print lines that may have anything in them."""
+    print("\n".join(map(printable, text.splitlines())), flush=True)

@@ -18,12 +18,13 @@ from dj_npy._cli.command import (
     UsageError,
 )
 from dj_npy._cli.info import INFO
+from dj_npy._cli.moves import MOVE, USAGE
 from dj_npy._cli.quickstart import QUICKSTART
 from dj_npy._cli.upkeep import ADOPT, COLLECT, VERIFY
 from dj_npy._cli.view import VIEW
 from dj_npy._text import printable
 
-COMMANDS: tuple[Command, ...] = (QUICKSTART, VIEW, INFO, VERIFY, COLLECT, ADOPT)
+COMMANDS: tuple[Command, ...] = (QUICKSTART, VIEW, INFO, VERIFY, COLLECT, ADOPT, USAGE, MOVE)
 
 _EXIT_CODES = """\
 exit codes:

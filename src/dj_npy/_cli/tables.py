@@ -48,7 +48,7 @@ def arrays_of(table_name: str, key: list[str]) -> Iterator[Found]:
     """
     with translate_driver_errors():
         connection = dj.conn()
-        table, name = _table(connection, table_name)
+        table, name = find_table(connection, table_name)
         heading = table.heading
         attributes = [
             each
@@ -73,7 +73,7 @@ def arrays_of(table_name: str, key: list[str]) -> Iterator[Found]:
             )
 
 
-def _table(connection: Any, typed: str) -> tuple[Any, str]:
+def find_table(connection: Any, typed: str) -> tuple[Any, str]:
     """Return a table and its name in the database."""
     schema, _, wanted = typed.partition(".")
     if not wanted:

@@ -4,12 +4,18 @@ import argparse
 import re
 from datetime import timedelta
 
-from dj_npy._cli.command import FINE, WRONG, Command, UsageError
-from dj_npy._text import printable
+from dj_npy._cli.command import (
+    CONFIGURED,
+    FINE,
+    WRONG,
+    Command,
+    UsageError,
+    print_lines,
+    print_report,
+)
 from dj_npy._upkeep.adopt import adopt
 from dj_npy._upkeep.collect import collect
-from dj_npy._upkeep.collection import Collection
-from dj_npy._upkeep.verify import Report, verify
+from dj_npy._upkeep.verify import verify
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -21,7 +27,7 @@ def _verify(options: argparse.Namespace) -> int:
         checksums=options.checksums,
         progress=options.progress,
     )
-    return _print_report(report, options)
+    return print_report(report, options)
 
 
 def _collect(options: argparse.Namespace) -> int:
@@ -34,24 +40,13 @@ def _collect(options: argparse.Namespace) -> int:
         blind=options.blind,
         dropped=options.dropped,
     )
-    return _print_report(report, options)
+    return print_report(report, options)
 
 
 def _adopt(options: argparse.Namespace) -> int:
     ids = adopt(options.schema, options.store, force=options.force)
-    _print_lines(
-        f"store {options.store!r} is {' and '.join(ids)}" if ids else "nothing was written"
-    )
+    print_lines(f"store {options.store!r} is {' and '.join(ids)}" if ids else "nothing was written")
     return FINE if ids else WRONG
-
-
-def _print_report(report: Report | Collection, options: argparse.Namespace) -> int:
-    _print_lines(report.to_json() if options.json else str(report))
-    return FINE if report.ok else WRONG
-
-
-def _print_lines(text: str) -> None:
-    print("\n".join(map(printable, text.splitlines())), flush=True)
 
 
 def _parse_age(text: str) -> timedelta:
@@ -91,7 +86,7 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
 def _collect_arguments(parser: argparse.ArgumentParser) -> None:
     _add_schemas(parser)
     parser.add_argument(
-        "--store", metavar="S", help="a store; default: those that <npy@> columns name"
+        "--store", metavar="S", help="a store; default: those that <npy@> columns and rows name"
     )
     parser.add_argument(
         "--older-than",
@@ -126,16 +121,11 @@ def _adopt_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="also if most files are not there")
 
 
-_CONFIGURED = (
-    "\n\nThe database and the stores are those of DataJoint's configuration: datajoint.json,\n"
-    "DJ_HOST, DJ_USER, DJ_PASS, DJ_STORES ..."
-)
-
 VERIFY = Command(
     name="verify",
     help="check that every row has its file, and that the right one",
     description="Look whether the file of each row of an <npy@> column is there, whole, and of\n"
-    "the shape and dtype that the row says. The exit code is 1 if one is not." + _CONFIGURED,
+    "the shape and dtype that the row says. The exit code is 1 if one is not." + CONFIGURED,
     examples="dj-npy verify lab_ephys\ndj-npy verify lab_ephys lab_imaging --checksums --json",
     add_arguments=_verify_arguments,
     run=_verify,
@@ -145,7 +135,7 @@ COLLECT = Command(
     help="find, and remove, files that no row refers to",
     description="List the files of <npy@> columns to which no row of any schema refers, and with\n"
     "--delete remove them. Other files are never touched. The account must see all schemas\n"
-    "that use the store." + _CONFIGURED,
+    "that use the store." + CONFIGURED,
     examples="dj-npy collect lab_ephys\n"
     "dj-npy collect lab_ephys --store main --older-than 7d --delete",
     add_arguments=_collect_arguments,
@@ -156,7 +146,7 @@ ADOPT = Command(
     help="tell that a store was moved or restored",
     description="Tell that a store is the one to which the rows of a schema were written, where\n"
     "the file .dj-npy-store at its root did not come along. It looks for some of their\n"
-    "files first." + _CONFIGURED,
+    "files first." + CONFIGURED,
     examples="dj-npy adopt lab_ephys main",
     add_arguments=_adopt_arguments,
     run=_adopt,

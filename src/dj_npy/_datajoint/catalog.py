@@ -67,6 +67,11 @@ _MENTIONS = {
     "mysql": """lower({0}) LIKE '%.npy%' OR {0} LIKE '%is_dir%'
         OR locate(concat(char(92), 'u00'), {0}) > 0""",
 }
+_STORE = {
+    "postgresql": """substring(CAST({0} AS TEXT) FROM '"store" *: *"[^"]*"')""",
+    "mysql": """regexp_substr(CAST({0} AS CHAR), '"store" *: *"[^"]*"')""",
+}
+"""What a JSON says of its store; searched, as it may be invalid."""
 _REWRITTEN = """
     SELECT n.nspname, c.relname FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -114,6 +119,8 @@ _IS_LISTED = """
     WHERE trx_mysql_thread_id = connection_id()"""
 _ASK_AGAIN_S = 0.15
 _LISTED_WITHIN_S = 10
+# The transaction of a session that ends has none for a moment; one that was prepared stays so.
+_ENDED_WITHIN_S = 2
 _LOCK = {
     "postgresql": "SELECT pg_try_advisory_lock(hashtext('dj-npy collect'))",
     "mysql": "SELECT get_lock('dj-npy collect', 0)",
@@ -169,6 +176,10 @@ class Snapshot:
         [(kept,)] = self.select("SELECT @@lower_case_table_names")
         return int(kept) > 0
 
+    def schemas(self) -> list[str]:
+        """Return the names of all schemas with a table in them."""
+        return sorted({each[0] for each in self._all_columns()})
+
     def columns(self, schemas: Iterable[str]) -> list[Column]:
         """Return the ``<npy@>`` columns of some schemas, declared in this process or not."""
         asked_names = {self._normalized(name): name for name in schemas}
@@ -205,6 +216,18 @@ class Snapshot:
             f"SELECT {names} FROM {quote(column.schema)}.{quote(column.table)} "
             f"WHERE {attribute} IS NOT NULL"
         )
+
+    def stores(self, columns: Iterable[Column]) -> set[str]:
+        """Return the names of the stores that the rows of some columns name."""
+        quote = self.adapter.quote_identifier
+        found = set()
+        for column in columns:
+            store = _STORE[self.backend].format(quote(column.attribute))
+            table = f"{quote(column.schema)}.{quote(column.table)}"
+            for (said,) in self.select(f"SELECT DISTINCT {store} FROM {table}", ()):
+                if said:
+                    found.add(said.split('"')[3])
+        return found
 
     def references(self) -> Iterator[str]:
         """
@@ -274,11 +297,17 @@ class Snapshot:
 
         `EVER_S` if the age of one is unknown.
         """
-        listed = self._transactions(_OPEN_FOR[self.backend])
-        if listed is None:
-            return None
-        seconds = float(listed[0][0] or 0)
-        return seconds if seconds >= 0 else EVER_S  # negative: a clock was set back
+        deadline = time.monotonic() + _ENDED_WITHIN_S
+        while True:
+            listed = self._transactions(_OPEN_FOR[self.backend])
+            if listed is None:
+                return None
+            seconds = float(listed[0][0] or 0)
+            if 0 <= seconds < EVER_S:
+                return seconds
+            if time.monotonic() > deadline:
+                return EVER_S  # also if it is negative: a clock was set back
+            time.sleep(_ASK_AGAIN_S)
 
     def may_be_copying(self) -> set[str]:
         """

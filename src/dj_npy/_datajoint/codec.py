@@ -142,22 +142,10 @@ class NpyCodec(dj.SchemaCodec):
             array = np.asarray(value) if isinstance(value, ArrayLike) else value
             contents = array if isinstance(array, Blocks) else npyfile.NpyBytes(array)
             header = contents.header
-            path, checksum = _create_file(store, names, contents, header.file_size)
+            path, checksum = create_file(store, names, contents, header.file_size)
         if insertion is not None:
             insertion.note(store, path, attribute)
-        description = {
-            "path": path,
-            "store": store.name,
-            "dtype": npyfile.dtype_to_json(header.dtype),
-            "shape": list(header.shape),
-            "offset": header.offset,
-            "checksum": checksum,
-        }
-        if header.fortran_order:
-            description["fortran_order"] = True
-        if store_id is not None:
-            description["store_id"] = store_id
-        return description
+        return describe(store, path, header, checksum, store_id)
 
     def decode(
         self,
@@ -179,6 +167,25 @@ class NpyCodec(dj.SchemaCodec):
             The connection's ``config``.
         """
         return NpyRef(stored, context["config"] if context else dj.config)
+
+
+def describe(
+    store: Store, path: str, header: Header, checksum: str, store_id: str | None
+) -> dict[str, Any]:
+    """Return the JSON of a row."""
+    description = {
+        "path": path,
+        "store": store.name,
+        "dtype": npyfile.dtype_to_json(header.dtype),
+        "shape": list(header.shape),
+        "offset": header.offset,
+        "checksum": checksum,
+    }
+    if header.fortran_order:
+        description["fortran_order"] = True
+    if store_id is not None:
+        description["store_id"] = store_id
+    return description
 
 
 def _check(value: Any) -> None:
@@ -212,7 +219,7 @@ def _copy_file(ref: NpyRef, store: Store, names: Iterator[str]) -> tuple[Header,
         path = store.create_copy(names, ref.path, header.file_size)
         if path is not None:
             return header, path, expected
-    path, checksum = _create_file(store, names, source.pieces(ref.path), header.file_size)
+    path, checksum = create_file(store, names, source.pieces(ref.path), header.file_size)
     if expected not in (None, checksum):
         store.remove(path)
         raise ArrayCorruptError(
@@ -223,10 +230,10 @@ def _copy_file(ref: NpyRef, store: Store, names: Iterator[str]) -> tuple[Header,
     return header, path, checksum
 
 
-def _create_file(
+def create_file(
     store: Store, names: Iterator[str], pieces: Iterable[memoryview], nbytes: int
 ) -> tuple[str, str]:
-    """Create a file and return its path and checksum."""
+    """Create a file at the first of `names` that is free; return its path and checksum."""
     hasher = xxhash.xxh3_128()
     path = store.create(names, _hashed(pieces, hasher), nbytes)
     return path, CHECKSUM + hasher.hexdigest()

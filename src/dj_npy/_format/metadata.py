@@ -92,6 +92,12 @@ class ArrayMetadata:
         return expected_header[0].nbytes
 
     @property
+    def file_nbytes(self) -> int:
+        """Size of the file in bytes; in rows of DataJoint's own codec, most likely."""
+        likely = self.likely_header()
+        return self.nbytes if likely is None else likely[0].file_size
+
+    @property
     def checksum(self) -> str | None:
         """Checksum of the whole file; None in rows of DataJoint's own codec."""
         value = self._get("checksum")

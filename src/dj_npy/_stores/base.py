@@ -230,6 +230,10 @@ class Store(ABC):
             )
         return now
 
+    def listed(self, path: str) -> Listed:
+        """Return a file as a listing would show it."""
+        return self._listed(self.check_path(path))
+
     def remove_listed(self, listed: Listed) -> bool:
         """
         Remove a file if it is still as it was listed, and return whether it was.

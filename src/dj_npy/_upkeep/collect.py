@@ -8,12 +8,13 @@ from typing import Any
 
 import datajoint as dj
 
+from dj_npy._concurrency.threads import side_by_side
 from dj_npy._datajoint.catalog import EVER_S, Snapshot, connection_of, schema_name, snapshot
-from dj_npy._datajoint.grants import sight
+from dj_npy._datajoint.grants import Sight, sight
 from dj_npy._datajoint.storerows import check_stores
-from dj_npy._errors import ArrayInvalidError, StoreError
+from dj_npy._errors import ArrayInvalidError, ArrayMissingError, StoreError
 from dj_npy._format.layout import Column, Layout
-from dj_npy._stores import Store, open_store, schema_addressing
+from dj_npy._stores import Listed, Store, open_store, schema_addressing
 from dj_npy._stores.local.links import local_stores, nested_roots
 from dj_npy._stores.local.store import LocalStore
 from dj_npy._text import kind_of
@@ -52,7 +53,7 @@ def collect(
     schemas : datajoint.Schema or str
         The schemas whose files are checked; at least one.
     store : str, optional
-        Name of a store. Default: the stores of the schemas' ``<npy@>`` columns.
+        Name of a store. Default: the stores that the schemas' ``<npy@>`` columns and rows name.
     older_than : timedelta
         Younger files are spared, as a file is written before its row. Use more than the duration of
         any insert and transaction; an open transaction that is older, and that this account can
@@ -113,23 +114,23 @@ def collect(
     report = Collection(dry_run, older_than, names)
     with ExitStack() as stack:
         before = stack.enter_context(snapshot(connection))
-        if not dry_run and not before.try_lock():
-            raise StoreError("another collection is at work on this database. Nothing was removed")
+        if not dry_run:
+            _lock(before)
         attributes = before.attributes(names)
         # A case-insensitive disk would show the files of `lab` as those of `LAB`.
         visible = {schema.casefold() for schema, _, _ in attributes}
         gone = [name for name in names if name.casefold() not in visible]
         columns = before.columns([name for name in names if name not in gone])
+        named = before.stores(columns) if store is None else set()
         caseless = before.caseless
         seen = sight(before.select, before.backend)
         before.end()  # keeps the lock
         report.unseen = seen.unseen
-        if not (dry_run or blind or (seen.schemas and seen.transactions)):
-            raise StoreError(
-                f"this account does not see all that may refer to a file: "
-                f"{'; '.join(seen.unseen)}. Nothing was removed. Collect with an account that "
-                f"does (GRANT SELECT, PROCESS ON *.* TO ...); or, if nothing but what it sees "
-                f"uses these stores, with blind=True (--blind)"
+        if not (dry_run or blind):
+            _check_sight(
+                seen,
+                "Collect",
+                "; or, if nothing but what it sees uses these stores, with blind=True (--blind)",
             )
         if dropped and not dry_run and not seen.schemas:
             raise StoreError(
@@ -138,7 +139,7 @@ def collect(
                 f"does, or without dropped=True (--dropped)"
             )
         all_stores = dropped or gone or not columns
-        stores = _stores(columns, store, connection._config, bool(all_stores))
+        stores = _stores(columns, named, store, connection._config, bool(all_stores))
         report.stores = [each.name for each in stores]
         check_stores(connection, columns, stores)
         inventory = stack.enter_context(Inventory())
@@ -166,6 +167,68 @@ def collect(
         for place in places:
             place.prune(dropped)
     return report
+
+
+def remove_unreferenced(connection: Any, files: Iterable[tuple[Store, str]]) -> Collection:
+    """
+    Remove files, of any age, unless a row of any schema refers to them as `collect` decides it.
+
+    Rows must have referred to them, so that no row of an insert in progress is about to: only a
+    copy of such a row can, and those are waited for.
+
+    Raises
+    ------
+    StoreError
+        As `collect` does. Nothing was removed.
+    """
+    report = Collection(False, timedelta(0), [])
+    local = local_stores(connection._config)
+    stores: list[Store] = []
+    with ExitStack() as stack:
+        before = stack.enter_context(snapshot(connection))
+        _lock(before)
+        before.end()  # keeps the lock
+        inventory = stack.enter_context(Inventory())
+        for store, listed in filter(None, side_by_side(_listed, files, Store.workers)):
+            if store not in stores:
+                stores.append(store)
+            prefix = [*filter(None, schema_addressing(connection._config, store).prefix.split("/"))]
+            core = "/".join(listed.path.split("/")[len(prefix) :])
+            inventory.add(stores.index(store), core, listed)
+        _spare_copied(connection, inventory, local)
+        with snapshot(connection) as after:
+            inventory.spare(after.references(), local)
+        inventory.count(report, stores, dropped=False)
+        inventory.remove(report, stores)
+    return report
+
+
+def check_sees_all(connection: Any) -> None:
+    """Raise if an account does not see all that may refer to a file."""
+    with snapshot(connection) as now:
+        _check_sight(sight(now.select, now.backend), "Remove them", "; or leave them to collect")
+
+
+def _check_sight(seen: Sight, do: str, otherwise: str) -> None:
+    if not (seen.schemas and seen.transactions):
+        raise StoreError(
+            f"this account does not see all that may refer to a file: {'; '.join(seen.unseen)}. "
+            f"Nothing was removed. {do} with an account that does (GRANT SELECT, PROCESS ON *.* "
+            f"TO ...){otherwise}"
+        )
+
+
+def _lock(now: Snapshot) -> None:
+    if not now.try_lock():
+        raise StoreError("another collection is at work on this database. Nothing was removed")
+
+
+def _listed(file: tuple[Store, str]) -> tuple[Store, Listed] | None:
+    store, path = file
+    try:
+        return store, store.listed(path)
+    except ArrayMissingError:
+        return None
 
 
 def _spare_copied(connection: Any, inventory: Inventory, local: Sequence[LocalStore]) -> None:
@@ -256,9 +319,14 @@ def _place(
 
 
 def _stores(
-    columns: Sequence[Column], name: str | None, config: Any, all_stores: bool
+    columns: Sequence[Column], named: set[str], name: str | None, config: Any, all_stores: bool
 ) -> list[Store]:
     names = [column.store for column in columns] if name is None else [name]
-    if all_stores and name is None:  # nothing tells the store of what was dropped
-        names += [each for each, spec in config.stores.items() if isinstance(spec, dict)]
+    if name is None:
+        # Arrays may have been moved; and nothing tells the store of what was dropped.
+        names += [
+            each
+            for each, spec in config.stores.items()
+            if isinstance(spec, dict) and (all_stores or each in named)
+        ]
     return list({store.name: store for store in (open_store(config, n) for n in names)}.values())

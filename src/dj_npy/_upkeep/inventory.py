@@ -116,6 +116,17 @@ class Inventory(OnDisk):
         )
         self._database.execute("COMMIT")
 
+    def add(self, number: int, core: str, listed: Listed) -> None:
+        """Add one array of a store, of any age, given the part of its path below the prefix."""
+        core = folded(core)
+        self._listed_depths.add(core.count("/"))
+        self._database.execute(
+            "INSERT INTO files (core, store, what, path, nbytes, modified, version, old, leads_to) "
+            "VALUES (?, ?, 'array', ?, ?, ?, ?, 1, ?)",
+            (core, number, listed.path, listed.nbytes, listed.modified.isoformat(),
+             listed.version, listed.leads_to),
+        )  # fmt: skip
+
     def spare(self, references: Iterable[str], local_stores: Sequence[LocalStore]) -> None:
         """
         Mark the files that a row may refer to: see `_format.aliases`.

@@ -166,7 +166,7 @@ def verify(
     report = Report(headers or checksums, checksums)
     with ExitStack() as stack:
         rows = stack.enter_context(Checklist())
-        for each in list(map(_check_argument, schemas_or_tables)):
+        for each in [check_argument(each, "verify") for each in schemas_or_tables]:
             _list_rows(each, rows, report)
         total = (report.checked, report.nbytes)
         bar = stack.enter_context(Progress("verify", total if progress else None))
@@ -192,7 +192,7 @@ def _list_rows(given: Any, rows: Checklist, report: Report) -> None:
     connection = connection_of(given)
     rows.add_config(connection._config)
     with snapshot(connection) as now:
-        for table, names, attribute, found in _selected(given, now):
+        for table, names, attribute, found in selected(given, now):
             report.tables.append(f"{table}.{attribute}")
             for *values, stored in found:
                 key = dict(zip(names, values, strict=True))
@@ -200,7 +200,7 @@ def _list_rows(given: Any, rows: Checklist, report: Report) -> None:
                 report.checked += 1
 
 
-def _selected(
+def selected(
     given: Any, now: Snapshot
 ) -> Iterator[tuple[str, Sequence[str], str, Iterable[tuple[Any, ...]]]]:
     """Yield table name, key names, attribute, and an iterator of key and JSON per row."""
@@ -226,17 +226,18 @@ def _selected(
             )
 
 
-def _check_argument(given: Any) -> Any:
+def check_argument(given: Any, function: str) -> Any:
+    """Return an argument if it selects rows; otherwise raise, with the right call."""
     kind = given if isinstance(given, type) else type(given)
     if issubclass(kind, dj.expression.QueryExpression) or schema_name(given) is not None:
         return given
     right = ""
-    if isinstance(given, NpyRef):
+    if isinstance(given, NpyRef) and function == "verify":
         right = ": use ref.verify()"
     elif isinstance(given, dict):
-        right = ": use dj_npy.verify(Recording & key)"
+        right = f": use dj_npy.{function}(Recording & key)"
     elif isinstance(given, list | tuple):
-        right = ": use dj_npy.verify(*schemas)"
+        right = f": use dj_npy.{function}(*schemas)"
     raise ArrayInvalidError(
         f"expected a schema, its name, a table or a query, not {kind_of(given)}{right}"
     )

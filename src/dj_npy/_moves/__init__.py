@@ -1,0 +1,1 @@
+"""Where arrays are, and how they get to another store (`usage`, `move`, `relocate`)."""
