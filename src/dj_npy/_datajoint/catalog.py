@@ -119,6 +119,8 @@ _IS_LISTED = """
     WHERE trx_mysql_thread_id = connection_id()"""
 _ASK_AGAIN_S = 0.15
 _LISTED_WITHIN_S = 10
+# The transaction of a session that ends has none for a moment; one that was prepared stays so.
+_ENDED_WITHIN_S = 2
 _LOCK = {
     "postgresql": "SELECT pg_try_advisory_lock(hashtext('dj-npy collect'))",
     "mysql": "SELECT get_lock('dj-npy collect', 0)",
@@ -295,11 +297,17 @@ class Snapshot:
 
         `EVER_S` if the age of one is unknown.
         """
-        listed = self._transactions(_OPEN_FOR[self.backend])
-        if listed is None:
-            return None
-        seconds = float(listed[0][0] or 0)
-        return seconds if seconds >= 0 else EVER_S  # negative: a clock was set back
+        deadline = time.monotonic() + _ENDED_WITHIN_S
+        while True:
+            listed = self._transactions(_OPEN_FOR[self.backend])
+            if listed is None:
+                return None
+            seconds = float(listed[0][0] or 0)
+            if 0 <= seconds < EVER_S:
+                return seconds
+            if time.monotonic() > deadline:
+                return EVER_S  # also if it is negative: a clock was set back
+            time.sleep(_ASK_AGAIN_S)
 
     def may_be_copying(self) -> set[str]:
         """

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
-from itertools import chain, repeat
+from itertools import repeat
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -19,7 +19,6 @@ from dj_npy._datajoint.codec import create_file, describe
 from dj_npy._datajoint.storerows import TableWitness
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError, NpyError, StoreError
 from dj_npy._format.accepted import check_header
-from dj_npy._format.aliases import Listing
 from dj_npy._format.layout import Column
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import Header
@@ -65,8 +64,7 @@ def move(
     it again: rows that have been changed are skipped.
 
     The old file stays until `collect` removes it, so that references which were fetched before
-    remain valid. The new one has another name than the old one, so that `collect` can tell them
-    apart. Rows that share a file share the new one. Memory use does not grow with the number of
+    remain valid. The new one gets a name with a token, so that `collect` can tell them apart. Rows that share a file share the new one. Memory use does not grow with the number of
     rows or the size of arrays.
 
     Within one store, files are moved whose paths do not follow from its present settings.
@@ -217,9 +215,10 @@ class _Copier:
                 return _Copied()
             header = file.header()
             check_header(header)
-            names = self._names(plain, file)
         except (DataJointError, OSError) as error:
             return self._wrong(row, error)
+        # Never the plain name: `collect` takes files of one path in two stores for one.
+        names = map(with_token, repeat(plain), repeat(self._token_length))
         pieces = _Source(file)
         try:
             store_id = identity.id_for_write(self.target, None)
@@ -255,14 +254,6 @@ class _Copier:
             prefix=self._prefix,
             partition=self._partition,
         )
-
-    def _names(self, plain: str, file: ArrayFile) -> Iterator[str]:
-        """Return names to try: none by which `collect` could take the new file for the old one."""
-        prefix = schema_addressing(self._config, file.store).prefix
-        folders = len([*filter(None, prefix.split("/"))])
-        core = "/".join(file.path.split("/")[folders:])
-        names = map(with_token, repeat(plain), repeat(self._token_length))
-        return names if Listing([(file.path, core)]).of(plain) else chain([plain], names)
 
     def _copied_by_server(
         self, file: ArrayFile, header: Header, names: Iterator[str]
