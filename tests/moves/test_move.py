@@ -105,6 +105,17 @@ def test_the_old_files_go_by_collect_and_the_new_ones_stay(
     check(rows, "archive")
 
 
+def test_an_older_file_of_that_name_goes_by_collect_too(
+    rows: Any, schema: Any, archive: Path, store: Path
+) -> None:
+    for name in ("archive", "main", "archive"):
+        dj_npy.move(rows, "waveform", name)
+    found = dj_npy.collect(schema, older_than=NOW, dry_run=False, at_most=3 * ROWS)
+    assert found.removed == 3 * ROWS
+    assert (len(files(archive)), len(files(store))) == (ROWS, 0)
+    check(rows, "archive")
+
+
 def test_a_second_call_has_nothing_to_do(rows: Any, archive: Path) -> None:
     dj_npy.move(rows, "waveform", "archive")
     before = files(archive)
@@ -452,6 +463,13 @@ def test_within_s3_the_server_copies(
     assert dj_npy.move(rows, "waveform", "archive", remove=True).removed == ROWS
     assert all(ref.path.startswith("arrays/") for ref in rows.to_arrays("waveform"))
     check(rows, "archive")
+    raw = S3Raw(moto, location)
+    damaged = (rows & "recording_id=3").fetch1("waveform").path
+    raw.put(damaged, raw.get(damaged)[:-1] + b"\1")
+    database.config.stores["archive"]["schema_prefix"] = "moved"
+    forget_stores()
+    moved = dj_npy.move(rows, "waveform", "archive", remove=True)
+    assert (moved.removed, moved.counts) == (ROWS - 1, {"other bytes": 1})
 
 
 def test_a_source_that_is_read_only(

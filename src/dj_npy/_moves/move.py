@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -64,8 +64,9 @@ def move(
     it again: rows that have been changed are skipped.
 
     The old file stays until `collect` removes it, so that references which were fetched before
-    remain valid. The new one gets a name with a token, so that `collect` can tell them apart. Rows that share a file share the new one. Memory use does not grow with the number of
-    rows or the size of arrays.
+    remain valid. The new one gets a name with a token, so that `collect` can tell them apart. Rows
+    that share a file share the new one. Memory use does not grow with the number of rows or the
+    size of arrays.
 
     Within one store, files are moved whose paths do not follow from its present settings.
 
@@ -219,15 +220,15 @@ class _Copier:
             return self._wrong(row, error)
         # Never the plain name: `collect` takes files of one path in two stores for one.
         names = map(with_token, repeat(plain), repeat(self._token_length))
-        pieces = _Source(file)
+        source = _Source(file)
         try:
             store_id = identity.id_for_write(self.target, None)
-            path = self._copied_by_server(file, header, names)
+            path = self._copied_by_server(source, header, names)
             checksum = row.checksum or ""
             if path is None:
-                path, checksum = create_file(self.target, names, pieces, header.file_size)
+                path, checksum = create_file(self.target, names, source, header.file_size)
         except NpyError as error:
-            if pieces.failed or isinstance(error, ArrayCorruptError | ArrayInvalidError):
+            if source.failed or isinstance(error, ArrayCorruptError | ArrayInvalidError):
                 return self._wrong(row, error)
             self.failure = error
             return _Copied(untried=True)
@@ -256,13 +257,13 @@ class _Copier:
         )
 
     def _copied_by_server(
-        self, file: ArrayFile, header: Header, names: Iterator[str]
+        self, source: "_Source", header: Header, names: Iterator[str]
     ) -> str | None:
         """Copy a file within its store, after it was read; None where that is not possible."""
-        if file.store is not self.target or file.row.checksum is None:
+        file = source.file
+        if file.store is not self.target or file.store.is_local or file.row.checksum is None:
             return None
-        if file.verify() != "as inserted":
-            raise ArrayCorruptError("changed since insert")  # examined later
+        source.verify()
         return self.target.create_copy(names, file.path, header.file_size)
 
     def _wrong(self, row: ArrayMetadata, error: Exception | None) -> _Copied:
@@ -279,11 +280,22 @@ class _Source:
     """The bytes of a file, and whether reading them failed."""
 
     def __init__(self, file: ArrayFile) -> None:
-        self._file, self.failed = file, False
+        self.file, self.failed = file, False
 
     def __iter__(self) -> Iterator[memoryview]:
+        with self._noted():
+            yield from self.file.store.pieces(self.file.path)
+
+    def verify(self) -> None:
+        """Raise if they are not those that were inserted."""
+        with self._noted():
+            if self.file.verify() != "as inserted":
+                raise ArrayCorruptError("it was changed since it was inserted")
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
         try:
-            yield from self._file.store.pieces(self._file.path)
+            yield
         except Exception:
             self.failed = True
             raise
