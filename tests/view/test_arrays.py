@@ -297,6 +297,8 @@ def test_exports_are_files(given: Page, shown: Show) -> None:
     assert given.fine("export", selection="1,1", format="csv", **named).body.count(b"\n") == 1
     given.refused(400, "export", selection="1", format="exe", **named)
     given.refused(413, "export", selection=":", format="csv", **shown(np.zeros((2, 2, 2))))
+    for empty in (np.zeros((0, 3)), np.zeros(0)):
+        assert given.fine("export", selection=":", format="csv", **shown(empty)).body == b""
     records = np.array([(1, "a,b"), (2, "c")], [("n", "i4"), ("text", "U3")])
     reply = given.fine("export", selection=":", format="csv", **shown(records))
     assert reply.body.decode() == 'n,text\n1,"a,b"\n2,c\n'

@@ -255,8 +255,11 @@ def export(shown: Shown, params: Mapping[str, str]) -> Answer:
         if data.dtype.names:
             writer.writerow(data.dtype.names)
         times = data.astype("U") if data.dtype.kind in "mM" else data
-        rows = times.reshape(len(data), -1) if data.ndim and not data.dtype.names else times.ravel()
-        writer.writerows(np.atleast_1d(rows).tolist() if data.ndim else [[times.item()]])
+        if data.dtype.names:
+            rows = times.ravel()  # of tuples
+        else:
+            rows = times if data.ndim == 2 else times.reshape(-1, 1)
+        writer.writerows(rows.tolist())
         body, media_type = memoryview(text.getvalue().encode()), "text/csv; charset=utf-8"
     else:
         raise Refused(400, f"format is npy or csv, not {form!r:.40}")
