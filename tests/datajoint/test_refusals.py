@@ -225,6 +225,11 @@ REFUSED: dict[str, Callable[[Lab], Any]] = {
     "collect: one schema that is none": lambda lab: dj_npy.collect(
         lab.schema, 3, dry_run=False, older_than=timedelta(0)
     ),
+    "usage: no schema": lambda lab: dj_npy.usage(3),
+    "move: no table": lambda lab: dj_npy.move(lab.ref, "waveform", "main"),
+    "move: no array": lambda lab: dj_npy.move(lab.recording, "recording_id", "main"),
+    "move: no store": lambda lab: dj_npy.move(lab.recording, "waveform", "there_is_none"),
+    "relocate: no store": lambda lab: dj_npy.relocate(lab.schema, old="main", new="there_is_none"),
     # the page
     "view: no table": lambda lab: dj_npy.view(3, browser=False),
     "view: a join": lambda lab: dj_npy.view(
