@@ -101,9 +101,10 @@ def alarm(
 
 
 def is_in_query(frame: FrameType | None) -> bool:
+    """Whether a row is being written; others that an insert makes take no time."""
     while frame and frame.f_code is not dj.Connection._execute_query.__code__:
         frame = frame.f_back
-    return frame is not None
+    return frame is not None and not frame.f_locals["query"].lstrip().upper().startswith("SELECT")
 
 
 def settled(table: Any) -> list[dict[str, Any]]:
