@@ -14,8 +14,9 @@ import pytest
 
 import dj_npy
 import dj_npy._upkeep.collect
-from dj_npy._datajoint.catalog import EVER_S, Snapshot, snapshot
+from dj_npy._datajoint.catalog import Snapshot, snapshot
 from dj_npy._datajoint.outcome import Session, Written
+from dj_npy._datajoint.sessions import EVER_S, open_for_s
 from dj_npy._stores import open_store
 from dj_npy._upkeep.collect import _settled_snapshot
 from tests.conftest import is_mariadb
@@ -107,9 +108,9 @@ def test_ages_are_told_by_one_clock(rows: Any, database: Any) -> None:
         snapshot(database.connection),
         snapshot(database.connection) as now,
     ):
-        open_for = now.open_for_s()
-        assert open_for is not None
-        assert 0 <= open_for < 3600
+        age_s = open_for_s(now)
+        assert age_s is not None
+        assert 0 <= age_s < 3600
 
 
 @MYSQL
@@ -118,7 +119,7 @@ def test_a_list_of_transactions_that_is_out_of_date_is_not_believed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """The server does not read it anew while it is asked for again and again."""
-    monkeypatch.setattr(dj_npy._datajoint.catalog, "_LISTED_WITHIN_S", 0.5)
+    monkeypatch.setattr(dj_npy._datajoint.sessions, "_LISTED_WITHIN_S", 0.5)
     before, done = files(store), threading.Event()
 
     def watch() -> None:
@@ -144,19 +145,38 @@ def test_a_transaction_that_ends_while_it_is_asked_for_is_seen(
     rows: Any, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not open any more, and a moment from before does not show its row."""
-    original = Snapshot.open_for_s
     path = '{"path": "late.npy"}'
 
-    def ends(self: Snapshot) -> float | None:
-        assert "late.npy" not in self.references()  # so its moment is before the end
+    def ends(now: Snapshot) -> float | None:
+        assert "late.npy" not in now.references()  # so its moment is before the end
         rows.connection.query(f"INSERT INTO {rows.full_table_name} VALUES (99, %s)", args=[path])
-        monkeypatch.setattr(Snapshot, "open_for_s", original)
-        return original(self)
+        monkeypatch.setattr(dj_npy._upkeep.collect, "open_for_s", open_for_s)
+        return open_for_s(now)
 
-    monkeypatch.setattr(Snapshot, "open_for_s", ends)
+    monkeypatch.setattr(dj_npy._upkeep.collect, "open_for_s", ends)
     with _settled_snapshot(database.connection, timedelta(days=1)) as now:
         assert "late.npy" in now.references()
     rows.connection.query(f"DELETE FROM {rows.full_table_name} WHERE recording_id = 99")
+
+
+@MYSQL
+def test_a_transaction_that_is_without_a_session_for_a_moment_has_ended(
+    rows: Any, database: Any
+) -> None:
+    name = f"x{time.time_ns()}"
+    with mysql_session(database) as cursor:
+        cursor.execute(f"XA START '{name}'")
+        cursor.execute(f"INSERT INTO {rows.full_table_name} VALUES (99, %s)", ['{"path": "x"}'])
+        cursor.execute(f"XA END '{name}'")
+        cursor.execute(f"XA PREPARE '{name}'")
+    rollback = f"XA ROLLBACK '{name}'"
+    ending = threading.Timer(0.5, lambda: database.connection.query(rollback))
+    with snapshot(database.connection) as now:
+        ending.start()
+        age_s = open_for_s(now)
+    ending.join()
+    assert age_s is not None
+    assert age_s < EVER_S
 
 
 @MYSQL
@@ -174,7 +194,7 @@ def test_a_transaction_that_was_prepared_may_be_of_any_age(
         cursor.execute(f"XA PREPARE '{name}'")
     try:
         with snapshot(database.connection) as now:
-            assert now.open_for_s() == dj_npy._datajoint.catalog.EVER_S
+            assert open_for_s(now) == EVER_S
         with pytest.raises(dj_npy.StoreError, match="is open for"):
             dj_npy.collect(schema, dry_run=False)
         with pytest.raises(dj_npy.StoreError, match="was prepared"):
@@ -371,5 +391,5 @@ def test_a_transaction_that_began_at_a_later_time_is_of_any_age(
 ) -> None:
     """No clock of a server can be set back here: this is what it would say of one."""
     with snapshot(rows.connection) as now:
-        monkeypatch.setattr(now, "_transactions", lambda _: [(-5.0,)])
-        assert now.open_for_s() == EVER_S
+        monkeypatch.setattr(dj_npy._datajoint.sessions, "_transactions", lambda *_: [(-5.0,)])
+        assert open_for_s(now) == EVER_S

@@ -9,8 +9,9 @@ from typing import Any
 import datajoint as dj
 
 from dj_npy._concurrency.threads import side_by_side
-from dj_npy._datajoint.catalog import EVER_S, Snapshot, connection_of, schema_name, snapshot
+from dj_npy._datajoint.catalog import Snapshot, connection_of, schema_name, snapshot
 from dj_npy._datajoint.grants import Sight, sight
+from dj_npy._datajoint.sessions import EVER_S, may_be_copying, open_for_s
 from dj_npy._datajoint.storerows import check_stores
 from dj_npy._errors import ArrayInvalidError, ArrayMissingError, StoreError
 from dj_npy._format.layout import Column, Layout
@@ -241,11 +242,11 @@ def _spare_copied(connection: Any, inventory: Inventory, local: Sequence[LocalSt
     """
     with snapshot(connection) as now:
         inventory.spare(now.references(), local)
-        copying = now.may_be_copying()
+        copying = may_be_copying(now)
     until = time.monotonic() + _WAIT_FOR_COPIES_S
     while copying:
         with snapshot(connection) as now:
-            copying &= now.may_be_copying()
+            copying &= may_be_copying(now)
         if copying and time.monotonic() > until:
             raise StoreError(
                 f"a transaction that has changed something is open for more than "
@@ -269,11 +270,11 @@ def _wait_for_old_transactions(connection: Any, older_than: timedelta) -> None:
     until = time.monotonic() + _WAIT_S
     while True:
         with snapshot(connection) as now:
-            open_for_s = now.open_for_s() or 0
-        if open_for_s <= older_than.total_seconds():
+            age_s = open_for_s(now) or 0
+        if age_s <= older_than.total_seconds():
             return
         if time.monotonic() > until:
-            if open_for_s == EVER_S:
+            if age_s == EVER_S:
                 raise StoreError(
                     "nobody can tell for how long a transaction has been open, and the rows that "
                     "it inserts cannot be seen yet: it was prepared (pg_prepared_xacts, XA "
@@ -281,7 +282,7 @@ def _wait_for_old_transactions(connection: Any, older_than: timedelta) -> None:
                     "or roll it back"
                 )
             raise StoreError(
-                f"a transaction is open for {open_for_s:.0f} s, longer than older_than "
+                f"a transaction is open for {age_s:.0f} s, longer than older_than "
                 f"({older_than}): the rows that it inserts cannot be seen yet. Nothing was "
                 f"removed. Wait until it ends, or choose a greater age"
             )
