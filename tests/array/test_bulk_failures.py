@@ -250,7 +250,7 @@ def test_loads_one_after_the_other_and_streams_stay_within_their_budgets(
 WRITTEN = """
 from benchmarks._measure import peak_memory
 from dj_npy._datajoint import insertion as _insertion
-_insertion._IN_FLIGHT = 32 << 20
+_insertion.IN_FLIGHT = 32 << 20
 schema = connect()
 
 @schema

@@ -156,7 +156,7 @@ def test_wrong_arguments_are_refused(rows: Any, schema: Any) -> None:
         lambda: dj_npy.relocate(rows, old="main", new="disk"),
     ]
     for call in calls:
-        with pytest.raises(dj_npy.ArrayInvalidError, match="a schema"):
+        with pytest.raises(dj_npy.ArrayInvalidError, match=r"dj_npy\.relocate\(schema"):
             call()
     with pytest.raises(dj_npy.StoreError, match="no store is called 'nowhere'"):
         dj_npy.relocate(schema, old="main", new="nowhere")

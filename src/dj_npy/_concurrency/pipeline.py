@@ -108,6 +108,10 @@ class WorkItem:
         return all(task.done for task in self.tasks)
 
 
+IN_FLIGHT = 256 << 20
+"""Bytes of files that are written or checked at the same time; a larger one goes alone."""
+
+
 class Pipeline(Iterator[WorkItem]):
     """
     Iterate over work items in order, running the tasks of the next ones in threads.

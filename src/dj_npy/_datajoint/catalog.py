@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._format.layout import Column
 from dj_npy._format.mentions import mentions
+from dj_npy._text import kind_of
 
 _AT_ONCE = 2000
 """Rows per fetch."""
@@ -364,3 +365,21 @@ def schema_name(given: Any) -> str | None:
 def connection_of(given: Any) -> Any:
     """Return the connection of a schema or a table; for a name, ``dj.conn()``."""
     return dj.conn() if isinstance(given, str) else given.connection
+
+
+def one_connection(schemas: Sequence[Any], function: str) -> tuple[list[str], Any]:
+    """Return the names of schemas and their connection; raise if a function cannot take them."""
+    for given in schemas:
+        if schema_name(given) is None:
+            right = ""
+            if isinstance(given, list | tuple):
+                right = f": use dj_npy.{function}(*schemas)"
+            elif isinstance(given, dj.expression.QueryExpression | type):
+                right = f": give the schema of the table, dj_npy.{function}(schema)"
+            raise ArrayInvalidError(f"expected a schema or its name, not {kind_of(given)}{right}")
+    if not schemas:
+        raise ArrayInvalidError(f"{function} takes at least one schema: dj_npy.{function}(schema)")
+    connection = connection_of(schemas[0])
+    if any(connection_of(each) is not connection for each in schemas):
+        raise ArrayInvalidError(f"{function} takes the schemas of one connection at a time")
+    return [str(schema_name(each)) for each in schemas], connection

@@ -14,7 +14,7 @@ import numpy as np
 
 from dj_npy._array.arraylike import ArrayLike
 from dj_npy._array.ref import NpyRef
-from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
+from dj_npy._concurrency.pipeline import IN_FLIGHT, Pipeline, Task, WorkItem
 from dj_npy._datajoint import transactions
 from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._datajoint.context import bulk, call_with, current, witness
@@ -26,8 +26,6 @@ from dj_npy._settings import thread_count
 from dj_npy._stores import Store, identity, open_store
 from dj_npy._text import kind_of
 
-_IN_FLIGHT = 256 << 20
-"""Bytes of arrays that are uploaded at the same time; a larger one is uploaded alone."""
 _COPIED = 64 << 20
 """
 Size in bytes up to which an array is copied if it may change with the next row.
@@ -220,7 +218,7 @@ class Insertion(Statement):
             pipeline = Pipeline(
                 self._work_items(rows),
                 thread_count(max_workers),
-                _IN_FLIGHT,
+                IN_FLIGHT,
                 patient=True,
                 adapt=max_workers is None,
             )

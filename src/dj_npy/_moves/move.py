@@ -12,7 +12,7 @@ import datajoint as dj
 from datajoint.errors import DataJointError
 
 from dj_npy._array.file import ArrayFile
-from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
+from dj_npy._concurrency.pipeline import IN_FLIGHT, Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._datajoint.catalog import another_session, is_npy, snapshot
 from dj_npy._datajoint.codec import create_file, describe
@@ -32,15 +32,12 @@ from dj_npy._text import kind_of
 from dj_npy._upkeep.collect import check_sees_all, remove_unreferenced
 from dj_npy._upkeep.verify import SOUND, examine
 
-_IN_FLIGHT = 256 << 20
-
 
 class _Copied(NamedTuple):
     """What became of a file; by default, that it is where it should be."""
 
     description: dict[str, Any] | None = None
     """The JSON for its rows, if it was copied."""
-    nbytes: int = 0
     what: str = ""
     """What is wrong with it, as in `Finding`."""
     message: str = ""
@@ -135,12 +132,12 @@ def move(
             identity.id_for_write(target, TableWitness(table))
         copier = _Copier(table, column, target)
         bar = stack.enter_context(Progress("move", (rows.count, rows.nbytes) if progress else None))
-        pipeline = Pipeline(_work_items(rows, copier), settings.max_workers, _IN_FLIGHT, adapt=True)
+        pipeline = Pipeline(_work_items(rows, copier), settings.max_workers, IN_FLIGHT, adapt=True)
         try:
             for item in pipeline:
                 stored, copied = item.item, item.tasks[0].result()
                 _settle(stored, copied, column, teller, copier, report, rows)
-                bar.add(copied.nbytes, len(stored.keys))
+                bar.add(stored.file_nbytes * len(stored.keys), len(stored.keys))
         finally:
             pipeline.close()
         if copier.failure is not None:
@@ -235,7 +232,7 @@ class _Copier:
         if row.checksum not in (None, checksum):
             self.remove(path)
             return self._wrong(row, None)
-        return _Copied(describe(self.target, path, header, checksum, store_id), header.file_size)
+        return _Copied(describe(self.target, path, header, checksum, store_id))
 
     def remove(self, path: str) -> None:
         """Remove a copy to which no row refers; what cannot be removed is left to `collect`."""
@@ -320,11 +317,9 @@ def _settle(
     """Change the rows of a file that was copied, or report it."""
     if copied.description is not None:
         new = json.dumps(copied.description)
-        told = sum(teller.tell(column, key, stored.text, new) for key in stored.keys)
-        report.changed += len(stored.keys) - told
+        told = teller.tell(column, stored, new)
+        report.count(stored, told)
         if told:
-            report.rows, report.files = report.rows + told, report.files + 1
-            report.nbytes += copied.nbytes
             rows.note_old_file(stored.row.store, stored.row.path)
         else:
             copier.remove(copied.description["path"])

@@ -51,6 +51,13 @@ class Moved:
         """Whether no file was wrong, and all were removed that should be."""
         return not self.counts and not self.failures
 
+    def count(self, stored: Stored, told: int) -> None:
+        """Count a file, of whose rows so many were changed."""
+        self.changed += len(stored.keys) - told
+        if told:
+            self.rows, self.files = self.rows + told, self.files + 1
+            self.nbytes += stored.file_nbytes
+
     def add(
         self,
         column: Column,

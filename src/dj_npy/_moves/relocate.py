@@ -8,9 +8,9 @@ from typing import Any
 
 import datajoint as dj
 
-from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
+from dj_npy._concurrency.pipeline import IN_FLIGHT, Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
-from dj_npy._datajoint.catalog import another_session, connection_of, schema_name, snapshot
+from dj_npy._datajoint.catalog import another_session, one_connection, snapshot
 from dj_npy._datajoint.storerows import TableWitness
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError, StoreError
 from dj_npy._format.layout import Column
@@ -20,10 +20,7 @@ from dj_npy._moves.rows import Rows, Teller
 from dj_npy._settings import settings
 from dj_npy._stores import Store, identity, open_store
 from dj_npy._stores.remote import BUFFERED
-from dj_npy._text import kind_of
 from dj_npy._upkeep.verify import SOUND, examine
-
-_IN_FLIGHT = 256 << 20
 
 
 def relocate(
@@ -79,15 +76,12 @@ def relocate(
     >>> moved.rows, moved.ok
     (0, True)
     """
-    names = [_name(each) for each in schemas]
-    if not names or not all(isinstance(each, str) and each for each in (old, new)) or old == new:
+    names, connection = one_connection(schemas, "relocate")
+    if not all(isinstance(each, str) and each for each in (old, new)) or old == new:
         raise ArrayInvalidError(
-            "relocate takes a schema at least, and two stores: dj_npy.relocate(schema, "
-            "old='disk', new='archive')"
+            "old and new are the names of two stores: dj_npy.relocate(schema, old='disk', "
+            "new='archive')"
         )
-    connection = connection_of(schemas[0])
-    if any(connection_of(each) is not connection for each in schemas):
-        raise ArrayInvalidError("relocate takes the schemas of one connection at a time")
     if connection.in_transaction:
         raise StoreError(
             "within a transaction, its rows cannot be changed by another session: relocate before "
@@ -105,14 +99,14 @@ def relocate(
         total = (rows.count, rows.nbytes)
         bar = stack.enter_context(Progress("relocate", total if progress else None))
         work_items = _work_items(rows, target, config, checksums)
-        pipeline = Pipeline(work_items, settings.max_workers, _IN_FLIGHT, adapt=True)
+        pipeline = Pipeline(work_items, settings.max_workers, IN_FLIGHT, adapt=True)
         try:
             for item in pipeline:
                 stored, (what, message) = item.item, item.tasks[0].result()
                 if what not in SOUND:
                     rows.note_bad(stored)
                     report.add(columns[stored.column], stored, stored.keys, what, message)
-                bar.add(stored.file_nbytes, len(stored.keys))
+                bar.add(stored.file_nbytes * len(stored.keys), len(stored.keys))
         finally:
             pipeline.close()
         if report.counts and not found_only:
@@ -145,11 +139,7 @@ def _tell(
         if ids and stored.row.store_id not in ids:
             description["store_id"] = ids[0]
         text, column = json.dumps(description), columns[stored.column]
-        told = sum(teller.tell(column, key, stored.text, text) for key in stored.keys)
-        report.changed += len(stored.keys) - told
-        if told:
-            report.rows, report.files = report.rows + told, report.files + 1
-            report.nbytes += stored.file_nbytes
+        report.count(stored, teller.tell(column, stored, text))
 
 
 def _of_store(
@@ -172,10 +162,3 @@ def _work_items(rows: Rows, target: Store, config: Any, checksums: bool) -> Iter
         nbytes = min(stored.file_nbytes, BUFFERED) if checksums else 0
         task = Task(partial(examine, _moved(stored.row, target), config, checksums))
         yield WorkItem(stored, [task], nbytes, workers=lambda: target.workers)
-
-
-def _name(given: Any) -> str:
-    name = schema_name(given)
-    if name is None:
-        raise ArrayInvalidError(f"expected a schema or its name, not {kind_of(given)}")
-    return name

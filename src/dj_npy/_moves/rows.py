@@ -115,11 +115,15 @@ class Teller:
         name = self._quoted(column.attribute)
         self._execute(f"UPDATE {self._table(column)} SET {name} = {name} WHERE 1 = 0", ())
 
-    def tell(self, column: Column, key: tuple[Any, ...], old: str, new: str) -> bool:
-        """Change the JSON of a row from one text to another; return whether it was the old one."""
-        where, values = self._where(column, key, old)
-        query = f"UPDATE {self._table(column)} SET {self._quoted(column.attribute)} = %s {where}"
-        return self._execute(query, (new, *values)) > 0
+    def tell(self, column: Column, stored: Stored, new: str) -> int:
+        """Change the JSON of rows that still have the text that was read; return how many did."""
+        told = 0
+        for key in stored.keys:
+            where, values = self._where(column, key, stored.text)
+            name = self._quoted(column.attribute)
+            query = f"UPDATE {self._table(column)} SET {name} = %s {where}"
+            told += self._execute(query, (new, *values)) > 0
+        return told
 
     def is_still(self, column: Column, key: tuple[Any, ...], old: str) -> bool:
         """Return whether a row has this JSON."""
@@ -157,10 +161,11 @@ def shown_key(column: Column, key: tuple[Any, ...]) -> dict[str, Any]:
     """Return a key by name, for a report."""
     plain = (str, int, float, bool, type(None))
     return {
-        name: value if isinstance(value, plain) else _text(value)
+        name: value if isinstance(value, plain) else value_text(value)
         for name, value in zip(column.key, key, strict=True)
     }
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """Return a value of a key as text; a UUID in MySQL is bytes."""
     return value.hex() if isinstance(value, bytes) else str(value)

@@ -12,13 +12,11 @@ from dj_npy._concurrency.progress import Progress
 from dj_npy._datajoint.catalog import connection_of, schema_name, snapshot
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
 from dj_npy._format.metadata import ArrayMetadata
+from dj_npy._moves.rows import value_text
 from dj_npy._text import in_units
 from dj_npy._upkeep.collect import collect
 from dj_npy._upkeep.collection import Collection
 from dj_npy._upkeep.verify import check_argument, selected
-
-_AT_ONCE = 1000
-"""Rows between two steps of a bar."""
 
 
 class Used(NamedTuple):
@@ -171,7 +169,6 @@ def usage(
                 names_of_keys.update(names)
                 at = names.index(by) if by in names else None
                 schema, _, table_name = table.rpartition(".")
-                pending = pending_nbytes = 0
                 for *key, stored in found:
                     row = ArrayMetadata.of(stored)
                     try:
@@ -179,15 +176,11 @@ def usage(
                     except ArrayCorruptError:
                         report.invalid += 1
                         continue
-                    value = None if at is None else _text(key[at])
+                    value = None if at is None else value_text(key[at])
                     group = (schema, table_name, attribute, store, value)
                     counts[group] += 1
                     sizes[group] += nbytes
-                    pending, pending_nbytes = pending + 1, pending_nbytes + nbytes
-                    if pending == _AT_ONCE:
-                        bar.add(pending_nbytes, pending)
-                        pending = pending_nbytes = 0
-                bar.add(pending_nbytes, pending)
+                    bar.add(nbytes)
     if by is not None and by not in names_of_keys:
         known = ", ".join(sorted(names_of_keys)) or "none"
         raise ArrayInvalidError(f"no primary key has an attribute {by!r}; there are: {known}")
@@ -207,7 +200,3 @@ def _rows(given: Any) -> Iterator[tuple[str, Sequence[str], str, Any, Iterable[t
     with snapshot(connection) as now:
         for table, names, attribute, found in selected(given, now):
             yield table, list(names), attribute, default, found
-
-
-def _text(value: Any) -> str:
-    return value.hex() if isinstance(value, bytes) else str(value)  # a UUID in MySQL

@@ -6,10 +6,8 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
 
-import datajoint as dj
-
 from dj_npy._concurrency.threads import side_by_side
-from dj_npy._datajoint.catalog import Snapshot, connection_of, schema_name, snapshot
+from dj_npy._datajoint.catalog import Snapshot, one_connection, snapshot
 from dj_npy._datajoint.grants import Sight, sight
 from dj_npy._datajoint.sessions import EVER_S, may_be_copying, open_for_s
 from dj_npy._datajoint.storerows import check_stores
@@ -97,16 +95,11 @@ def collect(
     >>> found.live, found.nbytes, found.removed
     (1, 0, 0)
     """
-    names = [_name(each) for each in schemas]
-    if not names or not isinstance(older_than, timedelta) or older_than < timedelta(0):
-        raise ArrayInvalidError(
-            f"collect takes one schema at least, and an age of 0 or more, not {kind_of(older_than)}"
-        )
+    names, connection = one_connection(schemas, "collect")
+    if not isinstance(older_than, timedelta) or older_than < timedelta(0):
+        raise ArrayInvalidError(f"older_than is an age of 0 or more, not {kind_of(older_than)}")
     if at_most is not None and (type(at_most) is not int or at_most < 0):
         raise ArrayInvalidError(f"at_most is a number of arrays, 0 or more, not {kind_of(at_most)}")
-    connection = connection_of(schemas[0])
-    if any(connection_of(each) is not connection for each in schemas):
-        raise ArrayInvalidError("collect takes the schemas of one connection at a time")
     if connection.in_transaction:
         raise StoreError(
             "within a transaction, what it has inserted could be taken for orphans: collect "
@@ -287,18 +280,6 @@ def _wait_for_old_transactions(connection: Any, older_than: timedelta) -> None:
                 f"removed. Wait until it ends, or choose a greater age"
             )
         time.sleep(_WAIT_S / 10)
-
-
-def _name(given: Any) -> str:
-    name = schema_name(given)
-    if name is None:
-        right = ""
-        if isinstance(given, list | tuple):
-            right = ": use dj_npy.collect(*schemas)"
-        elif isinstance(given, dj.expression.QueryExpression | type):
-            right = ": a table's files are collected with its schema, dj_npy.collect(schema)"
-        raise ArrayInvalidError(f"expected a schema or its name, not {kind_of(given)}{right}")
-    return name
 
 
 def _place(

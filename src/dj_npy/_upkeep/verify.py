@@ -13,7 +13,7 @@ from datajoint.errors import DataJointError
 
 from dj_npy._array.file import ArrayFile
 from dj_npy._array.ref import NpyRef
-from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
+from dj_npy._concurrency.pipeline import IN_FLIGHT, Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._datajoint.catalog import Snapshot, connection_of, is_npy, schema_name, snapshot
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError, ArrayMissingError, NpyError
@@ -32,7 +32,6 @@ _KEPT = 10_000
 """Findings that a report lists; all are counted."""
 _BATCH, _BATCH_BYTES = 64, 4 << 20
 """Files per work item of a near store: passing one to a thread and back has a cost."""
-_IN_FLIGHT = 256 << 20
 
 
 class Finding(NamedTuple):
@@ -176,7 +175,7 @@ def verify(
                     report.counts["size as described"] += count
                 bar.add(nbytes, count)
         work_items = _work_items(rows, checksums)
-        pipeline = Pipeline(work_items, settings.max_workers, _IN_FLIGHT, adapt=True)
+        pipeline = Pipeline(work_items, settings.max_workers, IN_FLIGHT, adapt=True)
         try:
             for item in pipeline:
                 for row, (what, message) in zip(item.item, item.tasks[0].result(), strict=True):
