@@ -18,7 +18,7 @@ from dj_npy._view import overview as overview_module
 from dj_npy._view import trace as trace_module
 from dj_npy._view.overview import reduced
 from tests.support.faults import Fault, Proxy
-from tests.view.conftest import Page, Reply, Show
+from tests.view.conftest import Page, Reply, Show, until
 
 
 @pytest.fixture
@@ -283,6 +283,29 @@ def test_an_overview_is_there_the_next_time(
     check(large, given.fine("trace", width=500, channels="3:4", **again))
     # Only to see if it is the same file.
     assert {request.range for request in proxy.requests} <= {None, "bytes=0-0"}
+
+
+def test_an_overview_waits_for_what_a_page_waits_for(
+    given: Page, distant: Callable[[Any], NpyRef], proxy: Proxy, large: Any
+) -> None:
+    named = {"given": given.give(distant(large))}
+    given.fine("trace", start=0, stop=10, width=10, **named)  # the server's ranges are known then
+
+    def blocks() -> int:
+        return sum(size(request) > 1 << 19 for request in proxy.asked("GET"))
+
+    def size(request: Any) -> int:
+        start, _, stop = (request.range or "bytes=0-0").removeprefix("bytes=").partition("-")
+        return int(stop) - int(start)
+
+    proxy.harm = lambda request: Fault(stall=0.05 if size(request) > 1 << 19 else 0.8)
+    given.ask("/api/overview", named, "POST")
+    until(blocks)
+    before = blocks()
+    given.fine("trace", start=0, stop=1000, width=10, **named)
+    assert blocks() - before < 10  # of 32, which take as long as this window
+    compute(given, named)
+    assert blocks() == 32
 
 
 def test_an_overview_is_of_this_version_of_a_file(
