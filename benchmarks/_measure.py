@@ -1,7 +1,9 @@
 """Paired timings, peaks of memory, and what a run has found."""
 
 import gc
+import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -101,6 +103,17 @@ def facts(title: str, found: dict[str, str]) -> None:
     print(f"\n| {title} | |\n| --- | --- |")
     for name, text in found.items():
         print(f"| {name} | {text} |", flush=True)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Yield a folder that other users can read, as nginx is one; it is removed in the end."""
+    folder = Path(tempfile.mkdtemp(prefix="dj-npy-bench-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def rounded(seconds: list[float]) -> list[float]:

@@ -1,9 +1,7 @@
 """Stores at a distance: every answer begins after a delay, every connection has a limited rate."""
 
 import asyncio
-import shutil
 import statistics
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +15,7 @@ import numpy as np
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 
 import dj_npy
-from benchmarks._measure import RUN, Timings, cost, row, side_by_side
+from benchmarks._measure import RUN, Timings, cost, row, scratch, side_by_side
 from benchmarks._recordings import ARRAY, recordings
 from benchmarks.parts import reference
 from benchmarks.remote import Codec, nginx, s3, s3_client
@@ -73,11 +71,9 @@ DISTANCES = [Distance(0, 0), Distance(10, 200), Distance(30, 80), Distance(100, 
 
 def main() -> None:
     """Print the tables."""
-    folder = Path(tempfile.mkdtemp(prefix="dj-npy-bench-"))
-    folder.chmod(0o755)  # nginx reads as another user
-    (folder / BUCKET).mkdir()
-    dj.logger.setLevel("ERROR")
-    try:
+    with scratch() as folder:
+        (folder / BUCKET).mkdir()
+        dj.logger.setLevel("ERROR")
         stored = Stored(folder / BUCKET)
         dj_npy.embedded.start(folder / "embedded")
         with seaweedfs(folder / "seaweedfs") as store:
@@ -88,8 +84,6 @@ def main() -> None:
                         work(distance, stored, url)
                 with distance.server(folder, before=store) as url:
                     inserts(distance, url)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Stored:

@@ -2,10 +2,8 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import datajoint as dj
 
 import dj_npy
-from benchmarks._measure import RUN, cost, row, side_by_side
+from benchmarks._measure import RUN, cost, row, scratch, side_by_side
 from benchmarks._recordings import recordings
 
 FILES, DELAY_US = 500, 1000
@@ -21,8 +19,7 @@ FILES, DELAY_US = 500, 1000
 
 def main() -> None:
     """Print the table, measured in a process of its own, whose C library is slowed."""
-    folder = Path(tempfile.mkdtemp(prefix="dj-npy-bench-"))
-    try:
+    with scratch() as folder:
         library, source = folder / "slow.so", Path(__file__).with_name("slow.c")
         subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
         slow, found = folder / "slow", folder / "found.json"
@@ -32,8 +29,6 @@ def main() -> None:
         command += [str(folder), str(found), *(["--quick"] if RUN.quick else [])]
         subprocess.run(command, check=True, env={**os.environ, **calls})
         RUN.found += json.loads(found.read_text())
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def measure(folder: Path) -> None:

@@ -1,8 +1,6 @@
 """The local store against the built-in codec, and against the bare system calls."""
 
 import os
-import shutil
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ import numpy as np
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 
 import dj_npy
-from benchmarks._measure import cost, faster, row, side_by_side
+from benchmarks._measure import cost, faster, row, scratch, side_by_side
 from benchmarks.remote import Codec
 
 MEGABYTES = 256
@@ -19,12 +17,9 @@ MEGABYTES = 256
 
 def main() -> None:
     """Print the table."""
-    folder = Path(tempfile.mkdtemp(prefix="dj-npy-bench-"))
-    try:
+    with scratch() as folder:
         print("| work | dj-npy, ms | against |\n| --- | --- | --- |")
         large_arrays(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def large_arrays(location: Path) -> None:

@@ -1,8 +1,6 @@
 """Many arrays at once against the built-in codec, and against the bare calls."""
 
 import io
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +13,7 @@ import numpy as np
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 
 import dj_npy
-from benchmarks._measure import cost, faster, peak_memory, row, side_by_side
+from benchmarks._measure import cost, faster, peak_memory, row, scratch, side_by_side
 from benchmarks._recordings import ARRAY, as_datajoint_ships, recordings
 from benchmarks.remote import Codec, nginx, s3, s3_client
 from dj_npy._stores import Store
@@ -26,10 +24,8 @@ ON_S3, LOCAL, ROWS = 300, 2000, 10_000
 
 def main() -> None:
     """Print the tables."""
-    folder = Path(tempfile.mkdtemp(prefix="dj-npy-bench-"))
-    folder.chmod(0o755)  # nginx reads as another user
-    (folder / BUCKET).mkdir()
-    try:
+    with scratch() as folder:
+        (folder / BUCKET).mkdir()
         dj.logger.setLevel("ERROR")
         dj_npy.embedded.start(folder / "embedded")
         print("| work | dj-npy, ms | against |\n| --- | --- | --- |")
@@ -46,8 +42,6 @@ def main() -> None:
         local.mkdir()
         inserts("a local store", {"protocol": "file", "location": str(local)})
         streams(folder / "stream")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def local_loads(folder: Path) -> None:

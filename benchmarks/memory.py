@@ -1,18 +1,15 @@
 """Memory above the array itself, each figure in a process of its own."""
 
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 
 import dj_npy
-from benchmarks._measure import RUN, peak_memory
+from benchmarks._measure import RUN, peak_memory, scratch
 from benchmarks.remote import Codec, nginx, s3
 from tests.support.servers import rclone
 
@@ -23,18 +20,14 @@ CODECS = {"dj-npy": dj_npy.NpyCodec, "built-in": BuiltinNpyCodec}
 
 def main() -> None:
     """Print the table."""
-    folder = Path(tempfile.mkdtemp(prefix="dj-npy-bench-"))
-    folder.chmod(0o755)  # nginx reads as another user
-    local = {"protocol": "file", "location": str(folder / "local")}
-    (folder / "local").mkdir()
-    try:
+    with scratch() as folder:
+        local = {"protocol": "file", "location": str(folder / "local")}
+        (folder / "local").mkdir()
         print("| memory above the array itself, MiB | dj-npy, built-in |\n| --- | --- |")
         with rclone(folder / "rclone") as url, nginx(folder / "rclone") as read_only:
             for contiguous in (True,) if RUN.quick else (True, False):
                 insert_and_load({"local": local}, contiguous)
                 insert_and_load({"S3 (rclone)": s3(url), "S3 (nginx)": s3(read_only)}, contiguous)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def insert_and_load(stores: dict[str, dict[str, Any]], contiguous: bool) -> None:

@@ -1,8 +1,6 @@
 """Parts of an array, from S3 and from a local store, against bare reads and other libraries."""
 
-import shutil
 import statistics
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy as np
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 
 import dj_npy
-from benchmarks._measure import Timings, cost, facts, faster, row, side_by_side
+from benchmarks._measure import Timings, cost, facts, faster, row, scratch, side_by_side
 from benchmarks.remote import Codec, nginx, s3, s3_client
 from tests.support.servers import BUCKET
 
@@ -24,10 +22,8 @@ GAP = 128 << 10
 
 def main() -> None:
     """Print the tables."""
-    folder = Path(tempfile.mkdtemp(prefix="dj-npy-bench-"))
-    folder.chmod(0o755)  # nginx reads as another user
-    (folder / BUCKET).mkdir()
-    try:
+    with scratch() as folder:
+        (folder / BUCKET).mkdir()
         array = np.random.default_rng(0).standard_normal((ROWS, COLUMNS))
         local = {"protocol": "file", "location": str(folder / BUCKET)}
         stored = Codec(dj_npy.NpyCodec(), local).insert(array)
@@ -36,8 +32,6 @@ def main() -> None:
         with nginx(folder) as url:
             remote_slices(stored, url)
             one_request(url, folder / BUCKET)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def reference(stored: Any, settings: dict[str, Any]) -> dj_npy.NpyRef:

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ import numpy as np
 from datajoint.builtin_codecs.npy import NpyCodec as BuiltinNpyCodec
 
 import dj_npy
-from benchmarks._measure import RUN, cost, facts, faster, row, side_by_side
+from benchmarks._measure import RUN, cost, facts, faster, row, scratch, side_by_side
 from tests.support.servers import (
     ACCESS_KEY,
     BUCKET,
@@ -42,18 +41,14 @@ http {{
 
 def main() -> None:
     """Print the tables."""
-    folder = Path(tempfile.mkdtemp(prefix="dj-npy-bench-"))
-    folder.chmod(0o755)  # nginx reads as another user
-    (folder / BUCKET).mkdir()
-    try:
+    with scratch() as folder:
+        (folder / BUCKET).mkdir()
         with nginx(folder) as url:
             print("| work | dj-npy, ms | against |\n| --- | --- | --- |")
             large_array(folder / BUCKET, url)
         if not RUN.quick:
             with rclone(folder / "rclone") as url:
                 more_than_memory(folder, url)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Codec:

@@ -3,13 +3,10 @@
 import asyncio
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import datajoint as dj
@@ -17,7 +14,7 @@ import numpy as np
 import obstore
 
 import dj_npy
-from benchmarks._measure import RUN, cost, peak_memory, row
+from benchmarks._measure import RUN, cost, peak_memory, row, scratch
 from benchmarks._recordings import recordings
 from benchmarks.distance import Distance
 from benchmarks.memory import report as report_memory
@@ -37,9 +34,8 @@ HEADER = header_bytes(ARRAY.dtype, ARRAY.shape, False)
 def main() -> None:
     """Print the tables."""
     rows = min(ROWS, 5_000) if RUN.quick else ROWS
-    folder = Path(tempfile.mkdtemp(prefix="dj-npy-bench-"))
-    dj.logger.setLevel("ERROR")
-    try:
+    with scratch() as folder:
+        dj.logger.setLevel("ERROR")
         dj_npy.embedded.start(folder / "embedded")
         with seaweedfs(folder / "seaweedfs") as store:
             asyncio.run(put(s3_client(store, signed=True), rows))
@@ -49,8 +45,6 @@ def main() -> None:
             ):
                 insert(of.table, rows)
                 upkeep(of.table, s3_client(url, signed=True), rows)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def put(client: Any, rows: int) -> None:

@@ -4,7 +4,6 @@ import gzip
 import re
 import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import numpy as np
 from playwright.sync_api import sync_playwright
 
 import dj_npy
-from benchmarks._measure import RUN, facts
+from benchmarks._measure import RUN, facts, scratch
 from benchmarks.distance import DISTANCES
 from benchmarks.parts import reference
 from benchmarks.remote import Codec, s3
@@ -39,6 +38,16 @@ DRAWN = """([selector, colours]) => {
   return new Set(new Uint32Array(data.buffer)).size > colours;
 }"""
 HASH = "hash => { location.hash = hash }"
+# Milliseconds from a change of the address until a text is seen.
+SEEN = """([hash, text]) => new Promise((done) => {
+  const start = performance.now();
+  const look = () => {
+    if (document.querySelector(".state").innerText.includes(text)) done(performance.now() - start);
+    else requestAnimationFrame(look);
+  };
+  location.hash = hash;
+  look();
+})"""
 # The noise in a corner of a frame.
 CORNER = """document.querySelector(".picture canvas").getContext("2d")
   .getImageData(0, 0, 8, 8).data.join()"""
@@ -56,11 +65,9 @@ PLAYED = """async (seconds) => {
 
 def main() -> None:
     """Print the tables."""
-    folder = Path(tempfile.mkdtemp(prefix="dj-npy-bench-"))
-    folder.chmod(0o755)  # nginx reads as another user
-    (folder / BUCKET).mkdir()
-    dj.logger.setLevel("ERROR")
-    try:
+    with scratch() as folder:
+        (folder / BUCKET).mkdir()
+        dj.logger.setLevel("ERROR")
         dj_npy.embedded.start(folder / "embedded")
         script_size()
         with browser() as pages:
@@ -69,8 +76,6 @@ def main() -> None:
             for distance in (DISTANCES[0], DISTANCES[2]):
                 with distance.server(folder) as url:
                     arrays(pages, stored, url, f"{distance}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Stored:
@@ -179,14 +184,10 @@ def zoom(pages: Pages, address: str) -> str:
         for number in range(rounds()):
             start_at, samples = 50_000_000 + 1_000_000 * number, WINDOW - number
             page.asked.clear()
-            start = time.perf_counter()
-            page.tab.evaluate(
-                HASH,
-                f"{address.partition('#')[2]}?start={start_at}&stop={start_at + samples}",
-            )
-            page.says(f"of {samples:,} samples")
-            seconds.append(time.perf_counter() - start)
+            place = f"{address.partition('#')[2]}?start={start_at}&stop={start_at + samples}"
+            seconds.append(page.tab.evaluate(SEEN, [place, f"of {samples:,} samples"]) / 1000)
             requests.add(sum("/api/trace" in each for each in page.asked))
+            page.tab.wait_for_timeout(500)  # one looks at it
     return f"{within(seconds, 0.3)}; requests: {', '.join(map(str, sorted(requests)))}"
 
 
