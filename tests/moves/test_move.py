@@ -18,7 +18,7 @@ from datajoint.errors import DataJointError
 import dj_npy
 import dj_npy._moves.move
 from dj_npy._cli.main import main
-from dj_npy._datajoint.catalog import another_session
+from dj_npy._datajoint.catalog import another_session, snapshot
 from dj_npy._stores.local.store import LocalStore
 from tests.conftest import MakeTable
 from tests.support.faults import Fault, Proxy
@@ -328,6 +328,45 @@ def test_a_file_of_that_name_is_not_overwritten(rows: Any, archive: Path) -> Non
     assert dj_npy.move(rows, "waveform", "main").rows == ROWS
     assert {raw.get(path) for path in in_main} == {b"somebody else's"}
     check(rows, "main")
+
+
+def test_an_old_file_whose_row_is_being_copied_is_waited_for(
+    rows: Any, store: Path, query: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No snapshot shows the copy before it is committed, nor the row that it was made of after."""
+    [old] = (rows & "recording_id=1").to_arrays("waveform")
+    copied = rows.full_table_name.replace("recording", "copied")
+    if rows.connection.adapter.backend == "postgresql":
+        query(f"CREATE TABLE {copied} (LIKE {rows.full_table_name})")
+    else:
+        query(f"CREATE TABLE {copied} LIKE {rows.full_table_name}")
+        query("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")  # locks no row
+    query("START TRANSACTION")
+    query(f"INSERT INTO {copied} SELECT * FROM {rows.full_table_name} WHERE recording_id = 1")
+    remove = dj_npy._moves.move._remove_old
+    ends = threading.Timer(0.5, query, ["COMMIT"])
+
+    def begins(*given: Any) -> None:
+        ends.start()
+        remove(*given)
+
+    monkeypatch.setattr(dj_npy._moves.move, "_remove_old", begins)
+    moved = dj_npy.move(rows, "waveform", "archive", remove=True)
+    ends.join()
+    assert (moved.removed, moved.shared, moved.failures) == (ROWS - 1, 1, [])
+    assert files(store) == {old.path}
+    query(f"DROP TABLE {copied}")
+
+
+def test_while_another_collection_is_at_work_no_old_file_is_removed(rows: Any, store: Path) -> None:
+    before = files(store)
+    with snapshot(rows.connection) as another:
+        assert another.try_lock()
+        moved = dj_npy.move(rows, "waveform", "archive", remove=True)
+    assert not moved.ok
+    assert "another collection is at work" in moved.failures[0]
+    assert (moved.rows, files(store)) == (ROWS, before)
+    check(rows, "archive")
 
 
 def test_another_layout_within_a_store(rows: Any, stores: Any, store: Path) -> None:
