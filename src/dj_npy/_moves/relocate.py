@@ -76,12 +76,12 @@ def relocate(
     >>> moved.rows, moved.ok
     (0, True)
     """
-    names, connection = one_connection(schemas, "relocate")
     if not all(isinstance(each, str) and each for each in (old, new)) or old == new:
         raise ArrayInvalidError(
             "old and new are the names of two stores: dj_npy.relocate(schema, old='disk', "
             "new='archive')"
         )
+    names, connection = one_connection(schemas, "relocate")
     if connection.in_transaction:
         raise StoreError(
             "within a transaction, its rows cannot be changed by another session: relocate before "

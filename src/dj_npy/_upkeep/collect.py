@@ -95,11 +95,11 @@ def collect(
     >>> found.live, found.nbytes, found.removed
     (1, 0, 0)
     """
-    names, connection = one_connection(schemas, "collect")
     if not isinstance(older_than, timedelta) or older_than < timedelta(0):
         raise ArrayInvalidError(f"older_than is an age of 0 or more, not {kind_of(older_than)}")
     if at_most is not None and (type(at_most) is not int or at_most < 0):
         raise ArrayInvalidError(f"at_most is a number of arrays, 0 or more, not {kind_of(at_most)}")
+    names, connection = one_connection(schemas, "collect")
     if connection.in_transaction:
         raise StoreError(
             "within a transaction, what it has inserted could be taken for orphans: collect "
