@@ -32,7 +32,7 @@ ARRAYS = {
     "f4": (A - 1e6 + 5).astype("f4"),
     "f2": (A - 1e6 + 5).astype("f2"),
     ">f8": A.astype(">f8"),
-    "c16": A + 1j * A[::-1],
+    "c16": (A + 1j * A[::-1]) / 1e6,  # a product that is too large is inf or NaN by its order
     "i8": RNG.integers(-(2**62), 2**62, A.shape),
     "i1": RNG.integers(-128, 128, A.shape, "i1"),
     "u2": RNG.integers(0, 2**16, A.shape, "u2"),
@@ -101,7 +101,7 @@ def close(found: Any, expected: Any) -> bool:
     if found.dtype != expected.dtype:
         return False
     if expected.dtype.kind not in "fc":
-        return np.array_equal(found, expected)
+        return np.array_equal(found, expected, equal_nan=expected.dtype.kind in "mM")
     tolerance = {2: 0.1, 4: 1e-4}.get(expected.real.itemsize, 1e-7)
     return np.allclose(found, expected, tolerance, equal_nan=True)
 
@@ -112,7 +112,8 @@ def close(found: Any, expected: Any) -> bool:
 def test_a_reduction_gives_what_numpy_gives(stored: Stored, name: str, kind: str) -> None:
     array, function = ARRAYS[kind], getattr(np, name)
     ref = stored(array)
-    mask = RNG.random(array.shape) < 0.7
+    mask = np.random.default_rng(0).random(array.shape) < 0.7  # the same, whatever ran before
+    mask[0, :, 0] = False
     calls: list[dict[str, Any]] = [{"axis": axis} for axis in AXES]
     calls += [{"keepdims": True}, {"axis": 1, "keepdims": True}, {"bogus": 1}]
     calls += [{"axis": 0, "dtype": "f8"}, {"ddof": 1}, {"initial": 2}, {"axis": 0, "initial": 3}]
@@ -290,7 +291,7 @@ def test_flat_reduces_as_its_source_is_read(
 ) -> None:
     monkeypatch.setattr(Flat, "_read_selected", lambda *_: pytest.fail("it was read flat"))
     array = np.asarray(np.round(WITH_NAN if name.startswith("nan") else A), order=order)
-    flat, function, mask = array.reshape(-1), getattr(np, name), RNG.random(A.size) < 0.5
+    flat, function, mask = array.reshape(-1), getattr(np, name), A.reshape(-1) < 1e6
     ref = stored(array)
     axes: list[dict[str, Any]] = [{"axis": axis} for axis in (None, 0, -1, (0,), 1)]
     for given in [*axes, {"keepdims": True}, {"where": mask}, {"ddof": 1}]:
