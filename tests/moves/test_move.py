@@ -361,7 +361,7 @@ def test_an_old_file_whose_row_is_being_copied_is_waited_for(
 def test_while_another_collection_is_at_work_no_old_file_is_removed(rows: Any, store: Path) -> None:
     before = files(store)
     with snapshot(rows.connection) as another:
-        assert another.try_lock()
+        assert another.try_lock("collect")
         moved = dj_npy.move(rows, "waveform", "archive", remove=True)
     assert not moved.ok
     assert "another collection is at work" in moved.failures[0]

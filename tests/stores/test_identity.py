@@ -425,6 +425,37 @@ def test_of_several_first_writers_one_gives_the_id(
     assert ids_of_rows(recording) == list(marker) * 6
 
 
+def test_a_first_writer_that_is_slow_keeps_others_waiting(
+    rclone: str, recording: Any, database: Any, location: str, tmp_path: Path
+) -> None:
+    asked: list[Request] = []
+
+    def harm(request: Request) -> Fault:
+        if (request.method, request.name) != ("PUT", MARKER):
+            return Fault()
+        asked.append(request)
+        return Fault(slow=3 if len(asked) == 1 else 0)
+
+    with proxy_of(rclone) as proxy:
+        proxy.harm = harm
+        settings = s3_settings(proxy.endpoint, location=location)
+        lab = processes.lab(database, settings, tmp_path / "cache")
+        start = context.Barrier(2)
+        writers = [
+            context.Process(target=insert_first, args=(lab, recording.full_table_name, n, start))
+            for n in range(2)
+        ]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join(120)
+            assert writer.exitcode == 0
+        marker = identity.read(open_store(database.config, "main"))
+        assert marker
+        assert ids_of_rows(recording) == list(marker) * 4
+    assert len(asked) == 1
+
+
 def test_another_writer_is_first_while_the_server_is_asked_what_it_does(
     rclone: str, location: str
 ) -> None:

@@ -366,7 +366,7 @@ def test_one_collection_at_a_time(
     rows: Any, orphans: set[str], schema: Any, database: Any, store: Path
 ) -> None:
     with dj_npy._datajoint.catalog.snapshot(database.connection) as other:
-        assert other.try_lock()
+        assert other.try_lock("collect")
         other.end()
         with pytest.raises(dj_npy.StoreError, match="another collection"):
             dj_npy.collect(schema, older_than=NOW, dry_run=False)

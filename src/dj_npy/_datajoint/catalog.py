@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import datajoint as dj
 from datajoint.errors import DataJointError
@@ -83,12 +83,12 @@ PostgreSQL tables that were rewritten since the snapshot, in which they seem emp
 `relfilenode` is that of the snapshot, `pg_relation_filenode` the current one.
 """
 _LOCK = {
-    "postgresql": "SELECT pg_try_advisory_lock(hashtext('dj-npy collect'))",
-    "mysql": "SELECT get_lock('dj-npy collect', 0)",
+    "postgresql": "SELECT pg_try_advisory_lock(hashtext('dj-npy {}'))",
+    "mysql": "SELECT get_lock('dj-npy {}', 0)",
 }
 _UNLOCK = {
     "postgresql": "SELECT pg_advisory_unlock_all()",
-    "mysql": "DO release_lock('dj-npy collect')",
+    "mysql": "DO release_all_locks()",
 }
 
 
@@ -252,11 +252,11 @@ class Snapshot:
             except Exception as error:
                 raise dj.connection.translate_query_error(error, query, self.adapter) from error
 
-    def try_lock(self) -> bool:
-        """Try to lock out other collections on this server, until this connection ends."""
-        [(got,)] = self.select(_LOCK[self.backend])
-        self._locks = bool(got)
-        return self._locks
+    def try_lock(self, deed: Literal["collect", "first write"]) -> bool:
+        """Try to lock out others on this server that do the same, until this connection ends."""
+        [(got,)] = self.select(_LOCK[self.backend].format(deed))
+        self._locks |= bool(got)
+        return bool(got)
 
     def limit_lock_wait(self, seconds: int) -> None:
         """Limit how long queries wait for a lock, which may be the caller's own."""

@@ -2,7 +2,9 @@
 
 import json
 import threading
+import time
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +21,8 @@ _LostConnection: Any = getattr(dj.errors, "LostConnectionError", ())
 _NEWEST, _SCANNED = 20, 200
 """Values to check, and the newest rows to search for them: many may be NULL."""
 _LOCK_TIMEOUT_S = 2
+_ALONE_S, _LOOK_S = 10, 0.05
+"""Seconds to wait for another first writer, and between two looks."""
 
 
 class TableWitness:
@@ -58,6 +62,21 @@ class TableWitness:
                 yield list(_referring_rows(store, default, _newest_of(now, columns)))
         except Exception:
             yield None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """
+        Keep others out as `identity.Witness` specifies, for as long as the server can be asked.
+
+        A server that ignores conditions, and a disk without hard links, cannot do it themselves.
+        """
+        with ExitStack() as held:
+            with suppress(Exception):  # DataJoint's or the driver's: then it is only less likely
+                now = held.enter_context(snapshot(self._connection))
+                until = time.monotonic() + _ALONE_S
+                while not now.try_lock("first write") and time.monotonic() < until:
+                    time.sleep(_LOOK_S)
+            yield
 
     def _newest_values(self) -> Iterator[Any]:
         """Return the newest values, read on the insert's connection, which sees its own changes."""

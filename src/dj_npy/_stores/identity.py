@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from dj_npy._errors import ArrayCorruptError, ArrayMissingError, NpyError, StoreError
@@ -56,6 +57,10 @@ class Witness(Protocol):
 
         None stands for rows that the database does not show.
         """
+        ...
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep others with the same database from giving a store its first id meanwhile."""
         ...
 
 
@@ -130,7 +135,10 @@ def _agreed_ids(store: Store, ids: Ids, witness: Witness) -> Ids:
         if again is not None and again != ids:  # another process was first, and has inserted
             return _agreed_ids(store, again, witness)
         raise StoreError(f"refused to write to {reason}. Nothing was written")
-    return ids or (assign_id(store) if rows or all_known else ())
+    if ids or not (rows or all_known):
+        return ids
+    with witness.alone():
+        return assign_id(store)
 
 
 def contradiction(store: Store, ids: Ids | None, rows: Sequence[ArrayMetadata]) -> str | None:

@@ -213,7 +213,7 @@ def _check_sight(seen: Sight, do: str, otherwise: str) -> None:
 
 
 def _lock(now: Snapshot) -> None:
-    if not now.try_lock():
+    if not now.try_lock("collect"):
         raise StoreError("another collection is at work on this database. Nothing was removed")
 
 
