@@ -24,6 +24,7 @@ from dj_npy._errors import (
 from dj_npy._format.blocks import Blocks
 from dj_npy._lazy.dask import to_dask
 from dj_npy._lazy.xarray import to_xarray
+from dj_npy._moves.migrate import migrate
 from dj_npy._moves.move import move
 from dj_npy._moves.relocate import relocate
 from dj_npy._moves.usage import usage
@@ -51,6 +52,7 @@ __all__ = [
     "embedded",
     "insert",
     "load",
+    "migrate",
     "move",
     "relocate",
     "settings",
@@ -79,6 +81,7 @@ for _public in (
     collect,
     insert,
     load,
+    migrate,
     move,
     relocate,
     stream,

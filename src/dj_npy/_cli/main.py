@@ -18,6 +18,7 @@ from dj_npy._cli.command import (
     UsageError,
 )
 from dj_npy._cli.info import INFO
+from dj_npy._cli.migrate import MIGRATE
 from dj_npy._cli.moves import MOVE, RELOCATE, USAGE
 from dj_npy._cli.quickstart import QUICKSTART
 from dj_npy._cli.upkeep import ADOPT, COLLECT, VERIFY
@@ -32,6 +33,7 @@ COMMANDS: tuple[Command, ...] = (
     COLLECT,
     ADOPT,
     USAGE,
+    MIGRATE,
     MOVE,
     RELOCATE,
 )

@@ -252,7 +252,7 @@ class Snapshot:
             except Exception as error:
                 raise dj.connection.translate_query_error(error, query, self.adapter) from error
 
-    def try_lock(self, deed: Literal["collect", "first write"]) -> bool:
+    def try_lock(self, deed: Literal["collect", "first write", "migrate"]) -> bool:
         """Try to lock out others on this server that do the same, until this connection ends."""
         [(got,)] = self.select(_LOCK[self.backend].format(deed))
         self._locks |= bool(got)

@@ -136,13 +136,7 @@ class NpyCodec(dj.SchemaCodec):
             whole_key = insertion.stored_key(whole_key)
         plain = array_path(schema, table, whole_key, attribute, prefix=prefix, partition=partition)
         names = chain([plain], map(with_token, repeat(plain), repeat(token_length)))
-        if isinstance(value, NpyRef):
-            header, path, checksum = _copy_file(value, store, names)
-        else:
-            array = np.asarray(value) if isinstance(value, ArrayLike) else value
-            contents = array if isinstance(array, Blocks) else npyfile.NpyBytes(array)
-            header = contents.header
-            path, checksum = create_file(store, names, contents, header.file_size)
+        header, path, checksum = write_file(value, store, names)
         if insertion is not None:
             insertion.note(store, path, attribute)
         return describe(store, path, header, checksum, store_id)
@@ -208,6 +202,16 @@ def _add_address(error: Exception, table: str, attribute: str, key: Mapping[str,
             error.args = (f"{address}: {error}",)
     elif not isinstance(error, NpyError):  # its message is somebody else's
         error.add_note(f"While an array was written: {address}")
+
+
+def write_file(value: Any, store: Store, names: Iterator[str]) -> tuple[Header, str, str]:
+    """Write an array at the first of `names` that is free; return its header, path and checksum."""
+    if isinstance(value, NpyRef):
+        return _copy_file(value, store, names)
+    array = np.asarray(value) if isinstance(value, ArrayLike) else value
+    contents = array if isinstance(array, Blocks) else npyfile.NpyBytes(array)
+    path, checksum = create_file(store, names, contents, contents.header.file_size)
+    return contents.header, path, checksum
 
 
 def _copy_file(ref: NpyRef, store: Store, names: Iterator[str]) -> tuple[Header, str, str]:

@@ -4,9 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from itertools import repeat
 from typing import Any, NamedTuple
-from uuid import UUID
 
 import datajoint as dj
 from datajoint.errors import DataJointError
@@ -22,11 +20,13 @@ from dj_npy._format.accepted import check_header
 from dj_npy._format.layout import Column
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import Header
-from dj_npy._format.path import array_path, is_with_token, with_token
+from dj_npy._format.path import is_with_token
+from dj_npy._moves.migrated import Migrated
 from dj_npy._moves.moved import Moved
+from dj_npy._moves.paths import KeyPaths
 from dj_npy._moves.rows import Rows, Stored, Teller
 from dj_npy._settings import settings
-from dj_npy._stores import Store, identity, open_store, schema_addressing
+from dj_npy._stores import Store, identity, open_store
 from dj_npy._stores.remote import BUFFERED
 from dj_npy._text import kind_of
 from dj_npy._upkeep.collect import check_sees_all, remove_unreferenced
@@ -146,7 +146,7 @@ def move(
                 f"are as they were. Mend that, and call it again"
             ) from copier.failure
         if remove:
-            _remove_old(connection, rows, report)
+            remove_old(connection, rows, report)
     return report
 
 
@@ -195,9 +195,8 @@ class _Copier:
         self.target = target
         self.failure: NpyError | None = None
         """Why nothing more is copied."""
-        self._column, self._config = column, table.connection._config
-        self._is_uuid = [bool(table.heading[name].uuid) for name in column.key]
-        self._prefix, self._partition, self._token_length = schema_addressing(self._config, target)
+        self._config = table.connection._config
+        self._paths = KeyPaths(table, column.key, column.attribute, target)
 
     def copy(self, stored: Stored) -> _Copied:
         """Copy a file, unless it is damaged, or where it should be."""
@@ -206,7 +205,7 @@ class _Copier:
         row = stored.row
         try:
             file = ArrayFile(open_store(self._config, row.store), row)
-            plain = self._plain_path(stored.keys[0])
+            plain = self._paths.plain(stored.keys[0])
             if file.store is self.target and (
                 file.path == plain or is_with_token(file.path, plain)
             ):
@@ -216,7 +215,7 @@ class _Copier:
         except (DataJointError, OSError) as error:
             return self._wrong(row, error)
         # Never the plain name: `collect` takes files of one path in two stores for one.
-        names = map(with_token, repeat(plain), repeat(self._token_length))
+        names = self._paths.with_tokens(plain)
         source = _Source(file)
         try:
             store_id = identity.id_for_write(self.target, None)
@@ -238,20 +237,6 @@ class _Copier:
         """Remove a copy to which no row refers; what cannot be removed is left to `collect`."""
         with suppress(NpyError):
             self.target.remove(path)
-
-    def _plain_path(self, key: tuple[Any, ...]) -> str:
-        values = [
-            UUID(bytes=value) if is_uuid and isinstance(value, bytes) else value
-            for value, is_uuid in zip(key, self._is_uuid, strict=True)
-        ]
-        return array_path(
-            self._column.schema,
-            self._column.table,
-            dict(zip(self._column.key, values, strict=True)),
-            self._column.attribute,
-            prefix=self._prefix,
-            partition=self._partition,
-        )
 
     def _copied_by_server(
         self, source: "_Source", header: Header, names: Iterator[str]
@@ -331,7 +316,8 @@ def _settle(
         report.already += len(stored.keys)
 
 
-def _remove_old(connection: Any, rows: Rows, report: Moved) -> None:
+def remove_old(connection: Any, rows: Rows, report: "Moved | Migrated") -> None:
+    """Remove the old files to which no row refers, and report it."""
     files = ((open_store(connection._config, name), path) for name, path in rows.old_files())
     try:
         found = remove_unreferenced(connection, files)

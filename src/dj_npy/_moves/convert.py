@@ -1,0 +1,133 @@
+"""Convert the values of a column for its twin, in threads."""
+
+import hashlib
+import json
+from contextlib import suppress
+from itertools import chain
+from typing import Any, NamedTuple
+
+import datajoint as dj
+import numpy as np
+from datajoint.codecs import resolve_dtype
+
+from dj_npy._array.file import ArrayFile
+from dj_npy._array.ref import NpyRef
+from dj_npy._datajoint.catalog import is_npy
+from dj_npy._datajoint.codec import describe, write_file
+from dj_npy._errors import (
+    ArrayCorruptError,
+    ArrayInvalidError,
+    ArrayMissingError,
+    NpyError,
+    StoreError,
+)
+from dj_npy._format.metadata import ArrayMetadata
+from dj_npy._moves.paths import KeyPaths
+from dj_npy._moves.twin import Twin
+from dj_npy._moves.values import NoArrayError, Values, packed
+from dj_npy._stores import Store, identity, open_store
+
+
+class Converted(NamedTuple):
+    """A value for the twin, or why there is none."""
+
+    value: Any = None
+    """What the database gets."""
+    nbytes: int = 0
+    """Bytes of it, in the database or the store."""
+    path: str | None = None
+    """Its file, if it has one of its own."""
+    md5: str | None = None
+    """Checksum of what the database gets, if it gets an array itself."""
+    what: str = ""
+    """What is wrong."""
+    message: str = ""
+
+
+class Converter:
+    """
+    Converts values of an attribute to what its twin has.
+
+    Parameters
+    ----------
+    twin : Twin
+        The attribute and its twin.
+    table : datajoint.Table
+        Their table.
+    scalars : bool
+        Whether Python's numbers are arrays without axes.
+    """
+
+    def __init__(self, twin: Twin, table: Any, scalars: bool) -> None:
+        self._connection, self._schema = table.connection, table.database
+        self.values = Values(twin.attribute, table.connection, scalars)
+        self.failure: Exception | None = None
+        """Why nothing more is converted."""
+        self._twin = twin.twin
+        self.store: Store | None = None
+        """Where files go, if the twin has any."""
+        if is_npy(twin.twin.codec, twin.twin.store):
+            self.store = open_store(table.connection._config, twin.twin.store or None)
+            self._paths = KeyPaths(table, twin.key, twin.name, self.store)
+
+    def convert(self, key: tuple[Any, ...], raw: Any) -> Converted:
+        """Return what the twin gets for a value of a row. The caller holds no lock."""
+        if self.failure is not None:
+            return Converted(what="not tried")
+        if raw is None:
+            return Converted()
+        try:
+            value = self.values.decode(raw)
+            return self._encoded(value) if self.store is None else self._written(key, value)
+        except NoArrayError as error:
+            return Converted(what="no array", message=str(error))
+        except ArrayMissingError as error:
+            return Converted(what="missing", message=str(error))
+        except (ArrayCorruptError, ArrayInvalidError) as error:
+            return Converted(what="unreadable", message=str(error))
+        except (StoreError, MemoryError) as error:
+            self.failure = error
+            return Converted(what="not tried")
+        except (dj.DataJointError, OSError, ValueError, TypeError, KeyError) as error:
+            # DataJoint's, about a file of its own.
+            return Converted(what="unreadable", message=f"{type(error).__name__}: {error}")
+
+    def discard(self, converted: Converted) -> None:
+        """Remove the file of a value that no row got; what cannot be removed stays."""
+        if converted.path is not None and self.store is not None:
+            with suppress(NpyError):
+                self.store.remove(converted.path)
+
+    def _written(self, key: tuple[Any, ...], value: "np.ndarray[Any, Any] | NpyRef") -> Converted:
+        """Write a file, and read it back."""
+        assert self.store is not None
+        store_id = identity.id_for_write(self.store, None)
+        plain = self._paths.plain(key)
+        names = chain([plain], self._paths.with_tokens(plain))
+        header, path, checksum = write_file(value, self.store, names)
+        row = describe(self.store, path, header, checksum, store_id)
+        try:
+            if ArrayFile(self.store, ArrayMetadata(row)).verify() != "as inserted":
+                raise StoreError(f"{self.store.where(path)} does not come back as it was written")
+        except NpyError as error:
+            raise StoreError(f"could not read back what was written: {error}") from error
+        return Converted(json.dumps(row), header.file_size, path)
+
+    def _encoded(self, value: "np.ndarray[Any, Any] | NpyRef") -> Converted:
+        """Return what another codec makes of an array."""
+        array = value.load() if isinstance(value, NpyRef) else value
+        blob = packed(array)
+        if self._twin.is_blob:
+            return Converted(blob, len(blob), md5=hashlib.md5(blob, usedforsecurity=False).hexdigest())
+        _, codecs, _ = resolve_dtype(f"<{self._twin.codec.name}@{self._twin.store or ''}>")
+        if [codec.name for codec in codecs] != ["blob", "hash"]:
+            raise NoArrayError(f"a new value cannot be made a <{self._twin.codec.name}@>")
+        from datajoint.hash_registry import put_hash
+
+        row = put_hash(
+            blob,
+            schema_name=self._schema,
+            store_name=self._twin.store or None,
+            config=self._connection._config,
+        )
+        return Converted(json.dumps(row), len(blob))
