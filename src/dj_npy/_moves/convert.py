@@ -37,8 +37,8 @@ class Converted(NamedTuple):
     """Bytes of it, in the database or the store."""
     path: str | None = None
     """Its file, if it has one of its own."""
-    md5: str | None = None
-    """Checksum of what the database gets, if it gets an array itself."""
+    checksum: str | None = None
+    """SHA-256 of what the database gets, if it gets an array itself."""
     what: str = ""
     """What is wrong."""
     message: str = ""
@@ -118,7 +118,7 @@ class Converter:
         array = value.load() if isinstance(value, NpyRef) else value
         blob = packed(array)
         if self._twin.is_blob:
-            return Converted(blob, len(blob), md5=hashlib.md5(blob, usedforsecurity=False).hexdigest())
+            return Converted(blob, len(blob), checksum=hashlib.sha256(blob).hexdigest())
         _, codecs, _ = resolve_dtype(f"<{self._twin.codec.name}@{self._twin.store or ''}>")
         if [codec.name for codec in codecs] != ["blob", "hash"]:
             raise NoArrayError(f"a new value cannot be made a <{self._twin.codec.name}@>")

@@ -339,7 +339,7 @@ class _Migration:
         """Write what the twin gets into the row; return whether the row still is as it was read."""
         if not twin.write(key, version, converted.value):
             return False
-        if converted.md5 is not None and not twin.has(key, converted.md5):
+        if converted.checksum is not None and not twin.has(key, converted.checksum):
             self._own.rollback()
             raise StoreError(f"the database does not give back the blob of {key} as it was written")
         return True

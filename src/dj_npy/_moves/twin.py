@@ -38,6 +38,7 @@ _IS_SAME = {
     "mysql": "{same} = '2000-01-01'",
 }
 _SAME = {"postgresql": "mod(txid_current(), 4294967296)", "mysql": "'2000-01-01'"}
+_CHECKSUM = {"postgresql": "encode(sha256({}), 'hex')", "mysql": "sha2({}, 256)"}
 _CLAIMED = "'1000-01-01'"
 
 
@@ -343,10 +344,11 @@ class Twin:
         )
         return self.session.execute(query, [value, *values, version]) > 0
 
-    def has(self, key: tuple[Any, ...], md5: str) -> bool:
-        """Return whether the twin in a row has bytes of this MD5, by the server."""
-        [found] = self._select([key], f"md5({self._quoted(self.twin.name)})")
-        return bool(found[-1] == md5)
+    def has(self, key: tuple[Any, ...], checksum: str) -> bool:
+        """Return whether the twin in a row has bytes of this SHA-256, by the server."""
+        name = self._quoted(self.twin.name)
+        [found] = self._select([key], _CHECKSUM[self._backend].format(name))
+        return bool(found[-1] == checksum)
 
     def twins(self) -> Iterator[tuple[Any, ...]]:
         """Yield what is in the twin, one value in a row."""
