@@ -25,6 +25,13 @@ A = [np.arange(12.0).reshape(3, 4), np.arange(5, dtype=np.uint8), np.zeros((2, 0
 STEPS = ("survey", "copy", "switch", "finish")
 
 
+@pytest.fixture
+def no_mariadb(database: Any) -> None:
+    [version] = database.connection.query("SELECT version()").fetchone()
+    if "mariadb" in version.lower():
+        pytest.skip("DataJoint 2.3.5 inserts no <blob@> and <attach@> into MariaDB")
+
+
 def all_steps(table: Any, **options: Any) -> None:
     for step in STEPS:
         found = dj_npy.migrate(again(table), "waveform", step=step, **options)
@@ -85,7 +92,7 @@ def test_what_is_no_array_is_listed_by_key_and_nothing_is_switched(
 
 
 @pytest.mark.parametrize("spec", ["<blob@>", "<blob@archive>"])
-def test_blobs_in_a_store(table: MakeTable, spec: str) -> None:
+def test_blobs_in_a_store(table: MakeTable, spec: str, no_mariadb: None) -> None:
     recording = fill(table(f"recording_id : int32\n---\nwaveform : {spec}"), A)
     assert dj_npy.migrate(recording, "waveform", step="switch").ok
     check(again(recording), A)
@@ -99,7 +106,9 @@ def test_blobs_in_a_store(table: MakeTable, spec: str) -> None:
 
 
 @pytest.mark.parametrize("spec", ["<attach>", "<attach@>"])
-def test_attached_files(table: MakeTable, spec: str, tmp_path: Path) -> None:
+def test_attached_files(table: MakeTable, spec: str, tmp_path: Path, request: Any) -> None:
+    if spec == "<attach@>":
+        request.getfixturevalue("no_mariadb")
     recording = table(f"recording_id : int32\n---\nwaveform : {spec}")()
     for number, array in enumerate(A):
         np.save(tmp_path / f"{number}.npy", array)
@@ -179,9 +188,11 @@ def test_null_stays_null(table: MakeTable) -> None:
     assert again(recording).heading["waveform"].nullable
 
 
-def test_several_attributes_and_a_key_of_many_types(table: MakeTable) -> None:
+def test_several_attributes_and_a_key_of_many_types(table: MakeTable, database: Any) -> None:
+    is_mysql = database.connection.adapter.backend == "mysql"
+    id_type = "uuid" if is_mysql else "int64"  # DataJoint 2.3.5 inserts no UUID into PostgreSQL
     recording = table(
-        "subject : varchar(20)\nstart : datetime(6)\nday : date\nid : uuid\nx : float32\n"
+        f"subject : varchar(20)\nstart : datetime(6)\nday : date\nid : {id_type}\nx : float32\n"
         "y : float64\nprice : decimal(6,2)\nkind : enum('a', 'b')\n"
         "---\nwaveform : <blob>\nnotes='' : varchar(100)\nmask : <blob>  # where"
     )()
@@ -190,7 +201,7 @@ def test_several_attributes_and_a_key_of_many_types(table: MakeTable) -> None:
             "subject": f"it's {n}% \\ \"ü\" ",
             "start": datetime(2020, 1, 1, 2, 3, 4, 5 + n),
             "day": date(2020, 1, 1 + n),
-            "id": uuid.UUID(int=n),
+            "id": uuid.UUID(int=n) if is_mysql else n,
             "x": np.float32(0.1) + n,
             "y": 0.1 + n,
             "price": Decimal("1.10"),
@@ -203,8 +214,7 @@ def test_several_attributes_and_a_key_of_many_types(table: MakeTable) -> None:
     for step in STEPS:
         found = dj_npy.migrate(again(recording), ["waveform", "mask"], step=step)
         assert found.ok, str(found)
-        if step in ("survey", "switch"):
-            assert found.rows == 6
+        assert found.rows == (6 if step in ("survey", "copy") else 0)  # nothing is copied twice
     assert found.state == "not begun"
     for key, array in zip(keys, A, strict=True):
         row = (again(recording) & {"id": key["id"]}).fetch1()
@@ -237,10 +247,11 @@ def test_parts_and_computed_tables_with_foreign_keys(schema: Any) -> None:
     Mean.populate()
     for given, name in ((Session, "movie"), (Session.Plane, "mean"), (Mean, "trace")):
         assert dj_npy.migrate(given, name, step="switch").ok
-    Session.Plane.insert1({"session_id": 1, "plane": 2, "mean": A[0][2]})
+    with pytest.raises(Exception, match="(?i)json"):  # a process with the old heading
+        Session.Plane.insert1({"session_id": 1, "plane": 2, "mean": A[0][2]})
+    again(Session.Plane()).insert1({"session_id": 1, "plane": 2, "mean": A[0][2]})
     for given, name in ((Session, "movie"), (Session.Plane, "mean"), (Mean, "trace")):
         assert dj_npy.migrate(given, name, step="finish").ok
-        given._heading = None if hasattr(given, "_heading") else None
     connection = schema.connection
     same(dj.FreeTable(connection, Session().full_table_name).fetch1("movie"), A[0])
     traces = dj.FreeTable(connection, Mean().full_table_name)

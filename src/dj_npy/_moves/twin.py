@@ -163,6 +163,12 @@ class Twin:
         self._float_key = {
             name for name in self.key if str(columns[name].type).lower().startswith(_FLOATS)
         }
+        self._others = [
+            name
+            for name, each in columns.items()
+            if name != self._same and str(each.comment or "").startswith(_MARK)
+        ]
+        """What tells the same of other attributes."""
         taken = {self._new, self._old, self._same} & columns.keys()
         mark = columns[self._same].comment if self._same in columns else ""
         self.state: State = "not begun"
@@ -320,7 +326,7 @@ class Twin:
         if self._backend == "mysql":
             where, values = self._among(keys)
             self.session.execute(
-                f"UPDATE {self._table} SET {self._quoted(self._same)} = {_CLAIMED} "
+                f"UPDATE {self._table} SET {self._quoted(self._same)} = {_CLAIMED}{self._kept} "
                 f"{self._is_open} AND {where}",
                 values,
             )
@@ -339,7 +345,7 @@ class Twin:
         where, values = self._among([key])
         changes = f"{self._quoted(self.twin.name)} = %s, {self._quoted(self._same)} = "
         query = (
-            f"UPDATE {self._table} SET {changes}{_SAME[self._backend]} "
+            f"UPDATE {self._table} SET {changes}{_SAME[self._backend]}{self._kept} "
             f"WHERE {where} AND {self._version} = %s"
         )
         return self.session.execute(query, [value, *values, version]) > 0
@@ -368,6 +374,16 @@ class Twin:
         same = _IS_SAME[self._backend].format(same=self._quoted(self._same))
         name, twin = self._quoted(self.name), self._quoted(self.twin.name)
         return f"WHERE ({same}) IS NOT TRUE AND ({name} IS NOT NULL OR {twin} IS NOT NULL)"
+
+    @cached_property
+    def _kept(self) -> str:
+        """What keeps a change of ours from being one for other attributes with a twin."""
+        kept = []
+        for name in map(self._quoted, self._others):
+            is_same = _IS_SAME[self._backend].format(same=name)
+            same = f"CASE WHEN {is_same} THEN {_SAME[self._backend]} ELSE {name} END"
+            kept.append(f", {name} = {same}")
+        return "".join(kept)
 
     @cached_property
     def _version(self) -> str:
