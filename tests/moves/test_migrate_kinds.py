@@ -48,12 +48,17 @@ def raw_insert(table: Any, values: list[Any]) -> None:
             )
 
 
+def blob_type(database: Any) -> str:
+    """The type that DataJoint 0.14 gave its blobs, and where there was none, that of DataJoint 2."""
+    return "longblob" if database.connection.adapter.backend == "mysql" else "bytes"
+
+
 @pytest.mark.parametrize("version", ["0.13", "0.14"])
-def test_blobs_of_older_versions(table: MakeTable, version: str) -> None:
+def test_blobs_of_older_versions(table: MakeTable, database: Any, version: str) -> None:
     found = old_blobs.written()
     [blobs] = [found[each] for each in found if each.startswith(version)]
     arrays = old_blobs.arrays()
-    recording = table("recording_id : int32\n---\nwaveform : longblob")()
+    recording = table(f"recording_id : int32\n---\nwaveform : {blob_type(database)}")()
     raw_insert(recording, [blobs[name] for name in arrays])
     all_steps(recording)
     check(again(recording), list(arrays.values()))
@@ -62,11 +67,11 @@ def test_blobs_of_older_versions(table: MakeTable, version: str) -> None:
 
 @pytest.mark.parametrize("version", ["0.13", "0.14"])
 def test_what_is_no_array_is_listed_by_key_and_nothing_is_switched(
-    table: MakeTable, version: str, store: Path
+    table: MakeTable, database: Any, version: str, store: Path
 ) -> None:
     found = old_blobs.written()
     [blobs] = [found[each] for each in found if each.startswith(version)]
-    recording = table("recording_id : int32\n---\nwaveform : longblob")()
+    recording = table(f"recording_id : int32\n---\nwaveform : {blob_type(database)}")()
     others = old_blobs.others()
     values = [pack(A[0]), *(blobs[name] for name in others), b"RIFF...", pack(A[0])[:-4]]
     raw_insert(recording, values)
@@ -247,7 +252,7 @@ def test_parts_and_computed_tables_with_foreign_keys(schema: Any) -> None:
     Mean.populate()
     for given, name in ((Session, "movie"), (Session.Plane, "mean"), (Mean, "trace")):
         assert dj_npy.migrate(given, name, step="switch").ok
-    with pytest.raises(Exception, match="(?i)json"):  # a process with the old heading
+    with pytest.raises(Exception, match="(?i)json|constraint"):  # a process with the old heading
         Session.Plane.insert1({"session_id": 1, "plane": 2, "mean": A[0][2]})
     again(Session.Plane()).insert1({"session_id": 1, "plane": 2, "mean": A[0][2]})
     for given, name in ((Session, "movie"), (Session.Plane, "mean"), (Mean, "trace")):

@@ -99,6 +99,8 @@ def class_name(table: str) -> str:
 
 def is_npy(codec: Any, store: str | None) -> bool:
     """Whether a codec's column in the database has the JSON of an ``<npy@>`` value."""
+    if codec is None:
+        return False
     try:
         _, chain, _ = dj.codecs.resolve_dtype(f"<{codec.name}>", store_name=store)
     except DataJointError:  # not registered here

@@ -70,10 +70,10 @@ class Values:
     @property
     def kind(self) -> str:
         """``npy``, ``filepath``, ``attach``, ``blob``, or the name of another codec."""
-        codec, store = self.attribute.codec, self.attribute.store
-        if codec is None:
-            return "blob"
-        return "npy" if is_npy(codec, store) else str(codec.name)
+        codec = self.attribute.codec
+        if is_npy(codec, self.attribute.store):
+            return "npy"
+        return "blob" if codec is None else str(codec.name)
 
     @property
     def in_table(self) -> bool:
