@@ -22,7 +22,7 @@ from dj_npy._errors import (
 )
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._moves.paths import KeyPaths
-from dj_npy._moves.twin import Twin
+from dj_npy._moves.twin import Twin, is_bytes
 from dj_npy._moves.values import NoArrayError, Values, packed
 from dj_npy._stores import Store, identity, open_store
 
@@ -118,7 +118,7 @@ class Converter:
         codec = self._twin.codec
         if codec is not None and codec.name != "blob":
             raise NoArrayError(f"a new value cannot be made {self._twin.type}")
-        if self._twin.is_blob:
+        if is_bytes(self._twin):
             return Converted(blob, len(blob), checksum=hashlib.sha256(blob).hexdigest())
         from datajoint.hash_registry import put_hash
 

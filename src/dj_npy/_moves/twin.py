@@ -42,6 +42,11 @@ _CHECKSUM = {"postgresql": "encode(sha256({}), 'hex')", "mysql": "sha2({}, 256)"
 _CLAIMED = "'1000-01-01'"
 
 
+def is_bytes(attribute: Any) -> bool:
+    """Whether a column has bytes; DataJoint does not tell so of PostgreSQL's without a codec."""
+    return bool(attribute.is_blob) or str(attribute.type).lower() == "bytea"
+
+
 class TableInUseError(StoreError):
     """Others have the table, and one should not keep them waiting."""
 
@@ -359,7 +364,7 @@ class Twin:
     def twins(self) -> Iterator[tuple[Any, ...]]:
         """Yield what is in the twin, one value in a row."""
         name = self._quoted(self.twin.name)
-        text = name if self.twin.is_blob else self._as_text(name)
+        text = name if is_bytes(self.twin) else self._as_text(name)
         return self.session.stream(f"SELECT {text} FROM {self._table} WHERE {name} IS NOT NULL")
 
     def _select(self, keys: Sequence[tuple[Any, ...]], columns: str) -> list[tuple[Any, ...]]:
@@ -392,7 +397,7 @@ class Twin:
     @cached_property
     def _value(self) -> str:
         name = self._quoted(self.name)
-        return name if self.attribute.is_blob else self._as_text(name)
+        return name if is_bytes(self.attribute) else self._as_text(name)
 
     @cached_property
     def _key_columns(self) -> str:

@@ -17,6 +17,7 @@ from dj_npy._errors import ArrayCorruptError, ArrayInvalidError
 from dj_npy._format import npyfile
 from dj_npy._format.accepted import check_array
 from dj_npy._format.metadata import ArrayMetadata
+from dj_npy._moves.twin import is_bytes
 from dj_npy._stores import StoreConfig, open_store
 
 BEGINNING = 4096
@@ -78,7 +79,7 @@ class Values:
     @property
     def in_table(self) -> bool:
         """Whether the bytes are in the table; otherwise a JSON names a file."""
-        return bool(self.attribute.is_blob)
+        return is_bytes(self.attribute)
 
     def check_supported(self, table: str) -> None:
         """Raise if such columns have no arrays."""
