@@ -346,6 +346,14 @@ def test_rows_are_restricted_in_the_words_of_datajoint(page: Page, recordings: A
     page.refused(400, "rows", table=name_of(recordings), restriction='{"nosuch": 3}')
 
 
+@pytest.mark.parametrize("wrong", ["nosuch > 3", '{"nosuch": 3}', "recording_id >", "waveform > 3"])
+def test_a_restriction_that_fails_names_the_attributes_that_there_are(
+    page: Page, recordings: Any, wrong: str
+) -> None:
+    message = page.refused(400, "rows", table=name_of(recordings), restriction=wrong)
+    assert message.endswith(". The attributes are recording_id, waveform")
+
+
 @pytest.mark.parametrize(
     "hostile",
     [

@@ -144,17 +144,28 @@ class Catalog:
         In the order of the key, a page begins behind the key of the last row, so that the millionth
         is as quick as the first; in any other order, after so many rows.
         """
+        name = params.get("table", "")
+        try:
+            return self._rows(name, params)
+        except Refused as refused:
+            _, known = self._headings.get(name, (0.0, None))
+            if refused.status != 400 or known is None or not params.get("restriction", "").strip():
+                raise
+            columns = ", ".join(known.attributes)
+            raise Refused(400, f"{refused}. The attributes are {columns}") from None
+
+    def _rows(self, name: str, params: Mapping[str, str]) -> dict[str, Any]:
         limit = min(integer(params, "limit", 100), _MAX_ROWS)
         restriction = params.get("restriction", "")
         with self._database.session(once=bool(restriction)) as session:
-            table = self.table(session, params.get("table", ""))
+            table = self.table(session, name)
             attributes, key = table.heading.attributes, table.heading.primary_key
             where, values = restricted(table, restriction)
             counted = where, values
             ordered = params.get("order", "").removeprefix("-") or (key[0] if key else "")
             direction = "DESC" if params.get("order", "").startswith("-") else "ASC"
             if ordered and ordered not in attributes:
-                raise Refused(400, f"{params['table']} has no attribute {ordered!r} to order by")
+                raise Refused(400, f"{name} has no attribute {ordered!r} to order by")
             if ordered and (attributes[ordered].codec or _is_bytes(attributes[ordered])):
                 raise Refused(400, f"rows cannot be ordered by {ordered}: it has no plain values")
             # MySQL orders an enum by number, and compares it as text.
