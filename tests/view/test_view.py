@@ -259,9 +259,13 @@ def test_no_server_is_left_when_the_command_is_killed(
     until(lambda: pid_file.exists() and _is_ready(pid_file))
     server = psutil.Process(int(pid_file.read_text().split()[0]))
     process.send_signal(number)
-    assert process.wait(60) == 128 + number
-    assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
-    assert not pid_file.exists()
+    try:
+        assert process.wait(60) == 128 + number
+        assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+        assert not pid_file.exists()
+    finally:
+        if server.is_running():
+            server.send_signal(signal.SIGINT)
 
 
 def _is_ready(pid_file: Path) -> bool:
