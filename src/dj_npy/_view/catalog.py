@@ -281,11 +281,13 @@ class Catalog:
         count = self._count(table.full_table_name, *counted) if params.get("count") == "1" else None
         return {"rows": page, "more": following is not None, "next": following, "count": count}
 
-    def metadata(self, name: str, attribute: str, key: str) -> tuple[str, dict[str, Any], str]:
+    def metadata(
+        self, name: str, attribute: str, key: str
+    ) -> tuple[str, dict[str, Any], str, str]:
         """
-        Return the JSON of an array in a row, as text, its key, and the quoted name of the table.
+        Return the JSON of an array in a row, as text, its key, its table's name and its comment.
 
-        The values of the key are integers and text, as DataJoint takes them.
+        The values of the key are integers and text, as DataJoint takes them. The name is quoted.
 
         Raises
         ------
@@ -310,7 +312,7 @@ class Catalog:
             name: stored if isinstance(stored, int) else str(given[name])
             for name, stored in zip(given, values, strict=True)
         }
-        return found[0][0], literals, table.full_table_name
+        return found[0][0], literals, table.full_table_name, column.comment or ""
 
     def table(self, session: Any, name: str) -> Any:
         """Return a table by its name in the database, ``schema.table``; its heading is known."""
