@@ -296,6 +296,7 @@ def test_connections_that_are_opened_again_and_again_lock_nobody_out(
 ) -> None:
     """By somebody else on this machine: silent ones, and some that read nothing."""
     given.server.app._files["large.js"] = bytes(64 << 20), '"large"'
+    large = b"GET /large.js HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n"
     others: list[socket.socket] = []
 
     def come(sent: bytes) -> None:
@@ -303,7 +304,7 @@ def test_connections_that_are_opened_again_and_again_lock_nobody_out(
         others[-1].sendall(sent)
 
     for _ in range(4):
-        for sent in (b"", ASKED % given.port, b"GET /large.js HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % given.port):
+        for sent in (b"", ASKED % given.port, large % given.port):
             come(sent)
         assert given.ask("/").status == 200
     for client in others:

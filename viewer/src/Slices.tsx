@@ -148,7 +148,7 @@ export default function Slices({ info, array, show }: ViewProps) {
     () => (values?.complex ? nans(values.complex, 2) : nans(values?.numbers)),
     [values],
   );
-  const nanText = nan && kind !== "matrix" ? `${count(nan)} of ${count(extentOf(values!.shape))} values are NaN.` : "";
+  const nanText = nan && kind !== "matrix" ? `${count(nan)} of ${count(extentOf(values!.shape))} values are NaN${kind === "heat" ? ": white" : ""}.` : "";
   const starts = [y, x].map((axis) => (axis < 0 ? 0 : (ready[axis] as [number, number])[0]));
   // The range was cut to what can be drawn: said, so that nobody takes the part for the whole.
   const cut = ready

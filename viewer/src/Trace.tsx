@@ -11,7 +11,6 @@ import {
   drawHeat,
   drawLabels,
   drawName,
-  drawScaleBar,
   drawTraces,
   frameOf,
   statistics,
@@ -110,21 +109,21 @@ export function Trace({ info, array, show }: ViewProps) {
     gain,
   };
 
+  const unit = unitOf(info.comment);
+  const apart = scale && `${short(scale.spacing / scale.gain)}${unit && ` ${unit}`} apart`;
+  const vertical =
+    last - first < 2 ? quantity(info) : heat ? `channel; colours: ${quantity(info)}` : `channel${apart ? ` (${apart})` : ""}`;
   const draw = (target: HTMLCanvasElement, ratio?: number) => {
     const { context, colors } = begin(target, width, height, ratio);
     const perUnit = rate || 1;
     const label = (at: number, step: number) => (rate ? at.toFixed(decimals(step)) : count(at));
     const name = rate ? "time (s)" : info.shape.length > 1 ? `sample (axis ${axis})` : "sample";
     drawAxis(context, colors, frame, [view[0] / perUnit, view[1] / perUnit], label, name);
-    drawName(context, colors, frame, channels > 1 && last - first > 1 ? "channel" : quantity(info));
+    drawName(context, colors, frame, vertical);
     if (!value || !scale) return;
-    const unit = unitOf(info.comment);
     drawLabels(context, colors, frame, value.traces, scale);
     if (heat) drawHeat(context, colors, frame, value.traces, scale);
-    else {
-      drawTraces(context, colors, frame, value.traces, scale);
-      drawScaleBar(context, colors, frame, value.traces, scale, unit);
-    }
+    else drawTraces(context, colors, frame, value.traces, scale);
   };
   useEffect(() => {
     if (canvas.current && width && height) draw(canvas.current);

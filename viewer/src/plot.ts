@@ -133,7 +133,7 @@ function vertical(frame: Frame, traces: Traces, scale: Scale) {
 }
 
 /**
- * Each channel in a lane of its own, in which it is cut. Where some values of a pixel are NaN, the
+ * Each channel in a lane of its own, in which it stays. Where some values of a pixel are NaN, the
  * line is broken and pale; where all are, there is none. A mark at the bottom of the lane shows both.
  */
 export function drawTraces(
@@ -165,13 +165,14 @@ export function drawTraces(
       const [low, high] = [lowest[at], highest[at]];
       const place = x(pixel);
       if (missing?.[at]) {
-        const wide = Math.max(1, each * pixels);
-        marks.rect(place - wide / 2, lane + row - 3, wide, 3);
+        const wide = Math.max(2, Math.ceil(each * pixels)); // whole pixels: not to be overlooked
+        marks.rect(Math.floor(place - wide / 2), Math.floor(lane + row) - 4, wide, 3);
         drawing = false;
       }
       if (low !== low) continue;
-      const top = y(channel, high);
-      const bottom = Math.max(y(channel, low), top + 1);
+      // What is beyond the lane is a line at its edge: nothing would look like NaN.
+      const top = Math.max(lane + 0.5, Math.min(lane + row - 1.5, y(channel, high)));
+      const bottom = Math.max(top + 1, Math.min(lane + row - 0.5, y(channel, low)));
       if (missing?.[at]) {
         pale.moveTo(place, top);
         pale.lineTo(place, bottom);
@@ -192,31 +193,6 @@ export function drawTraces(
     context.fill(marks);
     context.restore();
   }
-}
-
-/** How much a height is in units of the data, at the right of stacked traces. */
-export function drawScaleBar(
-  context: CanvasRenderingContext2D,
-  colors: Theme,
-  frame: Frame,
-  traces: Traces,
-  scale: Scale,
-  unit: string,
-): void {
-  if (traces.count < 2) return;
-  const perPixel = scale.spacing / scale.gain / (frame.height / traces.count);
-  const value = nice(perPixel * 20);
-  const height = value / perPixel;
-  const text = `${short(value)}${unit && ` ${unit}`}`;
-  const [right, bottom] = [frame.left + frame.width - 8, frame.top + frame.height - 8];
-  const wide = context.measureText(text).width;
-  context.fillStyle = colors.ground;
-  context.fillRect(right - wide - 12, bottom - height - 4, wide + 16, height + 8);
-  context.fillStyle = context.strokeStyle = colors.ink;
-  context.fillRect(right - 2, bottom - height, 2, height);
-  context.textAlign = "right";
-  context.textBaseline = "middle";
-  context.fillText(text, right - 7, bottom - height / 2);
 }
 
 /** Of each pixel, the value that is further from the channel's offset; NaN has a colour of its own. */

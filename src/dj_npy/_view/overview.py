@@ -149,7 +149,8 @@ def _compute(shown: Shown, axis: int, job: Job) -> AnyArray | None:
 def has_nan(data: AnyArray) -> bool:
     """Return whether any value is NaN."""
     # Of minimum, unlike fmin, the result is NaN then: no array of as many booleans is made.
-    return data.dtype.kind == "f" and data.size > 0 and bool(np.isnan(np.minimum.reduce(data, None)))
+    has_values = data.dtype.kind == "f" and data.size > 0
+    return has_values and bool(np.isnan(np.minimum.reduce(data, axis=None)))
 
 
 def nan_counts(data: AnyArray, start: int, size: int) -> AnyArray:
