@@ -322,7 +322,8 @@ class Catalog:
             raise Refused(404, f"there is no table {name!r:.150}")
         if self._is_beyond_datajoint(schema, table):
             raise Refused(
-                404, f"DataJoint opens no table in PostgreSQL with capitals or spaces: {name!r:.150}"
+                404,
+                f"DataJoint opens no table in PostgreSQL with capitals or spaces: {name!r:.150}",
             )
         known_at, known = self._headings.get(name, (0.0, None))
         if len(self._headings) > _MAX_HEADINGS:
