@@ -494,9 +494,7 @@ def test_a_picture_is_on_white_and_says_what_it_is_of(
 ) -> None:
     browser = window(color_scheme=scheme)
     texts_of(browser)
-    browser.open(
-        "recording", "waveform", "channels=2:6&rate=1000", subject="anna", recording_id=1
-    )
+    browser.open("recording", "waveform", "channels=2:6&rate=1000", subject="anna", recording_id=1)
     browser.sees("exact")
     browser.until("location.hash.includes('spacing')")
     browser.sees("raw voltage (uV)")

@@ -281,9 +281,7 @@ class Catalog:
         count = self._count(table.full_table_name, *counted) if params.get("count") == "1" else None
         return {"rows": page, "more": following is not None, "next": following, "count": count}
 
-    def metadata(
-        self, name: str, attribute: str, key: str
-    ) -> tuple[str, dict[str, Any], str, str]:
+    def metadata(self, name: str, attribute: str, key: str) -> tuple[str, dict[str, Any], str, str]:
         """
         Return the JSON of an array in a row, as text, its key, its table's name and its comment.
 

@@ -102,9 +102,7 @@ class App:
         self._files = dict(_page())
         self._turns = asyncio.Semaphore(WORKERS)
         self._routes: dict[tuple[str, str], Callable[[Params], Answer]] = {
-            ("GET", "schemas"): lambda _: as_json(
-                {**self._catalog.schemas(), "version": version}
-            ),
+            ("GET", "schemas"): lambda _: as_json({**self._catalog.schemas(), "version": version}),
             ("GET", "counts"): lambda _: as_json(self._catalog.counts()),
             ("GET", "table"): lambda p: as_json(self._catalog.describe(p.get("table", ""))),
             ("GET", "rows"): lambda p: as_json(self._catalog.rows(p)),
