@@ -320,7 +320,8 @@ def test_a_request_that_is_worked_on_keeps_its_place(few_connections: None, give
     assert all(closed(client) for client in clients[:4])
     release.set()
     assert asked.getresponse().read() == b"true"
-    for client in (*clients, asked):
+    asked.close()
+    for client in clients:
         client.close()
 
 

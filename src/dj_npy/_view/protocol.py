@@ -28,7 +28,8 @@ class Protocol(H11Protocol):
         self._close_after(_ASK_S)
         # At the limit, uvicorn would answer each request by 503.
         if len(self.connections) >= (self.limit_concurrency or 0):
-            waiting = [each for each in self.connections if each._timer is not None]
+            own = [each for each in self.connections if isinstance(each, Protocol)]
+            waiting = [each for each in own if each._timer is not None]  # for their clients
             min(waiting, key=lambda each: each._waits_since)._close()
 
     def handle_events(self) -> None:
