@@ -38,6 +38,8 @@ def test_an_array_of_a_row_is_described(page: Page, recording: Any) -> None:
         "descr": None,
         "kind": "f",
         "fortran": True,
+        "attribute": "waveform",
+        "comment": "",
         "view": "trace",
         "axis": 0,
     }

@@ -116,6 +116,100 @@ def test_rows_are_estimated(page: Page, recordings: Any) -> None:
     assert one["bytes"] > 0
 
 
+def test_tables_are_counted_and_not_estimated_to_be_empty(
+    page: Page, recordings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right after they were filled: MySQL's estimate is of the day before."""
+    page.fine("schemas")
+    recordings.insert({"recording_id": n, "waveform": WAVEFORM} for n in range(10, 15))
+    counts = page.fine("counts").json
+    assert counts["rows"][name_of(recordings)] == 15
+    assert counts["most"] > 1000
+    monkeypatch.setattr(catalog_module, "_FEW_ROWS", 12)
+    counts = page.fine("counts").json
+    assert (counts["rows"][name_of(recordings)], counts["most"]) == (13, 12)
+
+
+def test_counting_takes_a_query_for_many_tables_and_some_seconds(
+    page: Page, table: MakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = []
+
+    def counted(session: Any, query: str, *values: Any) -> Any:
+        queries.append(query)
+        return select(session, query, *values)
+
+    names = [name_of(table("n : int32", f"Table{n}")) for n in range(7)]
+    listed = page.fine("schemas").json["schemas"]
+    number = sum(len(each["tables"]) for each in listed)
+    monkeypatch.setattr(catalog_module, "select", counted)
+    found = page.fine("counts").json["rows"]
+    assert [found[name] for name in names] == [0] * 7
+    assert len(queries) <= 2 + number // 100
+    monkeypatch.setattr(catalog_module, "_COUNTING_S", 0)
+    assert page.fine("counts").json["rows"] == {}
+
+
+def test_a_table_that_is_locked_leaves_the_others_counted(
+    page: Page, recordings: Any, table: MakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog_module, "_BATCH_S", 0.2)
+    monkeypatch.setattr(catalog_module, "_COUNTING_S", 20)
+    free = table("n : int32", "Free")
+    in_postgresql = recordings.connection.adapter.backend == "postgresql"
+    lock, unlock = (
+        ("BEGIN; LOCK TABLE {}", "ROLLBACK")
+        if in_postgresql
+        else ("LOCK TABLES {} WRITE", "UNLOCK TABLES")
+    )
+    with recordings.connection._conn.cursor() as cursor:
+        cursor.execute(lock.format(recordings.full_table_name))
+        try:
+            found = page.fine("counts").json["rows"]
+        finally:
+            cursor.execute(unlock)
+    assert found[name_of(free)] == 0
+    assert name_of(recordings) not in found
+
+
+def test_a_table_that_takes_long_to_count_has_its_estimate(
+    page: Page, recordings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if recordings.connection.adapter.backend == "postgresql":
+        recordings.connection.query(f"ANALYZE {recordings.full_table_name}")
+    else:
+        recordings.connection.query(f"ANALYZE TABLE {recordings.full_table_name}").fetchall()
+
+    def stopped(*_: Any, **__: Any) -> int:
+        raise Refused(413, "too long")
+
+    found = page.fine("table", table=name_of(recordings)).json
+    assert (found["rows"], found["estimated"]) == (10, False)
+    monkeypatch.setattr(page.server.app._catalog, "_count", stopped)
+    found = page.fine("table", table=name_of(recordings)).json
+    assert (found["rows"], found["estimated"]) == (10, True)
+
+
+def test_what_datajoint_cannot_open_is_not_listed_and_said_to_be(postgresql: Any) -> None:
+    """It asks PostgreSQL for names without quotes, in which capitals are small letters."""
+    connection, names = postgresql.connection, ["Capital.one", "capital.Two", "capital.and spaces"]
+    try:
+        for schema, table in (name.split(".") for name in [*names, "capital.#fine"]):
+            connection.query(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
+            connection.query(f'CREATE TABLE "{schema}"."{table}" (n INT PRIMARY KEY)')
+        with served(connection) as page:
+            found = page.fine("schemas").json
+            assert sorted(found["unlisted"]) == sorted(names)
+            [listed] = [each for each in found["schemas"] if each["name"].lower() == "capital"]
+            assert [each["name"] for each in listed["tables"]] == ["capital.#fine"]
+            page.fine("table", table="capital.#fine")
+            for name in names:
+                assert "capitals" in page.refused(404, "table", table=name)
+    finally:
+        for schema in ("Capital", "capital"):
+            connection.query(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')
+
+
 def test_a_table_is_described(page: Page, schema: Any, table: MakeTable) -> None:
     subject = table(
         "# a mouse\nsubject : varchar(20) # its name\n---\nage = null : int32", "Subject"
@@ -344,6 +438,14 @@ def test_rows_are_restricted_in_the_words_of_datajoint(page: Page, recordings: A
     assert "nosuch" in message
     page.refused(400, "rows", table=name_of(recordings), restriction="recording_id >")
     page.refused(400, "rows", table=name_of(recordings), restriction='{"nosuch": 3}')
+
+
+@pytest.mark.parametrize("wrong", ["nosuch > 3", '{"nosuch": 3}', "recording_id >", "waveform > 3"])
+def test_a_restriction_that_fails_names_the_attributes_that_there_are(
+    page: Page, recordings: Any, wrong: str
+) -> None:
+    message = page.refused(400, "rows", table=name_of(recordings), restriction=wrong)
+    assert message.endswith(". The attributes are recording_id, waveform")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 EVENT = 23_456_789
 ACCENT, INK = (11, 98, 168), (27, 31, 36)
+MISSING = (232, 178, 112)
+LEFT, RIGHT, TOP, BOTTOM = 76, 12, 8, 40  # of a plot, around its frame
 
 # What a canvas shows, drawn over by nothing: how many pixels have each colour.
 COLOURS = """(selector) => {
@@ -119,8 +121,35 @@ def kinds() -> dict[str, Any]:
         "not a number": np.full(20, np.nan),
         "long": np.arange(300 * 70_000, dtype="u1").reshape(300, 70_000)[:, :70_000],
         "cube": np.arange(24.0).reshape(2, 3, 4),
+        "gaps": gaps(),
+        "holes": holes(),
+        "spike": spike(),
+        "constant": np.full(2000, 1234.5678),
+        "constants": np.full((2000, 3), -7, "i2"),
+        "dates": np.datetime64("2026-01-01T00:00:00") + np.arange(5),
         "offset": np.random.default_rng(0).normal([0, 5000], 30, (2000, 2)),
     }
+
+
+def gaps() -> Any:
+    """Two channels: a long gap, every tenth sample of the second quarter, one sample."""
+    array = np.random.default_rng(0).normal(0, 30, (20_000, 2))
+    array[2000:3000, 0] = array[5000:10_000:10, 0] = array[15_000, 1] = np.nan
+    return array
+
+
+def holes() -> Any:
+    """A movie with a square of NaN, in which a part of the frames is NaN as a whole."""
+    movie = np.random.default_rng(0).normal(0, 30, (20, 32, 48)).astype("f4")
+    movie[:, 8:16, 8:16] = movie[5:9] = np.nan
+    return movie
+
+
+def spike() -> Any:
+    """Four channels, of which the second has an outlier."""
+    array = np.random.default_rng(0).normal(0, 30, (20_000, 4))
+    array[10_000:10_100, 1] = 100_000
+    return array
 
 
 def waveform() -> Any:
@@ -146,6 +175,7 @@ def lab(postgresql: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     tables: dict[str, Any] = {}
     tables["Subject"] = made("Subject", dj.Manual, "subject : varchar(16)\n---\nborn : date")
     recording = "-> Subject\nrecording_id : int32\n---\nwaveform : <npy@>"
+    recording += " # raw voltage (uV)"
     tables["Recording"] = made("Recording", dj.Manual, f"# Of one session\n{recording}")
     tables["Movie"] = made("Movie", dj.Manual, "-> Recording\n---\nmovie : <npy@>")
     tables["Kind"] = made("Kind", dj.Lookup, "kind : varchar(16)\n---\ndata : <npy@>")
@@ -286,7 +316,7 @@ def test_from_the_list_to_a_table_to_an_array_and_back(browser: Browser) -> None
 def test_a_filter_leaves_the_tables_with_its_words(browser: Browser) -> None:
     browser.tab.goto(browser.page.server.address)
     browser.sees("Spike")
-    browser.sees("Estimated rows and table size")
+    browser.sees("Rows (≈ estimated) and table size")
     browser.tab.keyboard.press("/")
     browser.tab.keyboard.type("mov")
     browser.until("document.querySelectorAll('nav li').length === 1")
@@ -393,7 +423,7 @@ def test_a_long_recording_becomes_exact_and_shows_one_sample(browser: Browser) -
     browser.sees("exact: lowest and highest of each")
     assert browser.asked("overview")  # so the first plot was sampled
     width = browser.tab.evaluate("document.querySelector('.plot canvas').clientWidth")
-    x = 64 + round((width - 64 - 12) * EVENT / 40_000_000)
+    x = LEFT + round((width - LEFT - RIGHT) * EVENT / 40_000_000)
     # Where the single high sample is, the trace reaches up to a quarter of the plot.
     browser.eventually(
         lambda: [browser.pixel(".plot canvas", x + step, 200) for step in range(-3, 4)],
@@ -437,17 +467,212 @@ def test_the_code_that_is_copied_fetches_what_is_shown(browser: Browser) -> None
     np.testing.assert_array_equal(variables["waveform"], waveform()[1000:2000, :4])
 
 
-def test_a_picture_is_saved(browser: Browser) -> None:
-    browser.open("recording", "waveform", subject="anna", recording_id=1)
-    browser.sees("exact")
-    browser.until("location.hash.includes('spacing')")
-    drawn = browser.eventually(
-        lambda: browser.colours(".plot canvas"), lambda colours: colours.get(INK, 0) > 1000
+def texts_of(browser: Browser) -> None:
+    """Have the page note all text that canvases are given, by `window.texts`."""
+    browser.tab.add_init_script(
+        """window.texts = [];
+        const fill = CanvasRenderingContext2D.prototype.fillText;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+          window.texts.push(text);
+          return fill.call(this, text, ...rest);
+        };"""
     )
+
+
+def saved(browser: Browser) -> tuple[dict[tuple[int, ...], int], str]:
+    """Save a picture, and show it; its colours, and all text that was drawn for it."""
+    browser.tab.evaluate("window.texts = []")
     png = browser.file("PNG")
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     browser.tab.evaluate(PICTURE, base64.b64encode(png).decode())
-    assert browser.colours("#picture") == drawn
+    return browser.colours("#picture"), "\n".join(browser.tab.evaluate("window.texts"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_picture_is_on_white_and_says_what_it_is_of(
+    window: Callable[..., Browser], scheme: str
+) -> None:
+    browser = window(color_scheme=scheme)
+    texts_of(browser)
+    browser.open("recording", "waveform", "channels=2:6&rate=1000", subject="anna", recording_id=1)
+    browser.sees("exact")
+    browser.until("location.hash.includes('spacing')")
+    browser.sees("raw voltage (uV)")
+    before = browser.eventually(
+        lambda: browser.colours(".plot canvas"), lambda colours: max(colours.values()) > 10_000
+    )
+    colours, texts = saved(browser)
+    assert max(colours, key=colours.__getitem__) == (255, 255, 255)
+    assert min(colours[INK], colours[ACCENT]) > 1000
+    for text in ("recording.waveform", "subject=anna recording_id=1", "time (s)", "channel"):
+        assert text in texts
+    for text in ("1000 Hz", "channels 2 to 5 of 24", "raw voltage (uV)", "exact: lowest"):
+        assert text in texts.replace("1,000 Hz", "1000 Hz")
+    assert re.search(r"^channel \([\d,]+ uV apart\)$", texts, re.MULTILINE)
+    assert browser.colours(".plot canvas") == before
+
+
+def test_a_picture_of_a_heat_map_has_a_colour_bar_with_numbers(browser: Browser) -> None:
+    texts_of(browser)
+    query = "plot=heat&spacing=100"
+    browser.open("recording", "waveform", query, subject="anna", recording_id=1)
+    browser.sees("exact")
+    drawn = "window.texts.includes('-100') && window.texts.includes('100')"
+    browser.until(drawn)
+    width = browser.tab.evaluate("document.querySelector('.plot canvas').clientWidth")
+    red, blue = (browser.pixel(".plot canvas", width - 66, y) for y in (TOP + 2, TOP + 197))
+    assert red[0] > blue[0] + 100
+    assert blue[2] > red[2] + 100
+    _, texts = saved(browser)
+    assert "channel; colours: waveform (uV)" in texts
+    assert {"-100", "0", "100", "sample (axis 0)"} <= {*texts.split("\n")}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_picture_of_a_movie_has_its_axes_and_its_colours(
+    window: Callable[..., Browser], scheme: str
+) -> None:
+    browser = window(color_scheme=scheme)
+    texts_of(browser)
+    browser.open("movie", "movie", "index=17&low=0&high=1000", subject="anna", recording_id=1)
+    browser.until("document.querySelector('.picture canvas')?.width === 60")
+    browser.until("window.texts.includes('1,000')")  # of the colour bar on the page
+    browser.sees("across: axis 2, down: axis 1")
+    colours, texts = saved(browser)
+    assert min(colours[255, 255, 255], colours[0, 0, 0]) > 100_000
+    assert browser.pixel("#picture", 1, 1) == [255, 255, 255]
+    for text in ("axis 1", "axis 2", "1,000", "500", "movie, frame 17 of 50 along axis 0"):
+        assert text in texts.split("\n")
+    assert "movie.movie subject=anna recording_id=1" in texts
+
+
+# What is not a number, and other odd data
+
+
+def columns(browser: Browser, colour: tuple[int, ...]) -> int:
+    """In how many columns of the plot a colour is."""
+    found: int = browser.tab.evaluate(EXTENT, [".plot canvas", ",".join(map(str, colour))])[0]
+    return found
+
+
+def test_a_not_a_number_is_a_gap_at_any_zoom(browser: Browser) -> None:
+    browser.kind("gaps", "view=trace")
+    browser.sees("1,501 of 40,000 values are NaN")
+    width = browser.tab.evaluate("document.querySelector('.plot canvas').clientWidth")
+    per_sample = (width - LEFT - RIGHT) / 20_000
+
+    def lane(sample: int, channel: int) -> int:
+        """How many pixels are of a line, and no pale one, in the lane at a sample."""
+        x = LEFT + round(sample * per_sample)
+        height = browser.tab.evaluate("document.querySelector('.plot canvas').clientHeight")
+        row = (height - TOP - BOTTOM) / 2
+        return sum(
+            min(browser.pixel(".plot canvas", at, y)[0] for at in (x - 1, x, x + 1)) < 150
+            for y in range(round(TOP + channel * row) + 4, round(TOP + (channel + 1) * row) - 4, 3)
+        )
+
+    browser.eventually(lambda: lane(1000, 0), lambda number: number > 5)
+    assert lane(2500, 0) == 0  # all are NaN
+    assert lane(7500, 0) == 0  # some of each pixel are: pale
+    assert lane(12_000, 0) > 5
+    marked = columns(browser, MISSING)
+    assert marked == pytest.approx(6000 * per_sample, abs=8)
+    # One sample of 20,000 is seen, though its pixel has others.
+    browser.kind("gaps", "view=trace&channels=1:2")
+    browser.sees("1 of 20,000 values are NaN")
+    browser.eventually(lambda: columns(browser, MISSING), lambda number: 1 <= number <= 3)
+
+
+def test_a_not_a_number_has_a_colour_of_its_own_in_a_heat_map(browser: Browser) -> None:
+    browser.kind("gaps", "view=trace&plot=heat")
+    browser.sees("1,501 of 40,000 values are NaN")
+    width = browser.tab.evaluate("document.querySelector('.plot canvas').clientWidth")
+    wide = width - LEFT - RIGHT - 72
+    x = LEFT + round(2500 / 20_000 * wide)
+    browser.eventually(
+        lambda: browser.pixel(".plot canvas", x, 60), lambda found: tuple(found) == MISSING
+    )
+    assert tuple(browser.pixel(".plot canvas", LEFT + round(0.7 * wide), 60)) != MISSING
+
+
+def test_a_not_a_number_has_a_colour_of_its_own_in_a_movie(browser: Browser) -> None:
+    texts_of(browser)
+    browser.kind("holes", "view=movie&index=2&box=0:4,0:4")
+    browser.sees("64 of 1,536 values are NaN")
+    browser.sees("4 of 20 means are NaN")
+    browser.until("window.texts.includes('NaN')")  # in the colour bar
+    colours, texts = saved(browser)
+    assert colours[MISSING] >= 64 * 20**2
+    assert "64 of 1,536 values are NaN" in texts
+    # The line over time has a gap where all of a frame is NaN.
+    path = browser.tab.evaluate("document.querySelector('.series canvas').clientWidth")
+    x = LEFT + round((path - LEFT - RIGHT) * 7.5 / 20)
+    column = [tuple(browser.pixel(".series canvas", x, y)) for y in range(10, 88)]
+    assert ACCENT not in column
+
+
+def test_a_not_a_number_is_a_gap_in_a_slice(browser: Browser) -> None:
+    browser.kind("gaps", "view=h5web&plot=line&x=0&slice=1900:3100,0")
+    browser.tab.locator(".h5web.line canvas").wait_for()
+    browser.sees("1,000 of 1,200 values are NaN.")
+
+
+def test_an_outlier_stays_in_its_lane(browser: Browser) -> None:
+    browser.kind("spike", "view=trace&spacing=400")
+    browser.sees("exact")
+    width, height = browser.tab.evaluate(
+        "(({clientWidth, clientHeight}) => [clientWidth, clientHeight])"
+        "(document.querySelector('.plot canvas'))"
+    )
+    x = LEFT + round((width - LEFT - RIGHT) * 10_050 / 20_000)
+    row = (height - TOP - BOTTOM) / 4
+
+    def inked(channel: int) -> list[bool]:
+        """Whether the line of the outlier's channel is near it, in a lane."""
+        ys = range(round(TOP + channel * row) + 2, round(TOP + (channel + 1) * row) - 2, 2)
+        near = [(at, y) for y in ys for at in range(x - 12, x + 13)]
+        return [tuple(browser.pixel(".plot canvas", *place)) == INK for place in near]
+
+    browser.eventually(lambda: inked(1), any)
+    edge = range(round(TOP + row), round(TOP + row) + 4)  # a gap would say that it is NaN
+    assert any(browser.pixel(".plot canvas", x, y)[0] < 200 for y in edge)
+    assert not any(inked(0))
+    assert not any(inked(2))
+
+
+@pytest.mark.parametrize("kind", ["constant", "constants"])
+def test_constant_values_have_ticks_that_differ(browser: Browser, kind: str) -> None:
+    texts_of(browser)
+    browser.kind(kind, "view=trace&channels=0:1")
+    browser.sees("exact")
+    browser.until("location.hash.includes('spacing')")
+    browser.tab.evaluate("window.texts = []")
+    browser.tab.get_by_label("Rate").fill("100")
+    browser.tab.keyboard.press("Enter")
+    browser.until("window.texts.includes('time (s)')")
+    texts = browser.tab.evaluate("window.texts")
+    labels = [text for text in texts[texts.index("time (s)") :] if re.fullmatch(r"-?[\d.,]+", text)]
+    assert len(labels) >= 3
+    assert len({*labels}) == len(labels)
+    low, *_, high = sorted(float(label.replace(",", "")) for label in labels)
+    assert low <= (1234.5678 if kind == "constant" else -7) <= high
+
+
+def test_an_empty_array_has_no_controls(browser: Browser) -> None:
+    browser.kind("empty")
+    browser.sees("is empty")
+    assert browser.tab.locator("article input, article select, article .choice").count() == 0
+    assert browser.tab.get_by_role("button", name="PNG").count() == 0
+    browser.tab.get_by_role("button", name="Copy Python").click()
+    browser.sees("Python copied")
+
+
+def test_dates_are_a_table_and_their_line_says_its_unit(browser: Browser) -> None:
+    browser.kind("dates")
+    browser.tab.get_by_text("2026-01-01T00:00:04", exact=True).first.wait_for()
+    browser.tab.get_by_text("Line", exact=True).click()
+    browser.tab.locator(".h5web.line canvas").wait_for()
+    browser.tab.locator("svg").get_by_text("seconds since 2026-01-01T00:00:00").wait_for()
 
 
 def test_the_values_that_are_shown_are_saved(browser: Browser) -> None:
@@ -485,7 +710,7 @@ def test_wheel_and_drag_keep_what_is_under_the_pointer(browser: Browser) -> None
     mouse = browser.tab.mouse
 
     def move(share: float) -> None:
-        mouse.move(box["x"] + 64 + share * (box["width"] - 64 - 12), box["y"] + 20)
+        mouse.move(box["x"] + LEFT + share * (box["width"] - LEFT - RIGHT), box["y"] + 20)
 
     def comes_to(span: float, share: float) -> None:
         """The window is of `span` samples, and number 5,000 is at a share of its width."""
@@ -507,7 +732,7 @@ def test_wheel_and_drag_keep_what_is_under_the_pointer(browser: Browser) -> None
     move(0.5)
     mouse.up()
     comes_to(span, 0.5)
-    mouse.dblclick(box["x"] + 64 + 0.5 * (box["width"] - 64 - 12), box["y"] + 20)
+    mouse.dblclick(box["x"] + LEFT + 0.5 * (box["width"] - LEFT - RIGHT), box["y"] + 20)
     comes_to(span / 4, 0.5)
 
 
@@ -516,8 +741,8 @@ def test_what_is_under_the_pointer_is_told(browser: Browser) -> None:
     browser.open("recording", "waveform", query, subject="anna", recording_id=1)
     browser.sees("exact")
     box = browser.tab.locator(".plot canvas").bounding_box()
-    x = box["x"] + 64 + 0.3 * (box["width"] - 64 - 12)
-    y = box["y"] + 8 + 0.6 * (box["height"] - 8 - 26)
+    x = box["x"] + LEFT + 0.3 * (box["width"] - LEFT - RIGHT)
+    y = box["y"] + TOP + 0.6 * (box["height"] - TOP - BOTTOM)
     browser.tab.mouse.move(x, y)
     text = browser.tab.locator(".readout").inner_text()
     assert text == f"sample 1,003 (1.0030 s), channel 2: {waveform()[1003, 2]}"
@@ -536,7 +761,9 @@ def test_traces_have_their_offset_removed_and_their_gain(browser: Browser) -> No
     browser.kind("offset", "view=trace&spacing=400&offset=0")
     browser.sees("exact")
     browser.eventually(lambda: browser.colours(".plot canvas"), lambda found: ACCENT in found)
-    assert INK not in browser.colours(".plot canvas")
+    # The second is far above its lane: it is a line at the edge.
+    _, rows = browser.tab.evaluate(EXTENT, [".plot canvas", ",".join(map(str, INK))])
+    assert rows <= 2
 
 
 def test_a_file_that_is_gone_is_told_where_the_plot_would_be(
@@ -648,7 +875,7 @@ def test_a_box_is_drawn_for_its_trace(browser: Browser) -> None:
     )
     canvas = browser.tab.locator(".series canvas")
     width = canvas.bounding_box()["width"]
-    canvas.click(position={"x": 64 + 0.41 * (width - 64 - 12), "y": 60})
+    canvas.click(position={"x": LEFT + 0.41 * (width - LEFT - RIGHT), "y": 60})
     browser.until("location.hash.includes('index=20')")
 
 
@@ -693,7 +920,7 @@ def test_the_matrix_shows_values_exactly(browser: Browser, kind: str, texts: lis
 
 @pytest.mark.parametrize("kind", ["line", "complex", "datetime"])
 def test_a_line_is_drawn(browser: Browser, kind: str) -> None:
-    browser.kind(kind)
+    browser.kind(kind, "plot=line")
     browser.tab.locator(".h5web.line canvas").wait_for()
     browser.eventually(
         lambda: browser.colours(".h5web canvas"),
@@ -745,19 +972,42 @@ def test_numbers_are_not_taken_for_colours(browser: Browser) -> None:
     browser.tab.locator(".h5web.heat canvas").wait_for()
 
 
-def test_a_picture_of_a_slice_has_its_axes(browser: Browser) -> None:
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_picture_of_a_slice_has_its_axes(window: Callable[..., Browser], scheme: str) -> None:
+    browser = window(color_scheme=scheme)
+    texts_of(browser)
     browser.kind("big-endian", "plot=heat")
     browser.tab.locator(".h5web.heat canvas").wait_for()
     drawn = browser.eventually(
         lambda: browser.colours(".h5web canvas"), lambda colours: len(colours) > 100
     )
-    browser.tab.evaluate(PICTURE, base64.b64encode(browser.file("PNG")).decode())
-    picture = browser.colours("#picture")
+    picture, texts = saved(browser)
     most = sorted(drawn, key=lambda colour: -drawn[colour])[:10]
     assert all(picture[colour] >= drawn[colour] * 0.9 for colour in most)
     muted = (102, 112, 121)  # the numbers at the axes
     assert picture[muted] > 20
     assert drawn.get(muted, 0) == 0
+    assert picture[(255, 255, 255)] > 100_000
+    assert "kind=big-endian" in texts
+
+
+def test_a_picture_of_a_line_is_on_white(window: Callable[..., Browser]) -> None:
+    browser = window(color_scheme="dark")
+    texts_of(browser)
+    browser.kind("line", "view=h5web&plot=line")
+    browser.tab.locator(".h5web.line canvas").wait_for()
+    light = (108, 178, 240)  # the colour of a line on the dark page
+    browser.eventually(
+        lambda: browser.colours(".h5web canvas"), lambda colours: colours.get(light, 0) > 100
+    )
+    picture, texts = saved(browser)
+    assert max(picture, key=picture.__getitem__) == (255, 255, 255)
+    assert light not in picture
+    assert any(red < 100 < blue for red, _, blue in picture)
+    assert "data [0:500]" in texts
+    browser.eventually(
+        lambda: browser.colours(".h5web canvas"), lambda colours: colours.get(light, 0) > 100
+    )
 
 
 def test_the_code_of_a_field_fetches_the_field(browser: Browser) -> None:
@@ -850,6 +1100,69 @@ def test_the_keyboard_alone_leads_from_the_tables_to_a_plot(browser: Browser) ->
             break
     keyboard.press("ArrowUp")
     browser.until("location.hash.includes('start=5000&stop=15000')")
+
+
+def focused(browser: Browser) -> str:
+    found: str = browser.tab.evaluate(
+        "`${document.activeElement.tagName} ${document.activeElement.innerText}`.trim()"
+    )
+    return found
+
+
+def test_the_focus_follows_a_link_and_comes_back(browser: Browser) -> None:
+    browser.tab.goto(browser.page.server.address)
+    browser.tab.get_by_role("link", name=re.compile("^Recording")).press("Enter")
+    browser.eventually(lambda: focused(browser), lambda text: text.startswith("H1 Recording"))
+    chip = browser.tab.get_by_role("link", name=re.compile("24 int16"))
+    chip.press("Enter")
+    browser.eventually(lambda: focused(browser), lambda text: "waveform" in text and "H1" in text)
+    browser.tab.go_back()
+    browser.eventually(lambda: focused(browser), lambda text: "24 int16" in text)
+
+
+def test_few_keys_lead_to_the_plot(browser: Browser) -> None:
+    on_plot = "document.activeElement.className.startsWith('plot')"
+    for keys in (["Tab", "Enter"], ["p"]):
+        browser.open("recording", "waveform", subject="anna", recording_id=1)
+        browser.sees("exact")
+        for key in keys:
+            browser.tab.keyboard.press(key)
+        browser.until(on_plot)
+    browser.tab.keyboard.press("ArrowUp")
+    browser.until("location.hash.includes('start=5000&stop=15000')")
+
+
+def test_the_filter_opens_the_first_table_and_arrows_go_through_them(browser: Browser) -> None:
+    browser.tab.goto(browser.page.server.address)
+    browser.sees("Spike")
+    keyboard = browser.tab.keyboard
+    keyboard.press("/")
+    keyboard.type("re")
+    keyboard.press("Enter")
+    browser.sees("Of one session")
+    browser.eventually(lambda: focused(browser), lambda text: text.startswith("H1 Recording"))
+    keyboard.press("/")
+    keyboard.press("ControlOrMeta+a")
+    keyboard.type(browser.schema)
+    browser.until("document.querySelectorAll('nav li').length === 5")
+    for key, name in (
+        ("ArrowDown", "Kind"),
+        ("ArrowDown", "Movie"),
+        ("ArrowDown", "Recording"),
+        ("ArrowUp", "Movie"),
+    ):
+        keyboard.press(key)
+        assert focused(browser).startswith(f"A {name}")
+    keyboard.press("ArrowUp")
+    keyboard.press("ArrowUp")
+    assert focused(browser) == "INPUT"
+
+
+def test_tables_are_counted_in_the_list(browser: Browser) -> None:
+    browser.tab.goto(browser.page.server.address)
+    spike = browser.tab.locator("nav li").filter(has_text="Spike").inner_text
+    browser.eventually(spike, lambda text: "250" in text and "≈" not in text)
+    assert browser.asked("counts")
 
 
 def test_a_wrong_token_is_told(browser: Browser) -> None:

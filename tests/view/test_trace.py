@@ -34,8 +34,18 @@ def values(reply: Reply) -> tuple[Any, Any]:
     """Lowest and highest values, by channel and pixel."""
     header = reply.header
     first, stop = header["channels"]
-    lowest, highest = reply.array(header["dtype"], 2, stop - first, header["width"])
+    planes = 3 if header["nan"] else 2
+    lowest, highest = reply.array(header["dtype"], planes, stop - first, header["width"])[:2]
     return lowest, highest
+
+
+def nan_of(reply: Reply) -> Any:
+    """How many values are NaN, by channel and pixel."""
+    header = reply.header
+    first, stop = header["channels"]
+    counts = reply.array(header["dtype"], 3, stop - first, header["width"])[2]
+    assert counts.sum() == header["nan"]
+    return counts
 
 
 def by_pixel(array: Any, reply: Reply) -> tuple[Any, Any]:
@@ -102,6 +112,41 @@ def test_not_a_numbers_are_left_out(given: Page, shown: Show) -> None:
     check(array, reply)
     assert np.isnan(values(reply)[0][:, 1]).all()
     assert not np.isnan(values(reply)[0][:, 0]).any()
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "f2", "<c8"])
+@pytest.mark.parametrize("width", [10, 1001, 3000])
+def test_not_a_numbers_are_counted(given: Page, shown: Show, dtype: str, width: int) -> None:
+    array = np.random.default_rng(1).normal(size=(3001, 3)).astype(dtype)
+    array[5, 0] = array[100:900:7, 1] = array[2000:2500] = array[-1, 1] = np.nan
+    reply = given.fine("trace", start=3, width=width, **shown(array))
+    assert reply.header["values"] == 3 * 2998
+    pixels = range(3, 3001, reply.header["of"])
+    expected = [np.isnan(array[n : n + reply.header["of"]]).sum(axis=0) for n in pixels]
+    np.testing.assert_array_equal(nan_of(reply).T, expected)
+    assert given.fine("trace", stop=3, **shown(array)).header["nan"] == 0
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f2"])
+def test_not_a_numbers_are_counted_in_samples_and_overviews(
+    given: Page, shown: Show, small_bounds: None, dtype: str
+) -> None:
+    array = np.zeros((2_000_003, 4), dtype)
+    array[1_234_567, 2] = array[300_000:900_000, 1] = array[-1] = np.nan
+    named = shown(array)
+    sampled = given.fine("trace", width=1000, **named)
+    header = sampled.header
+    assert not header["exact"]
+    starts = range(0, len(array), header["of"])
+    read = np.concatenate([array[n : n + header["read"]] for n in starts])
+    assert (header["nan"], header["values"]) == (np.isnan(read).sum(), read.size)
+    compute(given, named)
+    reply = given.fine("trace", width=1000, **named)
+    check(array.astype("f4"), reply)
+    assert (reply.header["nan"], reply.header["values"]) == (600_005, array.size)
+    [pixel] = np.flatnonzero(nan_of(reply)[2][:-1])
+    assert pixel == 1_234_567 // reply.header["of"]
+    assert not np.isnan(values(reply)[0][2]).any()
 
 
 def test_windows_without_samples_are_empty(given: Page, shown: Show) -> None:

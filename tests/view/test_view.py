@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from urllib.request import url2pathname
 
 import numpy as np
+import psutil
 import pytest
 
 import dj_npy
@@ -25,7 +26,7 @@ from dj_npy._view import view as view_module
 from tests.cli.test_cli import COMMAND, command, environment
 from tests.support import warm
 from tests.support.processes import fork_and
-from tests.view.conftest import Page
+from tests.view.conftest import Page, until
 from tests.view.test_catalog import name_of
 
 
@@ -242,6 +243,34 @@ def test_a_new_user_looks_at_the_quick_start(session_folder: Path) -> None:
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("arguments", [["view", "--no-browser", "--embedded"], ["quickstart"]])
+def test_no_server_is_left_when_the_command_is_killed(
+    session_folder: Path, arguments: list[str], number: signal.Signals
+) -> None:
+    folder = session_folder / f"killed-{arguments[0]}-{number.name}"
+    pid_file = folder / "postgres" / "postmaster.pid"
+    if arguments[0] == "view":
+        subprocess.run([COMMAND, "quickstart", str(folder)], env=environment(), check=True)
+    process = subprocess.Popen([COMMAND, *arguments, str(folder)], env=environment())
+    until(lambda: pid_file.exists() and _is_ready(pid_file))
+    server = psutil.Process(int(pid_file.read_text().split()[0]))
+    process.send_signal(number)
+    try:
+        assert process.wait(60) == 128 + number
+        assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+        assert not pid_file.exists()
+    finally:
+        if server.is_running():
+            server.send_signal(signal.SIGINT)
+
+
+def _is_ready(pid_file: Path) -> bool:
+    """Whether a server of PostgreSQL answers: by then, the command has begun to use it."""
+    return len(lines := pid_file.read_text().splitlines()) > 7 and "ready" in lines[7]
 
 
 @pytest.mark.slow

@@ -1,10 +1,10 @@
-import { Component, useEffect, useRef, useState, type ReactNode } from "react";
-import { useAddress } from "./address";
-import { getJson, useLoad, type Schemas } from "./api";
+import { Component, useEffect, useLayoutEffect, useRef, useState, type ReactNode } from "react";
+import { leave, useAddress } from "./address";
+import { getJson, useLoad, type Counts, type Params, type Schemas } from "./api";
 import { ArrayPage } from "./ArrayPage";
 import { SideList } from "./SideList";
 import { TablePage } from "./TablePage";
-import { Failure } from "./ui";
+import { Failure, Skip, toContent } from "./ui";
 
 export function App() {
   const { table, array } = useAddress();
@@ -14,12 +14,27 @@ export function App() {
   );
   const [listed, setListed] = useState(false);
   const name = JSON.stringify([table, array]);
-  useEffect(() => setListed(false), [name]);
+  const counts = useLoad(
+    schemas ? (signal) => getJson<Counts>("counts", {}, signal) : null,
+    [schemas !== undefined],
+  );
+  const main = useRef<HTMLElement>(null);
+  const shown = useRef({ name, hash: location.hash });
+  useLayoutEffect(() => {
+    if (shown.current.name !== name) {
+      leave(shown.current.hash);
+      setListed(false);
+      // Else the focus would be lost with the link, or stay in the list.
+      main.current?.focus({ preventScroll: true });
+    }
+    shown.current = { name, hash: location.hash };
+  });
   const chosen = table !== undefined || array !== undefined;
   // In a narrow window, the list is in place of what was chosen.
   const open = listed || (schemas !== undefined && !chosen);
   return (
     <div className={open ? "page listed" : "page"}>
+      <Skip>{array ? "To the plot" : "To the content"}</Skip>
       <aside>
         <div className="brand">
           <a href="#/">dj-npy</a>
@@ -31,9 +46,11 @@ export function App() {
           )}
           <Keys />
         </div>
-        {schemas && <SideList schemas={schemas} current={table} />}
+        {schemas && (
+          <SideList schemas={schemas} counts={counts.value} current={table ?? tableOf(array)} />
+        )}
       </aside>
-      <main>
+      <main ref={main} tabIndex={-1}>
         <Boundary key={name}>
           {array ? (
             <ArrayPage array={array} />
@@ -48,6 +65,11 @@ export function App() {
       </main>
     </div>
   );
+}
+
+/** The table that an array is in. */
+function tableOf(array: Params | undefined): string | undefined {
+  return array?.table === undefined ? undefined : String(array.table);
 }
 
 /** A fault of the page's own is said where the view would be. */
@@ -66,7 +88,8 @@ class Boundary extends Component<{ children: ReactNode }, { error?: Error }> {
 
 const KEYS = [
   ["?", "these keys"],
-  ["/", "filter tables"],
+  ["/", "filter tables: ↓ ↑ go through them, Enter opens the first"],
+  ["p", "to the plot, or to the rows"],
   ["← →", "plots: move; movies: a frame back or on"],
   ["↑ ↓", "plots: closer, further"],
   ["0", "plots: the whole"],
@@ -86,6 +109,7 @@ function Keys() {
       if (event.key === "?") dialog.current?.showModal();
       else if (event.key === "/")
         document.querySelector<HTMLElement>("input[type=search]")?.focus();
+      else if (event.key === "p") toContent();
       else return;
       event.preventDefault();
     };

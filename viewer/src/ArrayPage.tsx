@@ -6,7 +6,7 @@ import { Movie } from "./Movie";
 import { isColoured } from "./slices";
 import { dtypeName, shapeText, size } from "./text";
 import { Trace } from "./Trace";
-import { Choice, copy, Failure, save, type Shown } from "./ui";
+import { Choice, copy, Failure, Heading, save, Skip, type Shown } from "./ui";
 
 const Slices = lazy(() => import("./Slices"));
 
@@ -30,14 +30,17 @@ export function ArrayPage({ array }: { array: Params }) {
   if (!info) return <p className="state muted">reading …</p>;
   const views = Object.keys(VIEWS).filter((view) => suits(info, view));
   const view = views.includes(query.get("view") ?? "") ? query.get("view")! : info.view === "movie" && isColoured(info) ? "h5web" : info.view;
+  const empty = info.shape.includes(0);
   return (
     <article className="array">
       <header>
-        <h1>
+        <Heading>
           <Title array={array} title={info.title} />
-        </h1>
+        </Heading>
+        <Skip>To the plot</Skip>
         <p className="facts">
           <b>{shapeText(info.shape)}</b> <b>{dtypeName(info.dtype)}</b> <b>{size(info.nbytes)}</b>{" "}
+          {info.comment && <span>{info.comment} </span>}
           {info.path && (
             <span className="muted" title={`${info.store}: ${info.path}`}>
               {info.path}
@@ -45,7 +48,7 @@ export function ArrayPage({ array }: { array: Params }) {
           )}
         </p>
         <div className="bar">
-          {views.length > 1 && (
+          {views.length > 1 && !empty && (
             <Choice
               label="View"
               value={view}
@@ -58,9 +61,14 @@ export function ArrayPage({ array }: { array: Params }) {
           <Buttons info={info} array={array} shown={shown} />
         </div>
       </header>
-      {view === "trace" && <Trace info={info} array={array} show={show} />}
-      {view === "movie" && <Movie info={info} array={array} show={show} />}
-      {view === "h5web" && (
+      {empty && (
+        <div className="plot">
+          <Failure message={`There is nothing to draw: an axis of ${shapeText(info.shape)} is empty.`} />
+        </div>
+      )}
+      {!empty && view === "trace" && <Trace info={info} array={array} show={show} />}
+      {!empty && view === "movie" && <Movie info={info} array={array} show={show} />}
+      {!empty && view === "h5web" && (
         <Suspense fallback={<p className="state muted">loading H5Web …</p>}>
           <Slices info={info} array={array} show={show} />
         </Suspense>
@@ -104,6 +112,7 @@ function Buttons(props: {
   shown: React.RefObject<Shown | undefined>;
 }) {
   const { info, array, shown } = props;
+  const empty = info.shape.includes(0);
   const [said, setSaid] = useState("");
   const [failed, setFailed] = useState("");
   const run = (what: string, act: () => Promise<string | void>) => () => {
@@ -141,15 +150,17 @@ function Buttons(props: {
       >
         Copy Python
       </button>
-      <button
-        onClick={run("Saved", async () => {
-          const blob = await shown.current?.png?.();
-          if (!blob) throw new Error("There is no picture here.");
-          save(blob, `${name}.png`);
-        })}
-      >
-        PNG
-      </button>
+      {!empty && (
+        <button
+          onClick={run("Saved", async () => {
+            const blob = await shown.current?.png?.();
+            if (!blob) throw new Error("There is no picture here.");
+            save(blob, `${name}.png`);
+          })}
+        >
+          PNG
+        </button>
+      )}
       {["npy", "csv"].map((format) => (
         <button
           key={format}

@@ -24,6 +24,7 @@ export function Drawing(props: {
   kind: Kind;
   transposed: boolean;
   labels: [string, string];
+  quantity: string;
   starts: number[];
 }) {
   const { values, kind, labels } = props;
@@ -71,6 +72,7 @@ export function Drawing(props: {
         scaleType={scale}
         curveType={columns < 200 ? CurveType.LineAndGlyphs : CurveType.LineOnly}
         abscissaParams={{ label: labels[1], value: indexes(xStart, columns) }}
+        ordinateLabel={props.quantity}
         showGrid
       >
         <Camera />
@@ -138,7 +140,7 @@ function cellWidth(length: number, texts: ((index: number) => string)[]): number
 }
 
 function around(value: number): Domain {
-  const margin = Math.max(1, Math.abs(value) / 1000);
+  const margin = Math.abs(value) / 10 || 1;
   return [value - margin, value + margin];
 }
 

@@ -2,14 +2,16 @@
 import { useEffect, useMemo, useRef, useState } from "react";
 import { change, number, useAddress } from "./address";
 import { getComputed, pause, useLoad, type FrameHeader, type Params } from "./api";
-import { COLOR_MAPS, image } from "./colors";
+import { ColorBar } from "./ColorBar";
+import { COLOR_MAPS, drawColorBar, image, onPaper } from "./colors";
 import { decode } from "./decode";
 import { Frames, type Picture } from "./frames";
 import { Pointed } from "./Pointed";
 import { Series } from "./Series";
-import { count, short } from "./text";
+import { captioned, FINE } from "./figure";
+import { begin, drawAxis, drawName, ticks, type Frame } from "./plot";
+import { count, nans, quantity, short } from "./text";
 import {
-  canvasPng,
   Choice,
   Entry,
   Failure,
@@ -122,7 +124,8 @@ export function Movie({ info, array, show }: ViewProps) {
   const area = useRef<HTMLDivElement>(null);
   const room = useSize(area);
   const [height, width] = picture?.header.shape ?? [shape[yAxis], shape[xAxis]];
-  const scale = Math.min(room.width / width, room.height / height);
+  const scale = Math.max(0, Math.min((room.width - BAR) / width, room.height / height));
+  const missing = useMemo(() => nans(picture?.values), [picture]);
   useEffect(() => {
     if (!canvas.current || !picture || !limits) return;
     canvas.current.width = width;
@@ -143,10 +146,42 @@ export function Movie({ info, array, show }: ViewProps) {
       show({
         selection,
         more: kind === "frame" ? undefined : { kind, axis },
-        png: () => canvasPng(canvas.current),
+        png: () => latest.current(),
       }),
     [selection, kind, show],
   );
+  const latest = useRef<() => Promise<Blob | null>>(async () => null);
+  latest.current = async () => {
+    const source = canvas.current;
+    if (!source || !picture || !limits) return null;
+    // Small images are enlarged by whole numbers, so that each pixel is as large as the others.
+    const ratio = FINE;
+    const enlarged = Math.max(1, Math.round(480 / Math.max(width, height)));
+    const frame = { left: 76, top: 8, width: width * enlarged, height: height * enlarged };
+    const [wide, high] = [Math.max(360, frame.left + frame.width + 110), frame.height + 54];
+    const target = document.createElement("canvas");
+    onPaper(() => {
+      const { context, colors } = begin(target, wide, high, ratio);
+      drawAxis(context, colors, frame, [0, width], count, `axis ${xAxis}`);
+      drawRows(context, frame, height);
+      drawName(context, colors, frame, `axis ${yAxis}`);
+      context.fillStyle = colors.missing;
+      context.fillRect(frame.left, frame.top, frame.width, frame.height);
+      context.imageSmoothingEnabled = false;
+      context.drawImage(source, frame.left, frame.top, frame.width, frame.height);
+      const bar: [number, number, number, number] = [
+        frame.left + frame.width + 14, frame.top, 14, Math.min(240, frame.height),
+      ];
+      drawColorBar(context, colors, bar, limits, COLOR_MAPS[map], short, missing > 0);
+    });
+    const what = kind === "frame" ? `frame ${count(index)} of ${count(length)}` : `${kind} of ${count(length)} frames`;
+    const places = others.map(([at, place]) => `, axis ${at}: ${place}`).join("");
+    return captioned(target, wide, high, info.title, [
+      info.comment,
+      `${quantity(info)}, ${what} along axis ${axis}${places}`,
+      missing ? `${count(missing)} of ${count(width * height)} values are NaN` : "",
+    ]);
+  };
 
   const toggle = () => setPlaying(!playing && kind === "frame" && length > 1);
   const keys: Record<string, () => void> = {
@@ -259,6 +294,14 @@ export function Movie({ info, array, show }: ViewProps) {
             values={picture?.values}
           />
         )}
+        {!error && limits && (
+          <ColorBar
+            limits={limits}
+            map={map}
+            height={Math.min(200, height * scale)}
+            missing={missing > 0}
+          />
+        )}
         {error && <Failure message={error} />}
       </div>
       {kind === "frame" && (
@@ -292,14 +335,35 @@ export function Movie({ info, array, show }: ViewProps) {
           <span className="muted">frames a second</span>
         </div>
       )}
-      {box && <Series params={params} box={box} index={index} length={length} onPick={go} />}
+      {box && <Series params={params} box={box} index={index} length={length} name={quantity(info)} onPick={go} />}
       <p className="state" role="status">
+        {picture && (
+          <span>
+            {quantity(info)}; across: axis {xAxis}, down: axis {yAxis}
+          </span>
+        )}
+        {missing > 0 && (
+          <span className="missing">
+            {count(missing)} of {count(width * height)} values are NaN
+          </span>
+        )}
         {picture?.header.rounded && <span>Values are rounded to be drawn. </span>}
         {still.loading && kind !== "frame" && <Working what={`Computing the ${kind}`} done={done} />}
         {still.loading && kind === "frame" && <span className="muted">reading …</span>}
       </p>
     </>
   );
+}
+
+/** Room for the colour bar beside the image. */
+const BAR = 84;
+
+/** Numbers of the rows at the left of a picture. */
+function drawRows(context: CanvasRenderingContext2D, frame: Frame, rows: number): void {
+  context.textAlign = "right";
+  context.textBaseline = "middle";
+  for (const row of ticks(0, rows, frame.height / 40))
+    context.fillText(count(row), frame.left - 8, frame.top + (row / rows) * frame.height);
 }
 
 /** From the 1st to the 99th percentile; wider where these are the same. */

@@ -1,13 +1,14 @@
 /** Schemas and their tables. */
-import { useState } from "react";
-import { tableAddress } from "./address";
-import type { Schemas, Table } from "./api";
+import { useState, type KeyboardEvent } from "react";
+import { go, tableAddress } from "./address";
+import type { Counts, Schemas, Table } from "./api";
 import { count, size } from "./text";
 
 /** Most tables that are listed at once; the filter finds the others. */
 const MOST = 500;
 
-export function SideList({ schemas, current }: { schemas: Schemas; current?: string }) {
+export function SideList(props: { schemas: Schemas; counts?: Counts; current?: string }) {
+  const { schemas, counts, current } = props;
   const [filter, setFilter] = useState("");
   const words = filter.toLowerCase().split(/\s+/).filter(Boolean);
   const found = schemas.schemas
@@ -21,16 +22,22 @@ export function SideList({ schemas, current }: { schemas: Schemas; current?: str
         .sort((a, b) => a.class.localeCompare(b.class)),
     }))
     .filter(({ tables }) => tables.length || !words.length);
+  const first = found.find(({ tables }) => tables.length)?.tables[0];
   return (
-    <nav aria-label="Tables" className="side">
+    <nav aria-label="Tables" className="side" onKeyDown={walk}>
       <input
         type="search"
         placeholder="Filter tables"
         aria-label="Filter tables"
         value={filter}
         onChange={(event) => setFilter(event.target.value)}
+        onKeyDown={(event) => {
+          if (event.key !== "Enter" || !first) return;
+          event.currentTarget.blur();
+          go(tableAddress(first.name));
+        }}
       />
-      <p className="muted">Estimated rows and table size</p>
+      <p className="muted">Rows (≈ estimated) and table size</p>
       {found.map((schema) => {
         const held = schema.tables.some((table) => table.name === current);
         return (
@@ -40,7 +47,7 @@ export function SideList({ schemas, current }: { schemas: Schemas; current?: str
             </summary>
             <ul>
               {schema.tables.slice(0, MOST).map((table) => (
-                <Item key={table.name} table={table} current={current} />
+                <Item key={table.name} table={table} counts={counts} current={current} />
               ))}
             </ul>
             {schema.tables.length > MOST && (
@@ -49,14 +56,43 @@ export function SideList({ schemas, current }: { schemas: Schemas; current?: str
           </details>
         );
       })}
-      {!found.length && <p className="muted">No table has this in its name.</p>}
+      {!first && words.length > 0 && <p className="muted">No table has this in its name.</p>}
+      {schemas.unlisted.length > 0 && (
+        <p className="muted" title={schemas.unlisted.join("\n")}>
+          Not listed: {schemas.unlisted.slice(0, 3).join(", ")}
+          {schemas.unlisted.length > 3 && ` and ${count(schemas.unlisted.length - 3)} more`}. DataJoint
+          opens no table in PostgreSQL with capitals or spaces in its name.
+        </p>
+      )}
     </nav>
   );
 }
 
-function Item({ table, current }: { table: Table; current?: string }) {
+/** ↓ and ↑ go from table to table. */
+function walk(event: KeyboardEvent<HTMLElement>) {
+  const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (!by) return;
+  const places = [...event.currentTarget.querySelectorAll<HTMLElement>("input, details[open] li a")];
+  const at = places.indexOf(document.activeElement as HTMLElement);
+  const next = at < 0 ? undefined : places[at + by];
+  if (!next) return;
+  event.preventDefault();
+  next.focus();
+}
+
+/** An estimate of 0 is none: the table may have been filled a moment ago. */
+function rowsText(table: Table, counts: Counts | undefined): string {
+  const counted = counts?.rows[table.name];
+  if (counts && counted !== undefined && counted <= counts.most) return count(counted);
+  const most = counts && counted !== undefined ? counts.most : 0;
+  if ((table.rows ?? 0) > most) return `≈ ${count(table.rows!)}`;
+  return most ? `> ${count(most)}` : "";
+}
+
+function Item(props: { table: Table; counts?: Counts; current?: string }) {
+  const { table, current } = props;
   const facts = [
-    table.rows === null ? "" : count(table.rows),
+    rowsText(table, props.counts),
     table.bytes ? size(table.bytes) : "",
   ].filter(Boolean);
   return (

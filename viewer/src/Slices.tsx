@@ -5,7 +5,7 @@ import { change, number, useAddress } from "./address";
 import { getBinary, useLoad, type Header } from "./api";
 import { decode, type Field } from "./decode";
 import { Drawing } from "./Drawing";
-import { figurePng } from "./figure";
+import { captioned, figure as drawnFigure } from "./figure";
 import {
   extent,
   firstParts,
@@ -17,7 +17,7 @@ import {
   type Kind,
   type Part,
 } from "./slices";
-import { count, shapeText, size } from "./text";
+import { count, nans, quantity, shapeText, size } from "./text";
 import { Choice, Entry, Failure, Select, useSettling, type ViewProps } from "./ui";
 
 const KINDS: Record<Kind, string> = { line: "Line", heat: "Heat map", rgb: "RGB", matrix: "Matrix" };
@@ -51,7 +51,9 @@ export default function Slices({ info, array, show }: ViewProps) {
       (plots && kind === "rgb" && shape.length > 2 && [3, 4].includes(shape.at(-1)!) && !complex),
   );
   const wanted = query.get("plot") as Kind;
-  const usual = isColoured(info) && plots ? "rgb" : shape.length > 1 && plots ? "heat" : kinds[0];
+  // Of dates, a plot could show the differences only.
+  const dates = /^[<>|=]?M8/.test(type);
+  const usual = dates ? "matrix" : isColoured(info) && plots ? "rgb" : shape.length > 1 && plots ? "heat" : kinds[0];
   const kind = kinds.includes(wanted) ? wanted : usual;
 
   // The axes that are shown, vertical first; the last axis of an RGB image is its colours.
@@ -115,13 +117,38 @@ export default function Slices({ info, array, show }: ViewProps) {
       show({
         selection,
         more: fieldName ? { field: fieldName } : undefined,
-        png: kind === "matrix" ? undefined : () => figurePng(figure.current),
+        png: kind === "matrix" ? undefined : () => latest.current(),
       }),
     [selection, fieldName, kind, show],
   );
+  // H5Web takes its colours from the page when it is drawn anew.
+  const [, setDrawn] = useState(0);
+  const latest = useRef<() => Promise<Blob | null>>(async () => null);
+  latest.current = async () => {
+    const plot = figure.current;
+    if (!plot) return null;
+    const { classList } = document.documentElement;
+    try {
+      classList.add("paper");
+      setDrawn((before) => before + 1);
+      for (let frames = 0; frames < 3; frames += 1) await new Promise(requestAnimationFrame);
+      const picture = await drawnFigure(plot);
+      const { width, height } = plot.getBoundingClientRect();
+      const of = `${quantity(info)}${fieldName && `, field ${fieldName}`} [${selection}]`;
+      return picture && (await captioned(picture, width, height, info.title, [info.comment, of, values?.note ?? "", nanText]));
+    } finally {
+      classList.remove("paper");
+      setDrawn((before) => before + 1);
+    }
+  };
   const whole = value?.selection === selection ? value.values : undefined;
   const values =
     whole && fieldName ? whole.fields?.find(([name]) => name === fieldName)?.[1] : whole;
+  const nan = useMemo(
+    () => (values?.complex ? nans(values.complex, 2) : nans(values?.numbers)),
+    [values],
+  );
+  const nanText = nan && kind !== "matrix" ? `${count(nan)} of ${count(extentOf(values!.shape))} values are NaN${kind === "heat" ? ": white" : ""}.` : "";
   const starts = [y, x].map((axis) => (axis < 0 ? 0 : (ready[axis] as [number, number])[0]));
   // The range was cut to what can be drawn: said, so that nobody takes the part for the whole.
   const cut = ready
@@ -205,6 +232,7 @@ export default function Slices({ info, array, show }: ViewProps) {
               kind={kind}
               transposed={y > x && y >= 0}
               labels={[y >= 0 ? `axis ${y}` : "", x >= 0 ? `axis ${x}` : ""]}
+              quantity={values.unit ?? (fieldName || quantity(info))}
               starts={starts}
             />
           )
@@ -216,11 +244,16 @@ export default function Slices({ info, array, show }: ViewProps) {
           <span>Rows and columns are counted from the beginning of the part. </span>
         )}
         {values?.note && <span>{values.note} </span>}
+        {nanText && <span>{nanText} </span>}
         {texture === 0 && <span>This browser has no WebGL: numbers only. </span>}
         {loading && <span className="muted">reading …</span>}
       </p>
     </>
   );
+}
+
+function extentOf(shape: number[]): number {
+  return shape.reduce((product, n) => product * n, 1);
 }
 
 /** The fields of a structured dtype; the type is empty for one that has no single numbers. */

@@ -1,6 +1,6 @@
 /** A table: its rows in pages, with the arrays of each. */
 import { Fragment, useEffect } from "react";
-import { arrayAddress, change, tableAddress, useAddress } from "./address";
+import { arrayAddress, arrived, change, tableAddress, useAddress } from "./address";
 import {
   getJson,
   useLoad,
@@ -12,7 +12,7 @@ import {
   type Value,
 } from "./api";
 import { count, dtypeName, shapeText, size } from "./text";
-import { Entry, Failure } from "./ui";
+import { Entry, Failure, Heading } from "./ui";
 
 const LIMIT = 100;
 
@@ -52,6 +52,15 @@ export function TablePage({ table }: { table: string }) {
     document.title = `${info?.class ?? table} · dj-npy`;
   }, [info, table]);
 
+  // Back from an array: on with its link.
+  useEffect(() => {
+    if (!info || !rows.value) return;
+    const from = arrived();
+    const links = [...document.querySelectorAll<HTMLElement>("td a.chip")];
+    if (from && document.activeElement?.matches("main, h1"))
+      links.find((link) => link.getAttribute("href") === from)?.focus();
+  }, [info, rows.value]);
+
   if (error) return <Failure message={error} />;
   if (!info) return <p className="state muted">reading …</p>;
   const { attributes } = info;
@@ -59,12 +68,12 @@ export function TablePage({ table }: { table: string }) {
   return (
     <article className="table">
       <header>
-        <h1>
+        <Heading>
           {info.class || table} <span className="muted">{table}</span>
-        </h1>
+        </Heading>
         {info.comment && <p>{info.comment}</p>}
         <p className="facts">
-          {info.rows === null ? "many rows" : plural(info.rows)}
+          {info.rows === null ? "many rows" : `${info.estimated ? "≈ " : ""}${plural(info.rows)}`}
           {where && counted.value?.count != null && `, ${plural(counted.value.count)} with this restriction`}
           <Links title="Parents" keys={info.parents} />
           <Links title="Children" keys={info.children} />

@@ -2,21 +2,23 @@
 import { useEffect, useMemo, useRef, useState, type RefObject } from "react";
 import { change, move, number, useAddress } from "./address";
 import { floats, getBinary, useLoad, type Params, type TraceHeader } from "./api";
+import { onPaper } from "./colors";
+import { captioned, FINE } from "./figure";
 import { useOverview } from "./overview";
 import {
   begin,
   drawAxis,
   drawHeat,
   drawLabels,
+  drawName,
   drawTraces,
   frameOf,
   statistics,
   type Scale,
   type Traces,
 } from "./plot";
-import { count, short, size } from "./text";
+import { count, quantity, short, size, unitOf } from "./text";
 import {
-  canvasPng,
   Choice,
   Entry,
   Failure,
@@ -40,15 +42,16 @@ async function load(params: Params, signal: AbortSignal): Promise<Data> {
   const answer = await getBinary<TraceHeader>("trace", params, signal);
   const { start, of, width, channels } = answer.header;
   const values = floats(answer);
-  const half = values.length / 2;
+  const size = width * (channels[1] - channels[0]);
   const traces = {
     start,
     width,
     each: of,
     first: channels[0],
     count: channels[1] - channels[0],
-    lowest: values.subarray(0, half),
-    highest: values.subarray(half),
+    lowest: values.subarray(0, size),
+    highest: values.subarray(size, 2 * size),
+    missing: values.length > 2 * size ? values.subarray(2 * size) : undefined,
   };
   return { asked: JSON.stringify(params), header: answer.header, traces };
 }
@@ -74,7 +77,7 @@ export function Trace({ info, array, show }: ViewProps) {
   const area = useRef<HTMLDivElement>(null);
   const canvas = useRef<HTMLCanvasElement>(null);
   const { width, height } = useSize(area);
-  const frame = useMemo(() => frameOf(width, height), [width, height]);
+  const frame = useMemo(() => frameOf(width, height, heat), [width, height, heat]);
   const pixels = useRested(width && Math.round(frame.width), 0);
   const dark = useDark();
 
@@ -106,25 +109,49 @@ export function Trace({ info, array, show }: ViewProps) {
     gain,
   };
 
-  useEffect(() => {
-    if (!canvas.current || !width || !height) return;
-    const { context, colors } = begin(canvas.current, width, height);
+  const unit = unitOf(info.comment);
+  const apart = scale && `${short(scale.spacing / scale.gain)}${unit && ` ${unit}`} apart`;
+  const vertical =
+    last - first < 2 ? quantity(info) : heat ? `channel; colours: ${quantity(info)}` : `channel${apart ? ` (${apart})` : ""}`;
+  const draw = (target: HTMLCanvasElement, ratio?: number) => {
+    const { context, colors } = begin(target, width, height, ratio);
     const perUnit = rate || 1;
-    const label = (at: number, step: number) =>
-      rate ? `${at.toFixed(decimals(step))} s` : count(at);
-    drawAxis(context, colors, frame, [view[0] / perUnit, view[1] / perUnit], label);
-    if (value && scale) {
-      drawLabels(context, colors, frame, value.traces, scale, (at) => short(at));
-      if (heat) drawHeat(context, frame, value.traces, scale);
-      else drawTraces(context, colors, frame, value.traces, scale);
-    }
+    const label = (at: number, step: number) => (rate ? at.toFixed(decimals(step)) : count(at));
+    const name = rate ? "time (s)" : info.shape.length > 1 ? `sample (axis ${axis})` : "sample";
+    drawAxis(context, colors, frame, [view[0] / perUnit, view[1] / perUnit], label, name);
+    drawName(context, colors, frame, vertical);
+    if (!value || !scale) return;
+    drawLabels(context, colors, frame, value.traces, scale);
+    if (heat) drawHeat(context, colors, frame, value.traces, scale);
+    else drawTraces(context, colors, frame, value.traces, scale);
+  };
+  useEffect(() => {
+    if (canvas.current && width && height) draw(canvas.current);
   }, [value, scale?.spacing, gain, removeOffset, heat, rate, view[0], view[1], width, height, dark]);
+  const latest = useRef(draw);
+  latest.current = draw;
+  const notes = useRef<string[]>([]);
+  notes.current = [
+    info.comment,
+    `samples ${count(view[0])} to ${count(view[1])} of ${count(length)}` +
+      (rate ? `, ${short(rate, 6)} Hz` : "") +
+      (channels > 1 ? `; channels ${first} to ${last - 1} of ${count(channels)}` : "") +
+      (removeOffset ? "; without the offset of each channel" : ""),
+    value ? exactness(value.header) + (value.header.nan ? `; ${missing(value.header)}` : "") : "",
+  ];
 
   const around = info.shape.length > 2 ? ":" : `${first}:${last}`;
   const selection = info.shape
     .map((_, at) => (at === axis ? `${start}:${stop}` : around))
     .join(",");
-  useEffect(() => show({ selection, png: () => canvasPng(canvas.current) }), [selection, show]);
+  useEffect(() => {
+    const png = async () => {
+      const picture = document.createElement("canvas");
+      onPaper(() => latest.current(picture, Math.max(FINE, devicePixelRatio)));
+      return captioned(picture, width, height, info.title, notes.current);
+    };
+    show({ selection, png });
+  }, [selection, show, width, height]);
 
   const handlers = useMoves(canvas, frame, view, setView, length);
   const page = (by: number) => {
@@ -266,14 +293,19 @@ export function Trace({ info, array, show }: ViewProps) {
             const high = traces.highest[channel * traces.width + pixel];
             const at = each > 1 ? Math.round(sample) : traces.start + pixel;
             const time = rate ? ` (${(at / rate).toFixed(4)} s)` : "";
+            const nan = traces.missing?.[channel * traces.width + pixel] ?? 0;
+            const some = nan && low === low ? `, ${count(nan)} NaN` : "";
             const values = low === high ? short(low, 6) : `${short(low, 6)} … ${short(high, 6)}`;
-            return `sample ${count(at)}${time}, channel ${traces.first + channel}: ${values}`;
+            return `sample ${count(at)}${time}, channel ${traces.first + channel}: ${values}${some}`;
           }}
         />
       </div>
-      <Position view={view} length={length} onMove={(to) => setView((now) => centred(now, to, length))} />
+      <Position view={view} length={length} heat={heat} onMove={(to) => setView((now) => centred(now, to, length))} />
       <p className="state" role="status">
-        {value && <Exactness header={value.header} />}
+        {value && (
+          <span className={value.header.exact ? undefined : "sampled"}>{exactness(value.header)}</span>
+        )}
+        {value && value.header.nan > 0 && <span className="missing">{missing(value.header)}</span>}
         {value && !value.header.exact && progress?.state === "running" && (
           <Working what="Computing the exact overview" done={progress.done} />
         )}
@@ -284,35 +316,29 @@ export function Trace({ info, array, show }: ViewProps) {
   );
 }
 
-function Exactness({ header }: { header: TraceHeader }) {
+function exactness(header: TraceHeader): string {
   const read = header.bytes > 0 ? `; ${size(header.bytes)} read` : "";
   const samples = `${count(header.stop - header.start)} samples`;
   if (!header.exact)
-    return (
-      <span className="sampled">
-        sampled: each pixel stands for {count(header.of)} samples, of which {count(header.read)} were
-        read{read}
-      </span>
-    );
-  return (
-    <span>
-      exact: {header.of > 1 ? `lowest and highest of each ${count(header.of)} of ` : ""}
-      {samples}
-      {read}
-    </span>
-  );
+    return `sampled: each pixel stands for ${count(header.of)} samples, of which ${count(header.read)} were read${read}`;
+  return `exact: ${header.of > 1 ? `lowest and highest of each ${count(header.of)} of ` : ""}${samples}${read}`;
+}
+
+function missing({ nan, values, exact }: TraceHeader): string {
+  return `${count(nan)} of ${count(values)} values${exact ? "" : " that were read"} are NaN`;
 }
 
 /** Where in the whole recording the window is; a click moves it there. */
 function Position(props: {
   view: View;
   length: number;
+  heat: boolean;
   onMove: (to: number) => void;
 }) {
   const { view, length } = props;
   return (
     <div
-      className="position"
+      className={props.heat ? "position beside-bar" : "position"}
       aria-hidden
       onPointerDown={(event) => {
         const box = event.currentTarget.getBoundingClientRect();

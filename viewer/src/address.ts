@@ -89,6 +89,20 @@ export function useAddress(): Address {
   return useMemo(() => parse(hash), [hash]);
 }
 
+/** What a link led away from; the next view gives its heading the focus, or the link that led there. */
+let left: string | undefined;
+
+export function leave(hash: string): void {
+  left = hash.split("?")[0];
+}
+
+/** The address that was left, once: undefined if nobody followed a link. */
+export function arrived(): string | undefined {
+  const from = left;
+  left = undefined;
+  return from;
+}
+
 /** A number of the address, or `otherwise` where it has none. */
 export function number(query: URLSearchParams, name: string, otherwise: number): number {
   const text = query.get(name);

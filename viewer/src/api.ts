@@ -16,7 +16,15 @@ export interface Table {
 
 export interface Schemas {
   schemas: { name: string; tables: Table[] }[];
+  /** Tables that DataJoint cannot open. */
+  unlisted: string[];
   version: string;
+}
+
+/** Rows of tables, counted; `most + 1` for a table with more than `most`. */
+export interface Counts {
+  rows: Record<string, number>;
+  most: number;
 }
 
 export interface Attribute {
@@ -44,6 +52,7 @@ export interface TableInfo {
   parents: ForeignKey[];
   children: ForeignKey[];
   rows: number | null;
+  estimated: boolean;
 }
 
 export interface ArrayValue {
@@ -74,6 +83,9 @@ export interface ArrayInfo extends ArrayValue {
   path: string;
   store: string;
   title: string;
+  attribute: string;
+  /** Of the attribute, where units are said. */
+  comment: string;
   view: "trace" | "movie" | "h5web";
   axis: number;
 }
@@ -94,6 +106,9 @@ export interface TraceHeader extends Header {
   of: number;
   read: number;
   bytes: number;
+  /** How many of how many values that were read are NaN. */
+  nan: number;
+  values: number;
 }
 
 export interface FrameHeader extends Header {

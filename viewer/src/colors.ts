@@ -57,6 +57,8 @@ export function image(
 }
 
 export interface Theme {
+  /** Of what is NaN. */
+  missing: string;
   ground: string;
   ink: string;
   muted: string;
@@ -69,6 +71,7 @@ export function theme(): Theme {
   const style = getComputedStyle(document.documentElement);
   const color = (name: string) => style.getPropertyValue(`--${name}`).trim();
   return {
+    missing: color("missing"),
     ground: color("ground"),
     ink: color("ink"),
     muted: color("muted"),
@@ -76,4 +79,52 @@ export function theme(): Theme {
     accent: color("accent"),
     font: `11px ${style.fontFamily}`,
   };
+}
+
+/** What `draw` returns, with the light colours of the page: a picture is for a paper. */
+export function onPaper<T>(draw: () => T): T {
+  const { classList } = document.documentElement;
+  classList.add("paper");
+  try {
+    return draw();
+  } finally {
+    classList.remove("paper");
+  }
+}
+
+/** A colour bar with its numbers, in a box of the canvas. */
+export function drawColorBar(
+  context: CanvasRenderingContext2D,
+  colors: Theme,
+  [left, top, width, height]: [number, number, number, number],
+  [low, high]: [number, number],
+  map: ColorMap,
+  label: (value: number) => string,
+  hasMissing: boolean,
+): void {
+  const bottom = top + height - (hasMissing ? 22 : 0);
+  const gradient = context.createLinearGradient(0, bottom, 0, top);
+  for (let at = 0; at <= 16; at += 1) {
+    const from = 3 * Math.round((at / 16) * 255);
+    gradient.addColorStop(at / 16, `rgb(${map.slice(from, from + 3).join()})`);
+  }
+  context.fillStyle = gradient;
+  context.fillRect(left, top, width, bottom - top);
+  context.strokeStyle = colors.rule;
+  context.strokeRect(left + 0.5, top + 0.5, width - 1, bottom - top - 1);
+  context.fillStyle = colors.muted;
+  context.textAlign = "left";
+  for (const [value, y, baseline] of [
+    [high, top, "top"],
+    [(low + high) / 2, (top + bottom) / 2, "middle"],
+    [low, bottom, "bottom"],
+  ] as const) {
+    context.textBaseline = baseline;
+    context.fillText(label(value), left + width + 5, y);
+  }
+  if (!hasMissing) return;
+  context.textBaseline = "middle";
+  context.fillText("NaN", left + width + 5, top + height - 6);
+  context.fillStyle = colors.missing;
+  context.fillRect(left, top + height - 12, width, 12);
 }

@@ -10,6 +10,8 @@ export interface Values {
   complex?: Float32Array | Float64Array;
   /** The fields of a structured dtype. */
   fields?: [name: string, values: Values][];
+  /** What the numbers are, where these are not the values: "seconds since 2026-01-01". */
+  unit?: string;
   /** What one should know of the numbers, e.g. that they are rounded. */
   note?: string;
 }
@@ -105,6 +107,7 @@ function plain(dtype: string, bytes: Uint8Array<ArrayBuffer>, shape: number[]): 
     return {
       shape,
       numbers,
+      unit: `${UNITS[unit] ?? unit}${since}`,
       note: unit && `Plots show ${UNITS[unit] ?? unit}${since}.`,
       text: (index) =>
         ticks[index] === NAT

@@ -44,6 +44,34 @@ export function short(value: number, digits = 4): string {
   return String(Number(value.toPrecision(digits)));
 }
 
+/** How many values are NaN, of `each` numbers that are one value together. */
+export function nans(numbers: ArrayLike<number> | undefined, each = 1): number {
+  if (!(numbers instanceof Float32Array || numbers instanceof Float64Array)) return 0;
+  let number = 0;
+  for (let at = 0; at < numbers.length; at += each)
+    if (Number.isNaN(numbers[at]) || Number.isNaN(numbers[at + each - 1])) number += 1;
+  return number;
+}
+
+/** The unit that a comment says: "raw voltage (uV)", "in uV", "uV"; empty if it does not. */
+export function unitOf(comment: string): string {
+  const [, inBrackets, after, alone] =
+    /[([]\s*([^\s()[\],;]{1,12})\s*[)\]]\s*$|\bin\s+([^\s,;.]{1,12})\.?$|^([^\s,;.]{1,4})$/.exec(comment.trim()) ?? [];
+  return inBrackets ?? after ?? alone ?? "";
+}
+
+/** What the values of an array are: its attribute, and the unit if its comment says one. */
+export function quantity({ attribute, comment }: { attribute: string; comment: string }): string {
+  const unit = unitOf(comment);
+  return (attribute || "value") + (unit && ` (${unit})`);
+}
+
+/** A number at an axis whose ticks are `step` apart: with as many digits as tell them apart. */
+export function tick(value: number, step: number): string {
+  const digits = Math.ceil(Math.log10(Math.abs(value) / step) + 1e-9) + 1;
+  return short(value, Math.max(1, Math.min(15, Number.isFinite(digits) ? Math.max(4, digits) : 4)));
+}
+
 /** The number of 1, 2, 5 times a power of ten that is next above `value`. */
 export function nice(value: number): number {
   const power = 10 ** Math.floor(Math.log10(value));

@@ -18,6 +18,34 @@ export interface ViewProps {
   show: (shown: Shown) => void;
 }
 
+/** The heading of a view. Once a link has led there, the keyboard goes on from it. */
+export function Heading({ children }: { children: ReactNode }) {
+  const heading = useRef<HTMLHeadingElement>(null);
+  useEffect(() => {
+    if (document.activeElement?.matches("main") && heading.current) heading.current.focus();
+  }, []);
+  return (
+    <h1 ref={heading} tabIndex={-1}>
+      {children}
+    </h1>
+  );
+}
+
+/** To what there is to look at: the plot, the rows, or the view. */
+export function toContent(): void {
+  const main = document.querySelector<HTMLElement>("main");
+  (main?.querySelector<HTMLElement>(".plot[tabindex], .scroll") ?? main)?.focus();
+}
+
+/** Seen when the keyboard comes to it. */
+export function Skip({ children }: { children: ReactNode }) {
+  return (
+    <button className="skip" onClick={toContent}>
+      {children}
+    </button>
+  );
+}
+
 export function Failure({ message }: { message: string }) {
   return (
     <p role="alert" className="failure">

@@ -2,9 +2,12 @@
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, TextIO
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol, TextIO
 
 from dj_npy._text import printable
 
@@ -91,6 +94,35 @@ class Paint:
 
     def _painted(self, text: str, code: int) -> str:
         return f"\033[{code}m{text}\033[0m" if self._on else text
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """
+    Have ``kill`` and the end of a terminal end the process as the end of its work does.
+
+    By itself, Python would leave at once, and the embedded database would go on.
+    """
+    if threading.current_thread() is not threading.main_thread():  # has no say in signals
+        yield
+        return
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # One that is ignored, as by nohup, stays so.
+    ours = [each for each in signals if signal.getsignal(each) is signal.SIG_DFL]
+
+    def end(number: int, _: Any) -> None:
+        for each in ours:  # what ends is not to be ended in the middle
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    for each in ours:
+        signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each in ours:
+            if signal.getsignal(each) is end:
+                signal.signal(each, signal.SIG_DFL)
 
 
 def print_report(report: Report, options: argparse.Namespace) -> int:

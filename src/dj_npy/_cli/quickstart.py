@@ -9,7 +9,7 @@ from typing import Any
 import datajoint as dj
 
 from dj_npy import embedded
-from dj_npy._cli.command import FINE, Command
+from dj_npy._cli.command import FINE, Command, ended_by_signals
 
 QUICK_START = '''\
 import datajoint as dj
@@ -99,7 +99,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    quickstart(options.folder)
+    with ended_by_signals():
+        quickstart(options.folder)
     return FINE
 
 

@@ -7,12 +7,17 @@ from pathlib import Path
 import datajoint as dj
 
 from dj_npy import embedded
-from dj_npy._cli.command import FINE, Command, UsageError
+from dj_npy._cli.command import FINE, Command, UsageError, ended_by_signals
 from dj_npy._cli.tables import translate_driver_errors
 from dj_npy._view.view import open_browser, running
 
 
 def _view(options: argparse.Namespace) -> int:
+    with ended_by_signals():
+        return _serve(options)
+
+
+def _serve(options: argparse.Namespace) -> int:
     if options.embedded is not None:
         if not (options.embedded.expanduser() / "postgres").is_dir():  # it would be created
             raise UsageError(

@@ -57,10 +57,21 @@ class Shown:
         Lines of Python; the last is an expression for the reference.
     name : str
         A variable for it.
+    attribute, comment : str
+        Of the table that it is in.
     """
 
-    def __init__(self, ref: NpyRef, title: str, code: Sequence[str], name: str) -> None:
+    def __init__(
+        self,
+        ref: NpyRef,
+        title: str,
+        code: Sequence[str],
+        name: str,
+        attribute: str = "",
+        comment: str = "",
+    ) -> None:
         self.ref, self.title, self._code, self._name = ref, title, code, name
+        self.attribute, self.comment = attribute, comment
         self._header: Header | None = None
         self._version: tuple[str, ...] | None = None
 
@@ -140,7 +151,7 @@ class Arrays:
         return shown
 
     def _in_a_row(self, name: str, attribute: str, key: str) -> Shown:
-        metadata, given, table = self._catalog.metadata(name, attribute, key)
+        metadata, given, table, comment = self._catalog.metadata(name, attribute, key)
         title = " ".join([f"{name}.{attribute}", *(f"{k}={v}" for k, v in given.items())])
         variable = _variable(class_name(name.partition(".")[2]).replace(".", ""), "table")
         lines = [
@@ -151,7 +162,8 @@ class Arrays:
             f"{variable} = dj.FreeTable(dj.conn(), {table!r})",
             f"({variable} & {given!r}).fetch1({attribute!r})",
         ]
-        return Shown(NpyRef(metadata, self._config), title, lines, _variable(attribute, "array"))
+        ref, variable = NpyRef(metadata, self._config), _variable(attribute, "array")
+        return Shown(ref, title, lines, variable, attribute, comment)
 
     def _given(self, number: int) -> Shown:
         if number >= len(self.given):
@@ -172,6 +184,8 @@ def info(shown: Shown) -> dict[str, Any]:
         "fortran": shown.header.fortran_order,
         "checksum": file.row.checksum,
         "title": shown.title,
+        "attribute": shown.attribute,
+        "comment": shown.comment,
         "view": view,
         "axis": axis,
         "code": shown.code("[...]"),

@@ -32,6 +32,12 @@ _SYSTEM = {
     "postgresql": {"information_schema"},  # and those that begin with pg_, as no others can
     "mysql": {"information_schema", "mysql", "performance_schema", "sys"},
 }
+_UNOPENED = re.compile(r"[A-Z\s]")
+"""In a name in PostgreSQL, this is beyond DataJoint, which asks for such a table without quotes."""
+_FEW_ROWS, _BATCH = 10_000, 100
+"""Up to how many rows tables are counted, and how many tables in one query."""
+_COUNTING_S, _BATCH_S = 5, 1
+"""Seconds for which all tables are counted, and those of one query."""
 _EXACT = 1 << 53
 """Integers beyond this are no numbers in a browser."""
 
@@ -86,32 +92,98 @@ class Catalog:
         self._database, self._schemas = database, {*schemas}
         self._headings: dict[str, tuple[float, Any]] = {}
 
-    def schemas(self) -> list[dict[str, Any]]:
-        """Return all schemas with their tables, by two queries."""
-        system = _SYSTEM[self._database.backend]
+    def schemas(self) -> dict[str, Any]:
+        """Return all schemas with their tables, by two queries, and the tables left out."""
         with self._database.session() as session:
-            tables = select(session, _TABLES[self._database.backend])
+            tables = self._tables(session)
             columns = select(session, _ARRAYS[self._database.backend])
         arrays: dict[tuple[str, str], list[str]] = {}
         for schema, table, attribute, comment in columns:
             if _OURS.match(comment):
                 arrays.setdefault((schema, table), []).append(attribute)
         found: dict[str, list[dict[str, Any]]] = {}
+        unlisted: list[str] = []
         for schema, table, rows, nbytes in tables:
-            is_listed = not self._schemas or schema in self._schemas
-            if is_listed and schema not in system and not table.startswith("~"):
-                found.setdefault(schema, []).append(
-                    {
-                        "name": f"{schema}.{table}",
-                        "class": class_name(table),
-                        "tier": tier(table),
-                        "arrays": arrays.get((schema, table), []),
-                        "rows": None if rows is None else int(rows),
-                        "bytes": None if nbytes is None else int(nbytes),
-                        "estimated": True,
-                    }
-                )
-        return [{"name": name, "tables": each} for name, each in found.items()]
+            if self._is_beyond_datajoint(schema, table):
+                unlisted.append(f"{schema}.{table}")
+                continue
+            found.setdefault(schema, []).append(
+                {
+                    "name": f"{schema}.{table}",
+                    "class": class_name(table),
+                    "tier": tier(table),
+                    "arrays": arrays.get((schema, table), []),
+                    "rows": rows,
+                    "bytes": nbytes,
+                    "estimated": True,
+                }
+            )
+        schemas = [{"name": name, "tables": each} for name, each in found.items()]
+        return {"schemas": schemas, "unlisted": unlisted}
+
+    def counts(self) -> dict[str, Any]:
+        """
+        Return how many rows tables have, as far as they are counted within some seconds.
+
+        Of a table with more than `most` rows, it is ``most + 1``. Estimates are 0 for tables that
+        were filled a moment ago.
+        """
+        with self._database.session() as session:
+            tables = [(f"{s}.{t}", s, t, rows) for s, t, rows, _ in self._tables(session)]
+        few = [
+            each
+            for each in tables
+            if (each[3] or 0) <= 10 * _FEW_ROWS
+            and _NAME.fullmatch(each[1])
+            and _NAME.fullmatch(each[2])
+        ]
+        few.sort(key=lambda each: each[3] or 0)  # first those of which nothing is known
+        batches = [few[n : n + _BATCH] for n in range(0, len(few), _BATCH)][::-1]
+        found: dict[str, int] = {}
+        until = time.monotonic() + _COUNTING_S
+        while batches and time.monotonic() < until:
+            batch = batches.pop()
+            try:
+                counts = self._counted(batch)
+            except Refused as refused:
+                if refused.status == 502:
+                    raise
+                if len(batch) > 1:  # one of them is locked, or not to be read
+                    half = len(batch) // 2
+                    batches[:0] = [batch[half:], batch[:half]]
+                continue
+            found.update({batch[n][0]: count for n, count in counts})
+        return {"rows": found, "most": _FEW_ROWS}
+
+    def _counted(self, tables: Sequence[tuple[str, str, str, Any]]) -> list[tuple[int, int]]:
+        full_name = self._database.adapter.make_full_table_name
+        queries = [
+            f"SELECT {n}, count(*) FROM "
+            f"(SELECT 1 FROM {full_name(schema, table)} LIMIT {_FEW_ROWS + 1}) AS few"
+            for n, (_, schema, table, _) in enumerate(tables)
+        ]
+        with self._database.session(_BATCH_S) as session:
+            return select(session, " UNION ALL ".join(queries))
+
+    def _tables(self, session: Any) -> list[tuple[str, str, int | None, int | None]]:
+        """Return schema, name, estimated rows and bytes of all tables that may be listed."""
+        system = _SYSTEM[self._database.backend]
+        return [
+            (
+                schema,
+                table,
+                None if rows is None else int(rows),
+                None if nbytes is None else int(nbytes),
+            )
+            for schema, table, rows, nbytes in select(session, _TABLES[self._database.backend])
+            if (not self._schemas or schema in self._schemas)
+            and schema not in system
+            and not table.startswith("~")
+        ]
+
+    def _is_beyond_datajoint(self, *names: str) -> bool:
+        in_postgresql = self._database.backend == "postgresql"
+        return in_postgresql and any(map(_UNOPENED.search, names))
 
     def describe(self, name: str) -> dict[str, Any]:
         """Return the heading of a table, its parents and children, and how many rows it has."""
@@ -131,10 +203,14 @@ class Catalog:
             }
         try:
             found["rows"] = self._count(table.full_table_name, limit_s=_COUNT_S)
+            found["estimated"] = False
         except Refused as refused:
             if refused.status != 413:
                 raise
-            found["rows"] = None
+            with self._database.session() as session:
+                estimates = {f"{s}.{t}": rows for s, t, rows, _ in self._tables(session)}
+            found["rows"] = estimates.get(name)
+            found["estimated"] = True
         return found
 
     def rows(self, params: Mapping[str, str]) -> dict[str, Any]:
@@ -144,17 +220,28 @@ class Catalog:
         In the order of the key, a page begins behind the key of the last row, so that the millionth
         is as quick as the first; in any other order, after so many rows.
         """
+        name = params.get("table", "")
+        try:
+            return self._rows(name, params)
+        except Refused as refused:
+            _, known = self._headings.get(name, (0.0, None))
+            if refused.status != 400 or known is None or not params.get("restriction", "").strip():
+                raise
+            columns = ", ".join(known.attributes)
+            raise Refused(400, f"{refused}. The attributes are {columns}") from None
+
+    def _rows(self, name: str, params: Mapping[str, str]) -> dict[str, Any]:
         limit = min(integer(params, "limit", 100), _MAX_ROWS)
         restriction = params.get("restriction", "")
         with self._database.session(once=bool(restriction)) as session:
-            table = self.table(session, params.get("table", ""))
+            table = self.table(session, name)
             attributes, key = table.heading.attributes, table.heading.primary_key
             where, values = restricted(table, restriction)
             counted = where, values
             ordered = params.get("order", "").removeprefix("-") or (key[0] if key else "")
             direction = "DESC" if params.get("order", "").startswith("-") else "ASC"
             if ordered and ordered not in attributes:
-                raise Refused(400, f"{params['table']} has no attribute {ordered!r} to order by")
+                raise Refused(400, f"{name} has no attribute {ordered!r} to order by")
             if ordered and (attributes[ordered].codec or _is_bytes(attributes[ordered])):
                 raise Refused(400, f"rows cannot be ordered by {ordered}: it has no plain values")
             # MySQL orders an enum by number, and compares it as text.
@@ -194,11 +281,11 @@ class Catalog:
         count = self._count(table.full_table_name, *counted) if params.get("count") == "1" else None
         return {"rows": page, "more": following is not None, "next": following, "count": count}
 
-    def metadata(self, name: str, attribute: str, key: str) -> tuple[str, dict[str, Any], str]:
+    def metadata(self, name: str, attribute: str, key: str) -> tuple[str, dict[str, Any], str, str]:
         """
-        Return the JSON of an array in a row, as text, its key, and the quoted name of the table.
+        Return the JSON of an array in a row, as text, its key, its table's name and its comment.
 
-        The values of the key are integers and text, as DataJoint takes them.
+        The values of the key are integers and text, as DataJoint takes them. The name is quoted.
 
         Raises
         ------
@@ -223,7 +310,7 @@ class Catalog:
             name: stored if isinstance(stored, int) else str(given[name])
             for name, stored in zip(given, values, strict=True)
         }
-        return found[0][0], literals, table.full_table_name
+        return found[0][0], literals, table.full_table_name, column.comment or ""
 
     def table(self, session: Any, name: str) -> Any:
         """Return a table by its name in the database, ``schema.table``; its heading is known."""
@@ -231,6 +318,11 @@ class Catalog:
         is_name = dot and _NAME.fullmatch(schema) and _NAME.fullmatch(table)
         if not is_name or table.startswith("~") or self._is_system(session, schema):
             raise Refused(404, f"there is no table {name!r:.150}")
+        if self._is_beyond_datajoint(schema, table):
+            raise Refused(
+                404,
+                f"DataJoint opens no table in PostgreSQL with capitals or spaces: {name!r:.150}",
+            )
         known_at, known = self._headings.get(name, (0.0, None))
         if len(self._headings) > _MAX_HEADINGS:
             self._headings.clear()

@@ -27,9 +27,12 @@ _BEGIN = {
 }
 # Once for a connection: not even a statement outside such a transaction writes.
 _CONNECTED = {
-    "postgresql": "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
-    "mysql": "SET SESSION TRANSACTION READ ONLY",
-    "mariadb": "SET SESSION TRANSACTION READ ONLY",
+    "postgresql": ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",),
+    "mysql": (
+        "SET SESSION information_schema_stats_expiry = 0",  # else estimates are of yesterday
+        "SET SESSION TRANSACTION READ ONLY",
+    ),
+    "mariadb": ("SET SESSION TRANSACTION READ ONLY",),
 }
 
 
@@ -114,7 +117,7 @@ class Database:
         if self.backend == "mysql":
             is_mariadb = "MariaDB" in own._conn.get_server_info()
             self._dialect = "mariadb" if is_mariadb else "mysql"
-        run(own, [_CONNECTED[self._dialect]])
+        run(own, _CONNECTED[self._dialect])
         return own
 
     def _begin(self, own: Any, limit_s: float) -> None:

@@ -1,8 +1,8 @@
 """
 Overviews of recordings, kept on disk.
 
-The lowest and the highest value of each channel in bins of 2^k samples: a window of any length is
-drawn from them, and not one sample is missed.
+The lowest and the highest value of each channel in bins of 2^k samples, and of floats how many are
+NaN: a window of any length is drawn from them, and not one sample is missed.
 """
 
 import math
@@ -51,25 +51,25 @@ class Overviews:
 
     def bins(
         self, shown: Shown, axis: int, window: slice, least: int
-    ) -> tuple[int, int, AnyArray, AnyArray] | None:
+    ) -> tuple[int, int, AnyArray] | None:
         """
         Return the bins of a window, if there are at least so many and the overview is complete.
 
-        They are the samples of a bin, the number of the first bin, and the lowest and highest
-        values, with bins as rows and channels as columns.
+        They are the samples of a bin, the number of the first bin, and lowest and highest values,
+        and of floats the number of NaN, each with bins as rows and channels as columns.
         """
         try:
-            size, _, _ = _layout(shown, axis)
+            size = _layout(shown, axis)[0]
         except Refused:
             return None
         first, last = window.start // size, -(-window.stop // size)
         if last - first < least:
             return None
         job = self._jobs.ask(_key(shown, axis))
-        both = _kept(shown, axis)
-        if both is None and job is not None:
-            both = job.result
-        return None if both is None else (size, first, both[0, first:last], both[1, first:last])
+        found = _kept(shown, axis)
+        if found is None and job is not None:
+            found = job.result
+        return None if found is None else (size, first, found[:, first:last])
 
     def _told(self, shown: Shown, axis: int, job: Job | None) -> dict[str, Any]:
         if job is not None and job.error is not None:
@@ -84,30 +84,32 @@ def _key(shown: Shown, axis: int) -> Key:
     return "overview", axis, shown.version or (shown.title,)
 
 
-def _layout(shown: Shown, axis: int) -> tuple[int, int, np.dtype[Any]]:
-    """Return the samples of a bin, the number of bins, and the dtype of an overview."""
+def _layout(shown: Shown, axis: int) -> tuple[int, tuple[int, int, int], np.dtype[Any]]:
+    """Return the samples of a bin, and the shape (2 or 3, bins, channels) and dtype."""
     ref = shown.ref
     sample = np.zeros((), ref.dtype)
     dtype = plain(sample).dtype
+    if dtype == np.float16:
+        dtype = np.dtype(np.float32)  # half of them cannot count the NaN of a bin
     length = ref.shape[axis]
-    each = 2 * dtype.itemsize * (ref.size // max(1, length))
+    kinds, channels = 3 if dtype.kind == "f" else 2, ref.size // max(1, length)
+    each = kinds * dtype.itemsize * channels
     size = _FINEST
     while -(-length // size) * each > _LARGEST:
         if size > length:
             raise Refused(413, f"{shown.title} has too many channels for an overview")
         size *= 2
-    return size, -(-length // size), dtype
+    return size, (kinds, -(-length // size), channels), dtype
 
 
 def _name(shown: Shown, axis: int) -> tuple[str, ...]:
-    return ("dj-npy overview 1", *shown.version, str(axis))
+    return ("dj-npy overview 2", *shown.version, str(axis))
 
 
 def _kept(shown: Shown, axis: int) -> AnyArray | None:
     """Return the overview in the file cache."""
-    _, bins, dtype = _layout(shown, axis)
-    shape = 2, bins, shown.ref.size // max(1, shown.ref.shape[axis])
-    nbytes = dtype.itemsize * 2 * bins * shape[2]
+    _, shape, dtype = _layout(shown, axis)
+    nbytes = dtype.itemsize * math.prod(shape)
     with suppress(StoreError):  # no folder for it
         file = filecache.find_copy(_name(shown, axis), nbytes) if shown.version and nbytes else None
         if file is not None:
@@ -118,29 +120,44 @@ def _kept(shown: Shown, axis: int) -> AnyArray | None:
 
 def _compute(shown: Shown, axis: int, job: Job) -> AnyArray | None:
     """Return an overview that could not be kept; read all of the array for it."""
-    ref, (size, bins, dtype) = shown.ref, _layout(shown, axis)
+    ref, (size, shape, dtype) = shown.ref, _layout(shown, axis)
     others = ref.shape[:axis] + ref.shape[axis + 1 :]
-    both: AnyArray = np.empty((2, bins, *others), dtype)
-    lowest, highest = both
+    found: AnyArray = np.zeros((*shape[:2], *others), dtype)
     limits = np.iinfo(dtype) if dtype.kind in "iu" else None
-    lowest[:] = np.nan if limits is None else limits.max
-    highest[:] = np.nan if limits is None else limits.min
+    found[0] = np.nan if limits is None else limits.max
+    found[1] = np.nan if limits is None else limits.min
     for box, data in walk(shown, [range(length) for length in ref.shape], job):
         data = np.moveaxis(plain(data), axis, 0)
         start, stop = box[axis].start // size, -(-box[axis].stop // size)
         place = (slice(start, stop), *box[:axis], *box[axis + 1 :])
-        for ufunc, out in ((np.fmin, lowest), (np.fmax, highest)):
+        for ufunc, out in ((np.fmin, found[0]), (np.fmax, found[1])):
             ufunc(out[place], reduced(ufunc, data, box[axis].start, size), out=out[place])
-    if not shown.version or not both.nbytes:
-        return both.reshape(2, bins, -1)
+        if has_nan(data):
+            found[2][place] += nan_counts(data, box[axis].start, size)
+    if not shown.version or not found.nbytes:
+        return found.reshape(shape)
     try:
-        contents = bytes_view(both)
+        contents = bytes_view(found)
         filecache.open_copy(
-            _name(shown, axis), both.nbytes, lambda file: filecache.write_at(file, 0, contents), ""
+            _name(shown, axis), found.nbytes, lambda file: filecache.write_at(file, 0, contents), ""
         ).close()
     except StoreError:  # no folder for it, or a full disk
-        return both.reshape(2, bins, -1)
+        return found.reshape(shape)
     return None
+
+
+def has_nan(data: AnyArray) -> bool:
+    """Return whether any value is NaN."""
+    # Of minimum, unlike fmin, the result is NaN then: no array of as many booleans is made.
+    has_values = data.dtype.kind == "f" and data.size > 0
+    return has_values and bool(np.isnan(np.minimum.reduce(data, axis=None)))
+
+
+def nan_counts(data: AnyArray, start: int, size: int) -> AnyArray:
+    """Return how many values of each bin are NaN; the bins are those of `reduced`."""
+    is_first = (np.arange(len(data)) + start) % size == 0
+    is_first[:1] = True
+    return np.add.reduceat(np.isnan(data), np.flatnonzero(is_first), axis=0, dtype=np.int64)
 
 
 def reduced(ufunc: Any, data: AnyArray, start: int, size: int) -> AnyArray:

@@ -1,5 +1,6 @@
 """HTTP as uvicorn speaks it, with time limits: anybody on this machine can connect."""
 
+import time
 from asyncio import TimerHandle, Transport
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -11,16 +12,25 @@ _READ_S = 60
 
 
 class Protocol(H11Protocol):
-    """A connection that is closed if there are too many, or if its client is too slow."""
+    """
+    A connection that is closed if its client is too slow.
+
+    When there are too many, the one goes that has been waited for longest. So whoever opens
+    connections again and again does not keep the user out.
+    """
 
     _timer: TimerHandle | None = None
+    _waits_since = 0.0
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Wait for a request."""
         super().connection_made(transport)
         self._close_after(_ASK_S)
-        if len(self.connections) > (self.limit_concurrency or 0):
-            transport.abort()
+        # At the limit, uvicorn would answer each request by 503.
+        if len(self.connections) >= (self.limit_concurrency or 0):
+            own = [each for each in self.connections if isinstance(each, Protocol)]
+            waiting = [each for each in own if each._timer is not None]  # for their clients
+            min(waiting, key=lambda each: each._waits_since)._close()
 
     def handle_events(self) -> None:
         """Wait for the answer, if all headers are there."""
@@ -43,4 +53,10 @@ class Protocol(H11Protocol):
             self._timer.cancel()
         self._timer = None
         if seconds is not None:
-            self._timer = self.loop.call_later(seconds, self.transport.abort)
+            self._waits_since = time.monotonic()
+            self._timer = self.loop.call_later(seconds, self._close)
+
+    def _close(self) -> None:
+        self._close_after(None)
+        self.connections.discard(self)
+        self.transport.abort()

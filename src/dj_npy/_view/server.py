@@ -29,7 +29,7 @@ logger = logging.getLogger("dj_npy")
 
 WORKERS = 8
 """Requests that are worked on, or whose answers are being sent, at a time."""
-_OF_JOBS = ("overview", "projection")
+_OF_JOBS = ("overview", "projection", "counts")
 """Requests that are about what goes on in the background."""
 _PIECE = 1 << 20
 _STATIC = Path(__file__).parent / "static"
@@ -102,9 +102,8 @@ class App:
         self._files = dict(_page())
         self._turns = asyncio.Semaphore(WORKERS)
         self._routes: dict[tuple[str, str], Callable[[Params], Answer]] = {
-            ("GET", "schemas"): lambda _: as_json(
-                {"schemas": self._catalog.schemas(), "version": version}
-            ),
+            ("GET", "schemas"): lambda _: as_json({**self._catalog.schemas(), "version": version}),
+            ("GET", "counts"): lambda _: as_json(self._catalog.counts()),
             ("GET", "table"): lambda p: as_json(self._catalog.describe(p.get("table", ""))),
             ("GET", "rows"): lambda p: as_json(self._catalog.rows(p)),
             ("GET", "array"): lambda p: as_json(arrays.info(self.arrays.find(p, anew=True))),

@@ -10,7 +10,7 @@ from dj_npy._format.npyfile import AnyArray
 from dj_npy._settings import settings
 from dj_npy._view.answers import Answer, Refused, axis_of, binary, integer, little_endian, span
 from dj_npy._view.arrays import MOST, Shown
-from dj_npy._view.overview import Overviews, plain, reduced
+from dj_npy._view.overview import Overviews, has_nan, nan_counts, plain, reduced
 
 _SAMPLED = 8 << 20
 """Bytes to read of a window that is not read whole."""
@@ -29,7 +29,8 @@ def trace(shown: Shown, params: Mapping[str, str], overviews: Overviews) -> Answ
     Return lowest and highest values, `(2, channels, pixels)`, of a window.
 
     Pixel `p` stands for the samples from ``start + p * of`` on, `of` of them. It was read from the
-    first `read` of these: from all where `exact`.
+    first `read` of these: from all where `exact`. NaN are left out; if there are any, `nan` of the
+    `values` that were read, a third array follows: how many of each pixel are.
     """
     shape = shown.ref.shape
     if not shape:
@@ -40,33 +41,47 @@ def trace(shown: Shown, params: Mapping[str, str], overviews: Overviews) -> Answ
     window = span(f"{params.get('start', '')}:{params.get('stop', '')}", shape[axis], "start:stop")
     some = span(params.get("channels", _CHANNELS), channels, "channels")
     width = min(max(integer(params, "width", 1200), 1), _MAX_WIDTH)
-    if 2 * (some.stop - some.start) * width * dtype.itemsize > MOST:
+    planes = 3 if shown.ref.dtype.kind in "fc" else 2
+    if planes * (some.stop - some.start) * width * dtype.itemsize > MOST:
         raise Refused(413, "these are too many channels for so many pixels: choose fewer")
     found = _Window(shown, axis, window, some)
     count = window.stop - window.start
     exact = max(1, -(-count // width))
     first, stop, of, read, nbytes = window.start, window.stop, exact, exact, found.nbytes
+    values = count
+    missing: AnyArray | None = None
     if nbytes <= MOST:
         data = found.read(slice(window.start, window.stop))
         lowest, highest = (reduced(each, data, 0, of) for each in (np.fmin, np.fmax))
+        missing = nan_counts(data, 0, of) if has_nan(data) else None
     elif bins := overviews.bins(shown, axis, window, _BINS):
-        size, bin_, lowest, highest = bins
-        first, stop = bin_ * size, min((bin_ + len(lowest)) * size, shape[axis])
-        group = -(-len(lowest) // width)
-        lowest = reduced(np.fmin, lowest[:, some], 0, group)
-        highest = reduced(np.fmax, highest[:, some], 0, group)
-        of, read, nbytes = group * size, group * size, 0
+        size, bin_, kept = bins
+        first, stop = bin_ * size, min((bin_ + kept.shape[1]) * size, shape[axis])
+        group = -(-kept.shape[1] // width)
+        lowest = reduced(np.fmin, kept[0][:, some], 0, group)
+        highest = reduced(np.fmax, kept[1][:, some], 0, group)
+        if len(kept) > 2:
+            counts = kept[2][:, some]
+            missing = np.add.reduceat(counts, np.arange(0, len(counts), group), dtype="f8")
+        of, read, nbytes, values = group * size, group * size, 0, stop - first
     else:
         of, read, turns = found.sampling(width)
         starts = np.arange(window.start, window.stop, of)
-        points = np.minimum(starts[:, None] + np.arange(read), window.stop - 1)
+        points = starts[:, None] + np.arange(read)
+        is_there = points < window.stop
+        points = np.minimum(points, window.stop - 1)
         each_turn = [points[n::turns].ravel() for n in range(turns)]
         nbytes = sum(map(found.planned, each_turn))
-        lowest, highest = np.empty((2, len(starts), some.stop - some.start), dtype)
+        values = int(is_there.sum())
+        lowest, highest, missing = np.zeros((3, len(starts), some.stop - some.start), dtype)
         for n, samples in enumerate(each_turn):
             data = found.read(samples)
             lowest[n::turns] = reduced(np.fmin, data, 0, read)
             highest[n::turns] = reduced(np.fmax, data, 0, read)
+            if has_nan(data):
+                is_nan = np.isnan(data).reshape(-1, read, data.shape[1])
+                missing[n::turns] = (is_nan & is_there[n::turns, :, None]).sum(axis=1)
+    nan = 0 if missing is None else int(missing.sum())
     header = {
         "start": first,
         "stop": stop,
@@ -76,10 +91,12 @@ def trace(shown: Shown, params: Mapping[str, str], overviews: Overviews) -> Answ
         "of": of,
         "read": read,
         "bytes": nbytes,
+        "nan": nan,
+        "values": values * (some.stop - some.start),
         "dtype": dtype.str,
     }
-    both = np.stack([lowest.T, highest.T])
-    return binary(header, little_endian(both.astype(dtype, copy=False)))
+    sent = [lowest, highest, *([missing] if nan and missing is not None else [])]
+    return binary(header, little_endian(np.stack([each.T.astype(dtype) for each in sent])))
 
 
 def drawn_as(shown: Shown) -> np.dtype[Any]:

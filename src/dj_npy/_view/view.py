@@ -133,7 +133,7 @@ class Running:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=_CONNECTIONS,
+            limit_concurrency=_CONNECTIONS + 1,  # at which it refuses
             timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
