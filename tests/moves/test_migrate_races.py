@@ -94,7 +94,7 @@ def test_a_row_that_is_deleted_meanwhile_and_perhaps_inserted_again(
 
     def change(number: int) -> None:
         other = instance_of(blobs)
-        (other & {"recording_id": number}).delete(prompt=False)
+        (other & {"recording_id": number}).delete_quick()
         del changed[number]
         if again_with is not None:
             changed[number] = again_with
@@ -113,7 +113,7 @@ def test_changes_after_the_copy_are_in_the_switch(blobs: Any) -> None:
     assert dj_npy.migrate(blobs, "waveform", step="copy").to_do == 0
     blobs.update1({"recording_id": 0, "waveform": np.ones(3)})
     blobs.insert1({"recording_id": len(A), "waveform": np.zeros(2)})
-    (blobs & "recording_id = 1").delete(prompt=False)
+    (blobs & "recording_id = 1").delete_quick()
     blobs.insert1({"recording_id": 1, "waveform": np.zeros(5)})
     survey = dj_npy.migrate(blobs, "waveform")
     assert (survey.to_do, survey.state) == (3, "copying")
@@ -125,7 +125,9 @@ def test_a_transaction_that_stays_open(
     blobs: Any, query: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dj_npy._moves.twin, "_LOCK_WAIT_S", 1)
-    monkeypatch.setattr(dj_npy._moves.migrate, "_TRIES", 2)
+    for module in (dj_npy._moves.migrate, dj_npy._moves.twin):
+        monkeypatch.setattr(module, "TRIES", 2)
+    dj_npy.migrate(blobs, "waveform", step="copy")
     query("START TRANSACTION")
     query(f"SELECT recording_id FROM {blobs.full_table_name}").fetchall()
     with pytest.raises(StoreError, match="leave a transaction open"):
@@ -260,7 +262,7 @@ def using(lab: Lab, table: str, expected: dict[int, Any]) -> Iterator[list[int]]
                 expected[n] = value
                 if number % 3 == 0:
                     n = random.choice(list(expected))
-                    attempt(lambda t, n=n: (t & {"recording_id": n}).delete(prompt=False))
+                    attempt(lambda t, n=n: (t & {"recording_id": n}).delete_quick())
                     del expected[n]
                 n = random.choice(list(expected))
 

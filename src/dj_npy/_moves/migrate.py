@@ -21,7 +21,7 @@ from dj_npy._moves.migrated import Migrated
 from dj_npy._moves.move import remove_old
 from dj_npy._moves.rows import Rows, shown_key
 from dj_npy._moves.survey import survey
-from dj_npy._moves.twin import Session, TableInUseError, Twin, session
+from dj_npy._moves.twin import PAUSE_S, TRIES, Session, TableInUseError, Twin, session
 from dj_npy._moves.values import Values
 from dj_npy._settings import settings
 from dj_npy._stores import identity, open_store
@@ -39,8 +39,6 @@ _COMMIT_S, _COMMIT_ROWS = 0.5, 64
 """How long and how many rows wait for the end of a transaction."""
 _FEW = 32
 """Rows that may be copied while nobody else gets at the table."""
-_TRIES, _PAUSE_S = 10, 1
-"""How often a switch tries to get the table for itself, and seconds between."""
 
 
 def migrate(
@@ -346,9 +344,9 @@ class _Migration:
 
     def _exchange(self, twins: Sequence[Twin]) -> None:
         """Let attributes and twins change names at a moment when all are equal."""
-        for attempt in range(_TRIES):
+        for attempt in range(TRIES):
             if attempt:
-                time.sleep(_PAUSE_S)
+                time.sleep(PAUSE_S)
                 for twin in twins:
                     self._copy(twin)
                 if self._report.counts:
@@ -366,14 +364,15 @@ class _Migration:
                     twin.switch()
                 twins[0].keep()
                 return
-            except TableInUseError as error:
-                reason = error
+            except TableInUseError:
+                if attempt == TRIES - 1:
+                    raise
             finally:
                 twins[0].unlock()
         raise StoreError(
-            f"others use {twins[0].table_name} all the time, or leave a transaction open: nothing "
-            f"was switched, and what was copied is kept. Try again"
-        ) from reason
+            f"{twins[0].table_name} changes faster than it is copied: nothing was switched, and "
+            f"what was copied is kept. Try again"
+        )
 
     def _drop(self, twins: Iterable[Twin]) -> None:
         """Remove the twins, and files to which no row refers any more."""

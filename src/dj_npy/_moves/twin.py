@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -23,7 +24,9 @@ _AT_ONCE = 2000
 """Rows per fetch."""
 _TIMED_OUT = re.compile("lock (wait )?time-?out|due to lock", re.IGNORECASE)
 _LOCK_WAIT_S = 3
-"""Seconds that readers may have to wait behind a switch that waits itself."""
+"""Seconds that readers may have to wait behind a change of the table that waits itself."""
+TRIES, PAUSE_S = 10, 1
+"""How often a change tries to get the table for itself, and seconds between."""
 
 # Whether the twin of a row has what the column has: nobody has changed the row since. PostgreSQL
 # tells the transaction that wrote a row; in MySQL, each change of a row sets the time of the
@@ -208,13 +211,13 @@ class Twin:
         new, same, same_type = quote(self._new), quote(self._same), _SAME_TYPE[self._backend]
         change = f"ALTER TABLE {self._table}"
         if self._backend == "postgresql":
-            self.session.execute(
+            self._alter(
                 f"{change} ADD COLUMN {new} {sql_type} NULL, ADD COLUMN {same} {same_type} NULL"
             )
             for column, text in ((new, comment), (same, mark)):
                 self.session.execute(f"COMMENT ON COLUMN {self._table}.{column} IS %s", [text])
         else:
-            self.session.execute(
+            self._alter(
                 f"{change} ADD COLUMN {new} {sql_type} NULL COMMENT %s AFTER {quote(self.name)}, "
                 f"ADD COLUMN {same} {same_type} COMMENT %s",
                 [comment, mark],
@@ -232,30 +235,53 @@ class Twin:
             else:
                 described, values = self._described(self.name, "NOT NULL")
                 changes.append(f"MODIFY COLUMN {quote(self.name)} {described}")
-        self.session.execute(f"ALTER TABLE {self._table} {', '.join(changes)}", values)
+        self._alter(f"ALTER TABLE {self._table} {', '.join(changes)}", values)
         self.session.commit()
+
+    def _alter(self, change: str, values: Sequence[str] = ()) -> None:
+        """Change the table, as soon as nobody has it in a transaction that stays open."""
+        for attempt in range(TRIES):
+            if attempt:
+                time.sleep(PAUSE_S)
+            with suppress(TableInUseError):
+                return self._when_free(change, values)
+        self._when_free(change, values)
+
+    def _when_free(self, statement: str, values: Sequence[str] = ()) -> None:
+        """
+        Send a statement that has to wait for all transactions which use the table.
+
+        Raises
+        ------
+        TableInUseError
+            If they took some seconds, during which all who came later had to wait, too.
+        """
+        try:
+            if self._backend == "postgresql":
+                self.session.execute(f"SET LOCAL lock_timeout = '{_LOCK_WAIT_S}s'")
+            else:
+                self.session.execute(f"SET SESSION lock_wait_timeout = {_LOCK_WAIT_S}")
+            self.session.execute(statement, values)
+        except Exception as error:
+            if _TIMED_OUT.search(str(error)):
+                self.session.rollback()
+                raise TableInUseError(
+                    f"others use {self.table_name} all the time, or leave a transaction open. "
+                    f"What was copied is kept, and nothing else was changed. Try again"
+                ) from error
+            raise
 
     def lock(self) -> None:
         """
         Keep everybody else out of the table, until `keep` or `unlock`.
 
-        Raises
-        ------
-        TableInUseError
-            If others had it for some seconds, during which all who came later had to wait.
+        Raises `TableInUseError`.
         """
-        try:
-            if self._backend == "postgresql":
-                self.session.execute(f"SET LOCAL lock_timeout = '{_LOCK_WAIT_S}s'")
-                self.session.execute(f"LOCK TABLE {self._table} IN ACCESS EXCLUSIVE MODE")
-                self.session.held = True
-            else:
-                self.session.execute(f"SET SESSION lock_wait_timeout = {_LOCK_WAIT_S}")
-                self.session.execute(f"LOCK TABLES {self._table} WRITE")
-        except Exception as error:
-            if _TIMED_OUT.search(str(error)):
-                raise TableInUseError(str(error)) from error
-            raise
+        if self._backend == "postgresql":
+            self._when_free(f"LOCK TABLE {self._table} IN ACCESS EXCLUSIVE MODE")
+            self.session.held = True
+        else:
+            self._when_free(f"LOCK TABLES {self._table} WRITE")
 
     def keep(self) -> None:
         """Let what was done under the lock be so for all."""
