@@ -76,7 +76,7 @@ class Session:
         else:
             self._raw.autocommit(False)
             self.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-            with suppress(dj.DataJointError):  # else each row is logged twice; few accounts may
+            with suppress(Exception):  # else each row is logged twice; few accounts may
                 self.execute("SET SESSION binlog_row_image = 'minimal'")
 
     def execute(self, query: str, values: Sequence[Any] = ()) -> int:
@@ -293,7 +293,7 @@ class Twin:
         self.session.held = False
         self.session.rollback()
         if self._backend == "mysql":
-            with suppress(dj.DataJointError):
+            with suppress(Exception):  # a lost connection has none
                 self.session.execute("UNLOCK TABLES")
 
     def switch(self) -> None:

@@ -24,6 +24,12 @@ BEGINNING = 4096
 """Bytes of a blob that tell what is in it."""
 _COMPRESSED = b"ZL123\0"
 _FORMATS = (b"mYm\0", b"dj0\0")
+_JSON = b'{"'
+"""
+Beginning of what no blob has, but a process writes that knows a column as ``<npy@>`` still.
+
+MySQL and PostgreSQL take a JSON for bytes.
+"""
 _SCALARS = {"\x0a": "int", "\x0b": "bool", "\x0c": "complex", "\x0d": "float"}
 _SCALAR = ", not an array: scalars=True (--scalars) makes it one without axes"
 _OTHERS = {
@@ -113,6 +119,8 @@ class Values:
             return _file_of_npy(_parsed(raw), config)
         if self.kind == "attach":
             return _attached(raw if self.in_table else self._content(raw))
+        if self.in_table and bytes(raw[: len(_JSON)]) == _JSON:
+            return NpyRef(_parsed(bytes(raw)), config)
         value = unpacked(raw) if self.attribute.codec is None else self._decoded(raw)
         if isinstance(value, bool | int | float | complex | np.generic):
             if not self.scalars:
@@ -196,6 +204,8 @@ def peek_blob(beginning: bytes, scalars: bool = False) -> Peek:
             start = len(_COMPRESSED) + 8
             nbytes = int.from_bytes(beginning[len(_COMPRESSED) : start], "little")
             beginning = zlib.decompressobj().decompress(beginning[start:], BEGINNING)
+        if beginning.startswith(_JSON):
+            return Peek(True, "a row of <npy@>: of a process that knows the column as it was", 0)
         if not beginning.startswith(_FORMATS):
             return Peek(False, "bytes that are no blob of DataJoint", nbytes)
         code, rest = chr(beginning[4]), beginning[5:]
