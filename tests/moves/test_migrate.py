@@ -1,16 +1,11 @@
 """`migrate`: columns of other types become `<npy@>`, and back, with every value as it was."""
 
-import json
-import uuid
-from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import datajoint as dj
 import numpy as np
 import pytest
-from datajoint.blob import pack
 
 import dj_npy
 from dj_npy import NpyRef

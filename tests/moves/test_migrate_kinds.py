@@ -17,7 +17,7 @@ from dj_npy import ArrayInvalidError, NpyRef, StoreError
 from dj_npy._cli.main import main
 from dj_npy._datajoint.catalog import another_session
 from tests.conftest import MakeTable
-from tests.moves.test_migrate import again, check, columns, fill, migrate, same
+from tests.moves.test_migrate import again, check, columns, fill, same
 from tests.support import blobs as old_blobs
 from tests.support.servers import files
 
@@ -203,7 +203,7 @@ def test_several_attributes_and_a_key_of_many_types(table: MakeTable, database: 
     )()
     keys = [
         {
-            "subject": f"it's {n}% \\ \"ü\" ",
+            "subject": f'it\'s {n}% \\ "ü" ',
             "start": datetime(2020, 1, 1, 2, 3, 4, 5 + n),
             "day": date(2020, 1, 1 + n),
             "id": uuid.UUID(int=n) if is_mysql else n,

@@ -21,9 +21,9 @@ from dj_npy._errors import (
     StoreError,
 )
 from dj_npy._format.metadata import ArrayMetadata
+from dj_npy._moves.contents import NoArrayError, Values, packed
 from dj_npy._moves.paths import KeyPaths
 from dj_npy._moves.twin import Twin, is_bytes
-from dj_npy._moves.values import NoArrayError, Values, packed
 from dj_npy._stores import Store, identity, open_store
 
 

@@ -3,7 +3,7 @@
 import pickle
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, Literal
 
@@ -13,16 +13,16 @@ from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._datajoint.catalog import is_npy, snapshot
 from dj_npy._datajoint.storerows import TableWitness
-from dj_npy._errors import ArrayInvalidError, StoreError
+from dj_npy._errors import ArrayCorruptError, ArrayInvalidError, StoreError
 from dj_npy._format.layout import Column
 from dj_npy._format.metadata import ArrayMetadata
+from dj_npy._moves.contents import Values
 from dj_npy._moves.convert import Converted, Converter
 from dj_npy._moves.migrated import Migrated
 from dj_npy._moves.move import remove_old
 from dj_npy._moves.rows import Rows, shown_key
 from dj_npy._moves.survey import survey
 from dj_npy._moves.twin import PAUSE_S, TRIES, Session, TableInUseError, Twin, session
-from dj_npy._moves.values import Values
 from dj_npy._settings import settings
 from dj_npy._stores import identity, open_store
 from dj_npy._text import kind_of
@@ -381,8 +381,9 @@ class _Migration:
             for twin in twins:
                 if is_npy(twin.twin.codec, twin.twin.store):
                     for (text,) in twin.twins():
-                        row = ArrayMetadata.of(text)
-                        rows.note_old_file(row.store, row.path)
+                        with suppress(ArrayCorruptError):  # a row of after the switch has none
+                            row = ArrayMetadata.of(text)
+                            rows.note_old_file(row.store, row.path)
                 self._own.rollback()
             for twin in twins:
                 twin.drop()

@@ -93,7 +93,10 @@ class Migrated:
                 (self.to_do, "values are still to be copied"),
                 (self.removed, "files removed"),
                 (self.shared, "files kept, as other rows refer to them"),
-                *((count, f"values cannot be converted: {what}") for what, count in self.counts.items()),
+                *(
+                    (count, f"values cannot be converted: {what}")
+                    for what, count in self.counts.items()
+                ),
             )
             if count
         ]
@@ -104,7 +107,10 @@ class Migrated:
             lines.append(f"... and {more:,} more")
         lines += [f"not removed: {failure}" for failure in self.failures]
         if self.definition:
-            lines += ["the definition of the table has to say:", *map("    {}".format, self.definition)]
+            lines += [
+                "the definition of the table has to say:",
+                *map("    {}".format, self.definition),
+            ]
         if self.step not in ("finish", "undo"):
             lines.append(f"{self.state}; {_NEXT[self.state]}")
         return "\n".join(lines)

@@ -11,10 +11,10 @@ from dj_npy._concurrency.progress import Progress
 from dj_npy._datajoint.catalog import snapshot
 from dj_npy._errors import NpyError
 from dj_npy._format.layout import Column
+from dj_npy._moves.contents import BEGINNING, Peek, Values
 from dj_npy._moves.migrated import Migrated
 from dj_npy._moves.rows import shown_key
 from dj_npy._moves.twin import Twin
-from dj_npy._moves.values import BEGINNING, Peek, Values
 from dj_npy._settings import settings
 
 _SAMPLES = 8

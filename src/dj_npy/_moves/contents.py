@@ -33,9 +33,9 @@ MySQL and PostgreSQL take a JSON for bytes.
 _SCALARS = {"\x0a": "int", "\x0b": "bool", "\x0c": "complex", "\x0d": "float"}
 _SCALAR = ", not an array: scalars=True (--scalars) makes it one without axes"
 _OTHERS = {
-    **{"P": "a sparse matrix of MATLAB", "S": "a struct of MATLAB", "C": "a cell array of MATLAB"},
-    **{"\xff": "None", "\x01": "a tuple", "\x02": "a list", "\x03": "a set", "\x04": "a dict"},
-    **{"\x05": "a text", "\x06": "bytes", "d": "a Decimal", "t": "a date or time", "u": "a UUID"},
+    "P": "a sparse matrix of MATLAB", "S": "a struct of MATLAB", "C": "a cell array of MATLAB",
+    "\xff": "None", "\x01": "a tuple", "\x02": "a list", "\x03": "a set", "\x04": "a dict",
+    "\x05": "a text", "\x06": "bytes", "d": "a Decimal", "t": "a date or time", "u": "a UUID",
 }
 """What blobs have that is no array, by the code at their beginning (`datajoint.blob`)."""
 
@@ -160,7 +160,9 @@ class Values:
         if self.kind == "attach":
             name, _, content = beginning.partition(b"\0")
             if not content.startswith(npyfile.MAGIC):
-                return Peek(False, f"a file that is no .npy file: {name.decode(errors='replace')}", 0)
+                return Peek(
+                    False, f"a file that is no .npy file: {name.decode(errors='replace')}", 0
+                )
             return Peek(True, "a .npy file", 0)
         return peek_blob(beginning, self.scalars)
 
@@ -225,7 +227,9 @@ def peek_blob(beginning: bytes, scalars: bool = False) -> Peek:
         if code == "F":
             return Peek(True, "a structured array", nbytes)
         if code in _SCALARS:
-            return Peek(scalars, f"{_with_article(_SCALARS[code])}{'' if scalars else _SCALAR}", nbytes)
+            return Peek(
+                scalars, f"{_with_article(_SCALARS[code])}{'' if scalars else _SCALAR}", nbytes
+            )
         return Peek(False, _OTHERS.get(code, "of an unknown kind"), nbytes)
     except (ValueError, IndexError, KeyError, zlib.error) as error:
         return Peek(False, f"a damaged blob ({error})", 0)
