@@ -279,9 +279,10 @@ def plain_table(connection: Any, there: Definition) -> Any:
             in_key=each.in_key,
             is_hidden=False,
             codec=codec if each.is_array else None,
-            json=False,
+            json=each.is_array,
             numeric=False,
-            uuid=False,
+            # PostgreSQL takes its text; to MySQL, DataJoint sends the bytes.
+            uuid=each.storage == "uuid" and connection.adapter.backend == "mysql",
             is_blob=False,
         )
     return table

@@ -139,9 +139,8 @@ def _uuid(value: Any) -> str:
     return str(UUID(bytes=bytes(value)) if isinstance(value, bytes | bytearray) else UUID(value))
 
 
-def _to_uuid(text: str, _: str, backend: str) -> str | bytes:
-    value = UUID(text)
-    return str(value) if backend == "postgresql" else value.bytes
+def _to_uuid(text: str, *_: str) -> str:
+    return str(UUID(text))
 
 
 def _text(value: Any) -> str:
