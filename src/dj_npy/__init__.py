@@ -24,6 +24,8 @@ from dj_npy._errors import (
 from dj_npy._format.blocks import Blocks
 from dj_npy._lazy.dask import to_dask
 from dj_npy._lazy.xarray import to_xarray
+from dj_npy._moves.export import export
+from dj_npy._moves.importing import import_package
 from dj_npy._moves.move import move
 from dj_npy._moves.relocate import relocate
 from dj_npy._moves.usage import usage
@@ -49,6 +51,8 @@ __all__ = [
     "adopt",
     "collect",
     "embedded",
+    "export",
+    "import_package",
     "insert",
     "load",
     "move",
@@ -77,6 +81,8 @@ for _public in (
     StoreError,
     adopt,
     collect,
+    export,
+    import_package,
     insert,
     load,
     move,

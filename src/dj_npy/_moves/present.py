@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from dj_npy._datajoint.catalog import Snapshot
@@ -41,7 +42,7 @@ class PresentRows(OnDisk):
                     if each.is_array and (text := values[each.name]) is not None:
                         values[each.name] = _fingerprint(text)
                 key = json.dumps([values[name] for name in wanted.key])
-                yield number, key, _hash([values.get(each.name) for each in compared])
+                yield number, key, _hash(values, compared)
 
         self._database.execute("BEGIN")
         self._database.executemany("INSERT INTO rows VALUES (?, ?, ?)", rows())
@@ -61,7 +62,7 @@ class PresentRows(OnDisk):
                     array = found.get(path)
                     gone = array is None or array.problem
                     values[each.name] = None if gone else _fingerprint(array.description)  # type: ignore[union-attr]
-            if there != _hash([values[e.name] for e in wanted.attributes if _is_compared(e)]):
+            if there != _hash(values, [each for each in wanted.attributes if _is_compared(each)]):
                 yield {name: values[name] for name in wanted.key}
 
     def has(self, number: int, key: Sequence[str | None]) -> bool:
@@ -87,5 +88,16 @@ def _fingerprint(text: str) -> str:
     return json.dumps([json_.get(name) for name in wanted] if isinstance(json_, dict) else text)
 
 
-def _hash(values: Sequence[str | None]) -> bytes:
-    return hashlib.sha256(json.dumps(values).encode()).digest()
+def _hash(values: Mapping[str, str | None], attributes: Sequence[Attribute]) -> bytes:
+    texts = [_value(values.get(each.name), each.storage) for each in attributes]
+    return hashlib.sha256(json.dumps(texts).encode()).digest()
+
+
+def _value(text: str | None, storage: str) -> str | None:
+    """Return the same text for values that some database does not tell apart."""
+    if text == "-0.0" and storage.startswith("float"):  # MariaDB has no negative zero
+        return "0.0"
+    if storage == "json" and text is not None:  # servers order the names in an object
+        with suppress(ValueError, RecursionError):
+            return json.dumps(json.loads(text), sort_keys=True)
+    return text
