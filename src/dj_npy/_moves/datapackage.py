@@ -53,9 +53,7 @@ def package_json(package: Package, extra: Mapping[str, Any], more: Iterable[Any]
     """Return the contents of the file; `more` are further resources."""
     definitions = [definition for definition, _ in package.tables]
     names = dict(zip((each.name for each in definitions), file_names(definitions), strict=True))
-    resources = [
-        _table_resource(definition, file, names) for definition, file in package.tables
-    ]
+    resources = [_table_resource(definition, file, names) for definition, file in package.tables]
     if package.arrays is not None:
         resources.append(_resource(ARRAYS, package.arrays, _ARRAYS_SCHEMA))
     schemas = list(dict.fromkeys(each.schema for each in definitions))

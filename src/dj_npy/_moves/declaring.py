@@ -61,7 +61,9 @@ def _foreign_key_line(key: ForeignKey, given: Definition) -> str:
         *(["nullable"] if any(given[name].nullable for name in key.attributes) else []),
         *(["unique"] if key.unique else []),
     ]
-    named = ", ".join(f'{ours}="{theirs}"' for ours, theirs in key.attributes.items() if ours != theirs)
+    named = ", ".join(
+        f'{ours}="{theirs}"' for ours, theirs in key.attributes.items() if ours != theirs
+    )
     parent = Definition(key.schema, key.table, ()).class_name
     if key.schema != given.schema:
         parent = f"{identifier(key.schema)}.{parent}"
@@ -107,9 +109,7 @@ def identifier(schema: str) -> str:
     return f"_{name}" if name[:1].isdigit() or keyword.iskeyword(name) else name
 
 
-def renamed(
-    given: Definition, schemas: Mapping[str, str], stores: Mapping[str, str]
-) -> Definition:
+def renamed(given: Definition, schemas: Mapping[str, str], stores: Mapping[str, str]) -> Definition:
     """Return a definition with other names of schemas and stores; ``""`` is the default store."""
 
     def in_store(attribute: Attribute) -> Attribute:
@@ -286,5 +286,3 @@ def plain_table(connection: Any, there: Definition) -> Any:
             is_blob=False,
         )
     return table
-
-

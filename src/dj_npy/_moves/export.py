@@ -188,7 +188,9 @@ def make_neutral(now: Snapshot) -> None:
 
 
 def cells(
-    given: Definition, rows: Iterator[tuple[Any, ...]], array: Callable[[int, list[Any]], Any] | None
+    given: Definition,
+    rows: Iterator[tuple[Any, ...]],
+    array: Callable[[int, list[Any]], Any] | None,
 ) -> Iterator[Cells]:
     """
     Yield the values of rows as text.
@@ -249,7 +251,7 @@ def _write_table(
         return arrays.add(number, definition, names[index], values, texts[index])
 
     def rows() -> Iterator[Cells]:
-        arrays.forget(number)
+        arrays.forget()
         return cells(definition, selection.rows(definition), array)
 
     file = write_rows(place, f"{_TABLES}/{name}.csv", names, rows)
@@ -329,5 +331,3 @@ def _end(
     now = datetime.now(UTC).isoformat(timespec="seconds")
     place.write(FILE, package_json(package, {"created": now}, more))
     place.remove(UNFINISHED)
-
-

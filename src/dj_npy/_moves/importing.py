@@ -149,7 +149,9 @@ def import_package(
     """
     connection = dj.conn() if connection is None else connection
     if connection.in_transaction:
-        raise StoreError("tables cannot be declared within a transaction: import before it, or after")
+        raise StoreError(
+            "tables cannot be declared within a transaction: import before it, or after"
+        )
     place = Place(folder, store, connection._config)
     package = read_package(place)
     report = Imported(place.name, dry_run, left_out=list(package.left_out))
@@ -301,9 +303,7 @@ def _as_there(connection: Any, target: Definition) -> Definition:
     table = dj.FreeTable(connection, connection.adapter.make_full_table_name(*target.name))
     _ = table.heading.attributes
     names = table.heading._attributes
-    return Definition(
-        *target.name, tuple(each for each in target.attributes if each.name in names)
-    )
+    return Definition(*target.name, tuple(each for each in target.attributes if each.name in names))
 
 
 def _new_rows(

@@ -152,9 +152,7 @@ def _examined(
     return FoundArray(path, json.dumps(place.reference(path, description)), nbytes, "")
 
 
-def check_rows(
-    place: Place, package: Package, found: FoundArrays, backend: str
-) -> None:
+def check_rows(place: Place, package: Package, found: FoundArrays, backend: str) -> None:
     """Raise unless a database of some kind can hold all values, and each array is of one row."""
     for definition, file in package.tables:
         wrong: list[str] = []
@@ -215,7 +213,7 @@ def _use_arrays(definition: Definition, row: Cells, found: FoundArrays) -> None:
         each = found.use(cell)
         key = key_text(key_of(definition, row))
         if each is None:
-            raise ValueError(f"{attribute.name} of {key} is {short_repr(cell)}, which is not listed")
+            raise ValueError(f"{attribute.name} of {key}, {short_repr(cell)}, is not listed")
         if each.problem and not attribute.nullable:
             raise ValueError(
                 f"{attribute.name} of {key} is not in the package, as it was damaged when it was "

@@ -91,8 +91,8 @@ class ArrayList(OnDisk):
         """Keep what was added."""
         self._database.execute("COMMIT")
 
-    def forget(self, table: int) -> None:
-        """Forget what was added of a table, and begin again."""
+    def forget(self) -> None:
+        """Forget what was added since, and begin again."""
         self._database.execute("ROLLBACK")
         self.begin()
         found = self._database.execute("SELECT count(*), total(nbytes) FROM arrays").fetchone()

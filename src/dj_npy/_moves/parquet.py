@@ -88,7 +88,9 @@ def _arrow_type(storage: str) -> Any:
         return (pa.decimal128 if digits <= 38 else pa.decimal256)(digits, int(found[2]))
     plain = {
         **{name: getattr(pa, name)() for name in ("int8", "int16", "int32", "int64")},
-        "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_(),
+        "float32": pa.float32(),
+        "float64": pa.float64(),
+        "bool": pa.bool_(),
         "bytes": pa.large_binary(),
         "date": pa.date32(),
     }

@@ -126,7 +126,8 @@ class Place:
                 try:
                     mode = os.lstat(os.path.join(self._folder, *parts[:end])).st_mode
                 except OSError as error:
-                    raise _refused(self, path, f"there is no such file ({error.strerror})") from None
+                    why = f"there is no such file ({error.strerror})"
+                    raise _refused(self, path, why) from None
                 if not (S_ISREG(mode) if end == len(parts) else S_ISDIR(mode)):
                     raise _refused(self, path, "it is a link, or no regular file")
         return path
@@ -138,7 +139,6 @@ class Place:
 
 def _refused(place: Place, path: Any, why: str) -> ArrayInvalidError:
     return ArrayInvalidError(
-        f"the package {place.name} names the file {str(path)!r:.300}, and {why}. Nothing was changed"
+        f"the package {place.name} names the file {str(path)!r:.300}, and {why}. "
+        f"Nothing was changed"
     )
-
-

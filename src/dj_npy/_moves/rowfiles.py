@@ -29,7 +29,7 @@ class RowFile(NamedTuple):
     """The text that means NULL; no value of the file has it."""
 
 
-class _Taken(Exception):
+class _TakenError(Exception):
     """A value is the text that should mean NULL."""
 
 
@@ -59,7 +59,7 @@ def write_rows(
                 count = _write(text, names, rows(), missing)
                 text.flush()
                 file.seek(0)
-            except _Taken:
+            except _TakenError:
                 missing += "N"
                 continue
             except OSError as error:
@@ -76,7 +76,7 @@ def _write(text: Any, names: Sequence[str], rows: Iterable[Cells], missing: str)
     count = 0
     for row in rows:
         if missing in row:
-            raise _Taken
+            raise _TakenError
         writer.writerow([missing if cell is None else cell for cell in row])
         count += 1
     return count

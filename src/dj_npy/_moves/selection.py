@@ -24,7 +24,7 @@ class Seed(NamedTuple):
 def connection_of_all(given: Sequence[Any], function: str) -> Any:
     """Return the connection of schemas, tables, queries and diagrams; raise for anything else."""
     if not given:
-        raise ArrayInvalidError(f"{function} takes a schema, a table, a query or a diagram at least")
+        raise ArrayInvalidError(f"{function} takes at least a schema, a table or a diagram")
     found = [_connection_of(each, function) for each in given]
     if any(each is not found[0] for each in found):
         raise ArrayInvalidError(f"{function} takes what is of one connection at a time")

@@ -286,9 +286,7 @@ def _to_json(text: str, _: str, backend: str) -> str:
 _AS_TEXT = {"postgresql": "CAST({0} AS TEXT)"}
 _INTEGER = Kind(_AS_TEXT, _integer, _to_integer, {"type": "integer"})
 _STRING = Kind(_AS_TEXT, _text, _to_text, {"type": "string"})
-_SECONDS = Kind(
-    _AS_TEXT, _seconds, _to_moment, {"type": "datetime", "format": "%Y-%m-%dT%H:%M:%S"}
-)
+_SECONDS = Kind(_AS_TEXT, _seconds, _to_moment, {"type": "datetime", "format": "%Y-%m-%dT%H:%M:%S"})
 _PRECISE = Kind(
     _AS_TEXT, _precise, _to_moment, {"type": "datetime", "format": "%Y-%m-%dT%H:%M:%S.%f"}
 )
