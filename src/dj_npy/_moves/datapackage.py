@@ -140,9 +140,9 @@ def _field(given: Attribute) -> dict[str, Any]:
 
 def read_package(place: Place) -> Package:
     """Read and check ``datapackage.json``, and that its files are files of the package."""
-    contents = place.read(FILE)
+    contents = None if place.is_missing else place.read(FILE)
     if contents is None:
-        unfinished = place.nbytes(UNFINISHED) is not None
+        unfinished = not place.is_missing and place.nbytes(UNFINISHED) is not None
         raise ArrayInvalidError(
             f"{place.name} is no package: it has no {FILE}"
             + (". Its export was not finished; call it again" if unfinished else "")

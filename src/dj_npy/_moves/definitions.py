@@ -272,9 +272,11 @@ class Structure:
                 )
             unique = indexes.pop(tuple(pairs), False)
             foreign_keys.append(each._replace(attributes=pairs, unique=unique))
-        for attribute in attributes.values():
-            if attribute.native is not None and "auto_increment" in attribute.native:
-                notes.append(f"{'.'.join(name)}.{attribute.name} numbers rows by itself")
+        notes += (
+            f"that {'.'.join(name)}.{attribute.name} numbers rows by itself"
+            for attribute in attributes.values()
+            if attribute.native is not None and "auto_increment" in attribute.native
+        )
         plain = sorted((unique, names) for names, unique in indexes.items() if list(names) != key)
         status = heading.table_status or {}
         return Definition(

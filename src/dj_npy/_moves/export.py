@@ -75,8 +75,8 @@ class Exported:
     def __str__(self) -> str:
         size = in_units(self.nbytes)
         lines = [
-            f"{self.rows:,} rows of {len(self.tables)} tables and {self.arrays:,} arrays, {size}, "
-            f"are in {self.folder}"
+            f"{self.rows:,} rows of {len(self.tables)} tables, {self.arrays:,} arrays, {size}:",
+            f"{self.folder}",
         ]
         lines += [f"{rows:>10,} {table}" for table, rows in self.tables.items()]
         lines += [f"{count:>10,} arrays left out: {what}" for what, count in self.counts.items()]

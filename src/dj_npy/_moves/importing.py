@@ -77,8 +77,7 @@ class Imported:
     def __str__(self) -> str:
         would = "would be" if self.dry_run else "were"
         lines = [
-            f"{self.rows:,} rows and {self.arrays:,} arrays, {in_units(self.nbytes)}, {would} "
-            f"inserted from {self.folder}"
+            f"{self.rows:,} rows and {self.arrays:,} arrays, {in_units(self.nbytes)}, {would} inserted"
         ]
         lines += [f"{rows:>10,} {table}" for table, rows in self.tables.items()]
         if self.already:
@@ -252,8 +251,8 @@ def _check_target(
                 keys = ", ".join(map(key_text, differing[:5]))
                 raise ArrayInvalidError(
                     f"{'.'.join(target.name)} has rows that differ from the package's: {keys}"
-                    f"{' and more' if len(differing) > 5 else ''}. Nothing was changed. Import into "
-                    f"another schema, or delete them"
+                    f"{' and more' if len(differing) > 5 else ''}. Nothing was changed. Import "
+                    f"into another schema, or delete them"
                 )
     return there
 

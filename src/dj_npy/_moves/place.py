@@ -46,6 +46,7 @@ class Place:
             self._prefix = path.strip("/") + "/"
         self.config, self._store_name = config, store
         self.store: Store = open_store(config, store)
+        self.is_missing = self._folder is not None and not os.path.isdir(self._folder)
         self.name = printable(f"{path!r}" if self._folder else f"{path!r} in store {store!r}")
         if self._prefix:
             self.store.check_path(self._prefix + "x")

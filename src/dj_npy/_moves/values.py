@@ -97,13 +97,15 @@ def _word(value: float) -> str | None:
     return "NaN" if math.isnan(value) else _WORDS_TO.get(value)
 
 
-def _to_double(text: str, storage: str, backend: str) -> float:
+def _to_double(text: str, storage: str, backend: str) -> float | str:
     if text in _WORDS:
         if backend == "mysql":
             raise ValueError("MySQL and MariaDB have no NaN and no infinity")
         return _WORDS[text]
     if not re.fullmatch(r"-?\d+(\.\d+)?(e[+-]?\d+)?", text):
         raise ValueError("it is no number")
+    if text == "-0.0" and backend == "postgresql":  # to which a -0.0 without quotes is 0
+        return text
     # The exact value of a float32: its shortest text is another double.
     return float(np.float32(text)) if storage == "float32" else float(text)
 
