@@ -75,10 +75,8 @@ class Imported:
         return json.dumps({"ok": self.ok, **vars(self)}, indent=2)
 
     def __str__(self) -> str:
-        would = "would be" if self.dry_run else "were"
-        lines = [
-            f"{self.rows:,} rows and {self.arrays:,} arrays, {in_units(self.nbytes)}, {would} inserted"
-        ]
+        would, size = "would be" if self.dry_run else "were", in_units(self.nbytes)
+        lines = [f"{self.rows:,} rows and {self.arrays:,} arrays {would} inserted: {size}"]
         lines += [f"{rows:>10,} {table}" for table, rows in self.tables.items()]
         if self.already:
             lines.append(f"{self.already:>10,} rows were there before, and are equal")
