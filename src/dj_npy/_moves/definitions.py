@@ -277,7 +277,7 @@ class Structure:
             for attribute in attributes.values()
             if attribute.native is not None and "auto_increment" in attribute.native
         )
-        plain = sorted((unique, names) for names, unique in indexes.items() if list(names) != key)
+        plain = sorted((unique, names) for names, unique in indexes.items())
         status = heading.table_status or {}
         return Definition(
             *name,

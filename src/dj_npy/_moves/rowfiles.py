@@ -55,7 +55,8 @@ def write_rows(
         with tempfile.TemporaryFile(dir=place.temporary_folder) as file:
             try:
                 hashed = _Hashed(file)
-                text = io.TextIOWrapper(hashed, encoding="utf-8", newline="")
+                raw: Any = hashed
+                text = io.TextIOWrapper(raw, encoding="utf-8", newline="")
                 count = _write(text, names, rows(), missing)
                 text.flush()
                 file.seek(0)
