@@ -120,7 +120,7 @@ def declare(schema: Any) -> dict[str, Any]:
         definition = """
         -> Analysis
         ---
-        when_ = CURRENT_TIMESTAMP : datetime(6)
+        when_ = CURRENT_TIMESTAMP : datetime
         """
 
         def make(self, key: Any) -> None:

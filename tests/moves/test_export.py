@@ -60,7 +60,7 @@ print(json.dumps({
     "rig": tables["rig"].iloc[0].tolist(),
     "setting": int(tables["setting"].x[0]),
     "arrays": {
-        session: [np.load(f"{folder}/{path}").dtype.descr, np.load(f"{folder}/{path}").tolist(),
+        session: [np.load(f"{folder}/{path}").dtype.str, np.load(f"{folder}/{path}").tobytes("A").hex(),
                   bool(np.load(f"{folder}/{path}").flags.f_contiguous)]
         for session, path in zip(tables["session"].session, tables["session"].raw)
     },
@@ -98,11 +98,8 @@ def test_pandas_and_numpy_alone_read_every_value(tables: Any, schema: Any, tmp_p
     assert found["rig"] == [str(packages.RIG), "2020-02-29", "12345678.90"]
     assert found["setting"] == 2**63 - 1
     for session, array in enumerate(packages.ARRAYS):
-        descr, values, fortran = found["arrays"][str(session)]
-        assert [tuple(each) for each in descr] == [
-            tuple(json.loads(json.dumps(each))) for each in array.dtype.descr
-        ]
-        assert values == json.loads(json.dumps(array.tolist()))
+        dtype, values, fortran = found["arrays"][str(session)]
+        assert (dtype, values) == (array.dtype.str, array.tobytes("A").hex())
         assert fortran == array.flags.f_contiguous
 
 
@@ -128,11 +125,11 @@ def test_the_parents_that_rows_need_come_along_and_no_others(
         "session__trial": 8,
         "session__event": 2,
     }
-    both = [tables["Subject"] & {"subject": "c\\N"}, tables["Comparison"]]
+    both = [tables["Subject"] & "sex = 'M'", tables["Comparison"]]
     exported = dj_npy.export(both, tmp_path / "c")
     counts = {name.partition(".")[2]: rows for name, rows in exported.tables.items()}
     assert counts == {"subject": 3, "comparison": 1}
-    trace = dj.Diagram.trace(tables["Analysis"])
+    trace = dj.Diagram.trace(tables["Analysis"]())
     assert dj_npy.export(trace, tmp_path / "d").tables == {
         k: v for k, v in dj_npy.export(tables["Analysis"], tmp_path / "e").tables.items()
     }
@@ -155,8 +152,6 @@ def test_what_is_no_table_is_refused(tables: Any, tmp_path: Path) -> None:
         [],
         None,
     ):
-        if given is not None and "proj" in repr(type(given)):
-            continue
         with pytest.raises(dj_npy.ArrayInvalidError):
             dj_npy.export(given, tmp_path / "package")
     assert not (tmp_path / "package" / "datapackage.json").exists()

@@ -19,6 +19,8 @@ class Seed(NamedTuple):
     """Schema and table."""
     sql: str | None
     """SQL of a query with their keys, with ``%`` doubled; None is all rows."""
+    master: tuple[str, str] | None = None
+    """Of a part: the master, if the query is of its rows."""
 
 
 def connection_of_all(given: Sequence[Any], function: str) -> Any:
@@ -58,26 +60,19 @@ def seeds(given: Iterable[Any], structure: Structure) -> Iterator[Seed]:
             yield (seed := _seed(table))
             for name in structure.tables(table.database):
                 if name.startswith(f"{table.table_name}__"):
-                    yield _seed_of_part(table, seed, (table.database, name))
+                    yield Seed((table.database, name), seed.sql, seed.name)
 
 
 def _seed(table: Any) -> Seed:
     name = table.database, table.table_name
-    if table.heading.new_attributes or len(table.support) != 1:
+    plain = dj.FreeTable(table.connection, table.full_table_name).heading.names
+    if table.heading.new_attributes or table.heading.names != plain:
         raise ArrayInvalidError(
             f"{'.'.join(name)}: rows are exported with their own names: restrict a table, but do "
             f"not project it"
         )
     is_whole = not table.restriction and table._top is None
     return Seed(name, None if is_whole else table.make_sql())
-
-
-def _seed_of_part(master: Any, seed: Seed, name: tuple[str, str]) -> Seed:
-    if seed.sql is None:
-        return Seed(name, None)
-    connection = master.connection
-    part = dj.FreeTable(connection, connection.adapter.make_full_table_name(*name))
-    return Seed(name, (part & master.proj()).make_sql())
 
 
 class Selection:
@@ -101,9 +96,9 @@ class Selection:
     ) -> None:
         self._definitions, self._now = definitions, now
         self._adapter = now.adapter
-        self._seeds: dict[tuple[str, str], list[str | None]] = {}
+        self._seeds: dict[tuple[str, str], list[Seed]] = {}
         for seed in seeds:
-            self._seeds.setdefault(seed.name, []).append(seed.sql)
+            self._seeds.setdefault(seed.name, []).append(seed)
 
     def rows(self, given: Definition) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a table as the driver returns them, in the order of their keys."""
@@ -134,8 +129,9 @@ class Selection:
             return
         number = self._definitions.index(given)
         for index, seed in enumerate(self._seeds.get(given.name, [])):
-            keys = ", ".join(f"q.{self._quoted(name)}" for name in given.key) or "1"
-            found.append(f"s{number}_{index} AS (SELECT {keys} FROM ({seed}) AS q)")
+            pairs = self._key_of(given, seed)
+            keys = ", ".join(f"q.{self._quoted(name)}" for name in pairs.values()) or "1"
+            found.append(f"s{number}_{index} AS (SELECT {keys} FROM ({seed.sql}) AS q)")
         for child in self._children(given):
             if child.name in done:
                 continue
@@ -156,8 +152,8 @@ class Selection:
             return ""
         number = self._definitions.index(given)
         conditions = []
-        key = ", ".join(map(self._quoted, given.key))
-        for index in range(len(self._seeds.get(given.name, []))):
+        for index, seed in enumerate(self._seeds.get(given.name, [])):
+            key = ", ".join(map(self._quoted, self._key_of(given, seed)))
             rows = f"(SELECT * FROM s{number}_{index})"
             conditions.append(f"({key}) IN {rows}" if key else f"EXISTS {rows}")
         for child in self._children(given):
@@ -173,6 +169,13 @@ class Selection:
                 )
         return f" WHERE {' OR '.join(conditions)}"
 
+    def _key_of(self, given: Definition, seed: Seed) -> dict[str, str]:
+        """Return attributes of a table by which a seed tells its rows, and theirs in the seed."""
+        for key in given.foreign_keys:
+            if (key.schema, key.table) == seed.master:
+                return key.attributes
+        return {name: name for name in given.key}
+
     def _children(self, given: Definition) -> list[Definition]:
         return [
             each
@@ -181,7 +184,7 @@ class Selection:
         ]
 
     def _is_whole(self, given: Definition) -> bool:
-        return None in self._seeds.get(given.name, [])
+        return any(seed.sql is None for seed in self._seeds.get(given.name, []))
 
     def _table(self, given: Definition) -> str:
         name: str = self._adapter.make_full_table_name(*given.name)
