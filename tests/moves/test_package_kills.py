@@ -101,7 +101,7 @@ def test_an_export_that_was_killed_goes_on(place: tuple[Lab, Any], tmp_path: Pat
     dj_npy.export(schema, expected)
     folder, finished = tmp_path / "package", 0
     for _ in range(KILLS):
-        kill_one(export, lab, schema.database, folder, 0.6)
+        kill_one(export, lab, schema.database, folder, 2.5)
         if (folder / "datapackage.json").exists():
             finished += 1
             dj_npy.import_package(folder, connection=schema.connection, dry_run=True)
@@ -123,7 +123,7 @@ def test_an_import_that_was_killed_goes_on(
     sessions = processes.sessions(database.connection)
     partly = 0
     for n in range(KILLS):
-        kill_one(import_, lab, name, folder, 0.6)
+        kill_one(import_, lab, name, folder, 1.5)
         processes.wait_for_sessions(database.connection, sessions)
         if name not in dj.list_schemas(database.connection):
             continue
