@@ -46,6 +46,7 @@ arrays = tables["arrays"]
 for path, nbytes, sha256 in zip(arrays.path, arrays.bytes, arrays.sha256):
     contents = open(f"{folder}/{path}", "rb").read()
     assert (len(contents), hashlib.sha256(contents).hexdigest()) == (int(nbytes), sha256)
+code = tables["session"].set_index("session").code
 subject = tables["subject"].set_index("subject")
 print(json.dumps({
     "notes": subject.note.to_dict(),
@@ -53,16 +54,16 @@ print(json.dumps({
     "born": subject.born.dropna().to_dict(),
     "alive": subject.alive.to_dict(),
     "numbers": [float(v) for v in tables["session__trial"].v[:4]],
-    "code": base64.b64decode(tables["session"].code[tables["session"].session == "1"].iloc[0]).hex(),
-    "empty": tables["session"].code[tables["session"].session == "0"].iloc[0],
+    "code": base64.b64decode(code["1"]).hex(),
+    "empty": code["0"],
     "about": json.loads(tables["session"].about.dropna().iloc[0]),
     "start": tables["session"].start[0],
     "rig": tables["rig"].iloc[0].tolist(),
     "setting": int(tables["setting"].x[0]),
     "arrays": {
-        session: [np.load(f"{folder}/{path}").dtype.str, np.load(f"{folder}/{path}").tobytes("A").hex(),
-                  bool(np.load(f"{folder}/{path}").flags.f_contiguous)]
+        session: [array.dtype.str, array.tobytes("A").hex(), bool(array.flags.f_contiguous)]
         for session, path in zip(tables["session"].session, tables["session"].raw)
+        for array in [np.load(f"{folder}/{path}")]
     },
 }))
 """
@@ -147,14 +148,15 @@ def test_rows_of_a_list_and_of_a_top(tables: Any, tmp_path: Path) -> None:
 
 
 def test_what_is_no_table_is_refused(tables: Any, tmp_path: Path) -> None:
-    for given in (
+    refused: tuple[Any, ...] = (
         tables["Session"] * tables["Subject"],
         tables["Session"].proj(),
         tables["Session"].proj(other="raw"),
         np.zeros(3),
         [],
         None,
-    ):
+    )
+    for given in refused:
         with pytest.raises(dj_npy.ArrayInvalidError):
             dj_npy.export(given, tmp_path / "package")
     assert not (tmp_path / "package" / "datapackage.json").exists()
@@ -213,7 +215,7 @@ def test_a_full_disk_is_a_clear_error_and_the_rest_comes_later(
         return create(self, paths, pieces, nbytes)
 
     monkeypatch.setattr(LocalStore, "_create", full)
-    with pytest.raises(dj_npy.StoreError, match="disk is full.*call it again"):
+    with pytest.raises(dj_npy.StoreError, match=r"disk is full.*call it again"):
         dj_npy.export(recording, tmp_path / "package")
     monkeypatch.undo()
     assert not (tmp_path / "package" / "datapackage.json").exists()

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def _flip(path: Path) -> None:
     path.write_bytes(contents)
 
 
-TAMPERED = {
+TAMPERED: dict[str, Callable[[Path], Any]] = {
     "a row": lambda p: _append(next(p.glob("tables/*.csv")), b"9,x\r\n"),
     "an array": lambda p: _flip(next(p.rglob("waveform.npy"))),
     "a missing array": lambda p: next(p.rglob("waveform.npy")).unlink(),
