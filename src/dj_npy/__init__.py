@@ -24,6 +24,8 @@ from dj_npy._errors import (
 from dj_npy._format.blocks import Blocks
 from dj_npy._lazy.dask import to_dask
 from dj_npy._lazy.xarray import to_xarray
+from dj_npy._moves.export import export
+from dj_npy._moves.importing import import_package
 from dj_npy._moves.migrate import migrate
 from dj_npy._moves.move import move
 from dj_npy._moves.relocate import relocate
@@ -50,6 +52,8 @@ __all__ = [
     "adopt",
     "collect",
     "embedded",
+    "export",
+    "import_package",
     "insert",
     "load",
     "migrate",
@@ -79,6 +83,8 @@ for _public in (
     StoreError,
     adopt,
     collect,
+    export,
+    import_package,
     insert,
     load,
     migrate,

@@ -49,7 +49,7 @@ def raw_insert(table: Any, values: list[Any]) -> None:
 
 
 def blob_type(database: Any) -> str:
-    """The type that DataJoint 0.14 gave its blobs, and where there was none, that of DataJoint 2."""
+    """The type of DataJoint 0.14 for blobs, and on PostgreSQL that of DataJoint 2 for bytes."""
     return "longblob" if database.connection.adapter.backend == "mysql" else "bytes"
 
 
@@ -252,7 +252,7 @@ def test_parts_and_computed_tables_with_foreign_keys(schema: Any) -> None:
     Mean.populate()
     for given, name in ((Session, "movie"), (Session.Plane, "mean"), (Mean, "trace")):
         assert dj_npy.migrate(given, name, step="switch").ok
-    with pytest.raises(Exception, match="(?i)json|constraint"):  # a process with the old heading
+    with pytest.raises(Exception, match=r"(?i)json|constraint"):  # a process with the old heading
         Session.Plane.insert1({"session_id": 1, "plane": 2, "mean": A[0][2]})
     again(Session.Plane()).insert1({"session_id": 1, "plane": 2, "mean": A[0][2]})
     for given, name in ((Session, "movie"), (Session.Plane, "mean"), (Mean, "trace")):
@@ -345,7 +345,7 @@ class TestRefusals:
         dj_npy.migrate(recording, "waveform", step="switch")
         with another_session(recording.connection) as own:
             own.query(f"INSERT INTO {recording.full_table_name} (recording_id) VALUES (9)")
-        with pytest.raises(ArrayInvalidError, match="1 rows .* inserted without waveform"):
+        with pytest.raises(ArrayInvalidError, match=r"1 rows .* inserted without waveform"):
             dj_npy.migrate(again(recording), "waveform", step="finish")
         (again(recording) & "recording_id = 9").delete(prompt=False)
         assert dj_npy.migrate(again(recording), "waveform", step="finish").ok

@@ -1,7 +1,7 @@
 """
 Blobs of older versions of DataJoint, as their real packages write them: `blobs.json`.
 
-Made by ``python tests/support/blobs.py > blobs-0.14.json`` with that version installed, and NumPy 1.
+What ``python tests/support/blobs.py`` prints with DataJoint 0.13.8 and with 0.14.6 installed.
 """
 
 import base64

@@ -28,6 +28,7 @@ context.set_forkserver_preload(
         "tests.upkeep.test_races",
         "tests.moves.test_move_kills",
         "tests.moves.test_migrate_races",
+        "tests.moves.test_package_kills",
     ]
 )
 

@@ -218,6 +218,7 @@ def test_every_public_name_has_its_place_on_the_api_page() -> None:
     upkeep = {"verify": ("Report", "Finding"), "collection": ("Collection", "Orphan")}
     wanted |= {f"_upkeep.{module}.{name}" for module, names in upkeep.items() for name in names}
     moves = {"usage": ("Usage", "Used"), "moved": ("Moved",)}
+    moves |= {"export": ("Exported",), "importing": ("Imported",)}
     wanted |= {f"_moves.{module}.{name}" for module, names in moves.items() for name in names}
     assert set(shown) == wanted
     words = set(re.findall(r"\w+", (ROOT / "docs/api.md").read_text()))

@@ -44,7 +44,13 @@ MODULES = modules()
 
 
 TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
-OF_OTHERS = {"_config": "DataJoint", "_meta": "Dask", "_pipeline": "Azure"}
+OF_OTHERS = {
+    "_attributes": "DataJoint",
+    "_config": "DataJoint",
+    "_meta": "Dask",
+    "_pipeline": "Azure",
+    "_replace": "namedtuple",
+}
 """Private attributes of other libraries that have the name of one of ours."""
 
 

@@ -20,6 +20,7 @@ from dj_npy._cli.command import (
 from dj_npy._cli.info import INFO
 from dj_npy._cli.migrate import MIGRATE
 from dj_npy._cli.moves import MOVE, RELOCATE, USAGE
+from dj_npy._cli.packages import EXPORT, IMPORT
 from dj_npy._cli.quickstart import QUICKSTART
 from dj_npy._cli.upkeep import ADOPT, COLLECT, VERIFY
 from dj_npy._cli.view import VIEW
@@ -36,6 +37,8 @@ COMMANDS: tuple[Command, ...] = (
     MIGRATE,
     MOVE,
     RELOCATE,
+    EXPORT,
+    IMPORT,
 )
 
 _EXIT_CODES = """\

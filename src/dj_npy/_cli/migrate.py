@@ -34,7 +34,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--to", choices=("npy", "blob"), default="npy", help="the new type; default: npy"
     )
     steps = parser.add_mutually_exclusive_group()
-    for step, help in (
+    for step, text in (
         ("survey", "look at every value, and change nothing (the default)"),
         ("copy", "write what the attributes have into hidden columns"),
         ("switch", "copy what is still to be copied, and let the columns change names"),
@@ -42,7 +42,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         ("undo", "everything as before; until finish"),
     ):
         steps.add_argument(
-            f"--{step}", dest="step", action="store_const", const=step, default="survey", help=help
+            f"--{step}", dest="step", action="store_const", const=step, default="survey", help=text
         )
     parser.add_argument(
         "--scalars", action="store_true", help="take Python's numbers for arrays without axes"

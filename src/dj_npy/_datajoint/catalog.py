@@ -121,6 +121,7 @@ class Snapshot:
     """
 
     def __init__(self, connection: Any) -> None:
+        self.connection = connection
         self.adapter, self._raw = connection.adapter, connection._conn
         self.backend: str = connection.adapter.backend
         self._column_rows: list[Any] | None = None

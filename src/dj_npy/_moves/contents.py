@@ -33,9 +33,19 @@ MySQL and PostgreSQL take a JSON for bytes.
 _SCALARS = {"\x0a": "int", "\x0b": "bool", "\x0c": "complex", "\x0d": "float"}
 _SCALAR = ", not an array: scalars=True (--scalars) makes it one without axes"
 _OTHERS = {
-    "P": "a sparse matrix of MATLAB", "S": "a struct of MATLAB", "C": "a cell array of MATLAB",
-    "\xff": "None", "\x01": "a tuple", "\x02": "a list", "\x03": "a set", "\x04": "a dict",
-    "\x05": "a text", "\x06": "bytes", "d": "a Decimal", "t": "a date or time", "u": "a UUID",
+    "P": "a sparse matrix of MATLAB",
+    "S": "a struct of MATLAB",
+    "C": "a cell array of MATLAB",
+    "\xff": "None",
+    "\x01": "a tuple",
+    "\x02": "a list",
+    "\x03": "a set",
+    "\x04": "a dict",
+    "\x05": "a text",
+    "\x06": "bytes",
+    "d": "a Decimal",
+    "t": "a date or time",
+    "u": "a UUID",
 }
 """What blobs have that is no array, by the code at their beginning (`datajoint.blob`)."""
 

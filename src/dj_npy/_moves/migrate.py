@@ -351,28 +351,33 @@ class _Migration:
                     self._copy(twin)
                 if self._report.counts:
                     return
-            converters = [self._converter(twin) for twin in twins]
             try:
-                twins[0].lock()
-                if sum(twin.count_to_do() for twin in twins) > 2 * _FEW:
-                    continue
-                for twin, converter in zip(twins, converters, strict=True):
-                    self._copy_once(twin, converter, Progress("", None))
-                if self._report.counts:
+                if self._exchanged(twins):
                     return
-                for twin in twins:
-                    twin.switch()
-                twins[0].keep()
-                return
             except TableInUseError:
                 if attempt == TRIES - 1:
                     raise
-            finally:
-                twins[0].unlock()
         raise StoreError(
             f"{twins[0].table_name} changes faster than it is copied: nothing was switched, and "
             f"what was copied is kept. Try again"
         )
+
+    def _exchanged(self, twins: Sequence[Twin]) -> bool:
+        """Switch with the table locked; False if there is too much to do for that."""
+        converters = [self._converter(twin) for twin in twins]
+        try:
+            twins[0].lock()
+            if sum(twin.count_to_do() for twin in twins) > 2 * _FEW:
+                return False
+            for twin, converter in zip(twins, converters, strict=True):
+                self._copy_once(twin, converter, Progress("", None))
+            if not self._report.counts:
+                for twin in twins:
+                    twin.switch()
+                twins[0].keep()
+        finally:
+            twins[0].unlock()
+        return True
 
     def _drop(self, twins: Iterable[Twin]) -> None:
         """Remove the twins, and files to which no row refers any more."""

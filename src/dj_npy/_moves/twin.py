@@ -243,9 +243,12 @@ class Twin:
         for attempt in range(TRIES):
             if attempt:
                 time.sleep(PAUSE_S)
-            with suppress(TableInUseError):
-                return self._when_free(change, values)
-        self._when_free(change, values)
+            try:
+                self._when_free(change, values)
+                break
+            except TableInUseError:
+                if attempt == TRIES - 1:
+                    raise
 
     def _when_free(self, statement: str, values: Sequence[str] = ()) -> None:
         """

@@ -1,0 +1,227 @@
+"""Check a package before anything is made of it."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from dj_npy._concurrency.pipeline import IN_FLIGHT, Pipeline, Task, WorkItem
+from dj_npy._errors import ArrayCorruptError, NpyError
+from dj_npy._format import npyfile
+from dj_npy._format.accepted import check_header
+from dj_npy._moves.datapackage import Package
+from dj_npy._moves.definitions import Definition
+from dj_npy._moves.packedarrays import FOLDER, NAMES, hashes
+from dj_npy._moves.place import Place
+from dj_npy._moves.rowfiles import Cells, RowFile, check_bytes, read_rows
+from dj_npy._moves.values import kind_of_type
+from dj_npy._settings import settings
+from dj_npy._stores.remote import BUFFERED
+from dj_npy._text import key_text, short_repr
+from dj_npy._upkeep.ondisk import OnDisk
+
+_SHOWN = 5
+"""Reasons that a refusal names."""
+
+
+class FoundArray(NamedTuple):
+    """An array of a package, as it was found there."""
+
+    path: str
+    description: str
+    """JSON of a row that refers to it."""
+    nbytes: int
+    problem: str
+    """Why it is not in the package, if it is not."""
+
+
+class FoundArrays(OnDisk):
+    """The arrays of a package: on disk, as memory use should not grow with their number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._database.execute(
+            "CREATE TABLE arrays (path TEXT PRIMARY KEY, description TEXT, nbytes INT, "
+            "problem TEXT, uses INT DEFAULT 0) WITHOUT ROWID"
+        )
+        self.count = self.nbytes = self.problems = 0
+
+    def begin(self) -> None:
+        """Begin to add arrays."""
+        self._database.execute("BEGIN")
+
+    def end(self) -> None:
+        """Keep what was added."""
+        self._database.execute("COMMIT")
+
+    def add(self, each: FoundArray) -> bool:
+        """Add an array; return False if its path is there already."""
+        done = self._database.execute(
+            "INSERT OR IGNORE INTO arrays VALUES (?, ?, ?, ?, 0)", tuple(each)
+        )
+        self.count += not each.problem
+        self.problems += bool(each.problem)
+        self.nbytes += each.nbytes
+        return done.rowcount > 0
+
+    def use(self, path: str) -> FoundArray | None:
+        """Return the array of a row, if it is there, and note that it was used."""
+        found = self.get(path)
+        if found is not None:
+            self._database.execute("UPDATE arrays SET uses = uses + 1 WHERE path = ?", (path,))
+        return found
+
+    def get(self, path: str) -> FoundArray | None:
+        """Return the array at a path, if it is there."""
+        found = self._database.execute(
+            "SELECT path, description, nbytes, problem FROM arrays WHERE path = ?", (path,)
+        ).fetchone()
+        return found and FoundArray(*found)
+
+    def unused(self) -> str | None:
+        """Return the path of an array that not exactly one row has."""
+        found = self._database.execute("SELECT path FROM arrays WHERE uses <> 1").fetchone()
+        return found and str(found[0])
+
+
+def find_arrays(
+    place: Place, package: Package, found: FoundArrays, advance: Callable[[int], None]
+) -> None:
+    """Find the arrays of a package; raise if one is not as it was written."""
+    for file in (file for _, file in package.tables):
+        check_bytes(place, file)
+    if package.arrays is None:
+        return
+    check_bytes(place, package.arrays)
+    pipeline = Pipeline(
+        _work_items(place, package.arrays), settings.max_workers, IN_FLIGHT, adapt=True
+    )
+    found.begin()
+    try:
+        for item in pipeline:
+            each: FoundArray = item.tasks[0].result() if item.tasks else item.item
+            if not found.add(each):
+                raise _refused(place, each.path, "it is listed twice")
+            advance(each.nbytes)
+    finally:
+        pipeline.close()
+        found.end()
+
+
+def _work_items(place: Place, listed: RowFile) -> Iterator[WorkItem]:
+    for path, size, sha256, checksum, problem in read_rows(place, listed, NAMES):
+        if problem is not None:
+            yield WorkItem(FoundArray(str(path), "", 0, problem))
+            continue
+        if not str(path).startswith(f"{FOLDER}/"):
+            raise _refused(place, path, f"it is not in {FOLDER}/")
+        nbytes = int(size) if re.fullmatch(r"\d{1,18}", size or "") else 0  # type: ignore[arg-type]
+        work = partial(_examined, place, place.check(path), nbytes, sha256, checksum)
+        yield WorkItem(
+            None,
+            [Task(work)],
+            min(nbytes, BUFFERED),
+            workers=lambda: place.store.workers,
+        )
+
+
+def _examined(
+    place: Place, path: str, nbytes: int, sha256: str | None, checksum: str | None
+) -> FoundArray:
+    """Read an array's file; raise if it is not what the package says, or no array."""
+    found = hashes(place.pieces(path))
+    if found != (nbytes, sha256, checksum):
+        raise _refused(
+            place, path, f"it was changed: it has {found[0]:,} bytes of SHA-256 {found[1]}"
+        )
+    try:
+        beginning, _ = place.store.read_beginning(place.inside(path), npyfile.MAX_HEADER)
+        header = npyfile.parse_header(beginning, nbytes, path)
+        check_header(header)
+    except NpyError as error:
+        raise _refused(place, path, f"it is no array that can be stored: {error}") from None
+    description = {
+        "dtype": npyfile.dtype_to_json(header.dtype),
+        "shape": list(header.shape),
+        "offset": header.offset,
+        "checksum": checksum,
+    }
+    if header.fortran_order:
+        description["fortran_order"] = True
+    return FoundArray(path, json.dumps(place.reference(path, description)), nbytes, "")
+
+
+def check_rows(place: Place, package: Package, found: FoundArrays, backend: str) -> None:
+    """Raise unless a database of some kind can hold all values, and each array is of one row."""
+    for definition, file in package.tables:
+        wrong: list[str] = []
+        for row in rows_of(place, definition, file):
+            try:
+                decoded(definition, row, backend)
+                _use_arrays(definition, row, found)
+            except ValueError as error:
+                wrong.append(str(error))
+                if len(wrong) > _SHOWN:
+                    break
+        if wrong:
+            more = " ..." if len(wrong) > _SHOWN else ""
+            raise ArrayCorruptError(
+                f"rows of {'.'.join(definition.name)} in the package {place.name} cannot be "
+                f"inserted here: {'; '.join(wrong[:_SHOWN])}{more}. Nothing was changed"
+            )
+    if path := found.unused():
+        raise _refused(place, path, "not exactly one row has it")
+
+
+def rows_of(place: Place, definition: Definition, file: RowFile) -> Iterator[Cells]:
+    """Yield the rows of a table."""
+    return read_rows(place, file, [each.name for each in definition.attributes])
+
+
+def key_of(definition: Definition, row: Cells) -> dict[str, str | None]:
+    """Return the key of a row as text."""
+    pairs = zip(definition.attributes, row, strict=True)
+    return {each.name: cell for each, cell in pairs if each.in_key}
+
+
+def decoded(definition: Definition, row: Sequence[str | None], backend: str) -> dict[str, Any]:
+    """Return the values of a row as a database takes them; arrays as paths."""
+    values: dict[str, Any] = {}
+    for attribute, cell in zip(definition.attributes, row, strict=True):
+        value: Any = cell
+        try:
+            if cell is None:
+                if not attribute.nullable:
+                    raise ValueError("it cannot be NULL")
+            elif not attribute.is_array:
+                storage = attribute.storage
+                value = kind_of_type(storage).decode(cell, storage, backend)
+        except ValueError as error:
+            raise ValueError(
+                f"{attribute.name} of {key_text(key_of(definition, row))} is {short_repr(cell)}: "
+                f"{error}"
+            ) from None
+        values[attribute.name] = value
+    return values
+
+
+def _use_arrays(definition: Definition, row: Cells, found: FoundArrays) -> None:
+    for attribute, cell in zip(definition.attributes, row, strict=True):
+        if not attribute.is_array or cell is None:
+            continue
+        each = found.use(cell)
+        key = key_text(key_of(definition, row))
+        if each is None:
+            raise ValueError(f"{attribute.name} of {key}, {short_repr(cell)}, is not listed")
+        if each.problem and not attribute.nullable:
+            raise ValueError(
+                f"{attribute.name} of {key} is not in the package, as it was damaged when it was "
+                f"exported ({each.problem})"
+            )
+
+
+def _refused(place: Place, path: Any, why: str) -> ArrayCorruptError:
+    return ArrayCorruptError(
+        f"{short_repr(path)} in the package {place.name}: {why}. Nothing was changed"
+    )

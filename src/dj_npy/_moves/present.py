@@ -1,0 +1,103 @@
+"""The rows that are in a table before a package is imported: which of its rows are there."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from dj_npy._datajoint.catalog import Snapshot
+from dj_npy._format.metadata import ArrayMetadata
+from dj_npy._moves.definitions import Attribute, Definition
+from dj_npy._moves.export import cells
+from dj_npy._moves.packagecheck import FoundArrays
+from dj_npy._moves.rowfiles import Cells
+from dj_npy._moves.selection import Seed, Selection
+from dj_npy._upkeep.ondisk import OnDisk
+
+
+class PresentRows(OnDisk):
+    """Keys and hashes of rows: on disk, as memory use should not grow with their number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._database.execute(
+            "CREATE TABLE rows (part INT, key TEXT, hash BLOB, PRIMARY KEY (part, key)) "
+            "WITHOUT ROWID"
+        )
+
+    def add(self, number: int, wanted: Definition, there: Definition, now: Snapshot) -> None:
+        """Add the rows of a table, by the attributes that the package has, too."""
+        by_name = {each.name: each for each in there.attributes}
+        both = tuple(by_name[each.name] for each in wanted.attributes if each.name in by_name)
+        shown = Definition(there.schema, there.table, both)
+        selection = Selection([shown], [Seed(shown.name, None)], now)
+        names = [each.name for each in both]
+        compared = [each for each in wanted.attributes if _is_compared(each)]
+
+        def rows() -> Iterator[tuple[int, str, bytes]]:
+            for row in cells(shown, selection.rows(shown), None):
+                values = dict(zip(names, row, strict=True))
+                for each in both:
+                    if each.is_array and (text := values[each.name]) is not None:
+                        values[each.name] = _fingerprint(text)
+                key = json.dumps([values[name] for name in wanted.key])
+                yield number, key, _hash(values, compared)
+
+        self._database.execute("BEGIN")
+        self._database.executemany("INSERT INTO rows VALUES (?, ?, ?)", rows())
+        self._database.execute("COMMIT")
+
+    def differing(
+        self, number: int, wanted: Definition, rows: Iterable[Cells], found: FoundArrays
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the keys of some rows of the package that are there, and are others."""
+        for row in rows:
+            values = dict(zip([each.name for each in wanted.attributes], row, strict=True))
+            there = self._hash_of(number, [values[name] for name in wanted.key])
+            if there is None:
+                continue
+            for each in wanted.attributes:
+                if each.is_array and (path := values[each.name]) is not None:
+                    array = found.get(path)
+                    gone = array is None or array.problem
+                    values[each.name] = None if gone else _fingerprint(array.description)  # type: ignore[union-attr]
+            if there != _hash(values, [each for each in wanted.attributes if _is_compared(each)]):
+                yield {name: values[name] for name in wanted.key}
+
+    def has(self, number: int, key: Sequence[str | None]) -> bool:
+        """Whether a row with this key is there."""
+        return self._hash_of(number, key) is not None
+
+    def _hash_of(self, number: int, key: Sequence[str | None]) -> bytes | None:
+        found = self._database.execute(
+            "SELECT hash FROM rows WHERE part = ? AND key = ?", (number, json.dumps(list(key)))
+        ).fetchone()
+        return found and bytes(found[0])
+
+
+def _is_compared(given: Attribute) -> bool:
+    # DataJoint's own attributes may not be there, and files of other codecs are left out.
+    return not given.name.startswith("_") and not given.has_files
+
+
+def _fingerprint(text: str) -> str:
+    """Return what two rows of equal arrays have in common."""
+    json_ = ArrayMetadata.of(text).json
+    wanted = ("checksum", "shape", "dtype", "fortran_order")
+    return json.dumps([json_.get(name) for name in wanted] if isinstance(json_, dict) else text)
+
+
+def _hash(values: Mapping[str, str | None], attributes: Sequence[Attribute]) -> bytes:
+    texts = [_value(values.get(each.name), each.storage) for each in attributes]
+    return hashlib.sha256(json.dumps(texts).encode()).digest()
+
+
+def _value(text: str | None, storage: str) -> str | None:
+    """Return the same text for values that some database does not tell apart."""
+    if text == "-0.0" and storage.startswith("float"):  # MariaDB has no negative zero
+        return "0.0"
+    if storage == "json" and text is not None:  # servers order the names in an object
+        with suppress(ValueError, RecursionError):
+            return json.dumps(json.loads(text), sort_keys=True)
+    return text
