@@ -51,7 +51,7 @@ def blobs(table: MakeTable) -> Any:
     return fill(table("recording_id : int32\n---\nwaveform : <blob>  # of a rig\ngain=1 : float64"))
 
 
-def migrate(table: Any, step: str, **options: Any) -> Any:
+def migrate(table: Any, step: Any, **options: Any) -> Any:
     return dj_npy.migrate(again(table), "waveform", step=step, scalars=True, **options)
 
 

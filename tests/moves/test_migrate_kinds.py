@@ -22,7 +22,7 @@ from tests.support import blobs as old_blobs
 from tests.support.servers import files
 
 A = [np.arange(12.0).reshape(3, 4), np.arange(5, dtype=np.uint8), np.zeros((2, 0))]
-STEPS = ("survey", "copy", "switch", "finish")
+STEPS: Any = ("survey", "copy", "switch", "finish")
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_what_is_no_array_is_listed_by_key_and_nothing_is_switched(
     assert {each.key["recording_id"] for each in survey.findings} == {1, 2, 3, 4, 5, 6}
     assert columns(recording) == ["recording_id", "waveform"]
     assert not files(store)
-    for step in ("copy", "switch"):
+    for step in STEPS[1:3]:
         done = dj_npy.migrate(recording, "waveform", step=step)
         assert not done.ok
         assert done.state == "copying"
@@ -120,7 +120,7 @@ def test_attached_files(table: MakeTable, spec: str, tmp_path: Path, request: An
         recording.insert1({"recording_id": number, "waveform": tmp_path / f"{number}.npy"})
     (tmp_path / "x.mat").write_bytes(b"MATLAB 5.0")
     recording.insert1({"recording_id": 3, "waveform": tmp_path / "x.mat"})
-    for step in ("survey", "switch"):
+    for step in STEPS[::2]:
         found = dj_npy.migrate(recording, "waveform", step=step)
         [finding] = found.findings
         assert finding.key == {"recording_id": 3}
@@ -147,7 +147,7 @@ def test_files_that_are_named(table: MakeTable, store: Path) -> None:
     (store / "x.bin").write_bytes(b"text")
     recording.insert1({"recording_id": 3, "waveform": "x.bin"})
     (store / "1.npy").rename(store / "away")
-    for step in ("survey", "switch"):
+    for step in STEPS[::2]:
         found = dj_npy.migrate(recording, "waveform", step=step)
         assert {each.key["recording_id"] for each in found.findings} == {1, 3}
     (store / "away").rename(store / "1.npy")
@@ -243,7 +243,7 @@ def test_parts_and_computed_tables_with_foreign_keys(schema: Any) -> None:
         definition = "-> Session.Plane\n---\ntrace : <blob>"
 
         def make(self, key: dict[str, Any]) -> None:
-            self.insert1({**key, "trace": np.asarray((Session.Plane & key).fetch1("mean")) * 2})
+            self.insert1({**key, "trace": np.asarray((Session.Plane() & key).fetch1("mean")) * 2})
 
     for each in (Session, Mean):
         schema(each)
@@ -292,7 +292,7 @@ def test_collect_spares_what_a_twin_has(table: MakeTable, schema: Any, store: Pa
 class TestRefusals:
     def test_before_anything_is_changed(self, table: MakeTable, schema: Any) -> None:
         recording = fill(table("recording_id : int32\n---\nwaveform : <blob>\ngain=1 : float64"), A)
-        refused = [
+        refused: Any = [
             ((recording & "recording_id = 1", "waveform"), {}, "whole table"),
             ((recording, "nothing"), {}, "recording_id, waveform, gain"),
             ((recording, "recording_id"), {}, "primary key"),

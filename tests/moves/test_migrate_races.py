@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def meddle(monkeypatch: pytest.MonkeyPatch, action: Callable[[Any], None]) -> No
 def test_a_row_that_is_changed_meanwhile(
     blobs: Any, monkeypatch: pytest.MonkeyPatch, store: Path
 ) -> None:
-    changed = list(A)
+    changed: list[Any] = list(A)
 
     def change(number: int) -> None:
         changed[number] = np.ones(3)
@@ -157,7 +158,8 @@ def test_two_at_a_time(blobs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_store_that_is_full(blobs: Any, monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
-    create, written = LocalStore._create, []
+    create = LocalStore._create
+    written: list[Any] = []
 
     def full(self: Any, *arguments: Any) -> str:
         if len(written) == 4:  # the marker and three arrays
@@ -216,6 +218,8 @@ def work(lab: Lab, table: str, ready: Any) -> None:
     """Migrate to and fro until this process is killed."""
     recording = lab.connected().FreeTable(table)
     ready.send("ready")
+    to: Any
+    step: Any
     while True:
         for to in random.sample(["npy", "blob"], 2):
             for step in random.choice([["copy", "switch", "finish"], ["switch", "undo"], ["undo"]]):
@@ -230,6 +234,14 @@ def work(lab: Lab, table: str, ready: Any) -> None:
                     if not re.search("another migration|others use|(?i:deadlock)", str(error)):
                         raise
                     time.sleep(0.1)
+
+
+def insert(number: int, value: Any, table: Any) -> None:
+    table.insert1({"recording_id": number, "waveform": value})
+
+
+def delete(number: int, table: Any) -> None:
+    (table & {"recording_id": number}).delete_quick()
 
 
 @contextmanager
@@ -263,7 +275,7 @@ def using(lab: Lab, table: str, expected: dict[int, Any]) -> Iterator[list[int]]
             while not ended.is_set():
                 number += 1
                 value = np.arange(number % 50) + 0.5
-                attempt(lambda t, n=number, v=value: t.insert1({"recording_id": n, "waveform": v}))
+                attempt(partial(insert, number, value))
                 write(number, value)
                 expected[number] = value
                 n = random.choice(list(expected))
@@ -272,7 +284,7 @@ def using(lab: Lab, table: str, expected: dict[int, Any]) -> Iterator[list[int]]
                 expected[n] = value
                 if number % 3 == 0:
                     n = random.choice(list(expected))
-                    attempt(lambda t, n=n: (t & {"recording_id": n}).delete_quick())
+                    attempt(partial(delete, n))
                     del expected[n]
                 n = random.choice(list(expected))
 

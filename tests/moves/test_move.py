@@ -343,14 +343,14 @@ def test_an_old_file_whose_row_is_being_copied_is_waited_for(
         query("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")  # locks no row
     query("START TRANSACTION")
     query(f"INSERT INTO {copied} SELECT * FROM {rows.full_table_name} WHERE recording_id = 1")
-    remove = dj_npy._moves.move._remove_old
+    remove = dj_npy._moves.move.remove_old
     ends = threading.Timer(0.5, query, ["COMMIT"])
 
     def begins(*given: Any) -> None:
         ends.start()
         remove(*given)
 
-    monkeypatch.setattr(dj_npy._moves.move, "_remove_old", begins)
+    monkeypatch.setattr(dj_npy._moves.move, "remove_old", begins)
     moved = dj_npy.move(rows, "waveform", "archive", remove=True)
     ends.join()
     assert (moved.removed, moved.shared, moved.failures) == (ROWS - 1, 1, [])

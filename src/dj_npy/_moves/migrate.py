@@ -314,7 +314,7 @@ class _Migration:
                         report.add(converted.what, shown_key(column, key), twin.name, message)
                     elif self._settle(twin, key, version, converted):
                         done, waiting = done + 1, waiting + 1
-                        report.rows += 1
+                        report.rows += converted.value is not None
                         report.nbytes += converted.nbytes
                     else:
                         report.changed += 1

@@ -404,10 +404,9 @@ class Twin:
 
     @cached_property
     def _is_open(self) -> str:
-        """The rows that are to do: without comparing the arrays themselves."""
+        """The rows that are to do, also those of NULL: MySQL would read a blob to tell."""
         same = _IS_SAME[self._backend].format(same=self._quoted(self._same))
-        name, twin = self._quoted(self.name), self._quoted(self.twin.name)
-        return f"WHERE ({same}) IS NOT TRUE AND ({name} IS NOT NULL OR {twin} IS NOT NULL)"
+        return f"WHERE ({same}) IS NOT TRUE"
 
     @cached_property
     def _kept(self) -> str:
