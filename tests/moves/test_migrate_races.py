@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import resource
 import threading
 import time
 import uuid
@@ -362,3 +363,34 @@ def test_after_kills_no_value_is_lost_and_it_goes_on(
     figures = f"{KILLS // 3} kills, {len(done)} rounds of a user, {state} at the end"
     record_property("figures", figures)
     print(figures)
+
+
+def peak_of(lab: Lab, table: str, to: Any, answer: Any) -> None:
+    """Tell by how many bytes the memory of this process grew at most."""
+    recording = lab.connected().FreeTable(table)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert dj_npy.migrate(recording, "waveform", to=to, step="switch").ok
+    assert dj_npy.migrate(recording, "waveform", to=to, step="finish").ok
+    answer.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_rows(
+    place: tuple[Lab, Any], record_property: Any
+) -> None:
+    lab, recording = place
+    large = np.zeros(250_000)
+    large[::50] = np.arange(5000)
+    recording.insert({"recording_id": n, "waveform": large + n} for n in range(400))
+    for to in ("npy", "blob"):
+        answer, of_process = context.Pipe(duplex=False)
+        process = context.Process(
+            target=peak_of, args=(lab, recording.full_table_name, to, of_process)
+        )
+        process.start()
+        assert answer.poll(300)
+        grown = answer.recv()
+        process.join()
+        record_property(to, grown)
+        print(f"to {to}: {grown >> 20} MiB of {400 * large.nbytes >> 20}")
+        assert grown < 320 << 20
