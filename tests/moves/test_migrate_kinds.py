@@ -266,6 +266,8 @@ def test_parts_and_computed_tables_with_foreign_keys(schema: Any) -> None:
 def test_what_a_blob_cannot_have_stays_npy(recording: Any) -> None:
     arrays = [A[0], A[0].astype(">f4"), np.arange(3, dtype=np.float16), np.array(["a", "bc"])]
     fill(recording, arrays)
+    survey = dj_npy.migrate(recording, "waveform", to="blob")
+    assert {each.key["recording_id"] for each in survey.findings} == {1, 2, 3}
     done = dj_npy.migrate(recording, "waveform", to="blob", step="switch")
     assert {each.key["recording_id"] for each in done.findings} == {1, 2, 3}
     assert {each.what for each in done.findings} == {"no array"}
@@ -334,6 +336,18 @@ class TestRefusals:
                 dj_npy.migrate(recording, "waveform", step=step)
         check(recording, A)
 
+    def test_external_storage_of_datajoint_0_14(self, table: MakeTable, database: Any) -> None:
+        if database.connection.adapter.backend == "postgresql":
+            pytest.skip("DataJoint 0.14 had no PostgreSQL")
+        recording = table("recording_id : int32\n---\ngain=1 : float64")()
+        with another_session(recording.connection) as own:
+            own.query(
+                f"ALTER TABLE {recording.full_table_name} "
+                f"ADD COLUMN waveform BINARY(16) COMMENT ':blob@main:'"
+            )
+        with pytest.raises(ArrayInvalidError, match=r"of type blob@main, .*migrate_external"):
+            dj_npy.migrate(again(recording), "waveform")
+
     def test_a_name_that_is_too_long(self, table: MakeTable) -> None:
         name = "w" * 60
         recording = table(f"recording_id : int32\n---\n{name} : <blob>")()
@@ -375,3 +389,17 @@ def test_the_command(
     assert main(["migrate", f"{recording.database}.other", "waveform"]) == 1
     assert "recording_id=1" in capsys.readouterr().out
     assert main(["migrate", name, "--switch"]) == 2
+
+
+def test_an_account_with_schemas_of_its_own(few_grants: Any, store: Path) -> None:
+    user = few_grants.connection.conn_info["user"]
+    schema = few_grants.Schema(f"{user}_lab")
+    definition = "recording_id : int32\n---\nwaveform : <blob>"
+    recording = fill(schema(type("Recording", (dj.Manual,), {"definition": definition})), A)
+    all_steps(recording)
+    check(again(recording), A)
+    assert dj_npy.migrate(again(recording), "waveform", to="blob", step="switch").ok
+    undone = dj_npy.migrate(again(recording), "waveform", to="blob", step="undo")
+    assert undone.state == "not begun"
+    check(again(recording), A)
+    assert len(files(store)) == len(A)

@@ -103,7 +103,7 @@ class Values:
         codec = self.attribute.codec
         if (codec is None and not self.in_table) or type(codec).__name__ == "_MissingType":
             hint = ""
-            if str(self.attribute.comment).startswith(("blob@", "attach@", "filepath@")):
+            if str(described).startswith(("blob@", "attach@", "filepath@", "external")):
                 hint = ", in the format of DataJoint 0.14: datajoint.migrate.migrate_external first"
             raise ArrayInvalidError(
                 f"attribute {self.attribute.name!r} of {table} is of type {described}{hint}; "
@@ -286,6 +286,12 @@ def packed(array: "np.ndarray[Any, Any]") -> bytes:
     ):
         raise NoArrayError(f"DataJoint's blobs do not keep an array of {array.dtype} as it is")
     return blob
+
+
+def check_blob(row: Any) -> None:
+    """Raise as `packed` does if a blob would not keep arrays of the dtype that a row names."""
+    array = np.zeros(2, ArrayMetadata(_parsed(row)).dtype)
+    packed(array)
 
 
 def _attached(data: Any) -> "np.ndarray[Any, Any]":

@@ -2,6 +2,7 @@
 
 import pickle
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -181,6 +182,8 @@ class _Migration:
     ) -> None:
         self._own, self._table, self._names, self._spec = own, table, names, spec
         self._scalars, self._progress, self._report = scalars, progress, report
+        self._counts: dict[str, Counter[str]] = {}
+        """What is wrong with values of each attribute, as in the report."""
 
     def twins(self) -> list[Twin]:
         """Return the columns as they are now."""
@@ -211,7 +214,8 @@ class _Migration:
     def survey(self) -> None:
         """Look at every value."""
         twins = self.twins()
-        survey(self._table, twins, self._scalars, self._progress, self._report)
+        to_blob = self._spec == "<blob>"
+        survey(self._table, twins, self._scalars, self._progress, self._report, to_blob=to_blob)
         self._report.to_do = sum(t.count_to_do() for t in twins if t.state == "copying")
         self._own.rollback()
         self._define(self._spec)
@@ -290,11 +294,10 @@ class _Migration:
     def _copy_once(self, twin: Twin, converter: Converter, bar: Progress) -> int:
         """Copy the rows that are to do; return how many were."""
         report = self._report
-        of_this = [each for each in report.findings if each.attribute == twin.name]
-        for each in of_this:  # each is tried anew
-            report.findings.remove(each)
-        report.counts.clear()
-        report.counts.update(each.what for each in report.findings)
+        # Each of these is tried anew.
+        report.counts -= self._counts.pop(twin.name, Counter())
+        report.findings = [each for each in report.findings if each.attribute != twin.name]
+        counts = self._counts[twin.name] = Counter()
         column = Column(self._table.database, self._table.table_name, twin.name, twin.key, None)
         with _Keys() as keys:
             keys.add(twin.to_do())
@@ -312,6 +315,7 @@ class _Migration:
                     if converted.what:
                         message = converted.message
                         report.add(converted.what, shown_key(column, key), twin.name, message)
+                        counts[converted.what] += 1
                     elif self._settle(twin, key, version, converted):
                         done, waiting = done + 1, waiting + 1
                         report.rows += converted.value is not None
@@ -381,7 +385,7 @@ class _Migration:
 
     def _drop(self, twins: Iterable[Twin]) -> None:
         """Remove the twins, and files to which no row refers any more."""
-        report = self._report
+        report, has_files = self._report, False
         with Rows() as rows:
             for twin in twins:
                 if is_npy(twin.twin.codec, twin.twin.store):
@@ -389,10 +393,12 @@ class _Migration:
                         with suppress(ArrayCorruptError):  # a row of after the switch has none
                             row = ArrayMetadata.of(text)
                             rows.note_old_file(row.store, row.path)
+                            has_files = True
                 self._own.rollback()
             for twin in twins:
                 twin.drop()
-            remove_old(self._table.connection, rows, report)
+            if has_files:  # else the account need not see all that may refer to one
+                remove_old(self._table.connection, rows, report)
 
 
 class _Keys(OnDisk):

@@ -11,7 +11,7 @@ from dj_npy._concurrency.progress import Progress
 from dj_npy._datajoint.catalog import snapshot
 from dj_npy._errors import NpyError
 from dj_npy._format.layout import Column
-from dj_npy._moves.contents import BEGINNING, Peek, Values
+from dj_npy._moves.contents import BEGINNING, NoArrayError, Peek, Values, check_blob
 from dj_npy._moves.migrated import Migrated
 from dj_npy._moves.rows import shown_key
 from dj_npy._moves.twin import Twin
@@ -27,7 +27,13 @@ _EACH = 16 << 10
 
 
 def survey(
-    table: Any, twins: Sequence[Twin], scalars: bool, progress: bool, report: Migrated
+    table: Any,
+    twins: Sequence[Twin],
+    scalars: bool,
+    progress: bool,
+    report: Migrated,
+    *,
+    to_blob: bool,
 ) -> None:
     """Look at the beginning of each value of some attributes, and report what it is."""
     rates = []
@@ -46,7 +52,8 @@ def survey(
             found = now.select(f"SELECT {', '.join([*key, beginning, length])} {rows}")
             column = Column(table.database, table.table_name, twin.name, twin.key, None)
             with Progress("survey", (count, 0) if progress else None) as bar:
-                pipeline = Pipeline(_work_items(found, values), settings.max_workers, _IN_FLIGHT)
+                work_items = _work_items(found, values, to_blob)
+                pipeline = Pipeline(work_items, settings.max_workers, _IN_FLIGHT)
                 try:
                     for item in pipeline:
                         _add(report, column, item.item, item.tasks[0].result())
@@ -59,16 +66,22 @@ def survey(
         report.seconds = report.nbytes / min(rates)
 
 
-def _work_items(found: Iterator[tuple[Any, ...]], values: Values) -> Iterator[WorkItem]:
+def _work_items(
+    found: Iterator[tuple[Any, ...]], values: Values, to_blob: bool
+) -> Iterator[WorkItem]:
     for *key, beginning, nbytes in found:
-        task = Task(partial(_peek, values, beginning))
+        task = Task(partial(_peek, values, beginning, to_blob))
         yield WorkItem((tuple(key), nbytes), [task], _EACH)
 
 
-def _peek(values: Values, beginning: Any) -> tuple[str, Peek | str]:
+def _peek(values: Values, beginning: Any, to_blob: bool) -> tuple[str, Peek | str]:
     """Return what a value is, or what is wrong with it."""
     try:
+        if to_blob and values.kind == "npy":
+            check_blob(beginning)
         return "", values.peek(beginning, bytes(beginning) if values.in_table else None)
+    except NoArrayError as error:
+        return "no array", str(error)
     except Exception as error:  # DataJoint's, or of any codec and store
         if isinstance(error, NpyError):
             return "unreadable", str(error)
