@@ -459,7 +459,7 @@ def test_a_server_that_limits_is_sent_fewer_writes(
     ref = stored(np.zeros(3), store=s3)
     cloud: Any = open_store(ref._config, ref.store)
     cloud.pace._limit = 20.0  # which it would come to by itself, in a minute
-    far.refuses = Bucket().refuses
+    far.refuses = Bucket(rate=100).refuses
 
     def write(number: int) -> None:
         assert create(cloud, b"x" * 100, f"f/{number}") == f"f/{number}"
