@@ -1,22 +1,21 @@
 """Migrate columns of DataJoint's other types to ``<npy@>``, and back, in place."""
 
-import pickle
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
-from functools import partial
 from typing import Any, Literal
 
 import datajoint as dj
 
-from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
+from dj_npy._concurrency.pipeline import Pipeline
 from dj_npy._concurrency.progress import Progress
 from dj_npy._datajoint.catalog import is_npy, snapshot
 from dj_npy._datajoint.storerows import TableWitness
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError, StoreError
 from dj_npy._format.layout import Column
 from dj_npy._format.metadata import ArrayMetadata
+from dj_npy._moves.batches import Keys, work_items_of
 from dj_npy._moves.contents import Values
 from dj_npy._moves.convert import Converted, Converter
 from dj_npy._moves.migrated import Migrated
@@ -27,15 +26,12 @@ from dj_npy._moves.twin import PAUSE_S, TRIES, Session, TableInUseError, Twin, s
 from dj_npy._settings import settings
 from dj_npy._stores import identity, open_store
 from dj_npy._text import kind_of
-from dj_npy._upkeep.ondisk import OnDisk
 
 Step = Literal["survey", "copy", "switch", "finish", "undo"]
 
 _STEPS = ("survey", "copy", "switch", "finish", "undo")
 _IN_FLIGHT = 96 << 20
 """Bytes of values, unpacked ones and files at the same time; a larger value goes alone."""
-_KEYS, _BATCH = 256, 16 << 20
-"""Rows, and bytes of their values, that are read at once."""
 _COMMIT_S, _COMMIT_ROWS = 0.5, 64
 """How long and how many rows wait for the end of a transaction."""
 _FEW = 32
@@ -299,10 +295,10 @@ class _Migration:
         report.findings = [each for each in report.findings if each.attribute != twin.name]
         counts = self._counts[twin.name] = Counter()
         column = Column(self._table.database, self._table.table_name, twin.name, twin.key, None)
-        with _Keys() as keys:
+        with Keys() as keys:
             keys.add(twin.to_do())
             self._own.commit()
-            work_items = _work_items(twin, keys, converter)
+            work_items = work_items_of(twin, keys, converter)
             pipeline = Pipeline(work_items, settings.max_workers, _IN_FLIGHT, adapt=True)
             done = waiting = 0
             begun = time.monotonic()
@@ -399,58 +395,3 @@ class _Migration:
                 twin.drop()
             if has_files:  # else the account need not see all that may refer to one
                 remove_old(self._table.connection, rows, report)
-
-
-class _Keys(OnDisk):
-    """Keys of rows, on disk."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._database.execute("CREATE TABLE keys (key BLOB)")
-
-    def add(self, keys: Iterable[tuple[Any, ...]]) -> None:
-        """Add some."""
-        self._database.execute("BEGIN")
-        self._database.executemany(
-            "INSERT INTO keys VALUES (?)", ((pickle.dumps(tuple(key)),) for key in keys)
-        )
-        self._database.execute("COMMIT")
-
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        for (key,) in self._database.execute("SELECT key FROM keys"):
-            yield pickle.loads(key)
-
-
-def _work_items(twin: Twin, keys: Iterable[Any], converter: Converter) -> Iterator[WorkItem]:
-    for some in _batched(keys, _KEYS):
-        twin.claim(some)
-        for few in _bounded(twin.sizes(some)):
-            for *key, version, raw in twin.read(few):
-                task = Task(partial(converter.convert, tuple(key), raw))
-                nbytes = converter.values.memory(raw)
-                yield WorkItem((tuple(key), version), [task], nbytes)
-
-
-def _batched(keys: Iterable[Any], count: int) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for key in keys:
-        batch.append(key)
-        if len(batch) == count:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _bounded(sizes: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
-    """Yield keys in groups of few bytes."""
-    group: list[tuple[Any, ...]] = []
-    total = 0
-    for *key, nbytes in sizes:
-        if group and total + nbytes > _BATCH:
-            yield group
-            group, total = [], 0
-        group.append(tuple(key))
-        total += nbytes
-    if group:
-        yield group
