@@ -229,6 +229,12 @@ REFUSED: dict[str, Callable[[Lab], Any]] = {
     "move: no table": lambda lab: dj_npy.move(lab.ref, "waveform", "main"),
     "move: no array": lambda lab: dj_npy.move(lab.recording, "recording_id", "main"),
     "move: no store": lambda lab: dj_npy.move(lab.recording, "waveform", "there_is_none"),
+    "migrate: no table": lambda lab: dj_npy.migrate(lab.ref, "waveform", step="switch"),
+    "migrate: a key": lambda lab: dj_npy.migrate(lab.recording, "recording_id", step="switch"),
+    "export: no table": lambda lab: dj_npy.export(lab.ref, "nowhere"),
+    "import_package: no package": lambda lab: dj_npy.import_package(
+        "nowhere", connection=lab.recording.connection
+    ),
     "relocate: no store": lambda lab: dj_npy.relocate(lab.schema, old="main", new="there_is_none"),
     # the page
     "view: no table": lambda lab: dj_npy.view(3, browser=False),

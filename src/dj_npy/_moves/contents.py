@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import datajoint as dj
 import numpy as np
-from datajoint.blob import deserialize_lookup, pack, unpack
 
 from dj_npy._array.ref import NpyRef
 from dj_npy._datajoint.catalog import is_npy
@@ -210,6 +209,8 @@ class Values:
 
 def peek_blob(beginning: bytes, scalars: bool = False) -> Peek:
     """Return what is in a blob of DataJoint, from its beginning."""
+    from datajoint.blob import deserialize_lookup
+
     try:
         nbytes = len(beginning)
         if beginning.startswith(_COMPRESSED):
@@ -256,6 +257,8 @@ def unpacked(raw: Any) -> Any:
     ArrayCorruptError
         If it is damaged.
     """
+    from datajoint.blob import unpack
+
     data = bytes(raw)
     if not data.startswith((_COMPRESSED, *_FORMATS)):
         raise NoArrayError("it is bytes that are no blob of DataJoint, not an array")
@@ -274,6 +277,8 @@ def packed(array: "np.ndarray[Any, Any]") -> bytes:
     NoArrayError
         If DataJoint's blobs do not give the same array back.
     """
+    from datajoint.blob import pack, unpack
+
     try:
         blob = bytes(pack(array, compress=True))
         back = unpack(blob)

@@ -11,7 +11,6 @@ from typing import Any
 
 import datajoint as dj
 from datajoint.errors import DataJointError
-from datajoint.table import FreeTable
 
 from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._errors import ArrayInvalidError
@@ -186,10 +185,11 @@ class Declarer:
         """Declare a table whose parents have been declared."""
         connection = self._connection
         name = connection.adapter.make_full_table_name(*given.name)
-        table = _Declared(connection, name)
         backend = connection.adapter.backend
         # DataJoint sends it with arguments, of which there are none.
-        table.definition = definition_text(_escaped(given, backend), backend).replace("%", "%%")
+        text = definition_text(_escaped(given, backend), backend).replace("%", "%%")
+        free = type(dj.FreeTable(connection, name))  # its definition is nothing that can be set
+        table: Any = type("Declared", (free,), {"definition": text})(connection, name)
         hidden = {each.name for each in given.attributes if each.name.startswith("_")}
         with self._adding(hidden), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # DataJoint's, of types that are not portable
@@ -205,7 +205,7 @@ class Declarer:
                 place = vars(found.setdefault(identifier(parent.schema), SimpleNamespace()))
             *master, name = parent.class_name.split(".")
             full_name = self._connection.adapter.make_full_table_name(*parent.name)
-            table = FreeTable(self._connection, full_name)
+            table = dj.FreeTable(self._connection, full_name)
             if self._connection.adapter.backend == "mysql":
                 _escape_comments(table)
             if master:
@@ -245,10 +245,6 @@ def _escape_comments(table: Any) -> None:
         table.heading._attributes[name] = each._replace(comment=comment.replace("%", "%%"))
 
 
-class _Declared(FreeTable):
-    definition = ""
-
-
 class _Config:
     """A configuration with which DataJoint adds attributes of its own, or does not."""
 
@@ -270,7 +266,7 @@ def plain_table(connection: Any, there: Definition) -> Any:
 
     Arrays go through ours, also those of a codec that is made of it.
     """
-    table = FreeTable(connection, connection.adapter.make_full_table_name(*there.name))
+    table = dj.FreeTable(connection, connection.adapter.make_full_table_name(*there.name))
     _ = table.heading.attributes
     codec = dj.codecs.get_codec(NpyCodec.name)
     for each in there.attributes:
