@@ -55,7 +55,9 @@ def export(lab: Lab, schema: str, folder: str, ready: Any) -> None:
     ready.send("ready")
     while True:
         if os.path.exists(f"{folder}/datapackage.json"):
-            shutil.rmtree(folder)
+            gone = f"{folder}-{uuid.uuid4().hex}"
+            os.rename(folder, gone)  # at once: killed in the middle, half a package would be left
+            shutil.rmtree(gone)
         dj_npy.export(opened, folder)
 
 

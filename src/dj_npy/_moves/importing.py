@@ -286,13 +286,21 @@ def _declare(
     there: set[tuple[str, str]],
     report: Imported,
 ) -> None:
-    declarer = Declarer(connection)
     for schema in dict.fromkeys(each.schema for each in targets):
         dj.Schema(schema, connection=connection)
-    for target in targets:
-        if target.name not in there:
-            declarer.declare(target, targets)
-            report.declared.append(".".join(target.name))
+    with another_session(connection) as own:
+        # PostgreSQL gets a table and its comments by several statements: all of them or none.
+        is_postgresql = own.adapter.backend == "postgresql"
+        declarer = Declarer(own)
+        for target in targets:
+            if target.name not in there:
+                if is_postgresql:
+                    own._conn.autocommit = False
+                declarer.declare(target, targets)
+                if is_postgresql:
+                    own._conn.commit()
+                    own._conn.autocommit = True
+                report.declared.append(".".join(target.name))
 
 
 def _as_there(connection: Any, target: Definition) -> Definition:
