@@ -13,6 +13,7 @@ from dj_npy._concurrency.progress import Progress
 from dj_npy._datajoint.catalog import Snapshot, snapshot
 from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._format.aliases import TEMPORARY_SUFFIX
+from dj_npy._format.layout import TEMPORARY
 from dj_npy._moves import parquet as _parquet
 from dj_npy._moves.datapackage import (
     ARRAYS,
@@ -231,7 +232,9 @@ def _begin(place: Place) -> bool:
 
 
 def _is_ours(path: str) -> bool:
-    return path.startswith((f"{FOLDER}/", f"{_TABLES}/")) or path in (f"{ARRAYS}.csv", UNFINISHED)
+    if path.startswith((f"{FOLDER}/", f"{_TABLES}/")) or path in (f"{ARRAYS}.csv", UNFINISHED):
+        return True
+    return TEMPORARY.fullmatch(path) is not None
 
 
 def _write_table(
