@@ -224,7 +224,7 @@ def _begin(place: Place) -> bool:
             if path != UNFINISHED and _is_ours(path) and not path.startswith(f"{FOLDER}/"):
                 place.remove(path)
         return True
-    if next(place.files(), None) is not None:
+    if not all(TEMPORARY.fullmatch(path) for path in place.files()):  # of one killed at once
         raise ArrayInvalidError(f"{place.name} is not empty: choose another folder, or a new one")
     begun = {"about": "dj_npy.export writes here; call it again if that was stopped"}
     place.write(UNFINISHED, json.dumps(begun).encode() + b"\n")
