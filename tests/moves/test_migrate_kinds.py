@@ -306,6 +306,7 @@ class TestRefusals:
             ((recording, "waveform", "archive"), {"to": "blob"}, "for to='npy'"),
             ((recording, "waveform"), {"step": "finish"}, "not switched yet"),
             ((recording, "waveform"), {"step": "undo"}, "no migration"),
+            ((recording, "waveform"), {"to": "blob", "step": "copy"}, "is <blob> already"),
             (([recording], "waveform"), {}, "whole table"),
         ]
         for arguments, options, message in refused:
@@ -325,6 +326,9 @@ class TestRefusals:
         assert dj_npy.migrate(recording, "waveform", step="switch").ok
         with pytest.raises(ArrayInvalidError, match="switched already"):
             dj_npy.migrate(again(recording), "waveform", step="copy")
+        for options in ({"to": "blob"}, {"store": "archive"}):
+            with pytest.raises(ArrayInvalidError, match="switched to <npy@>"):
+                dj_npy.migrate(again(recording), "waveform", step="switch", **options)
         assert dj_npy.migrate(again(recording), "waveform", step="switch").ok
 
     def test_a_name_that_is_taken(self, table: MakeTable) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,13 @@ def query(blobs: Any) -> Iterator[Callable[..., Any]]:
     """Sends SQL in another session."""
     with another_session(blobs.connection) as own:
         yield own.query
+
+
+@pytest.fixture
+def query_of() -> Iterator[Callable[[Any], Callable[..., Any]]]:
+    """Sends SQL in another session, of a table's database."""
+    with ExitStack() as stack:
+        yield lambda table: stack.enter_context(another_session(table.connection)).query
 
 
 def meddle(monkeypatch: pytest.MonkeyPatch, action: Callable[[Any], None]) -> None:
@@ -143,6 +150,133 @@ def test_a_transaction_that_stays_open(
     query("ROLLBACK")
     assert dj_npy.migrate(blobs, "waveform", step="switch").ok
     check(again(blobs), [*A, A[0]])
+
+
+def at_the_lock(monkeypatch: pytest.MonkeyPatch, action: Callable[[Any], None]) -> None:
+    """Do something each time when the table is about to be locked for a switch."""
+    lock = dj_npy._moves.twin.Twin.lock
+
+    def locking(self: Any) -> None:
+        self.session.commit()
+        action(self)
+        lock(self)
+
+    monkeypatch.setattr(dj_npy._moves.twin.Twin, "lock", locking)
+
+
+def test_an_undo_that_cannot_convert_the_last_row_keeps_the_old_column(
+    blobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert dj_npy.migrate(blobs, "waveform", step="switch").ok
+    late = again(blobs)
+    at_the_lock(
+        monkeypatch, lambda _: late.insert1({"recording_id": 9, "waveform": np.float16([1, 2])})
+    )
+    undone = dj_npy.migrate(late, "waveform", step="undo")
+    assert [each.key for each in undone.findings] == [{"recording_id": 9}]
+    assert undone.state == "switched"
+    assert "_waveform_old" in columns(blobs)
+    monkeypatch.undo()
+    (late & "recording_id = 9").delete_quick()
+    assert dj_npy.migrate(again(blobs), "waveform", step="undo").state == "not begun"
+    assert columns(blobs) == ["recording_id", "waveform"]
+    check(again(blobs), A)
+
+
+def test_a_switch_that_cannot_convert_the_last_row(
+    blobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = instance_of(blobs)
+    at_the_lock(monkeypatch, lambda _: other.insert1({"recording_id": 9, "waveform": "text"}))
+    done = dj_npy.migrate(blobs, "waveform", step="switch")
+    assert [each.key for each in done.findings] == [{"recording_id": 9}]
+    assert (done.state, done.to_do) == ("copying", 1)
+    (other & "recording_id = 9").delete_quick()
+    check(again(blobs), A)
+
+
+def test_nobody_gets_in_between_the_last_row_and_the_switch(
+    blobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, switch, outcome = instance_of(blobs), dj_npy._moves.twin.Twin.switch, []
+
+    def insert() -> None:
+        try:
+            other.insert1({"recording_id": 9, "waveform": A[0]})
+            outcome.append("inserted")
+        except Exception as error:  # the column is no blob any more
+            outcome.append(str(error))
+
+    thread = threading.Thread(target=insert)
+
+    def switching(self: Any) -> None:
+        thread.start()
+        thread.join(1)
+        assert thread.is_alive(), outcome
+        switch(self)
+
+    _ = other.heading.attributes
+    monkeypatch.setattr(dj_npy._moves.twin.Twin, "switch", switching)
+    assert dj_npy.migrate(blobs, "waveform", step="switch").ok
+    thread.join(30)
+    assert outcome
+    assert outcome != ["inserted"]
+    check(again(blobs), A)
+
+
+def test_a_file_that_does_not_come_back_as_it_was_written(
+    blobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = LocalStore._create
+
+    def damaging(self: Any, paths: Any, pieces: Any, nbytes: int) -> str:
+        path = create(self, paths, pieces, nbytes)
+        if path.endswith(".npy"):
+            with open(os.path.join(self.location, path), "r+b") as file:
+                file.seek(-1, os.SEEK_END)
+                file.write(b"x")
+        return path
+
+    monkeypatch.setattr(LocalStore, "_create", damaging)
+    with pytest.raises(StoreError, match="does not come back"):
+        dj_npy.migrate(blobs, "waveform", step="switch")
+    monkeypatch.undo()
+    check(again(blobs), A)
+    assert dj_npy.migrate(blobs, "waveform", step="switch").rows == len(A)
+    check(again(blobs), A)
+
+
+def test_a_blob_that_the_database_changes(
+    table: MakeTable, query_of: Callable[[Any], Callable[..., Any]]
+) -> None:
+    recording = table("recording_id : int32\n---\nwaveform : <npy@>")
+    assert dj_npy.migrate(recording, "waveform", to="blob", step="copy").ok
+    recording = recording()
+    query, name = query_of(recording), recording.full_table_name
+    if recording.connection.adapter.backend == "postgresql":
+        query(
+            f'CREATE FUNCTION "{recording.database}".harm() RETURNS trigger AS $$ BEGIN '
+            f"NEW._waveform_new = 'x'; RETURN NEW; END $$ LANGUAGE plpgsql"
+        )
+        query(
+            f"CREATE TRIGGER harm BEFORE UPDATE ON {name} "
+            f'FOR EACH ROW EXECUTE FUNCTION "{recording.database}".harm()'
+        )
+        drop = f"DROP TRIGGER harm ON {name}"
+    else:
+        trigger = f"`{recording.database}`.harm"
+        query(
+            f"CREATE TRIGGER {trigger} BEFORE UPDATE ON {name} "
+            f"FOR EACH ROW SET NEW._waveform_new = 'x'"
+        )
+        drop = f"DROP TRIGGER {trigger}"
+    fill(type(recording), A)
+    with pytest.raises(StoreError, match="does not give back"):
+        dj_npy.migrate(recording, "waveform", to="blob", step="switch")
+    check(again(recording), A)
+    query(drop)
+    assert dj_npy.migrate(recording, "waveform", to="blob", step="switch").ok
+    check(again(recording), A)
 
 
 def test_two_at_a_time(blobs: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,12 +105,13 @@ class Converter:
         names = chain([plain], self._paths.with_tokens(plain))
         header, path, checksum = write_file(value, self.store, names)
         row = describe(self.store, path, header, checksum, store_id)
+        converted = Converted(json.dumps(row), header.file_size, path)
         try:
-            if ArrayFile(self.store, ArrayMetadata(row)).verify() != "as inserted":
-                raise StoreError(f"{self.store.where(path)} does not come back as it was written")
+            ArrayFile(self.store, ArrayMetadata(row)).verify()
         except NpyError as error:
-            raise StoreError(f"could not read back what was written: {error}") from error
-        return Converted(json.dumps(row), header.file_size, path)
+            self.discard(converted)
+            raise StoreError(f"what was written does not come back as it was: {error}") from error
+        return converted
 
     def _encoded(self, value: "np.ndarray[Any, Any] | NpyRef") -> Converted:
         """Return what another codec makes of an array."""

@@ -195,25 +195,34 @@ class _Migration:
                 )
             if step == "undo" and twin.state == "not begun":
                 raise ArrayInvalidError(f"there is no migration of {twin.name} to be undone")
-            if twin.state == "copying" and step in ("copy", "switch"):
-                begun = str(twin.twin.type)
-                if begun != self._spec:
-                    raise ArrayInvalidError(
-                        f"a migration of {twin.name} to {begun} was begun, not to {self._spec}: "
-                        f"go on with that, or undo it first"
-                    )
-            if twin.state == "switched" and step == "copy":
-                raise ArrayInvalidError(
-                    f"{twin.name} is switched already: finish the migration, or undo it"
-                )
+            if step in ("copy", "switch"):
+                self._check_next(twin, step)
+
+    def _check_next(self, twin: Twin, step: str) -> None:
+        now = str(twin.attribute.type)
+        if twin.state == "not begun" and now == self._spec == "<blob>":
+            raise ArrayInvalidError(f"{twin.name} of {twin.table_name} is {now} already")
+        if twin.state == "copying" and (begun := str(twin.twin.type)) != self._spec:
+            raise ArrayInvalidError(
+                f"a migration of {twin.name} to {begun} was begun, not to {self._spec}: go on with "
+                f"that, or undo it first"
+            )
+        if twin.state == "switched" and now != self._spec:
+            raise ArrayInvalidError(
+                f"{twin.name} is switched to {now}, not to {self._spec}: finish that migration "
+                f"first, or undo it"
+            )
+        if twin.state == "switched" and step == "copy":
+            raise ArrayInvalidError(
+                f"{twin.name} is switched already: finish the migration, or undo it"
+            )
 
     def survey(self) -> None:
         """Look at every value."""
         twins = self.twins()
         to_blob = self._spec == "<blob>"
         survey(self._table, twins, self._scalars, self._progress, self._report, to_blob=to_blob)
-        self._report.to_do = sum(t.count_to_do() for t in twins if t.state == "copying")
-        self._own.rollback()
+        self._report.to_do = self._count_to_do()
         self._define(self._spec)
 
     def copy(self) -> None:
@@ -224,9 +233,13 @@ class _Migration:
         for twin in self.twins():
             if twin.state == "copying":
                 self._copy(twin)
-        self._report.to_do = sum(t.count_to_do() for t in self.twins() if t.state == "copying")
-        self._own.rollback()
+        self._report.to_do = self._count_to_do()
         self._define(self._spec)
+
+    def _count_to_do(self) -> int:
+        count = sum(twin.count_to_do() for twin in self.twins() if twin.state == "copying")
+        self._own.rollback()
+        return count
 
     def switch(self) -> None:
         """Let the columns change names."""
@@ -234,7 +247,7 @@ class _Migration:
         twins = [twin for twin in self.twins() if twin.state == "copying"]
         if not self._report.counts and twins:
             self._exchange(twins)
-            self._report.to_do = 0
+            self._report.to_do = self._count_to_do()
 
     def finish(self) -> None:
         """Remove the old columns."""
@@ -254,11 +267,11 @@ class _Migration:
         switched = [twin for twin in self.twins() if twin.state == "switched"]
         for twin in switched:
             self._copy(twin)
-        if self._report.counts:
-            return
-        if switched:
+        if switched and not self._report.counts:
             self._exchange(switched)
-        self._drop(self.twins())
+        twins = self.twins()
+        if all(twin.state != "switched" for twin in twins):  # else this would be `finish`
+            self._drop([twin for twin in twins if twin.state == "copying"])
 
     def _define(self, spec: str) -> None:
         for name in self._names:
@@ -339,7 +352,11 @@ class _Migration:
             return False
         if converted.checksum is not None and not twin.has(key, converted.checksum):
             self._own.rollback()
-            raise StoreError(f"the database does not give back the blob of {key} as it was written")
+            raise StoreError(
+                f"{twin.table_name}, attribute {twin.name}, key {key}: the database does not give "
+                f"back the blob as it was written, and nothing was switched. Does a trigger change "
+                f"it? Drop that, and call it again"
+            )
         return True
 
     def _exchange(self, twins: Sequence[Twin]) -> None:
