@@ -326,7 +326,8 @@ class TestRefusals:
         assert dj_npy.migrate(recording, "waveform", step="switch").ok
         with pytest.raises(ArrayInvalidError, match="switched already"):
             dj_npy.migrate(again(recording), "waveform", step="copy")
-        for options in ({"to": "blob"}, {"store": "archive"}):
+        others: Any = ({"to": "blob"}, {"store": "archive"})
+        for options in others:
             with pytest.raises(ArrayInvalidError, match="switched to <npy@>"):
                 dj_npy.migrate(again(recording), "waveform", step="switch", **options)
         assert dj_npy.migrate(again(recording), "waveform", step="switch").ok

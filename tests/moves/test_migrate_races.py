@@ -170,7 +170,7 @@ def test_an_undo_that_cannot_convert_the_last_row_keeps_the_old_column(
     assert dj_npy.migrate(blobs, "waveform", step="switch").ok
     late = again(blobs)
     at_the_lock(
-        monkeypatch, lambda _: late.insert1({"recording_id": 9, "waveform": np.float16([1, 2])})
+        monkeypatch, lambda _: late.insert1({"recording_id": 9, "waveform": np.ones(2, np.float16)})
     )
     undone = dj_npy.migrate(late, "waveform", step="undo")
     assert [each.key for each in undone.findings] == [{"recording_id": 9}]

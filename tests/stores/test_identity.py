@@ -404,22 +404,27 @@ def insert_first(lab: Lab, table: str, number: int, start: Any) -> None:
     recording.insert1(row(number + 100))
 
 
-@pytest.mark.parametrize("kind", ["local", "exfat", "moto", "rclone"])
-def test_of_several_first_writers_one_gives_the_id(
-    kind: str, recording: Any, database: Any, request: Any, location: str, tmp_path: Path
-) -> None:
-    settings, _ = processes.a_store(kind, request, location)
-    lab = processes.lab(database, settings, tmp_path / "cache")
-    start = context.Barrier(3)
+def insert_first_of_all(count: int, lab: Lab, table: str) -> None:
+    """Have so many processes insert at the same moment."""
+    start = context.Barrier(count)
     writers = [
-        context.Process(target=insert_first, args=(lab, recording.full_table_name, number, start))
-        for number in range(3)
+        context.Process(target=insert_first, args=(lab, table, number, start))
+        for number in range(count)
     ]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join(120)
         assert writer.exitcode == 0
+
+
+@pytest.mark.parametrize("kind", ["local", "exfat", "moto", "rclone"])
+def test_of_several_first_writers_one_gives_the_id(
+    kind: str, recording: Any, database: Any, request: Any, location: str, tmp_path: Path
+) -> None:
+    settings, _ = processes.a_store(kind, request, location)
+    lab = processes.lab(database, settings, tmp_path / "cache")
+    insert_first_of_all(3, lab, recording.full_table_name)
     marker = identity.read(open_store(database.config, "main"))
     assert marker
     assert ids_of_rows(recording) == list(marker) * 6
@@ -440,16 +445,7 @@ def test_a_first_writer_that_is_slow_keeps_others_waiting(
         proxy.harm = harm
         settings = s3_settings(proxy.endpoint, location=location)
         lab = processes.lab(database, settings, tmp_path / "cache")
-        start = context.Barrier(2)
-        writers = [
-            context.Process(target=insert_first, args=(lab, recording.full_table_name, n, start))
-            for n in range(2)
-        ]
-        for writer in writers:
-            writer.start()
-        for writer in writers:
-            writer.join(120)
-            assert writer.exitcode == 0
+        insert_first_of_all(2, lab, recording.full_table_name)
         marker = identity.read(open_store(database.config, "main"))
         assert marker
         assert ids_of_rows(recording) == list(marker) * 4

@@ -14,10 +14,11 @@ import pytest
 from dj_npy._view import arrays as arrays_module
 from dj_npy._view import catalog as catalog_module
 from dj_npy._view import database as database_module
+from dj_npy._view import listing as listing_module
 from dj_npy._view.answers import Refused
-from dj_npy._view.catalog import tier
 from dj_npy._view.conditions import check_condition
 from dj_npy._view.database import Database, select
+from dj_npy._view.listing import tier
 from tests.conftest import MakeTable, is_mariadb, serving_mariadb
 from tests.view.conftest import Page, served, until
 
@@ -125,7 +126,7 @@ def test_tables_are_counted_and_not_estimated_to_be_empty(
     counts = page.fine("counts").json
     assert counts["rows"][name_of(recordings)] == 15
     assert counts["most"] > 1000
-    monkeypatch.setattr(catalog_module, "_FEW_ROWS", 12)
+    monkeypatch.setattr(listing_module, "_FEW_ROWS", 12)
     counts = page.fine("counts").json
     assert (counts["rows"][name_of(recordings)], counts["most"]) == (13, 12)
 
@@ -146,15 +147,15 @@ def test_counting_takes_a_query_for_many_tables_and_some_seconds(
     found = page.fine("counts").json["rows"]
     assert [found[name] for name in names] == [0] * 7
     assert len(queries) <= 2 + number // 100
-    monkeypatch.setattr(catalog_module, "_COUNTING_S", 0)
+    monkeypatch.setattr(listing_module, "_COUNTING_S", 0)
     assert page.fine("counts").json["rows"] == {}
 
 
 def test_a_table_that_is_locked_leaves_the_others_counted(
     page: Page, recordings: Any, table: MakeTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog_module, "_BATCH_S", 0.2)
-    monkeypatch.setattr(catalog_module, "_COUNTING_S", 20)
+    monkeypatch.setattr(listing_module, "_BATCH_S", 0.2)
+    monkeypatch.setattr(listing_module, "_COUNTING_S", 20)
     free = table("n : int32", "Free")
     in_postgresql = recordings.connection.adapter.backend == "postgresql"
     lock, unlock = (

@@ -125,6 +125,12 @@ def ended_by_signals() -> Iterator[None]:
                 signal.signal(each, signal.SIG_DFL)
 
 
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--progress`` and ``--json``."""
+    parser.add_argument("--progress", action="store_true", help="show a bar")
+    parser.add_argument("--json", action="store_true", help="print a JSON, for a script")
+
+
 def print_report(report: Report, options: argparse.Namespace) -> int:
     """Print a report, as JSON with ``--json``; return the exit code."""
     print_lines(report.to_json() if options.json else str(report))

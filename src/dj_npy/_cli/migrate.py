@@ -4,7 +4,7 @@ import argparse
 
 import datajoint as dj
 
-from dj_npy._cli.command import CONFIGURED, Command, print_report
+from dj_npy._cli.command import CONFIGURED, Command, add_report_options, print_report
 from dj_npy._cli.tables import find_table, translate_driver_errors
 from dj_npy._moves.migrate import migrate
 
@@ -47,8 +47,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scalars", action="store_true", help="take Python's numbers for arrays without axes"
     )
-    parser.add_argument("--progress", action="store_true", help="show a bar")
-    parser.add_argument("--json", action="store_true", help="print a JSON, for a script")
+    add_report_options(parser)
 
 
 MIGRATE = Command(

@@ -4,7 +4,7 @@ import argparse
 
 import datajoint as dj
 
-from dj_npy._cli.command import CONFIGURED, Command, print_report
+from dj_npy._cli.command import CONFIGURED, Command, add_report_options, print_report
 from dj_npy._cli.tables import find_table, translate_driver_errors
 from dj_npy._moves.move import move
 from dj_npy._moves.relocate import relocate
@@ -57,7 +57,7 @@ def _usage_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--collectable", action="store_true", help="and what collect would free: lists the stores"
     )
-    _add_common(parser)
+    add_report_options(parser)
 
 
 def _move_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +72,7 @@ def _move_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="then remove the old files, unless rows refer to them; default: leave them to collect",
     )
-    _add_common(parser)
+    add_report_options(parser)
 
 
 def _relocate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,12 +91,7 @@ def _relocate_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="tell the rows whose files are there; default: none, if a file is missing",
     )
-    _add_common(parser)
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--progress", action="store_true", help="show a bar")
-    parser.add_argument("--json", action="store_true", help="print a JSON, for a script")
+    add_report_options(parser)
 
 
 USAGE = Command(

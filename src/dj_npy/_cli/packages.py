@@ -4,7 +4,13 @@ import argparse
 
 import datajoint as dj
 
-from dj_npy._cli.command import CONFIGURED, Command, UsageError, print_report
+from dj_npy._cli.command import (
+    CONFIGURED,
+    Command,
+    UsageError,
+    add_report_options,
+    print_report,
+)
 from dj_npy._cli.tables import find_table, translate_driver_errors
 from dj_npy._moves.export import export
 from dj_npy._moves.importing import import_package
@@ -67,7 +73,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parquet", action="store_true", help="write each table as a Parquet file, too"
     )
-    _add_common(parser)
+    add_report_options(parser)
 
 
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,12 +92,7 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
         help="name of the store of the arrays; default: as in the definitions",
     )
     parser.add_argument("--dry-run", action="store_true", help="only check the package")
-    _add_common(parser)
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--progress", action="store_true", help="show a bar")
-    parser.add_argument("--json", action="store_true", help="print a JSON, for a script")
+    add_report_options(parser)
 
 
 EXPORT = Command(

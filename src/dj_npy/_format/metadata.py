@@ -97,6 +97,12 @@ class ArrayMetadata:
         likely = self.likely_header()
         return self.nbytes if likely is None else likely[0].file_size
 
+    def file_nbytes_if_told(self) -> int:
+        """Return the size of the file in bytes; 0 if the JSON is invalid."""
+        with suppress(ArrayCorruptError):
+            return self.file_nbytes
+        return 0
+
     @property
     def checksum(self) -> str | None:
         """Checksum of the whole file; None in rows of DataJoint's own codec."""

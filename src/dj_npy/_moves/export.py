@@ -1,7 +1,6 @@
 """Export rows and their arrays as a data package."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -24,7 +23,8 @@ from dj_npy._moves.datapackage import (
     package_json,
 )
 from dj_npy._moves.definitions import Definition, Structure
-from dj_npy._moves.packedarrays import FOLDER, NAMES, ArrayList, Copied, Copier, PackedArray
+from dj_npy._moves.findings import Findings, where_it_was
+from dj_npy._moves.packedarrays import FOLDER, NAMES, ArrayList, Copier
 from dj_npy._moves.place import Place
 from dj_npy._moves.rowfiles import Cells, RowFile, write_rows
 from dj_npy._moves.selection import Selection, connection_of_all, seeds
@@ -34,12 +34,10 @@ from dj_npy._text import in_units
 from dj_npy._upkeep.verify import Finding
 
 _TABLES = "tables"
-_KEPT = 10_000
-"""Findings that a report lists; all are counted."""
 
 
 @dataclass
-class Exported:
+class Exported(Findings):
     """
     The result of `export`.
 
@@ -56,22 +54,8 @@ class Exported:
     """Number of arrays in the package."""
     nbytes: int = 0
     """Size of their files in bytes."""
-    counts: Counter[str] = field(default_factory=Counter)
-    """Number of arrays that are not in the package, by the words of `Finding`."""
-    findings: list[Finding] = field(default_factory=list)
-    """What is wrong with these; the first 10,000."""
     left_out: list[str] = field(default_factory=list)
     """What of the tables is not in the package: files of other codecs, for one."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether all arrays are in the package."""
-        return not self.counts
-
-    def to_json(self) -> str:
-        """Return the whole report as JSON."""
-        findings = [finding._asdict() for finding in self.findings]
-        return json.dumps({"ok": self.ok, **vars(self), "findings": findings}, indent=2)
 
     def __str__(self) -> str:
         size = in_units(self.nbytes)
@@ -82,11 +66,7 @@ class Exported:
         lines += [f"{rows:>10,} {table}" for table, rows in self.tables.items()]
         lines += [f"{count:>10,} arrays left out: {what}" for what, count in self.counts.items()]
         lines += [f"left out: {what}" for what in self.left_out]
-        for each in self.findings:
-            key = ", ".join(f"{name}={value}" for name, value in each.key.items())
-            lines.append(f"{each.what}: {each.table} ({key}) {each.attribute}: {each.message}")
-        if (more := self.counts.total() - len(self.findings)) > 0:
-            lines.append(f"... and {more:,} more")
+        lines += self.finding_lines()
         return "\n".join(lines)
 
 
@@ -280,28 +260,15 @@ def _copy(
                 ) from copied.failure
             arrays.note(each, copied)
             if copied.what:
-                _add_finding(report, each, definitions[each.table], copied)
+                table, at = ".".join(definitions[each.table].name), where_it_was(each.row)
+                wrong = copied.what, table, each.key, each.attribute, *at, copied.message
+                report.note(Finding(*wrong))
             else:
                 report.arrays += 1
                 report.nbytes += copied.nbytes
             advance(each.file_nbytes)
     finally:
         pipeline.close()
-
-
-def _add_finding(
-    report: Exported, each: PackedArray, definition: Definition, copied: Copied
-) -> None:
-    report.counts[copied.what] += 1
-    if len(report.findings) < _KEPT:
-        row = each.row
-        store, path = (
-            row.json.get(name) if isinstance(row.json, dict) else None for name in ("store", "path")
-        )
-        table = ".".join(definition.name)
-        report.findings.append(
-            Finding(copied.what, table, each.key, each.attribute, store, path, copied.message)
-        )
 
 
 def _end(

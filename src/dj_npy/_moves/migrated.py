@@ -1,16 +1,14 @@
 """The report of a migration."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dj_npy._moves.findings import Removals
 from dj_npy._text import in_units
 from dj_npy._upkeep.verify import Finding
 
-_KEPT = 10_000
-"""Findings that a report lists; all are counted."""
 _SHOWN = 10
 """Kinds of values that a text lists."""
 _NEXT = {
@@ -21,7 +19,7 @@ _NEXT = {
 
 
 @dataclass
-class Migrated:
+class Migrated(Removals):
     """
     The result of `migrate`.
 
@@ -48,36 +46,12 @@ class Migrated:
     """Rows that somebody else changed or deleted while they were copied."""
     to_do: int = 0
     """Values that are still to be copied."""
-    counts: Counter[str] = field(default_factory=Counter)
-    """Number of values that cannot be converted, by what is wrong."""
-    findings: list[Finding] = field(default_factory=list)
-    """These values: ``"no array"``, or as in `verify`; the first 10,000."""
-    removed: int = 0
-    """Number of files that were removed, as no row refers to them any more."""
-    shared: int = 0
-    """Number of files that were not, as other rows refer to them."""
-    failures: list[str] = field(default_factory=list)
-    """What could not be removed, and why."""
     definition: list[str] = field(default_factory=list)
     """The lines of the table's definition, as they have to be from the switch on."""
 
-    @property
-    def ok(self) -> bool:
-        """Whether all values can be converted, and all was removed that should be."""
-        return not self.counts and not self.failures
-
     def add(self, what: str, key: Mapping[str, Any], attribute: str, message: str) -> None:
         """Report a value that cannot be converted."""
-        self.counts[what] += 1
-        if len(self.findings) < _KEPT:
-            self.findings.append(
-                Finding(what, self.table, dict(key), attribute, None, None, message)
-            )
-
-    def to_json(self) -> str:
-        """Return the whole report as JSON."""
-        findings = [finding._asdict() for finding in self.findings]
-        return json.dumps({"ok": self.ok, **vars(self), "findings": findings}, indent=2)
+        self.note(Finding(what, self.table, dict(key), attribute, None, None, message))
 
     def __str__(self) -> str:
         names = ", ".join(self.attributes)
@@ -100,11 +74,7 @@ class Migrated:
             )
             if count
         ]
-        for each in self.findings:
-            key = ", ".join(f"{name}={value}" for name, value in each.key.items())
-            lines.append(f"{each.what}: {each.table} ({key}) {each.attribute}: {each.message}")
-        if (more := self.counts.total() - len(self.findings)) > 0:
-            lines.append(f"... and {more:,} more")
+        lines += self.finding_lines()
         lines += [f"not removed: {failure}" for failure in self.failures]
         if self.definition:
             lines += [

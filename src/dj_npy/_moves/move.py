@@ -21,7 +21,7 @@ from dj_npy._format.layout import Column
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import Header
 from dj_npy._format.path import is_with_token
-from dj_npy._moves.migrated import Migrated
+from dj_npy._moves.findings import Removals, why_not_copied
 from dj_npy._moves.moved import Moved
 from dj_npy._moves.paths import KeyPaths
 from dj_npy._moves.rows import Rows, Stored, Teller
@@ -30,7 +30,6 @@ from dj_npy._stores import Store, identity, open_store
 from dj_npy._stores.remote import BUFFERED
 from dj_npy._text import kind_of
 from dj_npy._upkeep.collect import check_sees_all, remove_unreferenced
-from dj_npy._upkeep.verify import SOUND, examine
 
 
 class _Copied(NamedTuple):
@@ -250,11 +249,7 @@ class _Copier:
 
     def _wrong(self, row: ArrayMetadata, error: Exception | None) -> _Copied:
         """Find out what is wrong with a file that could not be copied."""
-        what, message = examine(row, self._config, checksums=True)
-        if what == "changed since insert":
-            message = "through mmap_mode='r+': insert ref.load() in its place"
-        elif what in SOUND:
-            what, message = "unreadable", str(error or "it changed while it was read")
+        what, message = why_not_copied(row, self._config, error)
         return _Copied(what=what, message=message)
 
 
@@ -316,7 +311,7 @@ def _settle(
         report.already += len(stored.keys)
 
 
-def remove_old(connection: Any, rows: Rows, report: "Moved | Migrated") -> None:
+def remove_old(connection: Any, rows: Rows, report: Removals) -> None:
     """Remove the old files to which no row refers, and report it."""
     files = ((open_store(connection._config, name), path) for name, path in rows.old_files())
     try:

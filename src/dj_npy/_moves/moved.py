@@ -1,22 +1,18 @@
 """The report of what was moved."""
 
-import json
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from dj_npy._format.layout import Column
+from dj_npy._moves.findings import Removals, where_it_was
 from dj_npy._moves.rows import Stored, shown_key
 from dj_npy._text import in_units
 from dj_npy._upkeep.verify import Finding
 
-_KEPT = 10_000
-"""Findings that a report lists; all are counted."""
-
 
 @dataclass
-class Moved:
+class Moved(Removals):
     """
     The result of `move` and `relocate`.
 
@@ -35,21 +31,6 @@ class Moved:
     """Number of rows that referred to that store before."""
     changed: int = 0
     """Number of rows that somebody else changed or deleted meanwhile. They were left alone."""
-    counts: Counter[str] = field(default_factory=Counter)
-    """Number of rows that were left alone because of their files, by the words of `Finding`."""
-    findings: list[Finding] = field(default_factory=list)
-    """What is wrong with these files; the first 10,000."""
-    removed: int = 0
-    """Number of old files that were removed."""
-    shared: int = 0
-    """Number of old files that were not, as other rows refer to them."""
-    failures: list[str] = field(default_factory=list)
-    """What could not be removed, and why."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether no file was wrong, and all were removed that should be."""
-        return not self.counts and not self.failures
 
     def count(self, stored: Stored, told: int) -> None:
         """Count a file, of whose rows so many were changed."""
@@ -67,24 +48,11 @@ class Moved:
         message: str,
     ) -> None:
         """Report the file of some rows."""
-        said = stored.row.json if isinstance(stored.row.json, dict) else {}
-        store, path = (
-            v if isinstance(v, str) else None for v in (said.get("store"), said.get("path"))
-        )
+        store, path = where_it_was(stored.row)
         for key in keys:
-            self.counts[what] += 1
-            if len(self.findings) < _KEPT:
-                by_name = shown_key(column, key)
-                self.findings.append(
-                    Finding(
-                        what, column.table_name, by_name, column.attribute, store, path, message
-                    )
-                )
-
-    def to_json(self) -> str:
-        """Return the whole report as JSON."""
-        findings = [finding._asdict() for finding in self.findings]
-        return json.dumps({"ok": self.ok, **vars(self), "findings": findings}, indent=2)
+            by_name = shown_key(column, key)
+            table, attribute = column.table_name, column.attribute
+            self.note(Finding(what, table, by_name, attribute, store, path, message))
 
     def __str__(self) -> str:
         size = in_units(self.nbytes)
@@ -102,9 +70,5 @@ class Moved:
             )
             if count
         ]
-        for each in self.findings:
-            key = ", ".join(f"{name}={value}" for name, value in each.key.items())
-            lines.append(f"{each.what}: {each.table} ({key}) {each.attribute}: {each.message}")
-        if (more := self.counts.total() - len(self.findings)) > 0:
-            lines.append(f"... and {more:,} more")
+        lines += self.finding_lines()
         return "\n".join([*lines, *(f"not removed: {failure}" for failure in self.failures)])

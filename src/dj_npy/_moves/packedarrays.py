@@ -19,12 +19,12 @@ from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._format.npyfile import CHECKSUM
 from dj_npy._format.path import EXTENSION, array_path
 from dj_npy._moves.definitions import Definition
+from dj_npy._moves.findings import why_not_copied
 from dj_npy._moves.place import Place
 from dj_npy._moves.values import kind_of_type
 from dj_npy._stores import StoreConfig, open_store
 from dj_npy._stores.remote import BUFFERED
 from dj_npy._upkeep.ondisk import OnDisk
-from dj_npy._upkeep.verify import SOUND, examine
 
 FOLDER = "arrays"
 """Where arrays are in a package."""
@@ -53,9 +53,7 @@ class PackedArray(NamedTuple):
     @property
     def file_nbytes(self) -> int:
         """Size of the file in bytes; 0 if the row is invalid."""
-        with suppress(ArrayCorruptError):
-            return self.row.file_nbytes
-        return 0
+        return self.row.file_nbytes_if_told()
 
 
 class Copied(NamedTuple):
@@ -243,11 +241,7 @@ class Copier:
 
     def _wrong(self, row: ArrayMetadata, error: Exception | None) -> Copied:
         """Find out what is wrong with a file that could not be copied."""
-        what, message = examine(row, self._config, checksums=True)
-        if what == "changed since insert":
-            message = "through mmap_mode='r+': insert ref.load() in its place"
-        elif what in SOUND:
-            what, message = "unreadable", str(error or "it changed while it was read")
+        what, message = why_not_copied(row, self._config, error)
         return Copied(what=what, message=message)
 
 

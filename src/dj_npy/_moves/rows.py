@@ -2,14 +2,12 @@
 
 import pickle
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import datajoint as dj
 
-from dj_npy._errors import ArrayCorruptError
 from dj_npy._format.layout import Column
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._upkeep.ondisk import OnDisk
@@ -41,9 +39,7 @@ class Stored(NamedTuple):
     @property
     def file_nbytes(self) -> int:
         """Size of the file in bytes; 0 if the JSON is invalid, which its file's check reports."""
-        with suppress(ArrayCorruptError):
-            return self.row.file_nbytes
-        return 0
+        return self.row.file_nbytes_if_told()
 
 
 class Rows(OnDisk):

@@ -6,6 +6,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from dj_npy._array.ref import NpyRef
 from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._datajoint.catalog import snapshot
@@ -17,8 +18,8 @@ from dj_npy._moves.rows import shown_key
 from dj_npy._moves.twin import Twin
 from dj_npy._settings import settings
 
-_SAMPLES = 8
-"""Values that are read as a whole, to tell how long it takes."""
+_SAMPLES, _LARGE = 8, 64 << 20
+"""Values that are read as a whole, to tell how long it takes, and bytes of one that is not."""
 _MOST_KINDS = 1000
 """Dtypes and shapes that are counted one by one."""
 _IN_FLIGHT = 16 << 20
@@ -109,7 +110,11 @@ def _rate(values: Values, some: list[Any]) -> float:
     nbytes, start = 0, time.perf_counter()
     for raw in islice(some, _SAMPLES):
         try:
-            values.decode(raw)
+            value = values.decode(raw)
+            if isinstance(value, NpyRef):
+                if value.nbytes > _LARGE:
+                    continue
+                value.load()
         except Exception:
             continue
         nbytes += values.size(raw)

@@ -17,6 +17,7 @@ from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._view.answers import Refused, finite, integer
 from dj_npy._view.conditions import NUMBER, behind, equal, given_key, restricted
 from dj_npy._view.database import Database, select
+from dj_npy._view.listing import NAME, SYSTEM, Listing
 
 _MAX_ROWS = 1000
 _MAX_TEXT, _MAX_JSON = 1000, 64 << 10
@@ -26,59 +27,13 @@ _COUNT_S = 2
 _KEPT_S = 30
 """Seconds for which a heading is believed."""
 _MAX_HEADINGS = 200
-_NAME = re.compile(r"""[^.`"'\\;%\x00-\x1f]+""")
-"""DataJoint puts names into SQL as they are."""
-_SYSTEM = {
-    "postgresql": {"information_schema"},  # and those that begin with pg_, as no others can
-    "mysql": {"information_schema", "mysql", "performance_schema", "sys"},
-}
-_UNOPENED = re.compile(r"[A-Z\s]")
-"""In a name in PostgreSQL, this is beyond DataJoint, which asks for such a table without quotes."""
-_FEW_ROWS, _BATCH = 10_000, 100
-"""Up to how many rows tables are counted, and how many tables in one query."""
-_COUNTING_S, _BATCH_S = 5, 1
-"""Seconds for which all tables are counted, and those of one query."""
 _EXACT = 1 << 53
 """Integers beyond this are no numbers in a browser."""
-
-# Estimates, which no lock on a table delays: PostgreSQL's rows are -1 until it is analyzed.
-_TABLES = {
-    "postgresql": """
-        SELECT n.nspname, c.relname,
-               CASE WHEN c.reltuples < 0 THEN pg_stat_get_live_tuples(c.oid)
-                    ELSE c.reltuples END::bigint,
-               nullif(c.relpages, 0)::bigint * current_setting('block_size')::bigint
-        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-          AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
-        ORDER BY n.nspname, c.relname""",
-    "mysql": """
-        SELECT table_schema, table_name, table_rows, data_length + index_length
-        FROM information_schema.tables
-        WHERE table_type IN ('BASE TABLE', 'SYSTEM VERSIONED')
-        ORDER BY table_schema, table_name""",
-}
-_ARRAYS = {
-    "postgresql": """
-        SELECT n.nspname, c.relname, a.attname, d.description
-        FROM pg_catalog.pg_description d
-        JOIN pg_catalog.pg_class c ON c.oid = d.objoid
-        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.objsubid
-        WHERE d.classoid = 'pg_catalog.pg_class'::regclass AND d.objsubid > 0
-          AND d.description LIKE ':<npy%' AND NOT a.attisdropped
-        ORDER BY c.oid, a.attnum""",
-    "mysql": """
-        SELECT table_schema, table_name, column_name, column_comment
-        FROM information_schema.columns WHERE column_comment LIKE ':<npy%'
-        ORDER BY table_schema, table_name, ordinal_position""",
-}
-_OURS = re.compile(r":<npy(@[^>]*)?>:")
 
 
 class Catalog:
     """
-    What a database has, as far as the account sees it.
+    Tables and rows of a database, as far as the account sees it.
 
     Parameters
     ----------
@@ -89,101 +44,10 @@ class Catalog:
     """
 
     def __init__(self, database: Database, schemas: Sequence[str] = ()) -> None:
-        self._database, self._schemas = database, {*schemas}
+        self._database = database
+        self.listing = Listing(database, schemas)
+        """Which tables there are."""
         self._headings: dict[str, tuple[float, Any]] = {}
-
-    def schemas(self) -> dict[str, Any]:
-        """Return all schemas with their tables, by two queries, and the tables left out."""
-        with self._database.session() as session:
-            tables = self._tables(session)
-            columns = select(session, _ARRAYS[self._database.backend])
-        arrays: dict[tuple[str, str], list[str]] = {}
-        for schema, table, attribute, comment in columns:
-            if _OURS.match(comment):
-                arrays.setdefault((schema, table), []).append(attribute)
-        found: dict[str, list[dict[str, Any]]] = {}
-        unlisted: list[str] = []
-        for schema, table, rows, nbytes in tables:
-            if self._is_beyond_datajoint(schema, table):
-                unlisted.append(f"{schema}.{table}")
-                continue
-            found.setdefault(schema, []).append(
-                {
-                    "name": f"{schema}.{table}",
-                    "class": class_name(table),
-                    "tier": tier(table),
-                    "arrays": arrays.get((schema, table), []),
-                    "rows": rows,
-                    "bytes": nbytes,
-                    "estimated": True,
-                }
-            )
-        schemas = [{"name": name, "tables": each} for name, each in found.items()]
-        return {"schemas": schemas, "unlisted": unlisted}
-
-    def counts(self) -> dict[str, Any]:
-        """
-        Return how many rows tables have, as far as they are counted within some seconds.
-
-        Of a table with more than `most` rows, it is ``most + 1``. Estimates are 0 for tables that
-        were filled a moment ago.
-        """
-        with self._database.session() as session:
-            tables = [(f"{s}.{t}", s, t, rows) for s, t, rows, _ in self._tables(session)]
-        few = [
-            each
-            for each in tables
-            if (each[3] or 0) <= 10 * _FEW_ROWS
-            and _NAME.fullmatch(each[1])
-            and _NAME.fullmatch(each[2])
-        ]
-        few.sort(key=lambda each: each[3] or 0)  # first those of which nothing is known
-        batches = [few[n : n + _BATCH] for n in range(0, len(few), _BATCH)][::-1]
-        found: dict[str, int] = {}
-        until = time.monotonic() + _COUNTING_S
-        while batches and time.monotonic() < until:
-            batch = batches.pop()
-            try:
-                counts = self._counted(batch)
-            except Refused as refused:
-                if refused.status == 502:
-                    raise
-                if len(batch) > 1:  # one of them is locked, or not to be read
-                    half = len(batch) // 2
-                    batches[:0] = [batch[half:], batch[:half]]
-                continue
-            found.update({batch[n][0]: count for n, count in counts})
-        return {"rows": found, "most": _FEW_ROWS}
-
-    def _counted(self, tables: Sequence[tuple[str, str, str, Any]]) -> list[tuple[int, int]]:
-        full_name = self._database.adapter.make_full_table_name
-        queries = [
-            f"SELECT {n}, count(*) FROM "
-            f"(SELECT 1 FROM {full_name(schema, table)} LIMIT {_FEW_ROWS + 1}) AS few"
-            for n, (_, schema, table, _) in enumerate(tables)
-        ]
-        with self._database.session(_BATCH_S) as session:
-            return select(session, " UNION ALL ".join(queries))
-
-    def _tables(self, session: Any) -> list[tuple[str, str, int | None, int | None]]:
-        """Return schema, name, estimated rows and bytes of all tables that may be listed."""
-        system = _SYSTEM[self._database.backend]
-        return [
-            (
-                schema,
-                table,
-                None if rows is None else int(rows),
-                None if nbytes is None else int(nbytes),
-            )
-            for schema, table, rows, nbytes in select(session, _TABLES[self._database.backend])
-            if (not self._schemas or schema in self._schemas)
-            and schema not in system
-            and not table.startswith("~")
-        ]
-
-    def _is_beyond_datajoint(self, *names: str) -> bool:
-        in_postgresql = self._database.backend == "postgresql"
-        return in_postgresql and any(map(_UNOPENED.search, names))
 
     def describe(self, name: str) -> dict[str, Any]:
         """Return the heading of a table, its parents and children, and how many rows it has."""
@@ -207,9 +71,7 @@ class Catalog:
         except Refused as refused:
             if refused.status != 413:
                 raise
-            with self._database.session() as session:
-                estimates = {f"{s}.{t}": rows for s, t, rows, _ in self._tables(session)}
-            found["rows"] = estimates.get(name)
+            found["rows"] = self.listing.estimate(name)
             found["estimated"] = True
         return found
 
@@ -315,10 +177,10 @@ class Catalog:
     def table(self, session: Any, name: str) -> Any:
         """Return a table by its name in the database, ``schema.table``; its heading is known."""
         schema, dot, table = name.partition(".")
-        is_name = dot and _NAME.fullmatch(schema) and _NAME.fullmatch(table)
+        is_name = dot and NAME.fullmatch(schema) and NAME.fullmatch(table)
         if not is_name or table.startswith("~") or self._is_system(session, schema):
             raise Refused(404, f"there is no table {name!r:.150}")
-        if self._is_beyond_datajoint(schema, table):
+        if self.listing.is_beyond_datajoint(schema, table):
             raise Refused(
                 404,
                 f"DataJoint opens no table in PostgreSQL with capitals or spaces: {name!r:.150}",
@@ -336,14 +198,14 @@ class Catalog:
             raise Refused(
                 404, f"there is no table {name!r}, or this account must not see it: {error}"
             ) from None
-        if not all(map(_NAME.fullmatch, found.heading.attributes)):
+        if not all(map(NAME.fullmatch, found.heading.attributes)):
             raise Refused(400, f"{name} has an attribute whose name DataJoint cannot put into SQL")
         self._headings[name] = time.monotonic(), found.heading
         return found
 
     def _is_system(self, session: Any, schema: str) -> bool:
         """Return whether a schema is the server's own, under any name that means it."""
-        system, lower = _SYSTEM[self._database.backend], schema.lower()
+        system, lower = SYSTEM[self._database.backend], schema.lower()
         if self._database.backend == "postgresql":
             return schema in system or schema.startswith("pg_")
         if schema in system or lower == "information_schema":
@@ -357,15 +219,6 @@ class Catalog:
         with self._database.session(limit_s, once=bool(where)) as session:
             [(count,)] = select(session, f"SELECT count(*) FROM {table}{where}", values)
             return int(count)
-
-
-def tier(table: str) -> str:
-    """Return the tier of a table by its name."""
-    bare = table.lstrip("#_")
-    if "__" in bare:
-        return "part"
-    prefix = table[: len(table) - len(bare)]
-    return {"#": "lookup", "_": "imported", "__": "computed"}.get(prefix, "manual")
 
 
 def _selected(database: Database, attribute: Any) -> str:

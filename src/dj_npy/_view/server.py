@@ -101,9 +101,10 @@ class App:
         self.arrays = Arrays(self._catalog, database.config, prelude)
         self._files = dict(_page())
         self._turns = asyncio.Semaphore(WORKERS)
+        listing = self._catalog.listing
         self._routes: dict[tuple[str, str], Callable[[Params], Answer]] = {
-            ("GET", "schemas"): lambda _: as_json({**self._catalog.schemas(), "version": version}),
-            ("GET", "counts"): lambda _: as_json(self._catalog.counts()),
+            ("GET", "schemas"): lambda _: as_json({**listing.schemas(), "version": version}),
+            ("GET", "counts"): lambda _: as_json(listing.counts()),
             ("GET", "table"): lambda p: as_json(self._catalog.describe(p.get("table", ""))),
             ("GET", "rows"): lambda p: as_json(self._catalog.rows(p)),
             ("GET", "array"): lambda p: as_json(arrays.info(self.arrays.find(p, anew=True))),
