@@ -190,6 +190,7 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
     "parts": lambda run: times(run, "parts"),
     "many": lambda run: times(run, "many"),
     "upkeep": lambda run: times(run, "upkeep"),
+    "migrate": lambda run: times(run, "migrate"),
     "view": lambda run: facts(run, "view").lstrip() or times(run, "view"),
     "memory": memory,
     "growth": growth,
