@@ -256,6 +256,7 @@ def test_reductions_read_ahead(
     array = np.random.default_rng(0).integers(0, 9, (3 << 18, 5))
     ref = stored(array, store=s3)
     assert same(ref[:10], array[:10])
+    far.awaited["GET"] = 8
     for each, whole in ((ref, array), (ref.T, array.T)):
         far.most["GET"] = 0
         assert np.array_equal(each.sum(axis=0), whole.sum(axis=0))
@@ -639,8 +640,10 @@ def test_many_large_arrays_share_the_threads(
 ) -> None:
     array = np.random.default_rng(0).standard_normal((3 << 18, 5))
     refs = [stored(array, n, store=s3) for n in range(3)]
+    far.awaited["GET"] = 17
     assert same(refs[0].load(), array)
     alone, far.most["GET"] = far.most["GET"], 0
     assert alone > 16
+    far.awaited["GET"] = 9
     assert all(same(found, array) for found in dj_npy.stream(refs[1:]))
     assert 8 < far.most["GET"] <= 2 * 16
