@@ -14,7 +14,7 @@ import dj_npy
 from benchmarks._measure import RUN, cost, faster, row, scratch
 from tests.conftest import serving_mariadb, serving_mysql
 
-ROWS = int(os.environ.get("DJ_NPY_BENCH_ROWS", 2_000))
+ROWS = int(os.environ.get("DJ_NPY_BENCH_ROWS", 500))
 AT_ONCE = 100
 BY_HAND = "fetch and insert by hand"
 ARRAY = np.random.default_rng(0).normal(size=(1000, 131))  # 1 MB, which zlib makes 4 % smaller
