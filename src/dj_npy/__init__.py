@@ -24,11 +24,14 @@ from dj_npy._errors import (
 from dj_npy._format.blocks import Blocks
 from dj_npy._lazy.dask import to_dask
 from dj_npy._lazy.xarray import to_xarray
+from dj_npy._moves.backup import backup, backups
 from dj_npy._moves.export import export
 from dj_npy._moves.importing import import_package
 from dj_npy._moves.migrate import migrate
 from dj_npy._moves.move import move
+from dj_npy._moves.rebuild import rebuild
 from dj_npy._moves.relocate import relocate
+from dj_npy._moves.restore import restore
 from dj_npy._moves.usage import usage
 from dj_npy._settings import settings
 from dj_npy._stores.described import use_config
@@ -50,6 +53,8 @@ __all__ = [
     "StoreError",
     "__version__",
     "adopt",
+    "backup",
+    "backups",
     "collect",
     "embedded",
     "export",
@@ -58,7 +63,9 @@ __all__ = [
     "load",
     "migrate",
     "move",
+    "rebuild",
     "relocate",
+    "restore",
     "settings",
     "stream",
     "to_dask",
@@ -82,6 +89,8 @@ for _public in (
     NpyRef,
     StoreError,
     adopt,
+    backup,
+    backups,
     collect,
     export,
     import_package,
@@ -89,7 +98,9 @@ for _public in (
     load,
     migrate,
     move,
+    rebuild,
     relocate,
+    restore,
     stream,
     to_dask,
     to_xarray,

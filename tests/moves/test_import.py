@@ -199,7 +199,7 @@ def test_a_table_that_does_not_fit_is_refused(package: Path, table: MakeTable, s
     )
     other = table("recording_id : int32\n---\nwaveform : <npy@>\nmore : int32", "Recording")
     with pytest.raises(
-        dj_npy.ArrayInvalidError, match="an attribute more that the package has not"
+        dj_npy.ArrayInvalidError, match="an attribute more, which the rows have not"
     ):
         dj_npy.import_package(package, connection=schema.connection)
     assert len(other()) == 0

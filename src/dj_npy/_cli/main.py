@@ -9,6 +9,7 @@ import datajoint as dj
 from datajoint.errors import DataJointError
 
 from dj_npy import __version__
+from dj_npy._cli.backups import BACKUP, REBUILD, RESTORE
 from dj_npy._cli.command import (
     INTERRUPTED,
     MISUSED,
@@ -39,6 +40,9 @@ COMMANDS: tuple[Command, ...] = (
     RELOCATE,
     EXPORT,
     IMPORT,
+    BACKUP,
+    RESTORE,
+    REBUILD,
 )
 
 _EXIT_CODES = """\

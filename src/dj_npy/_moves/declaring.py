@@ -4,7 +4,7 @@ import keyword
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -22,8 +22,12 @@ _HIDDEN = {"_singleton", "_prov", *_JOBS}
 """Attributes that DataJoint adds to tables."""
 
 
-def definition_text(given: Definition, backend: str) -> str:
-    """Return a definition for DataJoint on a backend; foreign keys name classes."""
+def definition_text(given: Definition, backend: str, native: bool = False) -> str:
+    """
+    Return a definition for DataJoint on a backend; foreign keys name classes.
+
+    With `native`, types are those of the database, where it did not declare one of DataJoint's.
+    """
     lines = [f"# {given.comment}"] if given.comment else []
     declared: set[str] = set()
     for in_key in (True, False):
@@ -45,7 +49,7 @@ def definition_text(given: Definition, backend: str) -> str:
                     declared |= first.attributes.keys()
                     keys.remove(first)
                 else:
-                    lines.append(_attribute_line(attribute, backend))
+                    lines.append(_attribute_line(attribute, backend, native))
                     declared.add(attribute.name)
             for each in [each for each in keys if each.attributes.keys() <= declared]:
                 lines.append(_foreign_key_line(each, given))
@@ -71,14 +75,14 @@ def _foreign_key_line(key: ForeignKey, given: Definition) -> str:
     return f"-> {bracket}{parent}{projection}"
 
 
-def _attribute_line(given: Attribute, backend: str) -> str:
+def _attribute_line(given: Attribute, backend: str, native: bool) -> str:
     default = ""
     if given.nullable:
         default = " = null"
     elif given.default is not None:
         default = f" = {_default_text(given, backend)}"
     comment = f" # {given.comment}" if given.comment else ""
-    return f"{given.name}{default} : {declared_type(given, backend)}{comment}"
+    return f"{given.name}{default} : {declared_type(given, backend, native)}{comment}"
 
 
 def _default_text(given: Attribute, backend: str) -> str:
@@ -93,8 +97,12 @@ def _default_text(given: Attribute, backend: str) -> str:
     return f'"{given.default}"'
 
 
-def declared_type(given: Attribute, backend: str) -> str:
+def declared_type(given: Attribute, backend: str, native: bool = False) -> str:
     """Return the type of an attribute in a definition for a backend."""
+    if native and given.native is not None:
+        with suppress(DataJointError):  # of a type that it does not declare
+            dj.declare.match_type(given.native)
+            return given.native
     if given.type == "text":
         return "longtext" if backend == "mysql" else "text"
     if given.type == "time":
@@ -136,7 +144,7 @@ def misfits(wanted: Definition, there: Definition) -> Iterator[str]:
     for name, attribute in theirs.items():
         if name not in ours:
             if not attribute.nullable and attribute.default is None:
-                yield f"it has an attribute {name} that the package has not"
+                yield f"it has an attribute {name}, which the rows have not"
             continue
         mine = ours[name]
         if _comparable(mine) != _comparable(attribute):
@@ -163,16 +171,19 @@ class Declarer:
     ----------
     connection : datajoint.Connection
         Where to.
+    native : bool
+        As for `definition_text`.
     """
 
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
+    def __init__(self, connection: Any, *, native: bool = False) -> None:
+        self._connection, self._native = connection, native
 
     def check(self, given: Definition) -> None:
         """Raise if DataJoint does not know a type here."""
         for attribute in given.attributes:
             try:
-                declared = declared_type(attribute, self._connection.adapter.backend)
+                backend = self._connection.adapter.backend
+                declared = declared_type(attribute, backend, self._native)
                 if dj.declare.match_type(declared) == "CODEC":
                     dj.codecs.lookup_codec(declared)
             except DataJointError as error:
@@ -187,7 +198,7 @@ class Declarer:
         name = connection.adapter.make_full_table_name(*given.name)
         backend = connection.adapter.backend
         # DataJoint sends it with arguments, of which there are none.
-        text = definition_text(_escaped(given, backend), backend).replace("%", "%%")
+        text = definition_text(_escaped(given, backend), backend, self._native).replace("%", "%%")
         free = type(dj.FreeTable(connection, name))  # its definition is nothing that can be set
         table: Any = type("Declared", (free,), {"definition": text})(connection, name)
         hidden = {each.name for each in given.attributes if each.name.startswith("_")}
@@ -260,11 +271,12 @@ class _Config:
         return self._config[name]
 
 
-def plain_table(connection: Any, there: Definition) -> Any:
+def plain_table(connection: Any, there: Definition, *, arrays: bool) -> Any:
     """
     Return a table into which values go as `values` decodes them, and past DataJoint's codecs.
 
-    Arrays go through ours, also those of a codec that is made of it.
+    With `arrays`, these go through ours, also those of a codec that is made of it; without, the
+    JSON of a row goes in as it is.
     """
     table = dj.FreeTable(connection, connection.adapter.make_full_table_name(*there.name))
     _ = table.heading.attributes
@@ -274,8 +286,8 @@ def plain_table(connection: Any, there: Definition) -> Any:
         table.heading._attributes[each.name] = attribute._replace(
             in_key=each.in_key,
             is_hidden=False,
-            codec=codec if each.is_array else None,
-            json=each.is_array,
+            codec=codec if arrays and each.is_array else None,
+            json=arrays and each.is_array,
             numeric=False,
             # PostgreSQL takes its text; to MySQL, DataJoint sends the bytes.
             uuid=each.storage == "uuid" and connection.adapter.backend == "mysql",

@@ -9,7 +9,7 @@ from typing import Any
 
 from dj_npy._concurrency.pipeline import IN_FLIGHT, Pipeline
 from dj_npy._concurrency.progress import Progress
-from dj_npy._datajoint.catalog import Snapshot, snapshot
+from dj_npy._datajoint.catalog import snapshot
 from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._format.aliases import TEMPORARY_SUFFIX
 from dj_npy._format.layout import TEMPORARY
@@ -27,8 +27,7 @@ from dj_npy._moves.findings import Findings, where_it_was
 from dj_npy._moves.packedarrays import FOLDER, NAMES, ArrayList, Copier
 from dj_npy._moves.place import Place
 from dj_npy._moves.rowfiles import Cells, RowFile, write_rows
-from dj_npy._moves.selection import Selection, connection_of_all, seeds
-from dj_npy._moves.values import kind_of_type
+from dj_npy._moves.selection import Selection, connection_of_all, make_neutral, seeds
 from dj_npy._settings import settings
 from dj_npy._text import in_units
 from dj_npy._upkeep.verify import Finding
@@ -157,41 +156,6 @@ def export(
     return report
 
 
-def make_neutral(now: Snapshot) -> None:
-    """Have the session print values in one way, whatever its server's or account's defaults are."""
-    statements = (
-        "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO'; SET LOCAL extra_float_digits = 1"
-        if now.backend == "postgresql"
-        else "SET time_zone = '+00:00', max_sort_length = 4096"
-    )
-    with now.connection._conn.cursor() as cursor:
-        cursor.execute(statements)
-
-
-def cells(
-    given: Definition,
-    rows: Iterator[tuple[Any, ...]],
-    array: Callable[[int, list[Any]], Any] | None,
-) -> Iterator[Cells]:
-    """
-    Yield the values of rows as text.
-
-    `array`, if given, returns what stands for an array, whose position and row it is told.
-    """
-    encode = [kind_of_type(each.storage).encode for each in given.attributes]
-    arrays = [n for n, each in enumerate(given.attributes) if each.is_array and array is not None]
-    for row in rows:
-        texts = [
-            None if value is None else to_text(value)
-            for to_text, value in zip(encode, row, strict=True)
-        ]
-        for index in arrays:
-            if texts[index] is not None:
-                assert array is not None
-                texts[index] = array(index, texts)
-        yield texts
-
-
 def _begin(place: Place) -> bool:
     """Prepare the folder; return whether an unfinished export is taken up."""
     place.make()
@@ -235,7 +199,7 @@ def _write_table(
 
     def rows() -> Iterator[Cells]:
         arrays.forget()
-        return cells(definition, selection.rows(definition), array)
+        return selection.cells(definition, array)
 
     file = write_rows(place, f"{_TABLES}/{name}.csv", names, rows)
     arrays.end()

@@ -1,39 +1,27 @@
 """Import a data package: declare its tables, and insert its rows and arrays."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import datajoint as dj
-from datajoint.errors import DataJointError
 
 from dj_npy._array.ref import NpyRef
 from dj_npy._concurrency.progress import Progress
-from dj_npy._datajoint.catalog import another_session, snapshot
+from dj_npy._datajoint.catalog import another_session
 from dj_npy._datajoint.insertmany import insert
 from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._moves.datapackage import Package, read_package
-from dj_npy._moves.declaring import Declarer, misfits, plain_table, renamed
-from dj_npy._moves.definitions import Definition, Structure
-from dj_npy._moves.export import make_neutral
-from dj_npy._moves.packagecheck import (
-    FoundArrays,
-    check_rows,
-    decoded,
-    find_arrays,
-    key_of,
-    rows_of,
-)
+from dj_npy._moves.declaring import plain_table, renamed
+from dj_npy._moves.definitions import Definition
+from dj_npy._moves.incoming import Incoming, Target, as_there, decoded
+from dj_npy._moves.packagecheck import FoundArrays, check_rows, find_arrays, rows_of
 from dj_npy._moves.place import Place
-from dj_npy._moves.present import PresentRows
 from dj_npy._moves.rowfiles import Cells, RowFile
-from dj_npy._stores import open_store
-from dj_npy._text import in_units, key_text, kind_of
-
-_ROWS_AT_ONCE, _TEXT_AT_ONCE = 500, 4 << 20
-"""Rows, and characters of them, that one INSERT has."""
+from dj_npy._text import in_units, kind_of
 
 
 @dataclass
@@ -154,28 +142,32 @@ def import_package(
     report = Imported(place.name, dry_run, left_out=list(package.left_out))
     targets = _targets(package, schemas, stores)
     backend = connection.adapter.backend
+    tables = [
+        Incoming(definition, target, partial(rows_of, place, definition, file))
+        for (definition, file), target in zip(package.tables, targets, strict=True)
+    ]
     with ExitStack() as stack:
         found = stack.enter_context(FoundArrays())
         with Progress("check", (0, 0) if progress else None) as bar:
             find_arrays(place, package, found, bar.add)
-        check_rows(place, package, found, backend)
-        tables = [
-            (definition, target, file)
-            for (definition, file), target in zip(package.tables, targets, strict=True)
-        ]
-        present = stack.enter_context(PresentRows())
-        there = _check_target(connection, place, tables, found, present)
+        check_rows(place, tables, found, backend)
+        for definition, file in package.tables:
+            _check_files(definition, place, file)
+        advice = "Import into another schema"
+        target = stack.enter_context(Target(connection, tables, "the package", advice))
+        target.check(found.description)
         own = stack.enter_context(another_session(connection))
         if not dry_run:
-            _declare(connection, targets, there, report)
+            report.declared += target.declare()
             if backend == "mysql":
                 own.query("SET time_zone = '+00:00'")
         total = (found.count, found.nbytes)
         bar = stack.enter_context(Progress("import", total if progress else None))
-        for number, (definition, target, file) in enumerate(tables):
-            rows = _new_rows(place, number, definition, file, present, report)
-            into = None if dry_run else plain_table(own, _as_there(own, target))
-            _insert(place, definition, target, rows, found, into, backend, report, bar.add)
+        for number, each in enumerate(tables):
+            rows = target.new_rows(number)
+            into = None if dry_run else plain_table(own, as_there(own, each.target), arrays=True)
+            _insert(place, each, rows, found, into, backend, report, bar.add)
+        report.already = target.already
     return report
 
 
@@ -214,47 +206,6 @@ def _targets(
     return targets
 
 
-def _check_target(
-    connection: Any,
-    place: Place,
-    tables: Sequence[tuple[Definition, Definition, RowFile]],
-    found: FoundArrays,
-    present: PresentRows,
-) -> set[tuple[str, str]]:
-    """Raise unless the tables and rows that are there fit; return the tables."""
-    there: set[tuple[str, str]] = set()
-    declarer = Declarer(connection)
-    with snapshot(connection) as now:
-        make_neutral(now)
-        structure = Structure(now)
-        names = {(each[0], each[1]) for each in now.attributes({t.schema for _, t, _ in tables})}
-        for number, (definition, target, file) in enumerate(tables):
-            _check_files(definition, place, file)
-            if target.name not in names:
-                declarer.check(target)
-                _check_stores(connection, target)
-                continue
-            there.add(target.name)
-            existing = structure.with_parents([target.name])[-1]
-            if wrong := list(misfits(target, existing)):
-                raise ArrayInvalidError(
-                    f"{'.'.join(target.name)} is there and is another table than the package's: "
-                    f"{'; '.join(wrong)}. Nothing was changed. Import into another schema"
-                )
-            _check_stores(connection, existing)
-            present.add(number, definition, existing, now)
-            if differing := list(
-                present.differing(number, definition, rows_of(place, definition, file), found)
-            ):
-                keys = ", ".join(map(key_text, differing[:5]))
-                raise ArrayInvalidError(
-                    f"{'.'.join(target.name)} has rows that differ from the package's: {keys}"
-                    f"{' and more' if len(differing) > 5 else ''}. Nothing was changed. Import "
-                    f"into another schema, or delete them"
-                )
-    return there
-
-
 def _check_files(definition: Definition, place: Place, file: RowFile) -> None:
     """Raise if a row wants a file of another codec, which the package has not."""
     wants = [
@@ -268,69 +219,10 @@ def _check_files(definition: Definition, place: Place, file: RowFile) -> None:
         )
 
 
-def _check_stores(connection: Any, target: Definition) -> None:
-    for each in target.attributes:
-        if each.is_array:
-            try:
-                open_store(connection._config, each.type.strip("<>").partition("@")[2])
-            except DataJointError as error:
-                raise StoreError(
-                    f"{each.type} of {'.'.join(target.name)}: {error}. Or give another store, "
-                    f"stores='main'. Nothing was changed"
-                ) from None
-
-
-def _declare(
-    connection: Any,
-    targets: Sequence[Definition],
-    there: set[tuple[str, str]],
-    report: Imported,
-) -> None:
-    for schema in dict.fromkeys(each.schema for each in targets):
-        dj.Schema(schema, connection=connection)
-    with another_session(connection) as own:
-        # PostgreSQL gets a table and its comments by several statements: all of them or none.
-        is_postgresql = own.adapter.backend == "postgresql"
-        declarer = Declarer(own)
-        for target in targets:
-            if target.name not in there:
-                if is_postgresql:
-                    own._conn.autocommit = False
-                declarer.declare(target, targets)
-                if is_postgresql:
-                    own._conn.commit()
-                    own._conn.autocommit = True
-                report.declared.append(".".join(target.name))
-
-
-def _as_there(connection: Any, target: Definition) -> Definition:
-    """Return a definition without those of DataJoint's own attributes that its table has not."""
-    table = dj.FreeTable(connection, connection.adapter.make_full_table_name(*target.name))
-    _ = table.heading.attributes
-    names = table.heading._attributes
-    return Definition(*target.name, tuple(each for each in target.attributes if each.name in names))
-
-
-def _new_rows(
-    place: Place,
-    number: int,
-    definition: Definition,
-    file: RowFile,
-    present: PresentRows,
-    report: Imported,
-) -> Iterator[Cells]:
-    for row in rows_of(place, definition, file):
-        if present.has(number, list(key_of(definition, row).values())):
-            report.already += 1
-        else:
-            yield row
-
-
 def _insert(
     place: Place,
-    definition: Definition,
-    target: Definition,
-    rows: Iterator[Cells],
+    incoming: Incoming,
+    rows: Iterator[list[Cells]],
     found: FoundArrays,
     table: Any,
     backend: str,
@@ -338,9 +230,9 @@ def _insert(
     advance: Callable[[int], None],
 ) -> None:
     """Insert rows, a few hundred by each statement; without a table, only count them."""
-    name = ".".join(target.name)
+    definition, name = incoming.given, ".".join(incoming.target.name)
     report.tables[name] = 0
-    for some in _batches(rows):
+    for some in rows:
         given, nbytes, arrays = [], 0, 0
         for row in some:
             values = decoded(definition, row, backend)
@@ -367,16 +259,3 @@ def _insert(
         report.arrays += arrays
         report.nbytes += nbytes
         advance(nbytes)
-
-
-def _batches(rows: Iterator[Cells]) -> Iterator[list[Cells]]:
-    some: list[Cells] = []
-    length = 0
-    for row in rows:
-        some.append(row)
-        length += sum(len(cell) for cell in row if cell)
-        if len(some) >= _ROWS_AT_ONCE or length >= _TEXT_AT_ONCE:
-            yield some
-            some, length = [], 0
-    if some:
-        yield some

@@ -12,17 +12,14 @@ from dj_npy._format import npyfile
 from dj_npy._format.accepted import check_header
 from dj_npy._moves.datapackage import Package
 from dj_npy._moves.definitions import Definition
+from dj_npy._moves.incoming import Incoming, check_values, key_of
 from dj_npy._moves.packedarrays import FOLDER, NAMES, hashes
 from dj_npy._moves.place import Place
 from dj_npy._moves.rowfiles import Cells, RowFile, check_bytes, read_rows
-from dj_npy._moves.values import kind_of_type
 from dj_npy._settings import settings
 from dj_npy._stores.remote import BUFFERED
 from dj_npy._text import key_text, short_repr
 from dj_npy._upkeep.ondisk import OnDisk
-
-_SHOWN = 5
-"""Reasons that a refusal names."""
 
 
 class FoundArray(NamedTuple):
@@ -78,6 +75,11 @@ class FoundArrays(OnDisk):
             "SELECT path, description, nbytes, problem FROM arrays WHERE path = ?", (path,)
         ).fetchone()
         return found and FoundArray(*found)
+
+    def description(self, path: str) -> str | None:
+        """Return the JSON of a row that refers to the array at a path, if it is there."""
+        found = self.get(path)
+        return None if found is None or found.problem else found.description
 
     def unused(self) -> str | None:
         """Return the path of an array that not exactly one row has."""
@@ -152,24 +154,13 @@ def _examined(
     return FoundArray(path, json.dumps(place.reference(path, description)), nbytes, "")
 
 
-def check_rows(place: Place, package: Package, found: FoundArrays, backend: str) -> None:
+def check_rows(place: Place, tables: Sequence[Incoming], found: FoundArrays, backend: str) -> None:
     """Raise unless a database of some kind can hold all values, and each array is of one row."""
-    for definition, file in package.tables:
-        wrong: list[str] = []
-        for row in rows_of(place, definition, file):
-            try:
-                decoded(definition, row, backend)
-                _use_arrays(definition, row, found)
-            except ValueError as error:
-                wrong.append(str(error))
-                if len(wrong) > _SHOWN:
-                    break
-        if wrong:
-            more = " ..." if len(wrong) > _SHOWN else ""
-            raise ArrayCorruptError(
-                f"rows of {'.'.join(definition.name)} in the package {place.name} cannot be "
-                f"inserted here: {'; '.join(wrong[:_SHOWN])}{more}. Nothing was changed"
-            )
+
+    def check_arrays(definition: Definition, row: Cells) -> None:
+        _use_arrays(definition, row, found)
+
+    check_values(tables, backend, f"the package {place.name}", check_arrays)
     if path := found.unused():
         raise _refused(place, path, "not exactly one row has it")
 
@@ -177,33 +168,6 @@ def check_rows(place: Place, package: Package, found: FoundArrays, backend: str)
 def rows_of(place: Place, definition: Definition, file: RowFile) -> Iterator[Cells]:
     """Yield the rows of a table."""
     return read_rows(place, file, [each.name for each in definition.attributes])
-
-
-def key_of(definition: Definition, row: Cells) -> dict[str, str | None]:
-    """Return the key of a row as text."""
-    pairs = zip(definition.attributes, row, strict=True)
-    return {each.name: cell for each, cell in pairs if each.in_key}
-
-
-def decoded(definition: Definition, row: Sequence[str | None], backend: str) -> dict[str, Any]:
-    """Return the values of a row as a database takes them; arrays as paths."""
-    values: dict[str, Any] = {}
-    for attribute, cell in zip(definition.attributes, row, strict=True):
-        value: Any = cell
-        try:
-            if cell is None:
-                if not attribute.nullable:
-                    raise ValueError("it cannot be NULL")
-            elif not attribute.is_array:
-                storage = attribute.storage
-                value = kind_of_type(storage).decode(cell, storage, backend)
-        except ValueError as error:
-            raise ValueError(
-                f"{attribute.name} of {key_text(key_of(definition, row))} is {short_repr(cell)}: "
-                f"{error}"
-            ) from None
-        values[attribute.name] = value
-    return values
 
 
 def _use_arrays(definition: Definition, row: Cells, found: FoundArrays) -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from dj_npy._errors import ArrayInvalidError, ArrayMissingError, StoreError
-from dj_npy._stores import Store, StoreConfig, open_store
+from dj_npy._stores import Listed, Store, StoreConfig, open_store
 from dj_npy._stores.base import CLOCK, MARKER, PROBE
 from dj_npy._text import kind_of, printable
 
@@ -103,11 +103,16 @@ class Place:
 
     def files(self) -> Iterator[str]:
         """Yield the paths of all files."""
+        for each in self.listed():
+            yield each.path
+
+    def listed(self) -> Iterator[Listed]:
+        """Yield all files as the store lists them, but with paths relative to the package."""
         own = (MARKER, PROBE, f"{CLOCK}/")
         for each in self.store.files(self._prefix.rstrip("/")):
             path = each.path.removeprefix(self._prefix)
             if not path.startswith(own):
-                yield path
+                yield each._replace(path=path)
 
     def inside(self, path: str) -> str:
         """Return the path in the store."""

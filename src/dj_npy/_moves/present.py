@@ -1,16 +1,14 @@
-"""The rows that are in a table before a package is imported: which of its rows are there."""
+"""The rows that are in a table before others are inserted: which of these are there already."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from dj_npy._datajoint.catalog import Snapshot
 from dj_npy._format.metadata import ArrayMetadata
 from dj_npy._moves.definitions import Attribute, Definition
-from dj_npy._moves.export import cells
-from dj_npy._moves.packagecheck import FoundArrays
 from dj_npy._moves.rowfiles import Cells
 from dj_npy._moves.selection import Seed, Selection
 from dj_npy._upkeep.ondisk import OnDisk
@@ -27,7 +25,7 @@ class PresentRows(OnDisk):
         )
 
     def add(self, number: int, wanted: Definition, there: Definition, now: Snapshot) -> None:
-        """Add the rows of a table, by the attributes that the package has, too."""
+        """Add the rows of a table, by the attributes that `wanted` has, too."""
         by_name = {each.name: each for each in there.attributes}
         both = tuple(by_name[each.name] for each in wanted.attributes if each.name in by_name)
         shown = Definition(there.schema, there.table, both)
@@ -36,7 +34,7 @@ class PresentRows(OnDisk):
         compared = [each for each in wanted.attributes if _is_compared(each)]
 
         def rows() -> Iterator[tuple[int, str, bytes]]:
-            for row in cells(shown, selection.rows(shown), None):
+            for row in selection.cells(shown):
                 values = dict(zip(names, row, strict=True))
                 for each in both:
                     if each.is_array and (text := values[each.name]) is not None:
@@ -49,25 +47,38 @@ class PresentRows(OnDisk):
         self._database.execute("COMMIT")
 
     def differing(
-        self, number: int, wanted: Definition, rows: Iterable[Cells], found: FoundArrays
+        self,
+        number: int,
+        wanted: Definition,
+        rows: Iterable[Cells],
+        described: Callable[[str], str | None],
     ) -> Iterator[dict[str, Any]]:
-        """Yield the keys of some rows of the package that are there, and are others."""
+        """
+        Yield the keys of those of some rows that are there, and are others.
+
+        `described` returns the JSON of an array, given what stands for it in a row.
+        """
         for row in rows:
             values = dict(zip([each.name for each in wanted.attributes], row, strict=True))
             there = self._hash_of(number, [values[name] for name in wanted.key])
             if there is None:
                 continue
             for each in wanted.attributes:
-                if each.is_array and (path := values[each.name]) is not None:
-                    array = found.get(path)
-                    gone = array is None or array.problem
-                    values[each.name] = None if gone else _fingerprint(array.description)  # type: ignore[union-attr]
+                if each.is_array and (text := values[each.name]) is not None:
+                    json_ = described(text)
+                    values[each.name] = None if json_ is None else _fingerprint(json_)
             if there != _hash(values, [each for each in wanted.attributes if _is_compared(each)]):
                 yield {name: values[name] for name in wanted.key}
 
     def has(self, number: int, key: Sequence[str | None]) -> bool:
         """Whether a row with this key is there."""
         return self._hash_of(number, key) is not None
+
+    def note(self, number: int, key: Sequence[str | None]) -> None:
+        """Note that a row with this key has come."""
+        self._database.execute(
+            "INSERT OR IGNORE INTO rows VALUES (?, ?, '')", (number, json.dumps(list(key)))
+        )
 
     def _hash_of(self, number: int, key: Sequence[str | None]) -> bytes | None:
         found = self._database.execute(

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -57,7 +58,7 @@ def write_rows(
                 hashed = _Hashed(file)
                 raw: Any = hashed
                 text = io.TextIOWrapper(raw, encoding="utf-8", newline="")
-                count = _write(text, names, rows(), missing)
+                count = write_csv(text, names, rows(), missing)
                 text.flush()
                 file.seek(0)
             except _TakenError:
@@ -71,7 +72,8 @@ def write_rows(
             return RowFile(path, count, hashed.nbytes, hashed.digest.hexdigest(), missing)
 
 
-def _write(text: Any, names: Sequence[str], rows: Iterable[Cells], missing: str) -> int:
+def write_csv(text: Any, names: Sequence[str], rows: Iterable[Cells], missing: str) -> int:
+    """Write rows below a header to a file of text; return their number."""
     writer = csv.writer(text)
     writer.writerow(names)
     count = 0
@@ -83,15 +85,28 @@ def _write(text: Any, names: Sequence[str], rows: Iterable[Cells], missing: str)
     return count
 
 
+def absent_text(rows: Sequence[Cells]) -> str:
+    """Return a text that means NULL, as no value of these rows has it."""
+    missing = "\\N"
+    while any(missing in row for row in rows):
+        missing += "N"
+    return missing
+
+
 def _pieces_of(file: Any) -> Iterator[memoryview]:
     while piece := file.read(_PIECE):
         yield memoryview(piece)
 
 
 def read_rows(place: Place, given: RowFile, names: Sequence[str]) -> Iterator[Cells]:
-    """Yield the rows of a CSV file; raise if it is not as it was written."""
+    """
+    Yield the rows of a CSV file; raise if it is not as it was written.
+
+    Of one that is gzipped, size and hash are those of its text.
+    """
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
-    source = _Source(place.pieces(given.path))
+    pieces = place.pieces(given.path)
+    source = _Source(_unzipped(pieces) if given.path.endswith(".gz") else pieces)
     text = io.TextIOWrapper(io.BufferedReader(source, _PIECE), encoding="utf-8", newline="")
     try:
         reader = csv.reader(text, strict=True)
@@ -107,8 +122,21 @@ def read_rows(place: Place, given: RowFile, names: Sequence[str]) -> Iterator[Ce
             raise ValueError(f"it has {count:,} rows, not {given.rows:,}")
         if (source.nbytes, source.digest.hexdigest()) != (given.nbytes, given.sha256):
             raise ValueError("its bytes are not those that were written")
-    except (ValueError, csv.Error) as error:  # also UnicodeDecodeError
+    except (ValueError, csv.Error, zlib.error) as error:  # also UnicodeDecodeError
         raise ArrayCorruptError(f"{given.path} in the package {place.name}: {error}") from error
+
+
+def _unzipped(pieces: Iterable[memoryview]) -> Iterator[memoryview]:
+    unzip = zlib.decompressobj(wbits=31)
+    for piece in pieces:
+        rest: bytes | memoryview = piece
+        while rest:  # a little at a time: a small file may become any amount
+            yield memoryview(unzip.decompress(rest, _PIECE))
+            rest = unzip.unconsumed_tail
+        if unzip.unused_data:
+            raise ValueError("something follows its contents")
+    if not unzip.eof:
+        raise ValueError("it ends early")
 
 
 def check_bytes(place: Place, given: RowFile) -> None:

@@ -1,6 +1,6 @@
 """Which rows of which tables: those that are asked for, and the parents that these need."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import datajoint as dj
@@ -8,7 +8,8 @@ import datajoint as dj
 from dj_npy._datajoint.catalog import Snapshot, connection_of, schema_name
 from dj_npy._errors import ArrayInvalidError
 from dj_npy._moves.definitions import Definition, Structure
-from dj_npy._moves.values import order_sql, select_sql
+from dj_npy._moves.rowfiles import Cells
+from dj_npy._moves.values import kind_of_type, order_sql, select_sql
 from dj_npy._text import kind_of
 
 
@@ -75,6 +76,17 @@ def _seed(table: Any) -> Seed:
     return Seed(name, None if is_whole else table.make_sql())
 
 
+def make_neutral(now: Snapshot) -> None:
+    """Have the session print values in one way, whatever its server's or account's defaults are."""
+    statements = (
+        "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO'; SET LOCAL extra_float_digits = 1"
+        if now.backend == "postgresql"
+        else "SET time_zone = '+00:00', max_sort_length = 4096"
+    )
+    with now.connection._conn.cursor() as cursor:
+        cursor.execute(statements)
+
+
 class Selection:
     """
     The rows of some tables that were asked for, and all rows to which these refer.
@@ -103,6 +115,28 @@ class Selection:
     def rows(self, given: Definition) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a table as the driver returns them, in the order of their keys."""
         return self._now.select(self.sql(given), ())
+
+    def cells(
+        self, given: Definition, array: Callable[[int, list[Any]], Any] | None = None
+    ) -> Iterator[Cells]:
+        """
+        Yield the rows of a table as text, in the order of their keys.
+
+        `array`, if given, returns what stands for an array, whose position and row it is told;
+        otherwise that is the JSON that the row has.
+        """
+        encode = [kind_of_type(each.storage).encode for each in given.attributes]
+        arrays = [n for n, each in enumerate(given.attributes) if each.is_array]
+        for row in self.rows(given):
+            texts = [
+                None if value is None else to_text(value)
+                for to_text, value in zip(encode, row, strict=True)
+            ]
+            if array is not None:
+                for index in arrays:
+                    if texts[index] is not None:
+                        texts[index] = array(index, texts)
+            yield texts
 
     def sql(self, given: Definition) -> str:
         """Return the query for the rows of a table."""

@@ -1,0 +1,208 @@
+"""Bring schemas, tables and rows back from a backup."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import datajoint as dj
+
+from dj_npy._concurrency.progress import Progress
+from dj_npy._datajoint.catalog import another_session
+from dj_npy._datajoint.insertmany import insert
+from dj_npy._errors import ArrayInvalidError, StoreError
+from dj_npy._moves.backups import Backup, Backups
+from dj_npy._moves.declaring import plain_table
+from dj_npy._moves.definitions import Definition
+from dj_npy._moves.findings import Findings
+from dj_npy._moves.incoming import Incoming, Target, as_there, check_values, decoded
+from dj_npy._upkeep.verify import SOUND, verify
+
+
+@dataclass
+class Restored(Findings):
+    """
+    The result of `restore`.
+
+    ``str(restored)`` is text, ``restored.to_json()`` JSON.
+    """
+
+    store: str
+    """Name of the store that the backup is in."""
+    backup: str
+    """Its name."""
+    dry_run: bool
+    """Whether it was only checked."""
+    tables: dict[str, int] = field(default_factory=dict)
+    """Number of rows that were inserted into each table, parents first."""
+    declared: list[str] = field(default_factory=list)
+    """Tables that were not there before."""
+    rows: int = 0
+    """Number of rows that were inserted."""
+    already: int = 0
+    """Number of rows that were there before, and are equal."""
+    arrays: int = 0
+    """Number of arrays of all rows; `findings` lists those whose file is missing or damaged."""
+    left_out: list[str] = field(default_factory=list)
+    """What of the tables the backup has not."""
+
+    def __str__(self) -> str:
+        would = "would be" if self.dry_run else "were"
+        lines = [f"{self.rows:,} rows of backup {self.backup} {would} inserted"]
+        lines += [f"{rows:>10,} {table}" for table, rows in self.tables.items()]
+        if self.already:
+            lines.append(f"{self.already:>10,} rows were there before, and are equal")
+        if not self.dry_run:
+            lines.append(f"{self.arrays:,} arrays checked, {self.counts.total():,} with a finding")
+        lines += [f"left out: {what}" for what in self.left_out]
+        return "\n".join([*lines, *self.finding_lines()])
+
+
+def restore(
+    *schemas: str,
+    store: str | None = None,
+    backup: str | None = None,
+    connection: Any = None,
+    dry_run: bool = False,
+    progress: bool = False,
+) -> Restored:
+    """
+    Make the schemas, tables and rows of a backup that `backup` has written.
+
+    First all of it is checked: that each file has its hash, that each value is one that this
+    database can hold, that tables and rows which are there already fit. If anything is wrong,
+    nothing is changed. Rows that are there and equal are skipped: if this is stopped or killed,
+    call it again. In the end, the arrays of the rows are looked for as by `verify`.
+
+    Parameters
+    ----------
+    *schemas : str
+        Names of schemas; with them come the rows of others to which these refer. Default: all.
+    store : str, optional
+        Name of the store that the backup is in. Default: the default one.
+    backup : str, optional
+        Name of the backup. Default: the newest.
+    connection : datajoint.Connection, optional
+        Default: ``dj.conn()``.
+    dry_run : bool
+        Only check.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Restored
+        ``restored.ok``, ``restored.tables``, ``restored.findings``, ``restored.to_json()``.
+
+    Raises
+    ------
+    ArrayInvalidError
+        If there is no such backup or schema, or what is there does not fit.
+    ArrayCorruptError
+        If a file of the backup was changed, or a value cannot be stored.
+    StoreError
+        If a store cannot be used.
+    datajoint.DataJointError
+        If the database refuses a statement. What was inserted until then stays so.
+
+    Examples
+    --------
+    >>> restored = dj_npy.restore(schema.database)
+    >>> restored.ok, restored.rows, restored.already
+    (True, 0, 1)
+    """
+    connection = dj.conn() if connection is None else connection
+    if connection.in_transaction:
+        raise StoreError(
+            "tables cannot be declared within a transaction: restore before it, or after"
+        )
+    backups = Backups(connection._config, store)
+    name, found = backups.read(backup)
+    report = Restored(backups.store_name, name, dry_run, left_out=list(found.left_out))
+    wanted = _wanted(schemas, found)
+    tables = [
+        Incoming(definition, definition, partial(backups.rows, definition, chunks))
+        for definition, chunks in found.tables
+        if definition.name in wanted
+    ]
+    backend, origin = connection.adapter.backend, f"the backup {name}"
+    check_values(tables, backend, origin)
+    advice = "Restore on a server without it"
+    native = backend == found.database
+    with Target(connection, tables, origin, advice, native=native) as target:
+        target.check(lambda text: text)
+        total = (0, sum(chunk.nbytes for _, chunks in found.tables for chunk in chunks))
+        with (
+            another_session(connection) as own,
+            Progress("restore", total if progress else None) as bar,
+        ):
+            if not dry_run:
+                report.declared += target.declare()
+                if backend == "mysql":
+                    own.query("SET time_zone = '+00:00'")
+            for number, each in enumerate(tables):
+                table = None
+                if not dry_run:
+                    table = plain_table(own, as_there(own, each.target), arrays=False)
+                _insert(each, number, target, table, backend, report, bar.add)
+        report.already = target.already
+    if not dry_run:
+        _verify(tables, connection, report)
+    return report
+
+
+def _wanted(schemas: tuple[Any, ...], found: Backup) -> set[tuple[str, str]]:
+    """Return the tables of some schemas, and those to which these refer."""
+    if unknown := [each for each in schemas if each not in found.schemas]:
+        raise ArrayInvalidError(
+            f"the backup has no schema {', '.join(map(str, unknown))}; it has "
+            f"{', '.join(found.schemas)}"
+        )
+    wanted: set[tuple[str, str]] = set()
+    for definition, _ in reversed(found.tables):  # children first
+        if not schemas or definition.schema in schemas or definition.name in wanted:
+            wanted.add(definition.name)
+            wanted |= {(key.schema, key.table) for key in definition.foreign_keys}
+    return wanted
+
+
+def _insert(
+    incoming: Incoming,
+    number: int,
+    target: Target,
+    table: Any,
+    backend: str,
+    report: Restored,
+    advance: Callable[[int], None],
+) -> None:
+    """Insert rows as the database had them; without a table, only count them."""
+    name = ".".join(incoming.target.name)
+    report.tables[name] = 0
+    for some in target.new_rows(number):
+        if table is not None:
+            known = table.heading.attributes
+            rows = [decoded(incoming.given, row, backend) for row in some]
+            insert(
+                table,
+                [{n: v for n, v in row.items() if n in known} for row in rows],
+                allow_direct_insert=True,
+            )
+        report.tables[name] += len(some)
+        report.rows += len(some)
+        advance(sum(len(cell) for row in some for cell in row if cell))
+
+
+def _verify(tables: list[Incoming], connection: Any, report: Restored) -> None:
+    """Look for the arrays of the tables."""
+
+    def table_of(given: Definition) -> Any:
+        return dj.FreeTable(connection, connection.adapter.make_full_table_name(*given.name))
+
+    having = [each.target for each in tables if any(a.is_array for a in each.target.attributes)]
+    if having:
+        found = verify(*map(table_of, having))
+        report.arrays = found.checked
+        report.findings = [each for each in found.findings if each.what not in SOUND]
+        for what, count in found.counts.items():
+            if what not in SOUND:
+                report.counts[what] = count
