@@ -235,6 +235,12 @@ REFUSED: dict[str, Callable[[Lab], Any]] = {
     "import_package: no package": lambda lab: dj_npy.import_package(
         "nowhere", connection=lab.recording.connection
     ),
+    "backup: no store": lambda lab: dj_npy.backup(lab.schema, store="there_is_none"),
+    "backup: keep": lambda lab: dj_npy.backup(lab.schema, keep=0),
+    "restore: no backup": lambda lab: dj_npy.restore(connection=lab.recording.connection),
+    "rebuild: no store": lambda lab: dj_npy.rebuild(
+        "there_is_none", connection=lab.recording.connection
+    ),
     "relocate: no store": lambda lab: dj_npy.relocate(lab.schema, old="main", new="there_is_none"),
     # the page
     "view: no table": lambda lab: dj_npy.view(3, browser=False),

@@ -85,9 +85,9 @@ def _rebuild_arguments(parser: argparse.ArgumentParser) -> None:
 BACKUP = Command(
     name="backup",
     help="write definitions and rows into a store",
-    description="Write the definitions and rows of schemas into a store, from which dj-npy restore\n"
-    "brings them back. Only rows that no earlier backup has are written. They are not encrypted:\n"
-    "whoever may read the store can read them. The arrays are in their stores." + CONFIGURED,
+    description="Write the definitions and rows of schemas into a store, from which dj-npy\n"
+    "restore brings them back. Only rows that no earlier backup has are written. They are not\n"
+    "encrypted: whoever may read the store can read them. The arrays are in their stores." + CONFIGURED,
     examples="dj-npy backup\ndj-npy backup lab_ephys lab_subjects --store archive --keep 30",
     add_arguments=_backup_arguments,
     run=_backup,
@@ -95,9 +95,9 @@ BACKUP = Command(
 RESTORE = Command(
     name="restore",
     help="make schemas, tables and rows of a backup",
-    description="Check a backup, declare its tables, insert its rows, and look for their arrays. If\n"
-    "anything is wrong, nothing is changed. Stopped or killed, it goes on when called again. The\n"
-    "exit code is 1 if an array is missing or damaged." + CONFIGURED,
+    description="Check a backup, declare its tables, insert its rows, and look for their arrays.\n"
+    "If anything is wrong, nothing is changed. Stopped or killed, it goes on when called again.\n"
+    "The exit code is 1 if an array is missing or damaged." + CONFIGURED,
     examples="dj-npy restore --list\ndj-npy restore --dry-run\n"
     "dj-npy restore lab_ephys --store archive --backup 2026-11-28T093000.000000Z",
     add_arguments=_restore_arguments,
