@@ -87,7 +87,8 @@ BACKUP = Command(
     help="write definitions and rows into a store",
     description="Write the definitions and rows of schemas into a store, from which dj-npy\n"
     "restore brings them back. Only rows that no earlier backup has are written. They are not\n"
-    "encrypted: whoever may read the store can read them. The arrays are in their stores." + CONFIGURED,
+    "encrypted: whoever may read the store can read them. The arrays are in their stores."
+    + CONFIGURED,
     examples="dj-npy backup\ndj-npy backup lab_ephys lab_subjects --store archive --keep 30",
     add_arguments=_backup_arguments,
     run=_backup,
