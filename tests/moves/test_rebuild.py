@@ -15,6 +15,7 @@ import dj_npy
 from dj_npy._cli.main import main
 from dj_npy._format.path import with_token
 from tests.conftest import MakeTable
+from tests.support.servers import s3_settings
 
 
 def rebuild(schema: Any, **options: Any) -> Any:
@@ -104,7 +105,8 @@ def test_parents_that_want_no_more_come_back_too(table: MakeTable, schema: Any) 
     scan = table("-> Session\nscan : int8\n---\nmovie : <npy@>", "Scan")
     subject.insert({"subject": s} for s in "ab")
     session.insert({"subject": s, "session": n} for s in "ab" for n in range(3))
-    scan.insert({**key, "scan": 1, "movie": np.ones(2)} for key in session.keys())
+    keys = session.proj().to_dicts()
+    scan.insert({**key, "scan": 1, "movie": np.ones(2)} for key in keys)
     for each in (scan, session, subject):
         each.delete_quick()
     assert rebuild(schema).rows == 2 + 6 + 6
@@ -139,7 +141,7 @@ def test_nothing_is_guessed(table: MakeTable, schema: Any, store: Path) -> None:
         "n : int32\nlong : varchar(900)\n---\nmovie : <npy@>\nmask = null : <npy@>", "Scan"
     )
     scan.insert(
-        {"n": n, "long": "x" * 800 if n == 5 else "x", "movie": np.ones(n)} for n in range(6)
+        {"n": n, "long": "x" * 700 if n == 5 else "x", "movie": np.ones(n)} for n in range(6)
     )
     paths = {row["n"]: store / row["movie"].path for row in scan.to_dicts()}
     scan.delete_quick()
@@ -188,8 +190,6 @@ def test_the_command(table: MakeTable, schema: Any, capsys: Any) -> None:
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_from_a_bucket(table: MakeTable, schema: Any, stores: Any, seaweedfs: str) -> None:
-    from tests.support.processes import s3_settings
-
     stores["bucket"] = s3_settings(seaweedfs, location=f"rebuild/{uuid.uuid4().hex}")
     scan = table("n : int32\n---\nmovie : <npy@bucket>", "Scan")
     scan.insert({"n": n, "movie": np.ones(n)} for n in range(20))
