@@ -452,4 +452,4 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(botocore, "ATTEMPTS", 3)
     monkeypatch.setattr(remote, "RETRY_S", 5)
     monkeypatch.setattr(remote, "SILENCE_S", 1)
-    monkeypatch.setattr(remote, "REQUEST_S", 8)
+    monkeypatch.setattr(remote, "REQUEST_S", 20)  # a busy machine pauses for ten

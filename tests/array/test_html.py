@@ -2,7 +2,6 @@
 
 import base64
 import re
-import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -220,18 +219,15 @@ def test_any_array_has_a_small_picture_or_none(array: Any) -> None:
     ],
     ids=lambda array: str(array.shape),
 )
-def test_a_gigabyte_takes_milliseconds_and_no_memory(array: Any) -> None:
+def test_a_gigabyte_takes_no_memory(array: Any) -> None:
     assert array.nbytes == 1 << 30
     picture(array)
     tracemalloc.start()
-    started = time.perf_counter()
     svg, _ = picture(array)
-    seconds = time.perf_counter() - started
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert svg
     assert peak < 2 << 20
-    assert seconds < 0.2  # 3 ms, on a machine that does nothing else
 
 
 def test_a_short_line_goes_through_every_value() -> None:

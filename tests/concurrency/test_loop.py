@@ -156,7 +156,7 @@ def test_an_interrupt_ends_what_is_in_flight() -> None:
         return True
 
     def interrupt() -> None:
-        started.wait(10)
+        started.wait(60)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()

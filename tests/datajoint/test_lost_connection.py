@@ -74,7 +74,7 @@ class CuttingProxy:
         for each in self._sockets:
             hang_up(each)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
         for each in self._sockets:
             each.close()
 

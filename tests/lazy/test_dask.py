@@ -258,7 +258,7 @@ def test_the_arrays_of_a_chunk_are_read_side_by_side(
     together, read = threading.Barrier(4), NpyRef.read
 
     def at_once(ref: NpyRef, *args: Any, **kwargs: Any) -> Any:
-        together.wait(10)
+        together.wait(60)
         return read(ref, *args, **kwargs)
 
     lazy = dj_npy.to_dask([stored(np.full(3, n), n) for n in range(4)])

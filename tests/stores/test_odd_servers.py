@@ -64,7 +64,7 @@ def test_a_never_is_final_and_remembered(
     store = open_through(proxy, location)
     started = time.monotonic()
     path = create(store, b"contents")
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
     assert path != PLAIN
     assert raw.get(path) == b"contents"
     assert len(proxy.requests) <= 4
@@ -85,7 +85,7 @@ def test_a_change_where_conditions_are_never_taken(
         started = time.monotonic()
         with pytest.raises(StoreError, match=r"could not map the array at 'lab/a.npy'.*replace"):
             store.open_to_change("lab/a.npy")
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 30
         assert len(proxy.requests) <= most
 
 
@@ -190,11 +190,11 @@ def test_a_head_without_end(
     proxy.harm = lambda request: ENDLESS[kind]
     started = time.monotonic()
     assert store._direct.fill("file", 0, [memoryview(bytearray(2 << 20))]) is None
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 30
     started = time.monotonic()
     with pytest.raises(StoreError, match="could not read"):
         beginning_of_url(f"{proxy.endpoint}/bucket/{location}/file")[1](10)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 30
 
 
 ASKED: dict[str, Callable[[Store], object]] = {
@@ -228,8 +228,8 @@ def test_a_request_whose_head_does_not_end(
     proxy.harm = lambda request: ENDLESS[kind]
     threads, started = threading.active_count(), time.monotonic()
     with pytest.raises(StoreError, match="time-out: the server or the network stalls"):
-        in_time(lambda: ASKED[asked](store), 8)
-    assert time.monotonic() - started < 8
+        in_time(lambda: ASKED[asked](store), 30)
+    assert time.monotonic() - started < 30
     if asked == "remove":
         assert threading.active_count() <= threads + 2  # the proxy has one for each connection
 
@@ -405,7 +405,7 @@ def test_a_never_is_no_later(
     started = time.monotonic()
     with pytest.raises(StoreError, match=words):
         create(open_through(proxy, location), b"contents")
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30
     assert len(proxy.requests) <= 12
 
 

@@ -22,14 +22,13 @@ def movie() -> Any:
 
 
 def projected(page: Page, **params: Any) -> Reply:
-    for _ in range(1000):
-        reply = page.get("projection", **params)
-        if reply.status == 200:
-            return reply
+    deadline = time.monotonic() + 60
+    while (reply := page.get("projection", **params)).status != 200:
         assert reply.status == 202, reply.body
         assert 0 <= reply.json["done"] <= 1
+        assert time.monotonic() < deadline, "it does not end"
         time.sleep(0.01)
-    raise AssertionError("it does not end")
+    return reply
 
 
 @pytest.mark.parametrize(

@@ -459,13 +459,10 @@ def test_the_first_plot_of_any_length_reads_little(
 ) -> None:
     """1.15 GB, 100 GB, and 100 GB of one channel."""
     named = {"given": given.give(sparse(tmp_path, shape, "int16"))}
-    started = time.monotonic()
     header = given.fine("trace", width=1200, **named).header
-    took = time.monotonic() - started
     assert header["bytes"] <= 10 << 20
     assert header["width"] >= 500
     assert header["stop"] == shape[0]
-    assert took < 2
     window = {"start": shape[0] // 2, "stop": shape[0] // 2 + 7000}
     assert given.fine("trace", width=1200, **window, **named).header["exact"]
 

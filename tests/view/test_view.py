@@ -184,7 +184,7 @@ def test_the_command_serves_until_it_is_interrupted(recording: Any, database: An
     process, address = started(environment(database), recording.database)
     assert status(address) == 200
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=20)
+    _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, "")
     with pytest.raises(OSError, match="refused"):
         status(address)
@@ -242,7 +242,7 @@ def test_a_new_user_looks_at_the_quick_start(session_folder: Path) -> None:
         assert output.split()[-1] == shown.tobytes().hex()
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 @pytest.mark.slow
@@ -255,17 +255,18 @@ def test_no_server_is_left_when_the_command_is_killed(
     pid_file = folder / "postgres" / "postmaster.pid"
     if arguments[0] == "view":
         subprocess.run([COMMAND, "quickstart", str(folder)], env=environment(), check=True)
-    process = subprocess.Popen([COMMAND, *arguments, str(folder)], env=environment())
-    until(lambda: pid_file.exists() and _is_ready(pid_file))
-    server = psutil.Process(int(pid_file.read_text().split()[0]))
-    process.send_signal(number)
-    try:
-        assert process.wait(60) == 128 + number
-        assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
-        assert not pid_file.exists()
-    finally:
-        if server.is_running():
-            server.send_signal(signal.SIGINT)
+    with subprocess.Popen([COMMAND, *arguments, str(folder)], env=environment()) as process:
+        try:
+            until(lambda: pid_file.exists() and _is_ready(pid_file))
+            server = psutil.Process(int(pid_file.read_text().split()[0]))
+            process.send_signal(number)
+            assert process.wait(60) == 128 + number
+            assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+            assert not pid_file.exists()
+        finally:
+            process.kill()
+            if pid_file.exists():
+                os.kill(int(pid_file.read_text().split()[0]), signal.SIGINT)
 
 
 def _is_ready(pid_file: Path) -> bool:

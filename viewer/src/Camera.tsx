@@ -15,7 +15,8 @@ export function Camera() {
   const { visSize, canvasArea } = useVisCanvasContext();
   const { width, height } = visSize;
   const zoom = useAddress().query.get("zoom") ?? format(WHOLE);
-  const written = useRef("");
+  /** What the address has; undefined until the camera has been set by it. */
+  const written = useRef<string>();
   const timer = useRef<ReturnType<typeof setTimeout>>();
 
   const read = (): Zoom => [
@@ -36,6 +37,7 @@ export function Camera() {
 
   // Of another size, too: the camera's position is in pixels.
   useEffect(() => {
+    clearTimeout(timer.current);
     const parts = zoom.split(",").map(Number);
     set(parts.length === 4 && parts.every(Number.isFinite) ? (parts as Zoom) : WHOLE);
     written.current = format(read());
@@ -44,7 +46,8 @@ export function Camera() {
   useFrame(() => {
     const now = format(read());
     clearTimeout(timer.current);
-    if (now === written.current) return;
+    // On a slow machine, a frame may be drawn long before the camera is set.
+    if (written.current === undefined || now === written.current) return;
     timer.current = setTimeout(() => {
       written.current = now;
       move({ zoom: now === format(WHOLE) ? null : now });
