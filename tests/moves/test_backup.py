@@ -284,6 +284,14 @@ def test_without_space_earlier_backups_are_as_they_were(
     assert again.rows == 4000
 
 
+def test_an_empty_mount_point_is_no_store(recordings: Any, schema: Any, store: Path) -> None:
+    store.rename(store.with_name("away"))
+    store.mkdir()
+    with pytest.raises(dj_npy.StoreError, match="refused to write"):
+        dj_npy.backup(schema)
+    assert list(store.iterdir()) == []
+
+
 def age(paths: Any, hours: float) -> None:
     for path in paths:
         os.utime(path, (time.time() - 3600 * hours,) * 2)

@@ -12,6 +12,7 @@ import datajoint as dj
 from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._datajoint.catalog import Snapshot, one_connection, snapshot
+from dj_npy._datajoint.storerows import TableWitness
 from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._moves.backups import Backup, Backups, chunks_of
 from dj_npy._moves.datapackage import file_names
@@ -19,6 +20,7 @@ from dj_npy._moves.definitions import Definition, Structure
 from dj_npy._moves.rowfiles import Cells, RowFile
 from dj_npy._moves.selection import Selection, make_neutral, seeds
 from dj_npy._settings import settings
+from dj_npy._stores import identity
 from dj_npy._text import in_units, kind_of
 
 _IN_FLIGHT = 64 << 20
@@ -112,7 +114,8 @@ def backup(
     ArrayInvalidError
         For an argument of another type, or a schema that does not exist.
     StoreError
-        If the store cannot be written, for want of space for one.
+        If the store cannot be written, for want of space for one, or is not the one that rows of
+        these schemas mean, such as an empty mount point.
     datajoint.DataJointError
         If the database refuses a query.
 
@@ -132,11 +135,16 @@ def backup(
         )
     backups = Backups(connection._config, store)
     report = BackedUp(backups.store_name)
+    with snapshot(connection) as now:
+        report.schemas = names or _schemas_of_datajoint(now)
+        columns = now.columns(report.schemas)
+    for column in {each.schema: each for each in columns}.values():
+        table = dj.FreeTable(connection, now.adapter.make_full_table_name(*column[:2]))
+        identity.id_for_write(backups.place.store, TableWitness(table))
     backups.begin()
     with snapshot(connection) as now, Progress("backup", (0, 0) if progress else None) as bar:
         make_neutral(now)
         structure = Structure(now)
-        report.schemas = names or _schemas_of_datajoint(now)
         wanted = list(seeds(report.schemas, structure))
         definitions = structure.with_parents(seed.name for seed in wanted)
         selection = Selection(definitions, wanted, now)
