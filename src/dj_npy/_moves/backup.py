@@ -66,7 +66,8 @@ class BackedUp:
         return json.dumps({"ok": self.ok, **vars(self)}, indent=2)
 
     def __str__(self) -> str:
-        what = f"{self.rows:,} rows of {len(self.tables)} tables, {in_units(self.nbytes)}"
+        tables = f"{len(self.tables)} table{'' if len(self.tables) == 1 else 's'}"
+        what = f"{self.rows:,} rows of {tables}, {in_units(self.nbytes)}"
         lines = [
             f"backup {self.name} in store {self.store!r}: {what}",
             f"{in_units(self.written)} written, the rest was there",

@@ -181,10 +181,13 @@ class _Source(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if not self._rest:
-            self._rest = next(self._pieces, memoryview(b""))
-            self.digest.update(self._rest)
-            self.nbytes += len(self._rest)
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = piece
+            self.digest.update(piece)
+            self.nbytes += len(piece)
         count = min(len(buffer), len(self._rest))
         buffer[:count], self._rest = self._rest[:count], self._rest[count:]
         return count
