@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from dj_npy._cli.main import main
 from dj_npy._datajoint.catalog import snapshot
 from dj_npy._moves import backup as backup_
 from dj_npy._moves import backups as backups_
+from dj_npy._moves import rowfiles
 from dj_npy._stores.local.store import LocalStore
 from tests.conftest import MakeTable
 from tests.moves import packages
@@ -554,3 +556,19 @@ def test_a_row_that_is_added_changes_two_chunks_at_most() -> None:
         changed = [*rows[:at], [f"{at:06}a", "new"], *rows[at:]]
         after = list(backups_.chunks_of(iter(changed), [0]))
         assert sum(chunk not in before for chunk in after) <= 2
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, rowfiles._PIECE, rowfiles._PIECE + 1])
+@pytest.mark.parametrize("size", [100, 1 << 20])
+def test_a_gzipped_file_is_read_to_its_end_and_no_further(nbytes: int, size: int) -> None:
+    """Where the text ends with a piece of it, zlib tells of what follows in another way."""
+    zipped = gzip.compress(bytes(nbytes))
+
+    def unzipped(given: bytes) -> bytes:
+        pieces = [memoryview(given[i : i + size]) for i in range(0, len(given), size)]
+        return b"".join(rowfiles._unzipped(pieces))
+
+    assert unzipped(zipped) == bytes(nbytes)
+    for bad in (zipped + b"m", zipped + bytes(1000), zipped + zipped, zipped[:-1], zipped[:5]):
+        with pytest.raises((ValueError, zlib.error)):
+            unzipped(bad)

@@ -189,8 +189,9 @@ def test_the_command(table: MakeTable, schema: Any, capsys: Any) -> None:
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
-def test_from_a_bucket(table: MakeTable, schema: Any, stores: Any, seaweedfs: str) -> None:
-    stores["bucket"] = s3_settings(seaweedfs, location=f"rebuild/{uuid.uuid4().hex}")
+def test_from_a_bucket(table: MakeTable, schema: Any, database: Any, seaweedfs: str) -> None:
+    bucket = s3_settings(seaweedfs, location=f"rebuild/{uuid.uuid4().hex}")
+    database.config.stores["bucket"] = bucket
     scan = table("n : int32\n---\nmovie : <npy@bucket>", "Scan")
     scan.insert({"n": n, "movie": np.ones(n)} for n in range(20))
     scan.delete_quick()

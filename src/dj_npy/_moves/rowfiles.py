@@ -130,10 +130,10 @@ def _unzipped(pieces: Iterable[memoryview]) -> Iterator[memoryview]:
     unzip = zlib.decompressobj(wbits=31)
     for piece in pieces:
         rest: bytes | memoryview = piece
-        while rest:  # a little at a time: a small file may become any amount
+        while rest and not unzip.eof:  # a little at a time: a small file may become any amount
             yield memoryview(unzip.decompress(rest, _PIECE))
             rest = unzip.unconsumed_tail
-        if unzip.unused_data:
+        if rest or unzip.unused_data:
             raise ValueError("something follows its contents")
     if not unzip.eof:
         raise ValueError("it ends early")
