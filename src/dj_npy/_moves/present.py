@@ -77,7 +77,7 @@ class PresentRows(OnDisk):
     def note(self, number: int, key: Sequence[str | None]) -> None:
         """Note that a row with this key has come."""
         self._database.execute(
-            "INSERT OR IGNORE INTO rows VALUES (?, ?, '')", (number, json.dumps(list(key)))
+            "INSERT OR IGNORE INTO rows VALUES (?, ?, ?)", (number, json.dumps(list(key)), b"")
         )
 
     def _hash_of(self, number: int, key: Sequence[str | None]) -> bytes | None:
