@@ -141,7 +141,7 @@ def test_nothing_is_guessed(table: MakeTable, schema: Any, store: Path) -> None:
         "n : int32\nlong : varchar(900)\n---\nmovie : <npy@>\nmask = null : <npy@>", "Scan"
     )
     scan.insert(
-        {"n": n, "long": "x" * 700 if n == 5 else "x", "movie": np.ones(n)} for n in range(6)
+        {"n": n, "long": "x" * 300 if n == 5 else "x", "movie": np.ones(n)} for n in range(6)
     )
     paths = {row["n"]: store / row["movie"].path for row in scan.to_dicts()}
     scan.delete_quick()
