@@ -105,6 +105,13 @@ def test_each_backup_is_whole(place: tuple[Lab, Any], store: Path) -> None:
     print(f"{KILLS} kills left {len(known)} backups")
 
 
+def rows_of(table: Any) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table.to_dicts(order_by="n")
+    for row in rows:
+        row["waveform"] = getattr(row.get("waveform"), "path", None)
+    return rows
+
+
 def test_a_restore_that_was_killed_goes_on(place: tuple[Lab, Any], database: Any) -> None:
     lab, schema = place
     dj_npy.backup(schema)
@@ -113,7 +120,7 @@ def test_a_restore_that_was_killed_goes_on(place: tuple[Lab, Any], database: Any
         dj.FreeTable(database.connection, adapter.make_full_table_name(schema.database, name))
         for name in ("note", "recording")
     ]
-    expected = [table.to_dicts(order_by="n") for table in tables]
+    expected = [rows_of(table) for table in tables]
     sessions = processes.sessions(database.connection)
     partly = 0
     for n in range(KILLS):
@@ -128,11 +135,7 @@ def test_a_restore_that_was_killed_goes_on(place: tuple[Lab, Any], database: Any
             assert restored.rows + restored.already == 2 * ROWS
             partly += 0 < restored.already < 2 * ROWS
             for table, rows in zip(tables, expected, strict=True):
-                fresh = dj.FreeTable(database.connection, table.full_table_name)
-                now = fresh.to_dicts(order_by="n")
-                for row in (*now, *rows):
-                    row["waveform"] = getattr(row.get("waveform"), "path", None)
-                assert now == rows
+                assert rows_of(dj.FreeTable(database.connection, table.full_table_name)) == rows
             assert dj_npy.verify(schema, checksums=True).ok
     print(f"{KILLS} kills; {partly} of the restores after them found some rows")
 

@@ -138,7 +138,7 @@ def test_what_wants_more_is_told(table: MakeTable, schema: Any) -> None:
 
 def test_nothing_is_guessed(table: MakeTable, schema: Any, store: Path) -> None:
     scan = table(
-        "n : int32\nlong : varchar(900)\n---\nmovie : <npy@>\nmask = null : <npy@>", "Scan"
+        "n : int32\nlong : varchar(300)\n---\nmovie : <npy@>\nmask = null : <npy@>", "Scan"
     )
     scan.insert(
         {"n": n, "long": "x" * 300 if n == 5 else "x", "movie": np.ones(n)} for n in range(6)
