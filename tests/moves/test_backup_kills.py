@@ -19,7 +19,7 @@ from tests.support.processes import Lab, context
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("DJ_NPY_TEST_KILLS", "12"))
+KILLS = int(os.environ.get("DJ_NPY_TEST_KILLS", "6"))
 """How often, for each database, backups and restores each; the long form is 300."""
 ROWS = 3000
 DEFINITION = "n : int32\n---\nnote : varchar(1500)\nwaveform = null : <npy@>"
@@ -91,7 +91,7 @@ def test_each_backup_is_whole(place: tuple[Lab, Any], store: Path) -> None:
     known: dict[str, bytes] = {}
     backups = Backups(schema.connection._config, None)
     for _ in range(KILLS):
-        kill_one(back_up, lab, schema.database, 1.0)
+        kill_one(back_up, lab, schema.database, 3.0)
         lists = {path.stem: path.read_bytes() for path in (store / FOLDER).glob("*.json")}
         assert known.items() <= lists.items()
         for name in lists.keys() - known.keys():
@@ -123,20 +123,18 @@ def test_a_restore_that_was_killed_goes_on(place: tuple[Lab, Any], database: Any
     expected = [rows_of(table) for table in tables]
     sessions = processes.sessions(database.connection)
     partly = 0
-    for n in range(KILLS):
-        if n % 3 == 0:
-            for table in tables:
-                database.connection.query(f"DROP TABLE IF EXISTS {table.full_table_name}")
-        kill_one(bring_back, lab, schema.database, 2.0)
+    for _ in range(KILLS):
+        for table in tables:
+            database.connection.query(f"DROP TABLE IF EXISTS {table.full_table_name}")
+        kill_one(bring_back, lab, schema.database, 2.5)
         processes.wait_for_sessions(database.connection, sessions)
-        if n % 3 == 2:
-            restored = dj_npy.restore(schema.database, connection=database.connection)
-            assert restored.ok
-            assert restored.rows + restored.already == 2 * ROWS
-            partly += 0 < restored.already < 2 * ROWS
-            for table, rows in zip(tables, expected, strict=True):
-                assert rows_of(dj.FreeTable(database.connection, table.full_table_name)) == rows
-            assert dj_npy.verify(schema, checksums=True).ok
+        restored = dj_npy.restore(schema.database, connection=database.connection)
+        assert restored.ok
+        assert restored.rows + restored.already == 2 * ROWS
+        partly += 0 < restored.already < 2 * ROWS
+        for table, rows in zip(tables, expected, strict=True):
+            assert rows_of(dj.FreeTable(database.connection, table.full_table_name)) == rows
+    assert dj_npy.verify(schema, checksums=True).ok
     print(f"{KILLS} kills; {partly} of the restores after them found some rows")
 
 
