@@ -1040,10 +1040,6 @@ def test_a_slice_and_its_zoom_are_in_the_address(browser: Browser) -> None:
     browser.until("location.hash.includes('zoom=0.5%2C0.5')")
     before = browser.eventually(colours, lambda found: 3 < len(found) < 12)
     place = browser.hash
-    # Frames that take longer than it takes until a move is written to the address.
-    browser.tab.add_init_script(
-        "window.requestAnimationFrame = (f) => setTimeout(() => f(performance.now()), 400)"
-    )
     browser.tab.reload()
     browser.tab.locator(".h5web.heat canvas").wait_for()
     browser.eventually(colours, lambda now: now == before)

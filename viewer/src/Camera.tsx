@@ -41,12 +41,12 @@ export function Camera() {
     const parts = zoom.split(",").map(Number);
     set(parts.length === 4 && parts.every(Number.isFinite) ? (parts as Zoom) : WHOLE);
     written.current = format(read());
-  }, [zoom, width, height]);
+  }, [camera, zoom, width, height]);
 
   useFrame(() => {
     const now = format(read());
     clearTimeout(timer.current);
-    // On a slow machine, a frame may be drawn long before the camera is set.
+    // A frame may be drawn before the camera is set.
     if (written.current === undefined || now === written.current) return;
     timer.current = setTimeout(() => {
       written.current = now;
