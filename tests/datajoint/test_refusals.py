@@ -236,6 +236,7 @@ REFUSED: dict[str, Callable[[Lab], Any]] = {
         "nowhere", connection=lab.recording.connection
     ),
     "backup: no store": lambda lab: dj_npy.backup(lab.schema, store="there_is_none"),
+    "backups: no store": lambda lab: dj_npy.backups("there_is_none"),
     "backup: keep": lambda lab: dj_npy.backup(lab.schema, keep=0),
     "restore: no backup": lambda lab: dj_npy.restore(connection=lab.recording.connection),
     "rebuild: no store": lambda lab: dj_npy.rebuild(

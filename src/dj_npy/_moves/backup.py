@@ -190,8 +190,9 @@ def backups(store: str | None = None, *, connection: Any = None) -> list[str]:
 
     Examples
     --------
-    >>> len(dj_npy.backups("main"))
-    1
+    >>> name = dj_npy.backup(schema).name
+    >>> dj_npy.backups(connection=schema.connection) == [name]
+    True
     """
     config = dj.config if connection is None else connection._config
     return Backups(config, store).names()

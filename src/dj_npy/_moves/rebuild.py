@@ -147,9 +147,9 @@ def rebuild(
 
     Examples
     --------
-    >>> rebuilt = dj_npy.rebuild()
-    >>> rebuilt.ok, rebuilt.rows
-    (True, 0)
+    >>> rebuilt = dj_npy.rebuild("main", connection=schema.connection)
+    >>> rebuilt.rows, rebuilt.inserted
+    (0, False)
     """
     connection = dj.conn() if connection is None else connection
     if connection.in_transaction:

@@ -107,7 +107,8 @@ def restore(
 
     Examples
     --------
-    >>> restored = dj_npy.restore(schema.database)
+    >>> name = dj_npy.backup(schema).name
+    >>> restored = dj_npy.restore(backup=name, connection=schema.connection)
     >>> restored.ok, restored.rows, restored.already
     (True, 0, 1)
     """
