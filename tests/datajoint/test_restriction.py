@@ -149,7 +149,6 @@ WRONG: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("database", ["postgresql", "mysql"], indirect=True)
 def test_what_no_database_can_answer_is_told(scans: Any, opened: list[str]) -> None:
     ref = (scans & "scan = 1").fetch1("waveform")
     for what, (call, message) in WRONG.items():
