@@ -24,6 +24,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import datajoint as dj
+import fasteners
 import pytest
 
 import dj_npy
@@ -37,6 +38,12 @@ from tests.support.references import reference
 from tests.support.servers import S3Raw, free_port, s3_settings
 
 MakeTable = Callable[..., Any]
+
+if "DJ_NPY_TEST_TEMPLATES" not in os.environ:
+    # For the workers of pytest, which inherit it and end before.
+    os.environ["DJ_NPY_TEST_TEMPLATES"] = tempfile.mkdtemp(prefix="dj-npy-tests-")
+    atexit.register(shutil.rmtree, os.environ["DJ_NPY_TEST_TEMPLATES"], ignore_errors=True)
+TEMPLATES = Path(os.environ["DJ_NPY_TEST_TEMPLATES"])
 
 # Ignored where a shell has started the tests in the background; some of them interrupt themselves.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -143,7 +150,7 @@ def serving_sql(prepare: list[str], serve: list[str], folder: Path) -> Iterator[
     temporary.mkdir()
     where = [f"--datadir={folder}", f"--tmpdir={temporary}"]
     where += ["--user=root"] if os.geteuid() == 0 else []
-    run([*prepare, *where])
+    copy_of_prepared(folder, [*prepare, *where[1:]])
     address = [f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder}.sock"]
     process = subprocess.Popen(
         [*serve, *where, *address], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -153,6 +160,18 @@ def serving_sql(prepare: list[str], serve: list[str], folder: Path) -> Iterator[
     finally:
         process.kill()
         process.wait(30)
+
+
+def copy_of_prepared(folder: Path, prepare: list[str]) -> None:
+    """Make the folder of a server's data, which takes seconds, once for all workers of pytest."""
+    prepared = TEMPLATES / folder.name
+    with fasteners.InterProcessLock(prepared.with_suffix(".lock")):
+        if not prepared.exists():
+            made = prepared.with_suffix(".made")
+            run([*prepare, f"--datadir={made}"])
+            made.rename(prepared)
+    shutil.copytree(prepared, folder)
+    folder.joinpath("auto.cnf").unlink(missing_ok=True)  # the identity of one server of MySQL
 
 
 def connected_instance(port: int) -> Any:

@@ -35,8 +35,8 @@ from tests.support.processes import fork_and
 from tests.support.servers import S3Raw, s3_settings
 
 Stored = Callable[..., NpyRef]
-PAIRS = int(os.environ.get("DJ_NPY_TEST_PAIRS", "20000"))
-PAIRS_ON_S3 = int(os.environ.get("DJ_NPY_TEST_PAIRS_ON_S3", "1000"))
+PAIRS = int(os.environ.get("DJ_NPY_TEST_PAIRS", "8000"))
+PAIRS_ON_S3 = int(os.environ.get("DJ_NPY_TEST_PAIRS_ON_S3", "500"))
 PER_ARRAY = 20
 
 

@@ -35,7 +35,7 @@ from tests.support.servers import files
 MakeTable = Callable[..., Any]
 SLOW_S, ALARM_S = 0.4, 0.2
 DEFINITION = "id : int32\n---\nn = null : int32\nwaveform = null : <npy@>"
-SECONDS = float(os.environ.get("DJ_NPY_TEST_EXCEPTIONS", "4"))
+SECONDS = float(os.environ.get("DJ_NPY_TEST_EXCEPTIONS", "2"))
 
 
 class TooLongError(Exception):
@@ -839,7 +839,7 @@ def test_exceptions_at_random_moments(numbered: Any, store: Path, how: str) -> N
         use(number)
     typical_s = (time.monotonic() - begun) / 10
     tried = interrupted = 0
-    while time.monotonic() < begun + SECONDS:
+    while time.monotonic() < begun + SECONDS or (interrupted <= 4 and tried < 100):
         tried += 1
         after_s = chance.uniform(0, 1.3 * typical_s)
         error = chance.choice([*ERRORS.values()])
@@ -860,7 +860,7 @@ def test_exceptions_at_random_moments(numbered: Any, store: Path, how: str) -> N
         each["waveform"].verify()
     orphans = len(files(store)) - len(rows)
     print(f"{tried} tried, {interrupted} interrupted, {len(rows)} rows, {orphans} orphans")
-    assert interrupted > SECONDS
+    assert interrupted > 4
 
 
 # What a statement leaves outside its table, and what others do to its rows
@@ -1045,7 +1045,7 @@ def test_a_signal_handler_that_inserts(numbered: Any, table: MakeTable, refused:
     before = signal.signal(signal.SIGALRM, beat)
     raised = number = 0
     try:
-        while time.monotonic() - started < SECONDS:
+        while time.monotonic() - started < SECONDS or number < (10 if raised else 1000):
             number += 1
             try:
                 signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.2, 1) * usual_s)
@@ -1151,15 +1151,14 @@ def test_rows_that_another_session_moves_at_once(
     mover = threading.Thread(target=move)
     mover.start()
     try:
-        until, number = time.monotonic() + 4, 0
-        while time.monotonic() < until:
+        until, number = time.monotonic() + SECONDS, 0
+        while time.monotonic() < until or number <= 5:
             number += 1
             with suppress(DataJointError):  # a lock that went to the other one
                 dj_npy.insert(numbered, [row(number)], skip_duplicates=True)
     finally:
         stop.set()
         mover.join()
-    assert number > 5
     if not versioned:
         assert assert_no_row_without_its_file(archive) + len(numbered) > 0
         return

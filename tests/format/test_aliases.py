@@ -105,9 +105,24 @@ def test_a_table_and_an_attribute_of_another_case(
     assert sound(scan)
 
 
-@pytest.mark.parametrize("within", ["subject=1", "subject=archive", "subject=2/deep"])
-@pytest.mark.parametrize("partition", ["", "{subject}", "{subject}/{scan}"])
-@pytest.mark.parametrize("collected", [None, "outer", "inner"])
+NESTINGS = list(
+    itertools.product(
+        ["subject=1", "subject=archive", "subject=2/deep"],
+        ["", "{subject}", "{subject}/{scan}"],
+        [None, "outer", "inner"],
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("database", "within", "partition", "collected"),
+    [
+        *(("postgresql", *nesting) for nesting in NESTINGS),
+        # Of a database it takes the rows only: each value once.
+        *((name, *nesting) for name in ("mariadb", "mysql") for nesting in NESTINGS[::13]),
+    ],
+    indirect=["database"],
+)
 def test_a_store_within_another(
     table: Callable[..., Any], schema: Any, database: Any, store: Path, within: str,
     partition: str, collected: str | None,

@@ -1,16 +1,5 @@
 """What the tests of moves share."""
 
-from typing import Any
+from tests.upkeep.conftest import configured, reader
 
-import datajoint as dj
-import pytest
-
-from tests.upkeep.conftest import reader
-
-__all__ = ["reader"]
-
-
-@pytest.fixture
-def configured(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The database of the test is the one that is configured."""
-    monkeypatch.setattr(dj, "conn", lambda: database.connection)
+__all__ = ["configured", "reader"]

@@ -206,7 +206,7 @@ def test_several_runs_are_put_together_where_that_is_wanted() -> None:
 @pytest.mark.slow
 def test_the_runs_of_many_points_are_few_objects() -> None:
     tracemalloc.start()
-    points = np.random.default_rng(0).integers(0, 10**7, 10**5)
+    points = np.random.default_rng(0).integers(0, 10**7, 20_000)
     tracemalloc.clear_traces()
     selection = select(points, (10**7, 8), np.dtype("f4"))
     plan = Plan(selection, Header(np.dtype("f4"), (10**7, 8), False, OFFSET), Limits(0, 1 << 20))

@@ -91,6 +91,13 @@ class TestS3BySeaweedFSThroughFsspec(ThroughFsspec, TestS3BySeaweedFS):
     pass
 
 
+@pytest.mark.slow
+def test_a_real_server_takes_more_than_64_mib(seaweedfs: str, location: str) -> None:
+    """And not only what `parts_from_16_mib` takes for as much."""
+    opened = store_of(s3_settings(seaweedfs, location=location))
+    Conformance().a_file_comes_back(opened, S3Raw(seaweedfs, location), 70 << 20)
+
+
 class TestAzure(ObjectStore):
     @pytest.fixture
     def settings(self, azurite: str, location: str) -> dict[str, Any]:

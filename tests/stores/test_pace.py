@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class Far:
         self._waiting = 0
         self.most: dict[str, int] = {"GET": 0, "PUT": 0}
         self.awaited: dict[str, int] = {}  # so many come at a time, however slow the machine is
+        self.delay_s = DELAY_S
         self.refuses: Callable[[int], bool] = lambda number: False
         self.asked = self.refused = 0
 
@@ -53,7 +55,7 @@ class Far:
             self.most[request.method] = most
             refused = self.refuses(self.asked)
             self.refused += refused
-        time.sleep(DELAY_S)
+        time.sleep(self.delay_s)
         until = time.monotonic() + 5
         awaited = self.awaited.get(request.method, 0)
         while (
@@ -63,6 +65,14 @@ class Far:
         with self._lock:
             self._waiting -= 1
         return Fault(status=503) if refused else Fault()
+
+    @contextmanager
+    def near(self) -> Iterator[None]:
+        """What is prepared need not be waited for; what is learnt from it, is forgotten."""
+        self.delay_s = 0
+        yield
+        self.delay_s = DELAY_S
+        forget_stores()
 
 
 @pytest.fixture
@@ -160,8 +170,8 @@ def test_small_arrays_are_asked_for_at_once(
     reading: Any, stored: Callable[..., NpyRef], far: Far, s3: dict[str, Any]
 ) -> None:
     arrays = [np.full((30, 3), n) for n in range(150)]
-    refs = [stored(array, n, store=s3) for n, array in enumerate(arrays)]
-    forget_stores()
+    with far.near():
+        refs = [stored(array, n, store=s3) for n, array in enumerate(arrays)]
     far.most["GET"] = 0
     far.awaited["GET"] = 33
     assert all(map(same, reading(refs), arrays))
@@ -217,7 +227,8 @@ def waiting_threads() -> set[threading.Thread]:
 def test_a_chunk_of_many_small_arrays_is_asked_for_at_once(
     stored: Callable[..., NpyRef], far: Far, s3: dict[str, Any]
 ) -> None:
-    refs = [stored(np.full(100, n), n, store=s3) for n in range(100)]
+    with far.near():
+        refs = [stored(np.full(100, n), n, store=s3) for n in range(100)]
     assert dj_npy.load(refs[:1])  # so the store is known to be far
     far.most["GET"] = 0
     far.awaited["GET"] = 17
@@ -303,8 +314,9 @@ def test_rows_are_verified_at_once(
 ) -> None:
     database.config.stores = {**stores, "far": s3}
     recording = table("recording_id : int32\n---\nwaveform : <npy@far>")
-    dj_npy.insert(recording, [{"recording_id": n, "waveform": np.full(100, n)} for n in range(300)])
-    forget_stores()
+    rows = [{"recording_id": n, "waveform": np.full(100, n)} for n in range(300)]
+    with far.near():
+        dj_npy.insert(recording, rows)
     far.most["GET"] = 0
     far.awaited["GET"] = 25
     assert dj_npy.verify(recording, headers=True).counts == {"as described": 300}

@@ -18,7 +18,7 @@ from dj_npy import ArrayCorruptError, ArrayMissingError, NpyRef, StoreError
 from dj_npy._concurrency import threads
 from dj_npy._stores import Store, opening, remote
 from dj_npy._stores.base import PROBE
-from dj_npy._stores.obstore import failures
+from dj_npy._stores.obstore import clients, failures
 from tests.support import warm
 from tests.support.conformance import IN_PARTS, PLAIN, beginning, create, large, names, read
 from tests.support.faults import Fault, Proxy, Request, proxy_of
@@ -59,10 +59,18 @@ def test_a_read_survives_a_fault(
     assert b"".join(opened.pieces("file")) == contents
 
 
+@pytest.fixture
+def impatient_with_silence(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is to time out: a machine that pauses meanwhile changes nothing about that."""
+    monkeypatch.setattr(clients, "MAX_RETRIES", 1)
+    monkeypatch.setattr(remote, "SILENCE_S", 0.2)
+
+
 @pytest.mark.parametrize("harm", HARM)
 def test_a_read_that_never_succeeds_ends_with_an_error(
-    opened: Store, proxy: Proxy, raw: S3Raw, harm: str
+    impatient_with_silence: None, proxy: Proxy, location: str, raw: S3Raw, harm: str
 ) -> None:
+    opened = store_of(s3_settings(proxy.endpoint, location=location))
     raw.put("file", large(SMALL).tobytes())
     proxy.harm = lambda request: HARM[harm]
     started = time.monotonic()
@@ -355,7 +363,9 @@ class TestErrors:
         message = refusal(s3_settings(moto.replace("http:", "https:")), look)
         assert "`secure` right?" in message
 
-    def test_silence(self, proxy: Proxy, raw: S3Raw, location: str) -> None:
+    def test_silence(
+        self, impatient_with_silence: None, proxy: Proxy, raw: S3Raw, location: str
+    ) -> None:
         raw.put("lab/a.npy", b"contents")
         proxy.harm = lambda request: Fault(stall=5)
         message = refusal(s3_settings(proxy.endpoint, location=location), look)
@@ -472,7 +482,7 @@ def test_memory_beside_the_array(
     server: str, request: pytest.FixtureRequest, location: str, stored: Any
 ) -> None:
     settings = s3_settings(request.getfixturevalue(server), location=location)
-    array = np.random.default_rng(0).standard_normal((1 << 20, 32))
+    array = np.random.default_rng(0).standard_normal((5 << 17, 32))  # 160 MiB
     kept = stored(np.zeros(3 << 20), 1, store=settings)
     kept.load()
     with peak_memory() as inserting:

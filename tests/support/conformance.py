@@ -141,8 +141,12 @@ class Conformance:
         assert create(opened, large(IN_PARTS).tobytes()) != PLAIN
         assert raw.get(PLAIN) == b"another program's"
 
+    @pytest.mark.usefixtures("parts_from_16_mib")
     def test_a_file_above_one_request(self, opened: Store, raw: Raw) -> None:
-        contents = large(70 << 20)
+        self.a_file_comes_back(opened, raw, IN_PARTS)
+
+    def a_file_comes_back(self, opened: Store, raw: Raw, nbytes: int) -> None:
+        contents = large(nbytes)
         view = memoryview(contents)
         pieces = [view[start : start + 300_000] for start in range(0, len(view), 300_000)]
         paths = [opened.create(names(), iter(pieces), len(view)) for _ in range(2)]

@@ -1,5 +1,6 @@
 """Rows to look after, and accounts that see less of them."""
 
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import datajoint as dj
 import pytest
 
+from dj_npy._cli.main import main
 from tests.upkeep.test_collect import WAVEFORM, paths
 
 
@@ -23,6 +25,26 @@ def orphans(rows: Any) -> set[str]:
     before = paths(rows)
     (rows & "recording_id < 3").delete(prompt=False)
     return before - paths(rows)
+
+
+@pytest.fixture
+def configured(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database of the test is the one that is configured."""
+    monkeypatch.setattr(dj, "conn", lambda: database.connection)
+
+
+@pytest.fixture
+def dj_npy_command(
+    configured: None, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs ``dj-npy`` in this process, on the database of the test."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        code = main(arguments)
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 
 import dj_npy
 from dj_npy._upkeep.collection import Collection
-from tests.cli.test_cli import command, environment
 from tests.support.servers import S3Raw, files, s3_settings
 from tests.upkeep.test_collect import paths
 
@@ -114,16 +113,18 @@ def test_what_is_no_number_is_refused(recording: Any, schema: Any, at_most: Any)
         dj_npy.collect(schema, at_most=at_most)
 
 
-def test_on_the_command_line(recording: Any, schema: Any, database: Any, store: Path) -> None:
+def test_on_the_command_line(
+    recording: Any, schema: Any, store: Path, dj_npy_command: Callable[..., Any]
+) -> None:
     fill(recording, 3).delete(prompt=False)
-    env, given = environment(database), (schema.database, "--older-than", "0", "--delete")
-    result = command("collect", *given, env=env)
+    given = (schema.database, "--older-than", "0", "--delete")
+    result = dj_npy_command("collect", *given)
     assert result.returncode == 1
     assert "--at-most 3" in result.stderr
     assert len(files(store)) == 3
-    assert command("collect", *given, "--at-most", "two", env=env).returncode == 2
-    assert command("collect", *given, "--at-most", "2", env=env).returncode == 1
-    result = command("collect", *given, "--at-most", "3", env=env)
+    assert dj_npy_command("collect", *given, "--at-most", "two").returncode == 2
+    assert dj_npy_command("collect", *given, "--at-most", "2").returncode == 1
+    result = dj_npy_command("collect", *given, "--at-most", "3")
     assert (result.returncode, result.stderr) == (0, "")
     assert files(store) == set()
 

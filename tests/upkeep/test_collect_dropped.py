@@ -18,7 +18,6 @@ import dj_npy
 import dj_npy._upkeep.collect
 from dj_npy._format.path import array_path, with_token
 from dj_npy._upkeep.dropped import Dropped
-from tests.cli.test_cli import command, environment
 from tests.support.servers import S3Raw, files, s3_settings
 from tests.upkeep.test_collect import folders, paths
 
@@ -142,14 +141,16 @@ def test_an_account_that_is_blind_takes_no_schema_for_gone(
     assert len(files(store)) == 10
 
 
-def test_on_the_command_line(rows: Any, old: Any, schema: Any, database: Any, store: Path) -> None:
+def test_on_the_command_line(
+    rows: Any, old: Any, schema: Any, store: Path, dj_npy_command: Callable[..., Any]
+) -> None:
     old.drop(prompt=False)
-    env, given_ = environment(database), (schema.database, "--older-than", "0", "--delete")
-    result = command("collect", *given_, env=env)
+    given_ = (schema.database, "--older-than", "0", "--delete")
+    result = dj_npy_command("collect", *given_)
     assert (result.returncode, result.stderr) == (0, "")
     assert "4 orphans of what is gone" in result.stdout
     assert len(files(store)) == 10
-    result = command("collect", *given_, "--dropped", "--at-most", "8", env=env)
+    result = dj_npy_command("collect", *given_, "--dropped", "--at-most", "8")
     assert (result.returncode, result.stderr) == (0, "")
     assert files(store) == paths(rows)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import time
 import uuid
 from collections.abc import Callable
@@ -28,17 +29,31 @@ NOW = timedelta(0)
 # --- the command line ------------------------------------------------------------------------
 
 
-def test_verify_exits_with_1_if_something_is_damaged(
-    rows: Any, schema: Any, database: Any, store: Path
-) -> None:
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_the_commands_as_processes(rows: Any, schema: Any, database: Any, store: Path) -> None:
     env = environment(database)
     result = command("verify", schema.database, env=env)
     assert (result.returncode, result.stderr) == (0, "")
     assert "6 as described" in result.stdout
+    (rows & "recording_id < 2").delete(prompt=False)
+    result = command("collect", schema.database, "--older-than", "0", "--delete", env=env)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert files(store) == paths(rows)
+
+
+def test_verify_exits_with_1_if_something_is_damaged(
+    rows: Any, schema: Any, store: Path, dj_npy_command: Run
+) -> None:
+    result = dj_npy_command("verify", schema.database)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "6 as described" in result.stdout
     file = store / (rows & "recording_id=2").fetch1("waveform").path
     file.write_bytes(file.read_bytes()[:-8] + b"\0" * 8)
-    assert command("verify", schema.database, env=env).returncode == 0
-    result = command("verify", schema.database, "--checksums", "--json", env=env)
+    assert dj_npy_command("verify", schema.database).returncode == 0
+    result = dj_npy_command("verify", schema.database, "--checksums", "--json")
     assert (result.returncode, result.stderr) == (1, "")
     found = json.loads(result.stdout)
     assert found["counts"] == {"as inserted": 5, "other bytes": 1}
@@ -46,19 +61,18 @@ def test_verify_exits_with_1_if_something_is_damaged(
 
 
 def test_collect_removes_only_with_delete(
-    rows: Any, schema: Any, database: Any, store: Path
+    rows: Any, schema: Any, store: Path, dj_npy_command: Run
 ) -> None:
-    env = environment(database)
     (rows & "recording_id < 2").delete(prompt=False)
     before = files(store)
-    result = command("collect", schema.database, "--older-than", "0", env=env)
+    result = dj_npy_command("collect", schema.database, "--older-than", "0")
     assert (result.returncode, result.stderr) == (0, "")
     assert "2 orphans" in result.stdout
     assert "dry run" in result.stdout
-    assert command("collect", schema.database, "--delete", env=env).returncode == 0  # all young
+    assert dj_npy_command("collect", schema.database, "--delete").returncode == 0  # all young
     assert files(store) == before
     arguments = ("--older-than", "0s", "--store", "main", "--delete", "--json")
-    result = command("collect", schema.database, *arguments, env=env)
+    result = dj_npy_command("collect", schema.database, *arguments)
     assert json.loads(result.stdout)["removed"] == 2
     assert files(store) == paths(rows)
 

@@ -17,6 +17,7 @@ from dj_npy._view import jobs as jobs_module
 from dj_npy._view import overview as overview_module
 from dj_npy._view import trace as trace_module
 from dj_npy._view.overview import reduced
+from tests.support.cases import case
 from tests.support.faults import Fault, Proxy
 from tests.view.conftest import Page, Reply, Show, until
 
@@ -78,17 +79,18 @@ def test_bins_are_reduced_as_numpy_does(size: int, start: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["<i2", ">i2", "u1", "<f4", ">f8", "<i8", "f2", "?", "<c8"])
-@pytest.mark.parametrize("width", [1, 7, 100, 1200, 5000])
-def test_a_window_is_drawn_exactly(given: Page, shown: Show, dtype: str, width: int) -> None:
+def test_a_window_is_drawn_exactly(given: Page, shown: Show, dtype: str) -> None:
     array = np.random.default_rng(1).integers(0, 100, (3000, 4)).astype(dtype)
     named = shown(array)
     drawn = np.abs(array) if array.dtype.kind == "c" else array
-    reply = given.fine("trace", start=17, stop=2999, channels="1:3", width=width, **named)
-    assert reply.header["channels"] == [1, 3]
-    assert reply.header["dtype"] == ("<f8" if dtype in (">f8", "<i8") else "<f4")
-    assert reply.header["width"] <= width
-    assert reply.header["of"] == reply.header["read"] == -(-2982 // width)
-    check(drawn.astype("f8").astype(reply.header["dtype"]), reply)
+    for width in (1, 7, 100, 1200, 5000):
+        with case(width):
+            reply = given.fine("trace", start=17, stop=2999, channels="1:3", width=width, **named)
+            assert reply.header["channels"] == [1, 3]
+            assert reply.header["dtype"] == ("<f8" if dtype in (">f8", "<i8") else "<f4")
+            assert reply.header["width"] <= width
+            assert reply.header["of"] == reply.header["read"] == -(-2982 // width)
+            check(drawn.astype("f8").astype(reply.header["dtype"]), reply)
 
 
 @pytest.mark.parametrize("layout", ["transposed", "fortran", "deep"])
@@ -115,16 +117,18 @@ def test_not_a_numbers_are_left_out(given: Page, shown: Show) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "f2", "<c8"])
-@pytest.mark.parametrize("width", [10, 1001, 3000])
-def test_not_a_numbers_are_counted(given: Page, shown: Show, dtype: str, width: int) -> None:
+def test_not_a_numbers_are_counted(given: Page, shown: Show, dtype: str) -> None:
     array = np.random.default_rng(1).normal(size=(3001, 3)).astype(dtype)
     array[5, 0] = array[100:900:7, 1] = array[2000:2500] = array[-1, 1] = np.nan
-    reply = given.fine("trace", start=3, width=width, **shown(array))
-    assert reply.header["values"] == 3 * 2998
-    pixels = range(3, 3001, reply.header["of"])
-    expected = [np.isnan(array[n : n + reply.header["of"]]).sum(axis=0) for n in pixels]
-    np.testing.assert_array_equal(nan_of(reply).T, expected)
-    assert given.fine("trace", stop=3, **shown(array)).header["nan"] == 0
+    named = shown(array)
+    for width in (10, 1001, 3000):
+        with case(width):
+            reply = given.fine("trace", start=3, width=width, **named)
+            assert reply.header["values"] == 3 * 2998
+            pixels = range(3, 3001, reply.header["of"])
+            expected = [np.isnan(array[n : n + reply.header["of"]]).sum(axis=0) for n in pixels]
+            np.testing.assert_array_equal(nan_of(reply).T, expected)
+    assert given.fine("trace", stop=3, **named).header["nan"] == 0
 
 
 @pytest.mark.parametrize("dtype", ["<f4", "<f2"])
@@ -158,9 +162,9 @@ def test_windows_without_samples_are_empty(given: Page, shown: Show) -> None:
     assert given.fine("trace", **shown(np.zeros((5, 0)))).header["channels"] == [0, 0]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
+def test_wrong_windows_are_refused(given: Page, shown: Show) -> None:
+    named = shown(np.zeros((100, 2)))
+    wrongs: list[dict[str, Any]] = [
         {"axis": 2},
         {"start": "x"},
         {"stop": "-1"},
@@ -168,10 +172,10 @@ def test_windows_without_samples_are_empty(given: Page, shown: Show) -> None:
         {"channels": "a:b"},
         {"width": "wide"},
         {"start": "9" * 30},
-    ],
-)
-def test_wrong_windows_are_refused(given: Page, shown: Show, wrong: dict[str, Any]) -> None:
-    given.refused(400, "trace", **wrong, **shown(np.zeros((100, 2))))
+    ]
+    for wrong in wrongs:
+        with case(wrong):
+            given.refused(400, "trace", **wrong, **named)
 
 
 def test_what_has_no_numbers_is_refused(given: Page, shown: Show) -> None:

@@ -162,9 +162,7 @@ def test_starting_twice_in_a_process_is_fine(folder: Path) -> None:
     ran(code, folder)
 
 
-@pytest.mark.parametrize(
-    "name", ["x" * 120, "with a space", "co:lon", "quo'te", "semi;colon & (more)", "größe", "a%41"]
-)
+@pytest.mark.parametrize("name", ["x" * 120, "co:lon, größe, a%41", "quo'te; semicolon & (more)"])
 def test_a_folder_of_any_name(folder: Path, name: str) -> None:
     assert "[1]" in ran(INSERT, folder / name, 1).stdout
     assert "[1, 2]" in ran(INSERT, folder / name, 2).stdout
