@@ -26,6 +26,7 @@ _INDEXES = """
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
     WHERE NOT i.indisprimary AND n.nspname = {} AND c.relname = {}
     ORDER BY i.indexrelid, k.position"""
+_QUOTES = frozenset("`\"'\\\n\0")
 _PORTABLE = (
     (r"tinyint", "int8"),
     (r"tinyint unsigned|smallint|year.*", "int16"),
@@ -136,7 +137,7 @@ class Definition:
             "table": self.table,
             "comment": self.comment,
             "attributes": [
-                {k: v for k, v in each._asdict().items() if v not in (None, False, "")}
+                {k: v for k, v in each._asdict().items() if v != Attribute._field_defaults.get(k)}
                 for each in self.attributes
             ],
             "foreignKeys": [each._asdict() for each in self.foreign_keys],
@@ -164,6 +165,9 @@ class Definition:
         ]
         if not all(isinstance(text, str) and "\n" not in text for text in texts):
             raise ValueError("a name, type or comment is no line of text")
+        names_of_tables = [*found.name, *(n for each in found.foreign_keys for n in each[:2])]
+        if not all(_QUOTES.isdisjoint(name) for name in names_of_tables):
+            raise ValueError("the name of a table or schema has a quote in it")
         used = {name for each in found.foreign_keys for name in each.attributes}
         if not used | {name for _, some in found.indexes for name in some} <= names:
             raise ValueError("a key has an attribute that the table has not")
@@ -357,7 +361,8 @@ def _default(given: Any, storage: str) -> str | None:
         text = text[1:-1]
     if found := re.match(r"'((?:[^']|'')*)'(?:::.*)?$", text):  # PostgreSQL's
         text = found[1].replace("''", "'")
-    if re.match(r"current_timestamp|now\(\)", text, re.IGNORECASE):
+    is_moment = storage.startswith("date")
+    if is_moment and re.match(r"current_timestamp|now\(\)", text, re.IGNORECASE):
         return "CURRENT_TIMESTAMP"
     if storage == "bool":
         return {"true": "1", "false": "0"}.get(text, text)

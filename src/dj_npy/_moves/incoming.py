@@ -120,16 +120,15 @@ class Target:
         """Declare the tables that are not there; yield the name of each."""
         for schema in dict.fromkeys(each.target.schema for each in self.tables):
             dj.Schema(schema, connection=self._connection)
-        targets = [each.target for each in self.tables]
         with another_session(self._connection) as own:
             # PostgreSQL gets a table and its comments by several statements: all of them or none.
             is_postgresql = own.adapter.backend == "postgresql"
             declarer = self._declarer(own)
-            for target in targets:
+            for target in (each.target for each in self.tables):
                 if target.name not in self._there:
                     if is_postgresql:
                         own._conn.autocommit = False
-                    declarer.declare(target, targets)
+                    declarer.declare(target)
                     if is_postgresql:
                         own._conn.commit()
                         own._conn.autocommit = True
@@ -172,7 +171,8 @@ def as_there(connection: Any, target: Definition) -> Definition:
     table = dj.FreeTable(connection, connection.adapter.make_full_table_name(*target.name))
     _ = table.heading.attributes
     names = table.heading._attributes
-    return Definition(*target.name, tuple(each for each in target.attributes if each.name in names))
+    kept = (each for each in target.attributes if each.name in names or each.name[0] != "_")
+    return Definition(*target.name, tuple(kept))
 
 
 def check_values(
