@@ -16,6 +16,7 @@ from dj_npy._datajoint.storerows import TableWitness
 from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._moves.backups import Backup, Backups, chunks_of
 from dj_npy._moves.datapackage import file_names
+from dj_npy._moves.declaring import undeclarable
 from dj_npy._moves.definitions import Definition, Structure
 from dj_npy._moves.rowfiles import Cells, RowFile
 from dj_npy._moves.selection import Selection, make_neutral, seeds
@@ -148,6 +149,9 @@ def backup(
         structure = Structure(now)
         wanted = list(seeds(report.schemas, structure))
         definitions = structure.with_parents(seed.name for seed in wanted)
+        for each in [each for each in definitions if not each.key]:
+            report.left_out.append(f"{'.'.join(each.name)}, as it has no primary key")
+            definitions.remove(each)
         selection = Selection(definitions, wanted, now)
         tables: list[list[RowFile]] = [[] for _ in definitions]
         work_items = _work_items(definitions, selection, backups)
@@ -163,6 +167,11 @@ def backup(
         report.tables[".".join(definition.name)] = sum(chunk.rows for chunk in chunks)
         report.nbytes += sum(chunk.nbytes for chunk in chunks)
         report.left_out += definition.notes
+        report.left_out += (
+            f"how {'.'.join(definition.name)} is declared, so that restore wants it to be there: "
+            f"{what}"
+            for what in undeclarable(definition)
+        )
     report.rows = sum(report.tables.values())
     report.name = backups.end(
         Backup(

@@ -19,8 +19,6 @@ from dj_npy._moves.values import precision
 from dj_npy._text import short_repr
 
 _JOBS = ("_job_start_time", "_job_duration", "_job_version")
-_HIDDEN = {"_singleton", "_prov", *_JOBS}
-"""Attributes that DataJoint adds to tables."""
 _NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _TYPE = re.compile(r"""(<[\w.@-]+>|\w[\w ]*)(\(([\d, ]|'([^'\\\n]|\'\')*'|"[^"\\\n]*")*\)[\w ]*)?""")
 """

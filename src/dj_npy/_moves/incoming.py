@@ -17,8 +17,10 @@ from dj_npy._moves.values import kind_of_type
 from dj_npy._stores import open_store
 from dj_npy._text import key_text, short_repr
 
-_ROWS_AT_ONCE, _TEXT_AT_ONCE = 500, 4 << 20
-"""Rows, and characters of them, that one INSERT has."""
+_ROWS_AT_ONCE, _TEXT_AT_ONCE = 500, 512 << 10
+"""
+Rows, and characters of them, that one INSERT has: servers limit its size. One row may be longer.
+"""
 _SHOWN = 5
 """Reasons, or keys, that a refusal names."""
 
@@ -143,11 +145,12 @@ class Target:
             if self._present.has(number, list(key_of(given, row).values())):
                 self.already += 1
                 continue
-            some.append(row)
-            length += sum(len(cell) for cell in row if cell)
-            if len(some) >= _ROWS_AT_ONCE or length >= _TEXT_AT_ONCE:
+            added = sum(len(cell) for cell in row if cell)
+            if some and (len(some) >= _ROWS_AT_ONCE or length + added > _TEXT_AT_ONCE):
                 yield some
                 some, length = [], 0
+            some.append(row)
+            length += added
         if some:
             yield some
 
@@ -164,6 +167,15 @@ class Target:
                         f"{each.type} of {'.'.join(target.name)}: {error}. Or give another store, "
                         f"stores='main'. Nothing was changed"
                     ) from None
+
+
+def take_all_values(connection: Any) -> None:
+    """Have a session take values as they were, whatever its defaults are: times, zeros, no date."""
+    if connection.adapter.backend == "mysql":
+        connection.query(
+            "SET time_zone = '+00:00', "
+            "sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'"
+        )
 
 
 def as_there(connection: Any, target: Definition) -> Definition:

@@ -15,7 +15,7 @@ from dj_npy._moves.backups import Backup, Backups
 from dj_npy._moves.declaring import plain_table
 from dj_npy._moves.definitions import Definition
 from dj_npy._moves.findings import Findings
-from dj_npy._moves.incoming import Incoming, Target, as_there, check_values, decoded
+from dj_npy._moves.incoming import Incoming, Target, as_there, check_values, decoded, take_all_values
 from dj_npy._upkeep.verify import SOUND, verify
 
 
@@ -138,8 +138,7 @@ def restore(
         ):
             if not dry_run:
                 report.declared += target.declare()
-                if backend == "mysql":
-                    own.query("SET time_zone = '+00:00'")
+                take_all_values(own)
             for number, each in enumerate(tables):
                 table = None
                 if not dry_run:
