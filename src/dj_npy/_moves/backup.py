@@ -28,6 +28,10 @@ _IN_FLIGHT = 64 << 20
 """Characters of chunks that are written at a time."""
 
 
+_VISIBLE = "SELECT nspname FROM pg_catalog.pg_namespace WHERE has_schema_privilege(oid, 'USAGE')"
+_COLLATIONS = "SELECT schema_name, default_collation_name FROM information_schema.schemata"
+
+
 @dataclass
 class BackedUp:
     """
@@ -163,6 +167,7 @@ def backup(
                 report.written += written
                 bar.add(chunk.nbytes)
         report.array_stores = _array_stores(now, definitions)
+        collations = {} if now.backend == "postgresql" else dict(now.select(_COLLATIONS))
     for definition, chunks in zip(definitions, tables, strict=True):
         report.tables[".".join(definition.name)] = sum(chunk.rows for chunk in chunks)
         report.nbytes += sum(chunk.nbytes for chunk in chunks)
@@ -179,6 +184,7 @@ def backup(
             tuple(report.schemas),
             tuple(zip(definitions, map(tuple, tables), strict=True)),
             tuple(report.left_out),
+            {each.schema: collations[each.schema] for each in definitions if collations},
         )
     )
     if keep is not None:
@@ -208,7 +214,9 @@ def backups(store: str | None = None, *, connection: Any = None) -> list[str]:
 
 def _schemas_of_datajoint(now: Snapshot) -> list[str]:
     """Return the schemas that have a table of DataJoint's own."""
-    names = now.schemas()
+    names = set(now.schemas())
+    if now.backend == "postgresql":
+        names &= {name for (name,) in now.select(_VISIBLE)}
     found = sorted({each[0] for each in now.attributes(names) if each[1].startswith("~")})
     if not found:
         raise ArrayInvalidError("no schema of DataJoint's is visible to this account")

@@ -3,7 +3,7 @@
 import keyword
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ from dj_npy._text import short_repr
 
 _JOBS = ("_job_start_time", "_job_duration", "_job_version")
 _NAME = re.compile(r"[a-z_][a-z0-9_]*")
-_TYPE = re.compile(r"""(<[\w.@-]+>|\w[\w ]*)(\(([\d, ]|'([^'\\\n]|\'\')*'|"[^"\\\n]*")*\)[\w ]*)?""")
+_TYPE = re.compile(r"""(<[\w.@-]+>|\w[\w ]*)(\(([\d, ]|'[^'\\\n]*'|"[^"\\\n]*")*\)[\w ]*)?""")
 """
 What attributes and types in a definition may be called.
 

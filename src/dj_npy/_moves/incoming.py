@@ -1,6 +1,6 @@
 """Rows that come in as text: whether they fit what is there, and the tables that they go into."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import datajoint as dj
@@ -53,6 +53,9 @@ class Target:
     native : bool
         Declare columns by the types of the database where it has them, as the rows come from one of
         its kind; otherwise by DataJoint's that hold the same.
+    collations : mapping, optional
+        For MySQL: how schemas that are not there are to compare texts, the first that the server
+        knows. Default: as the server does.
     """
 
     def __init__(
@@ -63,10 +66,11 @@ class Target:
         advice: str,
         *,
         native: bool = False,
+        collations: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._connection, self.tables = connection, tables
         self._origin, self._advice = origin, advice
-        self._native = native
+        self._native, self._collations = native, collations or {}
         self._there: set[tuple[str, str]] = set()
         self._present = PresentRows()
         self.already = 0
@@ -121,6 +125,7 @@ class Target:
     def declare(self) -> Iterator[str]:
         """Declare the tables that are not there; yield the name of each."""
         for schema in dict.fromkeys(each.target.schema for each in self.tables):
+            self._create_collated(schema)
             dj.Schema(schema, connection=self._connection)
         with another_session(self._connection) as own:
             # PostgreSQL gets a table and its comments by several statements: all of them or none.
@@ -135,6 +140,21 @@ class Target:
                         own._conn.commit()
                         own._conn.autocommit = True
                     yield ".".join(target.name)
+
+    def _create_collated(self, schema: str) -> None:
+        """Create a schema that compares texts as it did: other keys may be equal otherwise."""
+        adapter, query = self._connection.adapter, self._connection.query
+        wanted = self._collations.get(schema, ())
+        if adapter.backend != "mysql" or not wanted or schema in dj.list_schemas(self._connection):
+            return
+        known = {
+            name for (name,) in query("SELECT collation_name FROM information_schema.collations")
+        }
+        for collation in wanted:
+            if collation in known:
+                name = adapter.quote_identifier(schema).replace("%", "%%")
+                query(f"CREATE DATABASE {name} COLLATE {collation}")
+                return
 
     def new_rows(self, number: int) -> Iterator[list[Cells]]:
         """Yield the rows of a table that are not there, as many as one INSERT has."""

@@ -97,7 +97,7 @@ def key_of_folder(given: Definition, folder: str, addressing: Addressing) -> dic
         if path.rpartition("/")[0] != folder:
             return None
         key = {name: _neutral(value, given[name].storage) for name, value in values.items()}
-        return key if key else dict.fromkeys(given.key, "true")
+        return key or dict.fromkeys(given.key, "true")
     except (ValueError, ArithmeticError):
         return None
 
