@@ -116,6 +116,16 @@ def test_parents_that_want_no_more_come_back_too(table: MakeTable, schema: Any) 
     assert rebuild(schema, insert_rows=True).rows == 0
 
 
+def test_a_table_without_a_key(table: MakeTable, schema: Any) -> None:
+    setting = table("---\nfilter : <npy@>\nnote = null : varchar(9)", "Setting")
+    setting.insert1({"filter": np.ones(3)})
+    setting.delete_quick()
+    assert rebuild(schema, insert_rows=True).rows == 1
+    assert [row["filter"].shape for row in setting.to_dicts()] == [(3,)]
+    again = rebuild(schema)
+    assert (again.ok, again.rows, of(again, setting).already) == (True, 0, 1)
+
+
 def test_what_wants_more_is_told(table: MakeTable, schema: Any) -> None:
     subject = table("subject : varchar(9)\n---\nweight : float64", "Subject")
     schema.context = {"Subject": subject}
