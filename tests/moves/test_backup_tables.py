@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import dj_npy
-from dj_npy._moves import backup as backup_
 from dj_npy._moves import backups as backups_
 from dj_npy._moves import incoming
 from dj_npy._moves.declaring import undeclarable
@@ -136,7 +135,7 @@ def test_types_that_may_be_declared(declared: str) -> None:
 def rewrite(path: Path, change: Callable[[Any], object]) -> None:
     """Change a list as someone who knows how it is made."""
     contents = json.loads(path.read_text())
-    del contents["sha256"]
+    contents.pop("sha256", None)
     change(contents)
     path.write_text(json.dumps({**contents, "sha256": backups_._digest(contents)}))
 
@@ -442,7 +441,7 @@ def test_all_schemas_are_those_that_the_account_may_use(
             f'GRANT SELECT ON ALL TABLES IN SCHEMA "{mine.database}" TO ROLE',
         )
         connection._config = postgresql.config
-        monkeypatch.setattr(backup_.dj, "conn", lambda: connection)
+        monkeypatch.setattr(dj, "conn", lambda: connection)
         assert dj_npy.backup().schemas == [mine.database]
     finally:
         lose(postgresql, mine.database)

@@ -223,8 +223,6 @@ class _Rebuilding:
         arrays = [each for each in given.attributes if each.is_array]
         number = self._numbers[given.name]
         wanted = _wants(given)
-        if wanted:
-            of_table.wants = f"wants {', '.join(wanted)}, which no path tells"
         for folder, files in folders:
             key = key_of_folder(given, folder, addressing)
             if key is None:
@@ -233,6 +231,8 @@ class _Rebuilding:
             if self._present.has(number, list(key.values())):
                 of_table.already += 1
                 continue
+            if wanted:
+                of_table.wants = f"wants {', '.join(wanted)}, which no path tells"
             chosen: dict[str, FoundFile] = {}
             problem = None
             for each in arrays:
