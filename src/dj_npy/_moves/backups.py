@@ -134,8 +134,8 @@ class Backups:
             )
         try:
             return name, _of_json(json.loads(contents))
-        except ArrayInvalidError:  # of a later version
-            raise
+        except ArrayInvalidError as error:  # of a later version
+            raise ArrayInvalidError(f"{name} in store {self.store_name!r}: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ArrayCorruptError(
                 f"the backup {name} in store {self.store_name!r} is damaged "
