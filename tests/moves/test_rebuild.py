@@ -116,6 +116,23 @@ def test_parents_that_want_no_more_come_back_too(table: MakeTable, schema: Any) 
     assert rebuild(schema, insert_rows=True).rows == 0
 
 
+def test_a_table_without_a_key(table: MakeTable, schema: Any) -> None:
+    setting = table("---\nfilter : <npy@>\nnote = null : varchar(9)", "Setting")
+    setting.insert1({"filter": np.ones(3)})
+    setting.delete_quick()
+    assert rebuild(schema, insert_rows=True).rows == 1
+    assert [row["filter"].shape for row in setting.to_dicts()] == [(3,)]
+    again = rebuild(schema)
+    assert (again.ok, again.rows, of(again, setting).already) == (True, 0, 1)
+
+
+def test_rows_that_are_there_want_no_more(table: MakeTable, schema: Any) -> None:
+    scan = table("n : int8\n---\nage : int8\nmovie : <npy@>", "Scan")
+    scan.insert1({"n": 1, "age": 3, "movie": np.ones(2)})
+    rebuilt = rebuild(schema)
+    assert (rebuilt.ok, of(rebuilt, scan).wants) == (True, "")
+
+
 def test_what_wants_more_is_told(table: MakeTable, schema: Any) -> None:
     subject = table("subject : varchar(9)\n---\nweight : float64", "Subject")
     schema.context = {"Subject": subject}

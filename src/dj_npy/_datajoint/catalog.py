@@ -132,6 +132,10 @@ class Snapshot:
         wanted = {schema.casefold() for schema in schemas}
         return {tuple(each[:3]) for each in self._all_columns() if each[0].casefold() in wanted}
 
+    def kinds(self, schema: str) -> dict[tuple[str, str], str]:
+        """Return the server's own type of each attribute of a schema, by table and name."""
+        return {(each[1], each[2]): each[3] for each in self._all_columns() if each[0] == schema}
+
     @cached_property
     def caseless(self) -> bool:
         """Whether names of schemas and tables ignore case: MySQL on Windows and macOS."""

@@ -16,6 +16,7 @@ from dj_npy._datajoint.storerows import TableWitness
 from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._moves.backups import Backup, Backups, chunks_of
 from dj_npy._moves.datapackage import file_names
+from dj_npy._moves.declaring import undeclarable
 from dj_npy._moves.definitions import Definition, Structure
 from dj_npy._moves.rowfiles import Cells, RowFile
 from dj_npy._moves.selection import Selection, make_neutral, seeds
@@ -25,6 +26,10 @@ from dj_npy._text import in_units, kind_of
 
 _IN_FLIGHT = 64 << 20
 """Characters of chunks that are written at a time."""
+
+
+_VISIBLE = "SELECT nspname FROM pg_catalog.pg_namespace WHERE has_schema_privilege(oid, 'USAGE')"
+_COLLATIONS = "SELECT schema_name, default_collation_name FROM information_schema.schemata"
 
 
 @dataclass
@@ -148,6 +153,9 @@ def backup(
         structure = Structure(now)
         wanted = list(seeds(report.schemas, structure))
         definitions = structure.with_parents(seed.name for seed in wanted)
+        for each in [each for each in definitions if not each.key]:
+            report.left_out.append(f"{'.'.join(each.name)}, as it has no primary key")
+            definitions.remove(each)
         selection = Selection(definitions, wanted, now)
         tables: list[list[RowFile]] = [[] for _ in definitions]
         work_items = _work_items(definitions, selection, backups)
@@ -159,10 +167,16 @@ def backup(
                 report.written += written
                 bar.add(chunk.nbytes)
         report.array_stores = _array_stores(now, definitions)
+        collations = {} if now.backend == "postgresql" else dict(now.select(_COLLATIONS))
     for definition, chunks in zip(definitions, tables, strict=True):
         report.tables[".".join(definition.name)] = sum(chunk.rows for chunk in chunks)
         report.nbytes += sum(chunk.nbytes for chunk in chunks)
         report.left_out += definition.notes
+        report.left_out += (
+            f"how {'.'.join(definition.name)} is declared, so that restore wants it to be there: "
+            f"{what}"
+            for what in undeclarable(definition)
+        )
     report.rows = sum(report.tables.values())
     report.name = backups.end(
         Backup(
@@ -170,6 +184,7 @@ def backup(
             tuple(report.schemas),
             tuple(zip(definitions, map(tuple, tables), strict=True)),
             tuple(report.left_out),
+            {each.schema: collations[each.schema] for each in definitions if collations},
         )
     )
     if keep is not None:
@@ -200,7 +215,9 @@ def backups(store: str | None = None, *, connection: Any = None) -> list[str]:
 
 def _schemas_of_datajoint(now: Snapshot) -> list[str]:
     """Return the schemas that have a table of DataJoint's own."""
-    names = now.schemas()
+    names = set(now.schemas())
+    if now.backend == "postgresql":
+        names &= {name for (name,) in now.select(_VISIBLE)}
     found = sorted({each[0] for each in now.attributes(names) if each[1].startswith("~")})
     if not found:
         raise ArrayInvalidError("no schema of DataJoint's is visible to this account")

@@ -11,8 +11,9 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b, sha256
 from typing import Any
@@ -57,6 +58,8 @@ class Backup:
     """Parents first."""
     left_out: tuple[str, ...]
     """What of the tables is not in it."""
+    collations: Mapping[str, str] = field(default_factory=dict)
+    """Of MySQL: how each schema compares texts."""
 
 
 def chunks_of(rows: Iterator[Cells], key: Sequence[int]) -> Iterator[list[Cells]]:
@@ -131,6 +134,8 @@ class Backups:
             )
         try:
             return name, _of_json(json.loads(contents))
+        except ArrayInvalidError as error:  # of a later version
+            raise ArrayInvalidError(f"{name} in store {self.store_name!r}: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ArrayCorruptError(
                 f"the backup {name} in store {self.store_name!r} is damaged "
@@ -148,11 +153,13 @@ class Backups:
                 self._known[found[1], found[2]] = each.path
         if names := sorted(name for path in there if (name := _name_of(path))):
             self._last = names[-1]
-            for _, chunks in self.read(self._last)[1].tables:
-                for chunk in chunks:
-                    found = _CHUNK.fullmatch(chunk.path)
-                    if found and chunk.path in there:
-                        self._known[found[1], found[2]] = chunk.path
+            # If it is damaged, or was removed meanwhile, its chunks are written again.
+            with suppress(ArrayCorruptError, ArrayInvalidError):
+                for _, chunks in self.read(self._last)[1].tables:
+                    for chunk in chunks:
+                        found = _CHUNK.fullmatch(chunk.path)
+                        if found and chunk.path in there:
+                            self._known[found[1], found[2]] = chunk.path
 
     def write(
         self, folder: str, names: Sequence[str], rows: Sequence[Cells]
@@ -184,9 +191,10 @@ class Backups:
             )
         now = datetime.now(UTC)
         name = f"{now:%Y-%m-%dT%H%M%S.%f}Z"
-        while name <= self._last:  # by a clock that is ahead of ours
+        while name <= self._last:  # by a clock that is ahead of ours; another may do the same
             last = datetime.strptime(f"{self._last[:-1]}+0000", "%Y-%m-%dT%H%M%S.%f%z")
-            name = f"{last + timedelta(microseconds=1):%Y-%m-%dT%H%M%S.%f}Z"
+            more = timedelta(microseconds=1 + secrets.randbelow(1_000_000))
+            name = f"{last + more:%Y-%m-%dT%H%M%S.%f}Z"
         self.place.write(f"{name}.json", _to_json(backup, name))
         return name
 
@@ -207,7 +215,17 @@ class Backups:
         kept = {each.path for each in lists} - {each.path for each in gone}
         needed: set[str] = set()
         for path in kept:
-            for _, chunks in self.read(_name_of(path))[1].tables:
+            try:
+                _, backup = self.read(_name_of(path))
+            except ArrayCorruptError as error:
+                raise ArrayCorruptError(
+                    f"no earlier backup was removed: {error} Or remove {FOLDER}/{path}"
+                ) from None
+            except ArrayInvalidError:  # another process has removed it meanwhile
+                if self.place.nbytes(path) is not None:
+                    raise
+                continue
+            for _, chunks in backup.tables:
                 needed.update(chunk.path for chunk in chunks)
         for each in gone:  # before its chunks, which are nothing without it
             self._remove(each)
@@ -244,6 +262,7 @@ def _to_json(given: Backup, name: str) -> bytes:
         "database": given.database,
         "schemas": list(given.schemas),
         "left_out": list(given.left_out),
+        "collations": dict(given.collations),
         "tables": [
             {
                 **definition.to_json(),
@@ -254,7 +273,12 @@ def _to_json(given: Backup, name: str) -> bytes:
             for definition, chunks in given.tables
         ],
     }
+    contents["sha256"] = _digest(contents)
     return json.dumps(contents, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def _digest(contents: dict[str, Any]) -> str:
+    return sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
 def _of_json(given: Any) -> Backup:
@@ -263,7 +287,10 @@ def _of_json(given: Any) -> Backup:
             f"the backup was written by a later version of dj-npy (its format is "
             f"{given['version']!r:.20}): update dj-npy"
         )
-    tables = []
+    if given.pop("sha256") != _digest(given):
+        raise ValueError("it is not as it was written")
+    tables: list[tuple[Definition, tuple[RowFile, ...]]] = []
+    keys: dict[tuple[str, str], list[str]] = {}
     for each in given["tables"]:
         definition = Definition.of_json(each)
         for attribute in definition.attributes:
@@ -271,7 +298,19 @@ def _of_json(given: Any) -> Backup:
         chunks = tuple(RowFile(**chunk) for chunk in each["chunks"])
         if not all(_CHUNK.fullmatch(chunk.path) for chunk in chunks):
             raise ValueError("a path is not that of a chunk")
+        if definition.name in keys or not definition.key:
+            raise ValueError(f"{'.'.join(definition.name)} is there twice, or has no key")
+        for key in definition.foreign_keys:
+            if [*key.attributes.values()] != keys.get((key.schema, key.table)):
+                raise ValueError(
+                    f"{'.'.join(definition.name)} refers to what is no key of a parent"
+                )
+        keys[definition.name] = definition.key
         tables.append((definition, chunks))
     return Backup(
-        given["database"], tuple(given["schemas"]), tuple(tables), tuple(given["left_out"])
+        given["database"],
+        tuple(given["schemas"]),
+        tuple(tables),
+        tuple(given["left_out"]),
+        dict(given["collations"]),
     )

@@ -3,7 +3,7 @@
 import keyword
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,17 +16,30 @@ from dj_npy._datajoint.codec import NpyCodec
 from dj_npy._errors import ArrayInvalidError
 from dj_npy._moves.definitions import Attribute, Definition, ForeignKey
 from dj_npy._moves.values import precision
+from dj_npy._text import short_repr
 
 _JOBS = ("_job_start_time", "_job_duration", "_job_version")
-_HIDDEN = {"_singleton", "_prov", *_JOBS}
-"""Attributes that DataJoint adds to tables."""
+_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+_TYPE = re.compile(r"""(<[\w.@-]+>|\w[\w ]*)(\(([\d, ]|'[^'\\\n]*'|"[^"\\\n]*")*\)[\w ]*)?""")
+"""
+What attributes and types in a definition may be called.
+
+DataJoint evaluates what stands behind an arrow as Python and sends types to the server as they are,
+so a package or backup of somebody else's must not have anything else there.
+"""
 
 
-def definition_text(given: Definition, backend: str, native: bool = False) -> str:
+def definition_text(
+    given: Definition,
+    backend: str,
+    native: bool = False,
+    parents: Mapping[tuple[str, str], str] | None = None,
+) -> str:
     """
-    Return a definition for DataJoint on a backend; foreign keys name classes.
+    Return a definition for DataJoint on a backend.
 
     With `native`, types are those of the database, where it did not declare one of DataJoint's.
+    `parents` are the names by which foreign keys refer to tables; otherwise those of classes.
     """
     lines = [f"# {given.comment}"] if given.comment else []
     declared: set[str] = set()
@@ -45,21 +58,23 @@ def definition_text(given: Definition, backend: str, native: bool = False) -> st
                 having = [each for each in keys if attribute.name in each.attributes]
                 if having:
                     first = min(having, key=lambda each: len(each.attributes.keys() - declared))
-                    lines.append(_foreign_key_line(first, given))
+                    lines.append(_foreign_key_line(first, given, parents))
                     declared |= first.attributes.keys()
                     keys.remove(first)
                 else:
                     lines.append(_attribute_line(attribute, backend, native))
                     declared.add(attribute.name)
             for each in [each for each in keys if each.attributes.keys() <= declared]:
-                lines.append(_foreign_key_line(each, given))
+                lines.append(_foreign_key_line(each, given, parents))
                 keys.remove(each)
     for unique, names in given.indexes:
         lines.append(f"{'unique ' if unique else ''}index ({', '.join(names)})")
     return "\n".join(lines) + "\n"
 
 
-def _foreign_key_line(key: ForeignKey, given: Definition) -> str:
+def _foreign_key_line(
+    key: ForeignKey, given: Definition, parents: Mapping[tuple[str, str], str] | None
+) -> str:
     options = [
         *(["nullable"] if any(given[name].nullable for name in key.attributes) else []),
         *(["unique"] if key.unique else []),
@@ -69,7 +84,9 @@ def _foreign_key_line(key: ForeignKey, given: Definition) -> str:
     )
     parent = Definition(key.schema, key.table, ()).class_name
     if key.schema != given.schema:
-        parent = f"{identifier(key.schema)}.{parent}"
+        parent = f"{_identifier(key.schema)}.{parent}"
+    if parents is not None:
+        parent = parents[key.schema, key.table]
     bracket = f"[{', '.join(options)}] " if options else ""
     projection = f".proj({named})" if named else ""
     return f"-> {bracket}{parent}{projection}"
@@ -87,7 +104,7 @@ def _attribute_line(given: Attribute, backend: str, native: bool) -> str:
 
 def _default_text(given: Attribute, backend: str) -> str:
     assert given.default is not None
-    if given.default == "CURRENT_TIMESTAMP":
+    if given.default == "CURRENT_TIMESTAMP" and given.storage.startswith("date"):
         digits = precision(given.storage)
         return f"CURRENT_TIMESTAMP({digits})" if digits and backend == "mysql" else given.default
     if re.fullmatch(r"-?\d+(\.\d+)?(e[+-]?\d+)?", given.default):
@@ -110,7 +127,22 @@ def declared_type(given: Attribute, backend: str, native: bool = False) -> str:
     return given.type
 
 
-def identifier(schema: str) -> str:
+def undeclarable(given: Definition) -> Iterator[str]:
+    """Yield what of a table DataJoint cannot declare."""
+    for attribute in given.attributes:
+        types = [attribute.type, *([attribute.native] if attribute.native else [])]
+        if not _NAME.fullmatch(attribute.name):
+            yield f"an attribute is called {short_repr(attribute.name)}"
+        elif "\n" in (attribute.default or ""):
+            yield f"the default of {attribute.name} has several lines"
+        elif not all(map(_TYPE.fullmatch, types)):
+            yield f"the type of {attribute.name} is {short_repr(attribute.type)}"
+    for key in given.foreign_keys:
+        if not all(map(_NAME.fullmatch, key.attributes.values())):
+            yield f"it refers to {key.schema}.{key.table} by {', '.join(key.attributes.values())}"
+
+
+def _identifier(schema: str) -> str:
     """Return the name of a schema as definitions spell it."""
     name = re.sub(r"\W", "_", schema, flags=re.ASCII)
     return f"_{name}" if name[:1].isdigit() or keyword.iskeyword(name) else name
@@ -179,7 +211,11 @@ class Declarer:
         self._connection, self._native = connection, native
 
     def check(self, given: Definition) -> None:
-        """Raise if DataJoint does not know a type here."""
+        """Raise if DataJoint cannot declare a table here."""
+        if wrong := list(undeclarable(given)):
+            raise ArrayInvalidError(
+                f"{given.schema}.{given.table} cannot be declared by DataJoint: {'; '.join(wrong)}"
+            )
         for attribute in given.attributes:
             try:
                 backend = self._connection.adapter.backend
@@ -192,39 +228,29 @@ class Declarer:
                     f"cannot be declared here: {error}"
                 ) from None
 
-    def declare(self, given: Definition, parents: Iterable[Definition]) -> None:
+    def declare(self, given: Definition) -> None:
         """Declare a table whose parents have been declared."""
         connection = self._connection
         name = connection.adapter.make_full_table_name(*given.name)
         backend = connection.adapter.backend
-        # DataJoint sends it with arguments, of which there are none.
-        text = definition_text(_escaped(given, backend), backend, self._native).replace("%", "%%")
+        # Two tables may have one class name, of a Manual and a Lookup table for one.
+        parents = sorted({(key.schema, key.table) for key in given.foreign_keys})
+        names = {each: f"Parent{number}" for number, each in enumerate(parents)}
+        text = definition_text(_escaped(given, backend), backend, self._native, names)
+        text = text.replace("%", "%%")  # DataJoint sends it with arguments, of which there are none
         free = type(dj.FreeTable(connection, name))  # its definition is nothing that can be set
         table: Any = type("Declared", (free,), {"definition": text})(connection, name)
         hidden = {each.name for each in given.attributes if each.name.startswith("_")}
         with self._adding(hidden), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # DataJoint's, of types that are not portable
-            table.declare(context=self._classes(given, parents))
+            table.declare(context={names[each]: self._parent(each) for each in parents})
 
-    def _classes(self, given: Definition, parents: Iterable[Definition]) -> dict[str, Any]:
-        """Return what a definition's foreign keys name."""
-        found: dict[str, Any] = {}
-        named = {(key.schema, key.table) for key in given.foreign_keys}
-        for parent in (each for each in parents if each.name in named):
-            place = found
-            if parent.schema != given.schema:
-                place = vars(found.setdefault(identifier(parent.schema), SimpleNamespace()))
-            *master, name = parent.class_name.split(".")
-            full_name = self._connection.adapter.make_full_table_name(*parent.name)
-            table = dj.FreeTable(self._connection, full_name)
-            if self._connection.adapter.backend == "mysql":
-                _escape_comments(table)
-            if master:
-                place = vars(place.setdefault(master[0], SimpleNamespace()))
-            elif isinstance(place.get(name), SimpleNamespace):  # a part of it came first
-                vars(table).update(vars(place[name]))
-            place[name] = table
-        return found
+    def _parent(self, name: tuple[str, str]) -> Any:
+        full_name = self._connection.adapter.make_full_table_name(*name)
+        table = dj.FreeTable(self._connection, full_name)
+        if self._connection.adapter.backend == "mysql":
+            _escape_comments(table)
+        return table
 
     @contextmanager
     def _adding(self, hidden: set[str]) -> Iterator[None]:
@@ -239,11 +265,15 @@ class Declarer:
 
 
 def _escaped(given: Definition, backend: str) -> Definition:
-    """Return a definition whose comments MySQL keeps: DataJoint escapes quotes of attributes."""
+    """Return a definition whose texts MySQL keeps: DataJoint escapes quotes of attributes."""
     if backend != "mysql":
         return given
     attributes = (
-        each._replace(comment=each.comment.replace("\\", "\\\\")) for each in given.attributes
+        each._replace(
+            comment=each.comment.replace("\\", "\\\\"),
+            default=each.default and each.default.replace("\\", "\\\\"),
+        )
+        for each in given.attributes
     )
     comment = given.comment.replace("\\", "\\\\").replace('"', '\\"')
     return replace(given, comment=comment, attributes=tuple(attributes))

@@ -18,14 +18,30 @@ _PRIMARY_KEY = """
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey)
     WHERE i.indisprimary AND n.nspname = {} AND c.relname = {}"""
-_INDEXES = """
+_INDEXES = {
+    "postgresql": """
     SELECT i.indexrelid::text, i.indisunique, a.attname FROM pg_catalog.pg_index i
     JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, position)
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
-    WHERE NOT i.indisprimary AND n.nspname = {} AND c.relname = {}
-    ORDER BY i.indexrelid, k.position"""
+    WHERE NOT i.indisprimary AND i.indpred IS NULL AND i.indexprs IS NULL
+      AND n.nspname = {} AND c.relname = {}
+    ORDER BY i.indexrelid, k.position""",
+    "mysql": """
+    SELECT index_name, non_unique = 0, column_name FROM information_schema.statistics
+    WHERE index_name <> 'PRIMARY' AND table_schema = {} AND table_name = {}
+    ORDER BY index_name, seq_in_index""",
+}
+"""Those of some rows, or of what is computed from a row, no definition says."""
+_MATERIALIZED = """
+    SELECT c.relname FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'm' AND n.nspname = {}"""
+HIDDEN = {"_singleton", "_prov", "_job_start_time", "_job_duration", "_job_version"}
+"""Attributes that DataJoint adds to tables."""
+_NOT_INDEXED = ("bytes", "json", "npy", "text")
+_QUOTES = frozenset("`\"'\\\n\0")
 _PORTABLE = (
     (r"tinyint", "int8"),
     (r"tinyint unsigned|smallint|year.*", "int16"),
@@ -136,7 +152,7 @@ class Definition:
             "table": self.table,
             "comment": self.comment,
             "attributes": [
-                {k: v for k, v in each._asdict().items() if v not in (None, False, "")}
+                {k: v for k, v in each._asdict().items() if v != Attribute._field_defaults.get(k)}
                 for each in self.attributes
             ],
             "foreignKeys": [each._asdict() for each in self.foreign_keys],
@@ -164,6 +180,9 @@ class Definition:
         ]
         if not all(isinstance(text, str) and "\n" not in text for text in texts):
             raise ValueError("a name, type or comment is no line of text")
+        names_of_tables = [*found.name, *(n for each in found.foreign_keys for n in each[:2])]
+        if not all(_QUOTES.isdisjoint(name) for name in names_of_tables):
+            raise ValueError("the name of a table or schema has a quote in it")
         used = {name for each in found.foreign_keys for name in each.attributes}
         if not used | {name for _, some in found.indexes for name in some} <= names:
             raise ValueError("a key has an attribute that the table has not")
@@ -193,7 +212,11 @@ class Structure:
             raise ArrayInvalidError(
                 f"no schema {schema!r} with a table in it is visible to this account"
             )
-        return [name for name in found if not name.startswith("~")]
+        views: set[str] = set()
+        if self._adapter.backend == "postgresql":
+            quoted = self._adapter.quote_string(schema)
+            views = {name for (name,) in self._now.select(_MATERIALIZED.format(quoted))}
+        return [name for name in found if not name.startswith("~") and name not in views]
 
     def with_parents(self, wanted: Iterable[tuple[str, str]]) -> list[Definition]:
         """Return the definitions of tables and of all their parents, parents first."""
@@ -213,6 +236,8 @@ class Structure:
         if name in children:
             raise ArrayInvalidError(f"{'.'.join(name)} refers to itself by its foreign keys")
         for each in self._foreign_keys(name):
+            if each[:2] == name:
+                continue
             self._add((each.schema, each.table), found, (*children, name))
         found[name] = self._definition(name, found)
 
@@ -244,14 +269,20 @@ class Structure:
         key = {each.name for each in heading._attributes.values() if each.in_key}
         if backend == "postgresql":
             key = {each for (each,) in self._now.select(_PRIMARY_KEY.format(*quoted))}
+        kinds = self._now.kinds(name[0])
         attributes = {
-            each.name: _attribute(each, each.name in key, backend)
+            each.name: _attribute(each, each.name in key, backend, kinds[name[1], each.name])
             for each in heading._attributes.values()
         }
-        indexes = {names: unique for unique, names in self._indexes(heading, quoted)}
+        indexes = {names: unique for unique, names in sorted(self._indexes(quoted))}
         notes = []
         foreign_keys = []
         for each in self._foreign_keys(name):
+            if each[:2] == name:
+                notes.append(
+                    f"{'.'.join(name)} refers to itself, which no definition of DataJoint's can say"
+                )
+                continue
             parent = parents[each.schema, each.table]
             if set(each.attributes.values()) != set(parent.key):
                 notes.append(
@@ -273,11 +304,25 @@ class Structure:
             unique = indexes.pop(tuple(pairs), False)
             foreign_keys.append(each._replace(attributes=pairs, unique=unique))
         notes += (
+            f"{'.'.join(name)}.{each.name}, which is hidden"
+            for each in attributes.values()
+            if each.name.startswith("_") and each.name not in HIDDEN
+        )
+        notes += (
+            f"what {'.'.join(name)}.{each.name} refers to by its {each.original_type}"
+            for each in heading._attributes.values()
+            if "@" in (each.original_type or "")
+        )
+        notes += (
             f"that {'.'.join(name)}.{attribute.name} numbers rows by itself"
             for attribute in attributes.values()
             if attribute.native is not None and "auto_increment" in attribute.native
         )
-        plain = sorted((unique, names) for names, unique in indexes.items())
+        plain = sorted(
+            (unique, names)
+            for names, unique in indexes.items()
+            if not any(attributes[each].storage in _NOT_INDEXED for each in names)
+        )
         status = heading.table_status or {}
         return Definition(
             *name,
@@ -288,24 +333,20 @@ class Structure:
             tuple(notes),
         )
 
-    def _indexes(self, heading: Any, quoted: list[str]) -> Iterator[tuple[bool, tuple[str, ...]]]:
-        if self._adapter.backend == "postgresql":
-            found: dict[str, tuple[bool, list[str]]] = {}
-            for index, unique, name in self._now.select(_INDEXES.format(*quoted)):
-                found.setdefault(index, (unique, []))[1].append(name)
-            yield from ((unique, tuple(names)) for unique, names in found.values())
-        else:
-            primary = tuple(each.name for each in heading._attributes.values() if each.in_key)
-            for names, each in (heading.indexes or {}).items():
-                if set(names) != set(primary) or not each["unique"]:
-                    yield bool(each["unique"]), tuple(names)
+    def _indexes(self, quoted: list[str]) -> Iterator[tuple[bool, tuple[str, ...]]]:
+        found: dict[str, tuple[bool, list[str]]] = {}
+        for index, unique, name in self._now.select(_INDEXES[self._now.backend].format(*quoted)):
+            found.setdefault(index, (bool(unique), []))[1].append(name)
+        for unique, names in found.values():
+            if None not in names:  # of an expression
+                yield unique, tuple(names)
 
 
-def _attribute(given: Any, in_key: bool, backend: str) -> Attribute:
+def _attribute(given: Any, in_key: bool, backend: str, kind: str) -> Attribute:
     native = None
     if given.codec is not None:
-        declared, storage = given.type, _codec_storage(given)
-    elif given.original_type or given.uuid:
+        declared, storage = given.type, _codec_storage(given, kind)
+    elif given.uuid or _is_core_type(given.original_type):  # otherwise of an older DataJoint
         declared = storage = _core_type(given.original_type or "uuid", backend)
     else:
         native = given.type
@@ -339,13 +380,21 @@ def _core_type(declared: str, backend: str) -> str:
     return declared if declared.lower().startswith("enum") else declared.replace(" ", "").lower()
 
 
-def _codec_storage(given: Any) -> str:
+def _is_core_type(declared: str | None) -> bool:
+    try:
+        return bool(declared) and dj.declare.match_type(declared) in dj.declare.CORE_TYPE_NAMES
+    except DataJointError:
+        return False
+
+
+def _codec_storage(given: Any, kind: str) -> str:
     if is_npy(given.codec, given.store):
         return "npy"
     try:
         found, _, _ = dj.codecs.resolve_dtype(f"<{given.codec.name}>", store_name=given.store)
     except DataJointError:  # not registered here
-        return "json" if given.json else "bytes" if given.is_blob else "text"
+        found = portable(kind, "")
+        return found if found in ("json", "bytes") else "text"
     return found if dj.declare.match_type(found) in dj.declare.CORE_TYPE_NAMES else "text"
 
 
@@ -357,7 +406,8 @@ def _default(given: Any, storage: str) -> str | None:
         text = text[1:-1]
     if found := re.match(r"'((?:[^']|'')*)'(?:::.*)?$", text):  # PostgreSQL's
         text = found[1].replace("''", "'")
-    if re.match(r"current_timestamp|now\(\)", text, re.IGNORECASE):
+    is_moment = storage.startswith("date")
+    if is_moment and re.match(r"current_timestamp|now\(\)", text, re.IGNORECASE):
         return "CURRENT_TIMESTAMP"
     if storage == "bool":
         return {"true": "1", "false": "0"}.get(text, text)

@@ -17,7 +17,7 @@ from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._moves.datapackage import Package, read_package
 from dj_npy._moves.declaring import plain_table, renamed
 from dj_npy._moves.definitions import Definition
-from dj_npy._moves.incoming import Incoming, Target, as_there, decoded
+from dj_npy._moves.incoming import Incoming, Target, as_there, decoded, take_all_values
 from dj_npy._moves.packagecheck import FoundArrays, check_rows, find_arrays, rows_of
 from dj_npy._moves.place import Place
 from dj_npy._moves.rowfiles import Cells, RowFile
@@ -159,8 +159,7 @@ def import_package(
         own = stack.enter_context(another_session(connection))
         if not dry_run:
             report.declared += target.declare()
-            if backend == "mysql":
-                own.query("SET time_zone = '+00:00'")
+            take_all_values(own)
         total = (found.count, found.nbytes)
         bar = stack.enter_context(Progress("import", total if progress else None))
         for number, each in enumerate(tables):

@@ -1,6 +1,6 @@
 """Rows that come in as text: whether they fit what is there, and the tables that they go into."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import datajoint as dj
@@ -17,8 +17,10 @@ from dj_npy._moves.values import kind_of_type
 from dj_npy._stores import open_store
 from dj_npy._text import key_text, short_repr
 
-_ROWS_AT_ONCE, _TEXT_AT_ONCE = 500, 4 << 20
-"""Rows, and characters of them, that one INSERT has."""
+_ROWS_AT_ONCE, _TEXT_AT_ONCE = 500, 512 << 10
+"""
+Rows, and characters of them, that one INSERT has: servers limit its size. One row may be longer.
+"""
 _SHOWN = 5
 """Reasons, or keys, that a refusal names."""
 
@@ -51,6 +53,9 @@ class Target:
     native : bool
         Declare columns by the types of the database where it has them, as the rows come from one of
         its kind; otherwise by DataJoint's that hold the same.
+    collations : mapping, optional
+        For MySQL: how schemas that are not there are to compare texts, the first that the server
+        knows. Default: as the server does.
     """
 
     def __init__(
@@ -61,10 +66,11 @@ class Target:
         advice: str,
         *,
         native: bool = False,
+        collations: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._connection, self.tables = connection, tables
         self._origin, self._advice = origin, advice
-        self._native = native
+        self._native, self._collations = native, collations or {}
         self._there: set[tuple[str, str]] = set()
         self._present = PresentRows()
         self.already = 0
@@ -119,21 +125,36 @@ class Target:
     def declare(self) -> Iterator[str]:
         """Declare the tables that are not there; yield the name of each."""
         for schema in dict.fromkeys(each.target.schema for each in self.tables):
+            self._create_collated(schema)
             dj.Schema(schema, connection=self._connection)
-        targets = [each.target for each in self.tables]
         with another_session(self._connection) as own:
             # PostgreSQL gets a table and its comments by several statements: all of them or none.
             is_postgresql = own.adapter.backend == "postgresql"
             declarer = self._declarer(own)
-            for target in targets:
+            for target in (each.target for each in self.tables):
                 if target.name not in self._there:
                     if is_postgresql:
                         own._conn.autocommit = False
-                    declarer.declare(target, targets)
+                    declarer.declare(target)
                     if is_postgresql:
                         own._conn.commit()
                         own._conn.autocommit = True
                     yield ".".join(target.name)
+
+    def _create_collated(self, schema: str) -> None:
+        """Create a schema that compares texts as it did: other keys may be equal otherwise."""
+        adapter, query = self._connection.adapter, self._connection.query
+        wanted = self._collations.get(schema, ())
+        if adapter.backend != "mysql" or not wanted or schema in dj.list_schemas(self._connection):
+            return
+        known = {
+            name for (name,) in query("SELECT collation_name FROM information_schema.collations")
+        }
+        for collation in wanted:
+            if collation in known:
+                name = adapter.quote_identifier(schema).replace("%", "%%")
+                query(f"CREATE DATABASE {name} COLLATE {collation}")
+                return
 
     def new_rows(self, number: int) -> Iterator[list[Cells]]:
         """Yield the rows of a table that are not there, as many as one INSERT has."""
@@ -144,11 +165,12 @@ class Target:
             if self._present.has(number, list(key_of(given, row).values())):
                 self.already += 1
                 continue
-            some.append(row)
-            length += sum(len(cell) for cell in row if cell)
-            if len(some) >= _ROWS_AT_ONCE or length >= _TEXT_AT_ONCE:
+            added = sum(len(cell) for cell in row if cell)
+            if some and (len(some) >= _ROWS_AT_ONCE or length + added > _TEXT_AT_ONCE):
                 yield some
                 some, length = [], 0
+            some.append(row)
+            length += added
         if some:
             yield some
 
@@ -167,12 +189,22 @@ class Target:
                     ) from None
 
 
+def take_all_values(connection: Any) -> None:
+    """Have a session take values as they were, whatever its defaults are: times, zeros, no date."""
+    if connection.adapter.backend == "mysql":
+        connection.query(
+            "SET time_zone = '+00:00', "
+            "sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'"
+        )
+
+
 def as_there(connection: Any, target: Definition) -> Definition:
     """Return a definition without those of DataJoint's own attributes that its table has not."""
     table = dj.FreeTable(connection, connection.adapter.make_full_table_name(*target.name))
     _ = table.heading.attributes
     names = table.heading._attributes
-    return Definition(*target.name, tuple(each for each in target.attributes if each.name in names))
+    kept = (each for each in target.attributes if each.name in names or each.name[0] != "_")
+    return Definition(*target.name, tuple(kept))
 
 
 def check_values(

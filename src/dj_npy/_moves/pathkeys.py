@@ -81,10 +81,11 @@ def key_of_folder(given: Definition, folder: str, addressing: Addressing) -> dic
     """
     pairs = [part.partition("=") for part in folder.split("/") if "=" in part]
     texts = {unquote(name): unquote(text, errors="strict") for name, _, text in pairs}
-    if len(texts) != len(pairs) or texts.keys() != set(given.key):
+    named = [name for name in given.key if name != "_singleton"]  # of a table without a key
+    if len(texts) != len(pairs) or texts.keys() != set(named):
         return None
     try:
-        values = {name: _value(texts[name], given[name].storage) for name in given.key}
+        values = {name: _value(texts[name], given[name].storage) for name in named}
         path = array_path(
             given.schema,
             given.table,
@@ -95,7 +96,8 @@ def key_of_folder(given: Definition, folder: str, addressing: Addressing) -> dic
         )
         if path.rpartition("/")[0] != folder:
             return None
-        return {name: _neutral(value, given[name].storage) for name, value in values.items()}
+        key = {name: _neutral(value, given[name].storage) for name, value in values.items()}
+        return key or dict.fromkeys(given.key, "true")
     except (ValueError, ArithmeticError):
         return None
 

@@ -23,7 +23,7 @@ from dj_npy._format.path import name_in_path
 from dj_npy._moves.declaring import plain_table
 from dj_npy._moves.definitions import Definition, Structure
 from dj_npy._moves.findings import Findings
-from dj_npy._moves.incoming import decoded
+from dj_npy._moves.incoming import decoded, take_all_values
 from dj_npy._moves.packedarrays import hashes
 from dj_npy._moves.pathkeys import FoundFile, FoundFiles, files_of, key_of_folder
 from dj_npy._moves.present import PresentRows
@@ -178,8 +178,7 @@ def rebuild(
                 present.add(number, definition, definition, now)
         counts = {names[each[:2]]: each[2] for each in found if each[:2] in names}
         own = stack.enter_context(another_session(connection))
-        if connection.adapter.backend == "mysql":
-            own.query("SET time_zone = '+00:00'")
+        take_all_values(own)
         rebuilding = _Rebuilding(own, source, definitions, present, report)
         for definition in definitions:
             of_table = TableFound(".".join(definition.name), counts.get(definition.name, 0))
@@ -224,8 +223,6 @@ class _Rebuilding:
         arrays = [each for each in given.attributes if each.is_array]
         number = self._numbers[given.name]
         wanted = _wants(given)
-        if wanted:
-            of_table.wants = f"wants {', '.join(wanted)}, which no path tells"
         for folder, files in folders:
             key = key_of_folder(given, folder, addressing)
             if key is None:
@@ -234,6 +231,8 @@ class _Rebuilding:
             if self._present.has(number, list(key.values())):
                 of_table.already += 1
                 continue
+            if wanted:
+                of_table.wants = f"wants {', '.join(wanted)}, which no path tells"
             chosen: dict[str, FoundFile] = {}
             problem = None
             for each in arrays:

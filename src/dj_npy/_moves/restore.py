@@ -15,8 +15,18 @@ from dj_npy._moves.backups import Backup, Backups
 from dj_npy._moves.declaring import plain_table
 from dj_npy._moves.definitions import Definition
 from dj_npy._moves.findings import Findings
-from dj_npy._moves.incoming import Incoming, Target, as_there, check_values, decoded
+from dj_npy._moves.incoming import (
+    Incoming,
+    Target,
+    as_there,
+    check_values,
+    decoded,
+    take_all_values,
+)
 from dj_npy._upkeep.verify import SOUND, verify
+
+_EXACT = ["utf8mb4_0900_bin", "utf8mb4_nopad_bin", "utf8mb4_bin"]
+"""Of MySQL and MariaDB: tell all texts apart, as PostgreSQL does."""
 
 
 @dataclass
@@ -130,7 +140,12 @@ def restore(
     check_values(tables, backend, origin)
     advice = "Restore on a server without it"
     native = backend == found.database
-    with Target(connection, tables, origin, advice, native=native) as target:
+    collations = {
+        definition.schema: [found.collations[definition.schema]] if native else _EXACT
+        for definition, _ in found.tables
+        if not native or definition.schema in found.collations
+    }
+    with Target(connection, tables, origin, advice, native=native, collations=collations) as target:
         target.check(lambda text: text)
         total = (0, sum(chunk.nbytes for _, chunks in found.tables for chunk in chunks))
         with (
@@ -139,8 +154,7 @@ def restore(
         ):
             if not dry_run:
                 report.declared += target.declare()
-                if backend == "mysql":
-                    own.query("SET time_zone = '+00:00'")
+                take_all_values(own)
             for number, each in enumerate(tables):
                 table = None
                 if not dry_run:

@@ -186,7 +186,7 @@ def _precise(value: Any) -> str:
 
 def _to_moment(text: str, storage: str, backend: str) -> Any:
     found = _MOMENT.fullmatch(text)
-    if found is None or found[1].startswith("0000"):
+    if found is None or _is_partial(found[1]):
         return _as_spelled(text, backend)
     digits = (found[3] or "").rstrip("0")
     if len(digits) > precision(storage):
@@ -194,9 +194,14 @@ def _to_moment(text: str, storage: str, backend: str) -> Any:
     return datetime.fromisoformat(f"{found[1]}T{found[2]}.{digits.ljust(6, '0')}")
 
 
+def _is_partial(day: str) -> bool:
+    """Whether it is a day of MySQL's whose year, month or day is zero."""
+    return day.startswith("0000-") or "-00" in day[4:10]
+
+
 def _as_spelled(text: str, backend: str) -> str:
     """Return a moment that is no date of a calendar, where the database has such."""
-    of_mysql = text.startswith("0000-")
+    of_mysql = _is_partial(text)
     if of_mysql != (backend == "mysql"):
         raise ValueError("this database has no such date")
     return text
@@ -207,7 +212,7 @@ def _date(value: Any) -> str:
 
 
 def _to_date(text: str, _: str, backend: str) -> Any:
-    if not re.fullmatch(r"\d{4}-\d\d-\d\d", text) or text.startswith("0000"):
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", text) or _is_partial(text):
         return _as_spelled(text, backend)
     return date.fromisoformat(text)
 
