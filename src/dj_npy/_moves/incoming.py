@@ -184,8 +184,7 @@ class Target:
                     open_store(self._connection._config, each.type.strip("<>").partition("@")[2])
                 except DataJointError as error:
                     raise StoreError(
-                        f"{each.type} of {'.'.join(target.name)}: {error}. Or give another store, "
-                        f"stores='main'. Nothing was changed"
+                        f"{each.type} of {'.'.join(target.name)}: {error}. Nothing was changed"
                     ) from None
 
 
