@@ -11,6 +11,7 @@ import sys
 import time
 import webbrowser
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -255,7 +256,9 @@ def test_no_server_is_left_when_the_command_is_killed(
     pid_file = folder / "postgres" / "postmaster.pid"
     if arguments[0] == "view":
         subprocess.run([COMMAND, "quickstart", str(folder)], env=environment(), check=True)
-    with subprocess.Popen([COMMAND, *arguments, str(folder)], env=environment()) as process:
+    default = partial(signal.signal, number, signal.SIG_DFL)  # the tests may run under nohup
+    command = [COMMAND, *arguments, str(folder)]
+    with subprocess.Popen(command, env=environment(), preexec_fn=default) as process:
         try:
             until(lambda: pid_file.exists() and _is_ready(pid_file))
             server = psutil.Process(int(pid_file.read_text().split()[0]))
