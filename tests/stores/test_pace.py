@@ -1,5 +1,6 @@
 """A store at a distance: as many requests in flight as help, and every byte right."""
 
+import gc
 import resource
 import signal
 import sys
@@ -207,6 +208,8 @@ def test_a_load_that_is_interrupted_leaves_no_thread_that_waits_for_answers(
 
     interrupter = threading.Thread(target=interrupt)
     interrupter.start()
+    gc.collect()
+    gc.disable()  # an interrupt that comes while it finalizes something is lost
     try:
         with pytest.raises(KeyboardInterrupt):
             dj_npy.load([NpyRef(ref._raw, ref._config) for _ in range(600)])
@@ -216,6 +219,7 @@ def test_a_load_that_is_interrupted_leaves_no_thread_that_waits_for_answers(
         frames = sys._current_frames()
         assert [traceback.format_stack(frames.get(each.ident or 0)) for each in left] == []
     finally:
+        gc.enable()
         answered.set()
         interrupter.join()
 
@@ -482,9 +486,12 @@ def test_a_server_that_limits_is_sent_fewer_writes(
         list(pool.map(write, range(200)))  # until it has settled
         assert far.refused > 0
         assert far.asked == 200 + far.refused  # and no request to see what a refused one did
-        far.asked = far.refused = 0
-        list(pool.map(write, range(200, 500)))
-    assert far.asked >= 300
+        for begin in range(200, 1700, 300):  # a machine that pauses sends too many at once then
+            far.asked = far.refused = 0
+            list(pool.map(write, range(begin, begin + 300)))
+            assert far.asked >= 300
+            if far.refused <= far.asked / 10:
+                break
     assert far.refused <= far.asked / 10
 
 
@@ -514,6 +521,7 @@ def test_bytes_bound_the_parts_of_an_upload(
     monkeypatch.setattr(remote, "ONE_PUT", 1 << 20)
     monkeypatch.setattr(cloud_store, "BUFFERED", 2 * remote.PART)
     far.most["PUT"] = 0
+    far.delay_s = 1.0  # longer than a slow machine takes to make two parts
     array = np.zeros((5, remote.PART >> 3))
     assert same(stored(array, store=s3).load(), array)
     assert far.most["PUT"] == 2
