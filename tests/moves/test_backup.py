@@ -10,6 +10,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from dj_npy._datajoint.catalog import snapshot
 from dj_npy._moves import backup as backup_
 from dj_npy._moves import backups as backups_
 from dj_npy._moves import rowfiles
+from dj_npy._moves.place import Place
 from dj_npy._stores.local.store import LocalStore
 from tests.conftest import MakeTable
 from tests.moves import packages
@@ -102,7 +104,7 @@ def test_a_lost_database_comes_back(lab: Lab, tmp_path: Path) -> None:
     first, second = (packages.contents(tmp_path / each, name) for each in ("first", "second"))
     assert first == second
     assert files(tmp_path / "store") == arrays
-    again = dj_npy.restore(name, store="backups", connection=database.connection)
+    again = dj_npy.restore(there, store="backups", connection=database.connection)
     assert (again.rows, again.already, again.declared) == (0, 39, [])
 
 
@@ -242,11 +244,29 @@ def test_a_backup_that_was_changed_is_refused_before_anything_is_changed(
     CHANGES[change](folder_of(store) / f"{name}.json", min(chunks(store)))
     with pytest.raises(dj_npy.NpyError) as caught:
         dj_npy.restore(connection=schema.connection)
-    assert isinstance(caught.value, dj_npy.ArrayCorruptError | dj_npy.ArrayInvalidError) or (
-        change == "gone" and isinstance(caught.value, dj_npy.ArrayMissingError)
-    )
+    assert isinstance(caught.value, dj_npy.ArrayCorruptError | dj_npy.ArrayInvalidError)
     assert name in str(caught.value) or "rows/" in str(caught.value)
+    if change != "list: later":
+        assert "Restore another" in str(caught.value)
     assert len(recordings()) == 0
+
+
+def test_rows_that_refer_to_other_files_are_others(table: MakeTable, schema: Any) -> None:
+    """As those of DataJoint's own codec, which have no checksum."""
+    scan = table("n : int32\n---\nmovie : <npy@>", "Scan")
+    scan.insert1({"n": 1, "movie": np.ones(3)})
+    row = {"path": "a.npy", "store": "main", "dtype": "float64", "shape": [3]}
+
+    def say(path: str) -> None:
+        text = json.dumps({**row, "path": path})
+        schema.connection.query(f"UPDATE {scan.full_table_name} SET movie = '{text}'")
+
+    say("a.npy")
+    dj_npy.backup(schema)
+    assert dj_npy.restore(connection=schema.connection).already == 1
+    say("b.npy")
+    with pytest.raises(dj_npy.ArrayInvalidError, match="rows that differ"):
+        dj_npy.restore(connection=schema.connection)
 
 
 def test_what_is_there_and_differs_is_refused(
@@ -300,6 +320,63 @@ def test_an_empty_mount_point_is_no_store(recordings: Any, schema: Any, store: P
     assert list(store.iterdir()) == []
 
 
+def test_a_backup_that_took_too_long_is_given_up(
+    recordings: Any, schema: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may have removed some of its chunks."""
+    first = dj_npy.backup(schema).name
+    monkeypatch.setattr(backups_, "_LONGEST_BACKUP", timedelta(seconds=-1))
+    with pytest.raises(dj_npy.StoreError, match=r"took longer.*fewer schemas"):
+        dj_npy.backup(schema)
+    assert dj_npy.backups(connection=schema.connection) == [first]
+
+
+def test_chunks_of_no_list_count_while_they_are_young(
+    recordings: Any, schema: Any, store: Path
+) -> None:
+    """As `keep` may remove older ones at any moment."""
+
+    def lose_lists() -> None:
+        for path in folder_of(store).glob("*.json"):
+            path.unlink()
+
+    first = dj_npy.backup(schema)
+    lose_lists()
+    assert dj_npy.backup(schema).written == 0
+    lose_lists()
+    age(chunks(store), 13)
+    assert dj_npy.backup(schema).written == first.written
+
+
+def test_a_store_that_is_not_configured_is_told_before_anything_is_declared(lab: Lab) -> None:
+    database, schema, _ = lab
+    dj_npy.backup(schema, store="backups")
+    lose(database, schema.database)
+    del database.config.stores["archive"]
+    with pytest.raises(dj_npy.StoreError, match=r"archive.*Nothing was changed"):
+        dj_npy.restore(store="backups", connection=database.connection)
+    assert schema.database not in dj.list_schemas(database.connection)
+
+
+def test_earlier_backups_that_cannot_be_removed_are_told(
+    recordings: Any, schema: Any, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        dj_npy.backup(schema)
+    age(folder_of(store).glob("*.json"), 25)
+
+    def remove(self: Any, path: str) -> None:
+        raise dj_npy.StoreError("not allowed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Place, "remove", remove)
+        with pytest.raises(
+            dj_npy.StoreError, match=r"was written, but not all.*not allowed"
+        ) as told:
+            dj_npy.backup(schema, keep=1)
+    assert dj_npy.backups(connection=schema.connection)[-1] in str(told.value)
+
+
 def age(paths: Any, hours: float) -> None:
     for path in paths:
         os.utime(path, (time.time() - 3600 * hours,) * 2)
@@ -320,6 +397,7 @@ def test_old_backups_go_and_their_chunks(recordings: Any, schema: Any, store: Pa
     before = chunks(store)
     age([*lists[:3], *before, mine], 25)
     last = dj_npy.backup(schema, keep=2)
+    assert last.written == 0  # old chunks of the newest list count, those of none do not
     assert last.removed == 2  # the newest that is older than a day stays
     assert [each.exists() for each in lists] == [False, False, True, True]
     assert not orphan.exists()
@@ -440,6 +518,9 @@ def test_files_of_other_codecs_stay_where_they_are(table: MakeTable, schema: Any
     assert dj_npy.restore(connection=schema.connection).ok
     assert np.array_equal(scan.fetch1("image"), np.arange(100))
     assert np.array_equal(scan.fetch1("waveform"), np.arange(5))
+    scan.update1({"n": 1, "image": np.arange(3)})
+    with pytest.raises(dj_npy.ArrayInvalidError, match="rows that differ"):
+        dj_npy.restore(connection=schema.connection)
 
 
 def test_an_account_that_may_only_read(

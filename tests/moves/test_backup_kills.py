@@ -4,7 +4,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,27 +71,12 @@ def bring_back(lab: Lab, schema: str, ready: Any) -> None:
     time.sleep(60)
 
 
-def kill_one(target: Callable[..., None], lab: Lab, schema: str, most_s: float) -> None:
-    """Kill a process some time after it has begun."""
-    ready, of_process = context.Pipe(duplex=False)
-    process = context.Process(target=target, args=(lab, schema, of_process), daemon=True)
-    process.start()
-    of_process.close()
-    assert ready.poll(60)
-    assert ready.recv() == "ready"
-    time.sleep(random.uniform(0, most_s))
-    assert process.is_alive(), "it ended by itself"
-    process.kill()
-    process.join()
-    ready.close()
-
-
 def test_each_backup_is_whole(place: tuple[Lab, Any], store: Path) -> None:
     lab, schema = place
     known: dict[str, bytes] = {}
     backups = Backups(schema.connection._config, None)
     for _ in range(KILLS):
-        kill_one(back_up, lab, schema.database, 3.0)
+        processes.kill_one(back_up, lab, schema.database, most_s=3)
         lists = {path.stem: path.read_bytes() for path in (store / FOLDER).glob("*.json")}
         assert known.items() <= lists.items()
         for name in lists.keys() - known.keys():
@@ -126,7 +111,7 @@ def test_a_restore_that_was_killed_goes_on(place: tuple[Lab, Any], database: Any
     for _ in range(KILLS):
         for table in tables:
             database.connection.query(f"DROP TABLE IF EXISTS {table.full_table_name}")
-        kill_one(bring_back, lab, schema.database, 2.5)
+        processes.kill_one(bring_back, lab, schema.database, most_s=2.5)
         processes.wait_for_sessions(database.connection, sessions)
         restored = dj_npy.restore(schema.database, connection=database.connection)
         assert restored.ok

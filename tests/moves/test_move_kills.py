@@ -7,7 +7,6 @@ No row is without its file, at any moment; and when it is called again, it goes 
 import os
 import random
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ import pytest
 
 import dj_npy
 from tests.support import processes
-from tests.support.processes import Contents, Lab, context
+from tests.support.processes import Contents, Lab
 
 pytestmark = pytest.mark.slow
 
@@ -50,21 +49,6 @@ def move(lab: Lab, table: str, ready: Any) -> None:
         # The lock of a process that was killed may not be free yet.
         assert moved.counts == {}, moved
         assert all("another collection" in each for each in moved.failures), moved
-
-
-def kill_one(lab: Lab, table: str) -> None:
-    """Kill a process some time after it has begun to move."""
-    ready, of_process = context.Pipe(duplex=False)
-    process = context.Process(target=move, args=(lab, table, of_process), daemon=True)
-    process.start()
-    of_process.close()
-    assert ready.poll(60)
-    assert ready.recv() == "ready"
-    time.sleep(random.uniform(0, 2))
-    assert process.is_alive(), "it ended by itself"
-    process.kill()
-    process.join()
-    ready.close()
 
 
 @contextmanager
@@ -130,7 +114,7 @@ def test_after_kills_every_row_has_its_file_and_it_goes_on(
     kills = -(-KILLS // len(PLACES))
     with reading(lab, recording.full_table_name) as read:
         for _ in range(kills):
-            kill_one(lab, recording.full_table_name)
+            processes.kill_one(move, lab, recording.full_table_name, most_s=2)
             assert dj_npy.verify(recording, checksums=True).counts == {"as inserted": ROWS}
         moved = dj_npy.move(recording, "waveform", "archive")
         assert (moved.rows + moved.already, moved.counts) == (ROWS, {})

@@ -5,7 +5,7 @@ import random
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,25 +70,6 @@ def import_(lab: Lab, schema: str, folder: str, ready: Any) -> None:
     time.sleep(60)
 
 
-def kill_one(
-    target: Callable[..., None], lab: Lab, schema: str, folder: Path, most_s: float
-) -> None:
-    """Kill a process some time after it has begun."""
-    ready, of_process = context.Pipe(duplex=False)
-    process = context.Process(
-        target=target, args=(lab, schema, str(folder), of_process), daemon=True
-    )
-    process.start()
-    of_process.close()
-    assert ready.poll(60)
-    assert ready.recv() == "ready"
-    time.sleep(random.uniform(0, most_s))
-    assert process.is_alive(), "it ended by itself"
-    process.kill()
-    process.join()
-    ready.close()
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
@@ -103,7 +84,7 @@ def test_an_export_that_was_killed_goes_on(place: tuple[Lab, Any], tmp_path: Pat
     dj_npy.export(schema, expected)
     folder, finished = tmp_path / "package", 0
     for _ in range(KILLS):
-        kill_one(export, lab, schema.database, folder, 2.5)
+        processes.kill_one(export, lab, schema.database, str(folder), most_s=2.5)
         if (folder / "datapackage.json").exists():
             finished += 1
             dj_npy.import_package(folder, connection=schema.connection, dry_run=True)
@@ -125,7 +106,7 @@ def test_an_import_that_was_killed_goes_on(
     sessions = processes.sessions(database.connection)
     partly = 0
     for n in range(KILLS):
-        kill_one(import_, lab, name, folder, 1.5)
+        processes.kill_one(import_, lab, name, str(folder), most_s=1.5)
         processes.wait_for_sessions(database.connection, sessions)
         if name not in dj.list_schemas(database.connection):
             continue

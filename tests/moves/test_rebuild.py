@@ -14,6 +14,10 @@ import pytest
 import dj_npy
 from dj_npy._cli.main import main
 from dj_npy._format.path import with_token
+from dj_npy._moves import rebuild as rebuilding
+from dj_npy._moves.declaring import plain_table
+from dj_npy._moves.definitions import Definition
+from dj_npy._moves.selection import Selection
 from tests.conftest import MakeTable
 from tests.support.servers import s3_settings
 
@@ -131,6 +135,34 @@ def test_rows_that_are_there_want_no_more(table: MakeTable, schema: Any) -> None
     scan.insert1({"n": 1, "age": 3, "movie": np.ones(2)})
     rebuilt = rebuild(schema)
     assert (rebuilt.ok, of(rebuilt, scan).wants) == (True, "")
+
+
+def test_only_keys_are_read_and_a_table_is_asked_for_once(
+    table: MakeTable, schema: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = table("subject : int32\n---\nblob = null : <blob>", "Subject")
+    schema.context = {"Subject": subject}
+    scan = table("-> Subject\n---\nmovie : <npy@>", "Scan")
+    subject.insert({"subject": n} for n in range(30))
+    scan.insert({"subject": n, "movie": np.ones(2)} for n in range(30))
+    scan.delete_quick()
+    (subject & "subject > 3").delete_quick()
+    asked, read = [], []
+    cells = Selection.cells
+
+    def recorded_table(connection: Any, there: Definition, *, arrays: bool) -> Any:
+        asked.append(there)
+        return plain_table(connection, there, arrays=arrays)
+
+    def recorded_cells(self: Any, given: Definition) -> Any:
+        read.append(given)
+        return cells(self, given)
+
+    monkeypatch.setattr(rebuilding, "plain_table", recorded_table)
+    monkeypatch.setattr(Selection, "cells", recorded_cells)
+    assert rebuild(schema, insert_rows=True).rows == 26 + 30
+    assert len(asked) == 2
+    assert [each.in_key for given in read for each in given.attributes] == [True, True]
 
 
 def test_what_wants_more_is_told(table: MakeTable, schema: Any) -> None:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import time
@@ -194,3 +195,18 @@ def wait_until_idle(connection: Any, patience_s: float) -> None:
             return
         assert waited_s < 60, "a session does not end its statement"
         time.sleep(0.02)
+
+
+def kill_one(target: Callable[..., None], *args: Any, most_s: float) -> None:
+    """Start a process that says when it is ready, and kill it some time after it has said so."""
+    ready, of_process = context.Pipe(duplex=False)
+    process = context.Process(target=target, args=(*args, of_process), daemon=True)
+    process.start()
+    of_process.close()
+    assert ready.poll(60)
+    assert ready.recv() == "ready"
+    time.sleep(random.uniform(0, most_s))
+    assert process.is_alive(), "it ended by itself"
+    process.kill()
+    process.join()
+    ready.close()

@@ -1,6 +1,7 @@
 """The subcommands ``backup``, ``restore`` and ``rebuild``."""
 
 import argparse
+import json
 
 from dj_npy._cli.command import (
     CONFIGURED,
@@ -26,7 +27,9 @@ def _backup(options: argparse.Namespace) -> int:
 
 def _restore(options: argparse.Namespace) -> int:
     if options.list:
-        print_lines("\n".join(backups(options.store)))
+        names = backups(options.store)
+        text = json.dumps(names) if options.json else "\n".join(names)
+        print_lines(text or "there is no backup in this store")
         return FINE
     with translate_driver_errors():
         done = restore(

@@ -13,12 +13,12 @@ from dj_npy._concurrency.pipeline import Pipeline, Task, WorkItem
 from dj_npy._concurrency.progress import Progress
 from dj_npy._datajoint.catalog import Snapshot, one_connection, snapshot
 from dj_npy._datajoint.storerows import TableWitness
-from dj_npy._errors import ArrayInvalidError, StoreError
+from dj_npy._errors import ArrayInvalidError, NpyError, StoreError
 from dj_npy._moves.backups import Backup, Backups, chunks_of
 from dj_npy._moves.datapackage import file_names
 from dj_npy._moves.declaring import undeclarable
 from dj_npy._moves.definitions import Definition, Structure
-from dj_npy._moves.rowfiles import Cells, RowFile
+from dj_npy._moves.rowfiles import RowFile, length_of
 from dj_npy._moves.selection import Selection, make_neutral, seeds
 from dj_npy._settings import settings
 from dj_npy._stores import identity
@@ -26,8 +26,6 @@ from dj_npy._text import in_units, kind_of
 
 _IN_FLIGHT = 64 << 20
 """Characters of chunks that are written at a time."""
-
-
 _VISIBLE = "SELECT nspname FROM pg_catalog.pg_namespace WHERE has_schema_privilege(oid, 'USAGE')"
 _COLLATIONS = "SELECT schema_name, default_collation_name FROM information_schema.schemata"
 
@@ -121,7 +119,10 @@ def backup(
         For an argument of another type, or a schema that does not exist.
     StoreError
         If the store cannot be written, for want of space for one, or is not the one that rows of
-        these schemas mean, such as an empty mount point.
+        these schemas mean, such as an empty mount point. Or if earlier backups cannot be removed;
+        this one is there then, and the message has its name.
+    ArrayCorruptError
+        The same, if the list of an earlier one is damaged.
     datajoint.DataJointError
         If the database refuses a query.
 
@@ -141,14 +142,12 @@ def backup(
         )
     backups = Backups(connection._config, store)
     report = BackedUp(backups.store_name)
-    with snapshot(connection) as now:
-        report.schemas = names or _schemas_of_datajoint(now)
-        columns = now.columns(report.schemas)
-    for column in {each.schema: each for each in columns}.values():
-        table = dj.FreeTable(connection, now.adapter.make_full_table_name(*column[:2]))
-        identity.id_for_write(backups.place.store, TableWitness(table))
-    backups.begin()
     with snapshot(connection) as now, Progress("backup", (0, 0) if progress else None) as bar:
+        report.schemas = names or _schemas_of_datajoint(now)
+        for column in {each.schema: each for each in now.columns(report.schemas)}.values():
+            table = dj.FreeTable(connection, now.adapter.make_full_table_name(*column[:2]))
+            identity.id_for_write(backups.place.store, TableWitness(table))
+        backups.begin()
         make_neutral(now)
         structure = Structure(now)
         wanted = list(seeds(report.schemas, structure))
@@ -188,7 +187,13 @@ def backup(
         )
     )
     if keep is not None:
-        report.removed = backups.prune(keep)
+        try:
+            report.removed = backups.prune(keep)
+        except NpyError as error:
+            raise type(error)(
+                f"the backup {report.name} was written, but not all earlier ones that should go "
+                f"were removed: {error}"
+            ) from error
     return report
 
 
@@ -234,13 +239,9 @@ def _work_items(
             yield WorkItem(
                 number,
                 [Task(partial(backups.write, folder, names, rows))],
-                _length(rows),
+                sum(map(length_of, rows)),
                 workers=lambda: backups.place.store.writers,
             )
-
-
-def _length(rows: Sequence[Cells]) -> int:
-    return sum(len(cell) for row in rows for cell in row if cell)
 
 
 def _array_stores(now: Snapshot, definitions: Sequence[Definition]) -> list[str]:

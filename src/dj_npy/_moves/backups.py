@@ -19,12 +19,19 @@ from hashlib import blake2b, sha256
 from typing import Any
 
 from dj_npy._concurrency.threads import all_in_threads
-from dj_npy._errors import ArrayCorruptError, ArrayInvalidError, StoreError
+from dj_npy._errors import ArrayCorruptError, ArrayInvalidError, ArrayMissingError, StoreError
 from dj_npy._format.layout import TEMPORARY
 from dj_npy._moves.declaring import definition_text
 from dj_npy._moves.definitions import Definition
 from dj_npy._moves.place import Place
-from dj_npy._moves.rowfiles import Cells, RowFile, absent_text, read_rows, write_csv
+from dj_npy._moves.rowfiles import (
+    Cells,
+    RowFile,
+    absent_text,
+    length_of,
+    read_rows,
+    write_csv,
+)
 from dj_npy._moves.values import kind_of_type
 from dj_npy._stores import Listed, StoreConfig
 from dj_npy._text import short_repr
@@ -80,7 +87,7 @@ def chunks_of(rows: Iterator[Cells], key: Sequence[int]) -> Iterator[list[Cells]
     length = 0
     for row in rows:
         some.append(row)
-        added = sum(len(cell) for cell in row if cell) + len(row)
+        added = length_of(row) + len(row)
         length += added
         name = json.dumps([row[index] for index in key]).encode()
         number = int.from_bytes(blake2b(name, digest_size=6).digest(), "big")
@@ -139,7 +146,8 @@ class Backups:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ArrayCorruptError(
                 f"the backup {name} in store {self.store_name!r} is damaged "
-                f"({type(error).__name__}: {error}). Nothing was changed. Take an earlier one"
+                f"({type(error).__name__}: {error}). Restore another, and remove "
+                f"{FOLDER}/{name}.json"
             ) from None
 
     def begin(self) -> None:
@@ -202,7 +210,13 @@ class Backups:
         """Yield the rows of a table; raise if a chunk is not as it was written."""
         names = [each.name for each in definition.attributes]
         for chunk in chunks:
-            yield from read_rows(self.place, chunk, names)
+            try:
+                yield from read_rows(self.place, chunk, names)
+            except (ArrayCorruptError, ArrayMissingError) as error:
+                raise ArrayCorruptError(
+                    f"{error}. Restore another backup: dj_npy.backups({self.store_name!r}) lists "
+                    f"them"
+                ) from None
 
     def prune(self, keep: int) -> int:
         """Remove all backups but the newest, and the chunks of no other; return their number."""
@@ -217,10 +231,6 @@ class Backups:
         for path in kept:
             try:
                 _, backup = self.read(_name_of(path))
-            except ArrayCorruptError as error:
-                raise ArrayCorruptError(
-                    f"no earlier backup was removed: {error} Or remove {FOLDER}/{path}"
-                ) from None
             except ArrayInvalidError:  # another process has removed it meanwhile
                 if self.place.nbytes(path) is not None:
                     raise

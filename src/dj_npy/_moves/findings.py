@@ -48,6 +48,35 @@ class Findings:
 
 
 @dataclass(kw_only=True)
+class Insertions:
+    """The part of a report that tells which rows were inserted."""
+
+    dry_run: bool
+    """Whether it was only checked."""
+    tables: dict[str, int] = field(default_factory=dict)
+    """Number of rows that were inserted into each table, parents first."""
+    declared: list[str] = field(default_factory=list)
+    """Tables that were not there before."""
+    rows: int = 0
+    """Number of rows that were inserted."""
+    already: int = 0
+    """Number of rows that were there before, and are equal."""
+    left_out: list[str] = field(default_factory=list)
+    """What of the tables was left out where the rows come from."""
+
+    @property
+    def inserted(self) -> str:
+        """The verb of the first line of a text."""
+        return "would be inserted" if self.dry_run else "were inserted"
+
+    def table_lines(self) -> Iterator[str]:
+        """Yield the tables as lines of a text."""
+        yield from (f"{rows:>10,} {table}" for table, rows in self.tables.items())
+        if self.already:
+            yield f"{self.already:>10,} rows were there before, and are equal"
+
+
+@dataclass(kw_only=True)
 class Removals(Findings):
     """The part of a report that tells what became of old files."""
 

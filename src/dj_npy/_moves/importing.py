@@ -1,9 +1,9 @@
 """Import a data package: declare its tables, and insert its rows and arrays."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,13 +11,12 @@ import datajoint as dj
 
 from dj_npy._array.ref import NpyRef
 from dj_npy._concurrency.progress import Progress
-from dj_npy._datajoint.catalog import another_session
-from dj_npy._datajoint.insertmany import insert
 from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._moves.datapackage import Package, read_package
-from dj_npy._moves.declaring import plain_table, renamed
+from dj_npy._moves.declaring import renamed
 from dj_npy._moves.definitions import Definition
-from dj_npy._moves.incoming import Incoming, Target, as_there, decoded, take_all_values
+from dj_npy._moves.findings import Insertions
+from dj_npy._moves.incoming import Incoming, Target, decoded
 from dj_npy._moves.packagecheck import FoundArrays, check_rows, find_arrays, rows_of
 from dj_npy._moves.place import Place
 from dj_npy._moves.rowfiles import Cells, RowFile
@@ -25,7 +24,7 @@ from dj_npy._text import in_units, kind_of
 
 
 @dataclass
-class Imported:
+class Imported(Insertions):
     """
     The result of `import_package`.
 
@@ -34,24 +33,12 @@ class Imported:
 
     folder: str
     """Where the package is."""
-    dry_run: bool
-    """Whether it was only checked."""
-    tables: dict[str, int] = field(default_factory=dict)
-    """Number of rows that were inserted into each table, parents first."""
-    declared: list[str] = field(default_factory=list)
-    """Tables that were not there before."""
-    rows: int = 0
-    """Number of rows that were inserted."""
-    already: int = 0
-    """Number of rows that were there before, and are equal."""
     arrays: int = 0
     """Number of arrays of the rows that were inserted."""
     nbytes: int = 0
     """Size of their files in bytes."""
     missing: int = 0
     """Number of arrays that were damaged when they were exported; they are NULL."""
-    left_out: list[str] = field(default_factory=list)
-    """What of the tables the package has not."""
 
     @property
     def ok(self) -> bool:
@@ -63,11 +50,9 @@ class Imported:
         return json.dumps({"ok": self.ok, **vars(self)}, indent=2)
 
     def __str__(self) -> str:
-        would, size = "would be" if self.dry_run else "were", in_units(self.nbytes)
-        lines = [f"{self.rows:,} rows and {self.arrays:,} arrays {would} inserted: {size}"]
-        lines += [f"{rows:>10,} {table}" for table, rows in self.tables.items()]
-        if self.already:
-            lines.append(f"{self.already:>10,} rows were there before, and are equal")
+        size = in_units(self.nbytes)
+        lines = [f"{self.rows:,} rows and {self.arrays:,} arrays {self.inserted}: {size}"]
+        lines += self.table_lines()
         if self.missing:
             lines.append(f"{self.missing:>10,} arrays were damaged when exported, and are NULL")
         return "\n".join([*lines, *(f"left out: {what}" for what in self.left_out)])
@@ -139,7 +124,7 @@ def import_package(
         )
     place = Place(folder, store, connection._config)
     package = read_package(place)
-    report = Imported(place.name, dry_run, left_out=list(package.left_out))
+    report = Imported(place.name, dry_run=dry_run, left_out=list(package.left_out))
     targets = _targets(package, schemas, stores)
     backend = connection.adapter.backend
     tables = [
@@ -156,17 +141,28 @@ def import_package(
         advice = "Import into another schema"
         target = stack.enter_context(Target(connection, tables, "the package", advice))
         target.check(found.description)
-        own = stack.enter_context(another_session(connection))
-        if not dry_run:
-            report.declared += target.declare()
-            take_all_values(own)
         total = (found.count, found.nbytes)
         bar = stack.enter_context(Progress("import", total if progress else None))
-        for number, each in enumerate(tables):
-            rows = target.new_rows(number)
-            into = None if dry_run else plain_table(own, as_there(own, each.target), arrays=True)
-            _insert(place, each, rows, found, into, backend, report, bar.add)
-        report.already = target.already
+
+        def values_of(incoming: Incoming, row: Cells) -> dict[str, Any]:
+            values = decoded(incoming.given, row, backend)
+            for each in incoming.given.attributes:
+                if each.has_files:
+                    values[each.name] = None
+                elif each.is_array and values[each.name] is not None:
+                    array = found.get(values[each.name])
+                    assert array is not None
+                    values[each.name] = None
+                    if array.problem:
+                        report.missing += 1
+                        continue
+                    values[each.name] = NpyRef(json.loads(array.description), place.config)
+                    report.arrays += 1
+                    report.nbytes += array.nbytes
+                    bar.add(array.nbytes)
+            return values
+
+        target.insert(report, values_of, arrays=True)
     return report
 
 
@@ -216,45 +212,3 @@ def _check_files(definition: Definition, place: Place, file: RowFile) -> None:
             f"{'.'.join(definition.name)} has files of {names}, which the package {place.name} has "
             f"not, and which cannot be NULL. Nothing was changed"
         )
-
-
-def _insert(
-    place: Place,
-    incoming: Incoming,
-    rows: Iterator[list[Cells]],
-    found: FoundArrays,
-    table: Any,
-    backend: str,
-    report: Imported,
-    advance: Callable[[int], None],
-) -> None:
-    """Insert rows, a few hundred by each statement; without a table, only count them."""
-    definition, name = incoming.given, ".".join(incoming.target.name)
-    report.tables[name] = 0
-    for some in rows:
-        given, nbytes, arrays = [], 0, 0
-        for row in some:
-            values = decoded(definition, row, backend)
-            for each in definition.attributes:
-                if each.has_files:
-                    values[each.name] = None
-                elif each.is_array and values[each.name] is not None:
-                    array = found.get(values[each.name])
-                    assert array is not None
-                    values[each.name] = None
-                    if array.problem:
-                        report.missing += 1
-                        continue
-                    values[each.name] = NpyRef(json.loads(array.description), place.config)
-                    nbytes += array.nbytes
-                    arrays += 1
-            given.append(values)
-        if table is not None:
-            known = table.heading.attributes
-            given = [{n: v for n, v in each.items() if n in known} for each in given]
-            insert(table, given, allow_direct_insert=True)
-        report.tables[name] += len(given)
-        report.rows += len(given)
-        report.arrays += arrays
-        report.nbytes += nbytes
-        advance(nbytes)

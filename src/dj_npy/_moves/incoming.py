@@ -1,17 +1,20 @@
 """Rows that come in as text: whether they fit what is there, and the tables that they go into."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, Self
 
 import datajoint as dj
 from datajoint.errors import DataJointError
 
 from dj_npy._datajoint.catalog import another_session, snapshot
+from dj_npy._datajoint.insertmany import insert
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError, StoreError
-from dj_npy._moves.declaring import Declarer, misfits
+from dj_npy._moves.declaring import Declarer, misfits, plain_table
 from dj_npy._moves.definitions import Definition, Structure
+from dj_npy._moves.findings import Insertions
 from dj_npy._moves.present import PresentRows
-from dj_npy._moves.rowfiles import Cells
+from dj_npy._moves.rowfiles import Cells, length_of
 from dj_npy._moves.selection import make_neutral
 from dj_npy._moves.values import kind_of_type
 from dj_npy._stores import open_store
@@ -53,6 +56,8 @@ class Target:
     native : bool
         Declare columns by the types of the database where it has them, as the rows come from one of
         its kind; otherwise by DataJoint's that hold the same.
+    has_files : bool
+        Whether rows have what refers to the files of other codecs.
     collations : mapping, optional
         For MySQL: how schemas that are not there are to compare texts, the first that the server
         knows. Default: as the server does.
@@ -66,15 +71,14 @@ class Target:
         advice: str,
         *,
         native: bool = False,
+        has_files: bool = False,
         collations: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self._connection, self.tables = connection, tables
+        self._connection, self._tables = connection, tables
         self._origin, self._advice = origin, advice
         self._native, self._collations = native, collations or {}
         self._there: set[tuple[str, str]] = set()
-        self._present = PresentRows()
-        self.already = 0
-        """Number of rows that `new_rows` has left out, as they are there."""
+        self._present = PresentRows(has_files)
 
     def __enter__(self) -> Self:
         return self
@@ -94,9 +98,9 @@ class Target:
             structure = Structure(now)
             names = {
                 (each[0], each[1])
-                for each in now.attributes({each.target.schema for each in self.tables})
+                for each in now.attributes({each.target.schema for each in self._tables})
             }
-            for number, each in enumerate(self.tables):
+            for number, each in enumerate(self._tables):
                 target, name = each.target, ".".join(each.target.name)
                 if target.name not in names:
                     declarer.check(target)
@@ -111,10 +115,8 @@ class Target:
                     )
                 self._check_stores(existing)
                 self._present.add(number, each.given, existing, now)
-                differing = list(
-                    self._present.differing(number, each.given, each.rows(), described)
-                )
-                if differing:
+                found = self._present.differing(number, each.given, each.rows(), described)
+                if differing := list(islice(found, _SHOWN + 1)):
                     keys = ", ".join(map(key_text, differing[:_SHOWN]))
                     raise ArrayInvalidError(
                         f"{name} has rows that differ from those of {self._origin}: {keys}"
@@ -122,16 +124,59 @@ class Target:
                         f"{self._advice}, or delete them"
                     )
 
-    def declare(self) -> Iterator[str]:
+    def insert(
+        self,
+        report: Insertions,
+        values_of: Callable[[Incoming, Cells], dict[str, Any]],
+        advance: Callable[[int], object] = lambda _: None,
+        *,
+        arrays: bool,
+    ) -> None:
+        """
+        Declare the tables that are not there, and insert the rows that are not.
+
+        In a dry run, rows are only counted.
+
+        Parameters
+        ----------
+        report : Insertions
+            What is told of it.
+        values_of : callable
+            Returns the values of a row as the database takes them, given its table.
+        advance : callable, optional
+            Told the number of characters of rows that have been inserted.
+        arrays : bool
+            As for `plain_table`.
+        """
+        with another_session(self._connection) as own:
+            if not report.dry_run:
+                report.declared += self._declare()
+                take_all_values(own)
+            for number, each in enumerate(self._tables):
+                name, table = ".".join(each.target.name), None
+                if not report.dry_run:
+                    table = plain_table(own, _as_there(own, each.target), arrays=arrays)
+                report.tables[name] = 0
+                for some in self._new_rows(number, report):
+                    rows = [values_of(each, row) for row in some]
+                    if table is not None:
+                        known = table.heading.attributes
+                        rows = [{n: v for n, v in row.items() if n in known} for row in rows]
+                        insert(table, rows, allow_direct_insert=True)
+                    report.tables[name] += len(some)
+                    report.rows += len(some)
+                    advance(sum(map(length_of, some)))
+
+    def _declare(self) -> Iterator[str]:
         """Declare the tables that are not there; yield the name of each."""
-        for schema in dict.fromkeys(each.target.schema for each in self.tables):
+        for schema in dict.fromkeys(each.target.schema for each in self._tables):
             self._create_collated(schema)
             dj.Schema(schema, connection=self._connection)
         with another_session(self._connection) as own:
             # PostgreSQL gets a table and its comments by several statements: all of them or none.
             is_postgresql = own.adapter.backend == "postgresql"
             declarer = self._declarer(own)
-            for target in (each.target for each in self.tables):
+            for target in (each.target for each in self._tables):
                 if target.name not in self._there:
                     if is_postgresql:
                         own._conn.autocommit = False
@@ -156,16 +201,16 @@ class Target:
                 query(f"CREATE DATABASE {name} COLLATE {collation}")
                 return
 
-    def new_rows(self, number: int) -> Iterator[list[Cells]]:
+    def _new_rows(self, number: int, report: Insertions) -> Iterator[list[Cells]]:
         """Yield the rows of a table that are not there, as many as one INSERT has."""
         some: list[Cells] = []
         length = 0
-        given = self.tables[number].given
-        for row in self.tables[number].rows():
+        given = self._tables[number].given
+        for row in self._tables[number].rows():
             if self._present.has(number, list(key_of(given, row).values())):
-                self.already += 1
+                report.already += 1
                 continue
-            added = sum(len(cell) for cell in row if cell)
+            added = length_of(row)
             if some and (len(some) >= _ROWS_AT_ONCE or length + added > _TEXT_AT_ONCE):
                 yield some
                 some, length = [], 0
@@ -197,7 +242,7 @@ def take_all_values(connection: Any) -> None:
         )
 
 
-def as_there(connection: Any, target: Definition) -> Definition:
+def _as_there(connection: Any, target: Definition) -> Definition:
     """Return a definition without those of DataJoint's own attributes that its table has not."""
     table = dj.FreeTable(connection, connection.adapter.make_full_table_name(*target.name))
     _ = table.heading.attributes

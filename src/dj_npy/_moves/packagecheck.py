@@ -7,13 +7,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from dj_npy._concurrency.pipeline import IN_FLIGHT, Pipeline, Task, WorkItem
+from dj_npy._datajoint.codec import describe
 from dj_npy._errors import ArrayCorruptError, NpyError
-from dj_npy._format import npyfile
-from dj_npy._format.accepted import check_header
 from dj_npy._moves.datapackage import Package
 from dj_npy._moves.definitions import Definition
 from dj_npy._moves.incoming import Incoming, check_values, key_of
-from dj_npy._moves.packedarrays import FOLDER, NAMES, hashes
+from dj_npy._moves.packedarrays import FOLDER, NAMES, hashes, stored_header
 from dj_npy._moves.place import Place
 from dj_npy._moves.rowfiles import Cells, RowFile, check_bytes, read_rows
 from dj_npy._settings import settings
@@ -138,20 +137,11 @@ def _examined(
             place, path, f"it was changed: it has {found[0]:,} bytes of SHA-256 {found[1]}"
         )
     try:
-        beginning, _ = place.store.read_beginning(place.inside(path), npyfile.MAX_HEADER)
-        header = npyfile.parse_header(beginning, nbytes, path)
-        check_header(header)
+        header = stored_header(place.store, place.inside(path), nbytes)
     except NpyError as error:
         raise _refused(place, path, f"it is no array that can be stored: {error}") from None
-    description = {
-        "dtype": npyfile.dtype_to_json(header.dtype),
-        "shape": list(header.shape),
-        "offset": header.offset,
-        "checksum": checksum,
-    }
-    if header.fortran_order:
-        description["fortran_order"] = True
-    return FoundArray(path, json.dumps(place.reference(path, description)), nbytes, "")
+    description = describe(place.store, place.inside(path), header, found[2], None)
+    return FoundArray(path, json.dumps(description), nbytes, "")
 
 
 def check_rows(place: Place, tables: Sequence[Incoming], found: FoundArrays, backend: str) -> None:

@@ -13,16 +13,17 @@ from datajoint.errors import DataJointError
 from dj_npy._array.file import ArrayFile
 from dj_npy._concurrency.pipeline import Task, WorkItem
 from dj_npy._errors import ArrayCorruptError, ArrayInvalidError, NpyError
+from dj_npy._format import npyfile
 from dj_npy._format.accepted import check_header
 from dj_npy._format.aliases import folded
 from dj_npy._format.metadata import ArrayMetadata
-from dj_npy._format.npyfile import CHECKSUM
+from dj_npy._format.npyfile import CHECKSUM, Header
 from dj_npy._format.path import EXTENSION, array_path
 from dj_npy._moves.definitions import Definition
 from dj_npy._moves.findings import why_not_copied
 from dj_npy._moves.place import Place
 from dj_npy._moves.values import kind_of_type
-from dj_npy._stores import StoreConfig, open_store
+from dj_npy._stores import Store, StoreConfig, open_store
 from dj_npy._stores.remote import BUFFERED
 from dj_npy._upkeep.ondisk import OnDisk
 
@@ -268,6 +269,14 @@ class _Hashed(Iterator[memoryview]):
     def checksum(self) -> str:
         """Checksum as in rows."""
         return CHECKSUM + self._xxh3.hexdigest()
+
+
+def stored_header(store: Store, path: str, nbytes: int) -> Header:
+    """Return the header of a file, if it is an array that can be stored; otherwise raise."""
+    beginning, _ = store.read_beginning(path, npyfile.MAX_HEADER)
+    header = npyfile.parse_header(beginning, nbytes, path)
+    check_header(header)
+    return header
 
 
 def hashes(pieces: Any) -> tuple[int, str, str]:

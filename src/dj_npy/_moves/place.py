@@ -44,7 +44,7 @@ class Place:
             store = "package"
         else:
             self._prefix = path.strip("/") + "/"
-        self.config, self._store_name = config, store
+        self.config = config
         self.store: Store = open_store(config, store)
         self.is_missing = self._folder is not None and not os.path.isdir(self._folder)
         self.name = printable(f"{path!r}" if self._folder else f"{path!r} in store {store!r}")
@@ -137,10 +137,6 @@ class Place:
                 if not (S_ISREG(mode) if end == len(parts) else S_ISDIR(mode)):
                     raise _refused(self, path, "it is a link, or no regular file")
         return path
-
-    def reference(self, path: str, description: dict[str, Any]) -> dict[str, Any]:
-        """Return the JSON of a row that refers to an array here."""
-        return {"path": self.inside(path), "store": self._store_name, **description}
 
 
 def _refused(place: Place, path: Any, why: str) -> ArrayInvalidError:

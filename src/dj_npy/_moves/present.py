@@ -15,10 +15,18 @@ from dj_npy._upkeep.ondisk import OnDisk
 
 
 class PresentRows(OnDisk):
-    """Keys and hashes of rows: on disk, as memory use should not grow with their number."""
+    """
+    Keys and hashes of rows: on disk, as memory use should not grow with their number.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    has_files : bool
+        Whether rows have what refers to the files of other codecs; otherwise that is not compared.
+    """
+
+    def __init__(self, has_files: bool = False) -> None:
         super().__init__()
+        self._has_files = has_files
         self._database.execute(
             "CREATE TABLE rows (part INT, key TEXT, hash BLOB, PRIMARY KEY (part, key)) "
             "WITHOUT ROWID"
@@ -31,7 +39,7 @@ class PresentRows(OnDisk):
         shown = Definition(there.schema, there.table, both)
         selection = Selection([shown], [Seed(shown.name, None)], now)
         names = [each.name for each in both]
-        compared = [each for each in wanted.attributes if _is_compared(each)]
+        compared = self._compared(wanted)
 
         def rows() -> Iterator[tuple[int, str, bytes]]:
             for row in selection.cells(shown):
@@ -67,7 +75,7 @@ class PresentRows(OnDisk):
                 if each.is_array and (text := values[each.name]) is not None:
                     json_ = described(text)
                     values[each.name] = None if json_ is None else _fingerprint(json_)
-            if there != _hash(values, [each for each in wanted.attributes if _is_compared(each)]):
+            if there != _hash(values, self._compared(wanted)):
                 yield {name: values[name] for name in wanted.key}
 
     def has(self, number: int, key: Sequence[str | None]) -> bool:
@@ -80,6 +88,14 @@ class PresentRows(OnDisk):
             "INSERT OR IGNORE INTO rows VALUES (?, ?, ?)", (number, json.dumps(list(key)), b"")
         )
 
+    def _compared(self, wanted: Definition) -> list[Attribute]:
+        # DataJoint's own attributes may not be there.
+        return [
+            each
+            for each in wanted.attributes
+            if not each.name.startswith("_") and (self._has_files or not each.has_files)
+        ]
+
     def _hash_of(self, number: int, key: Sequence[str | None]) -> bytes | None:
         found = self._database.execute(
             "SELECT hash FROM rows WHERE part = ? AND key = ?", (number, json.dumps(list(key)))
@@ -87,16 +103,12 @@ class PresentRows(OnDisk):
         return found and bytes(found[0])
 
 
-def _is_compared(given: Attribute) -> bool:
-    # DataJoint's own attributes may not be there, and files of other codecs are left out.
-    return not given.name.startswith("_") and not given.has_files
-
-
 def _fingerprint(text: str) -> str:
-    """Return what two rows of equal arrays have in common."""
+    """Return what two rows of equal arrays have in common; of one without a checksum, all of it."""
     json_ = ArrayMetadata.of(text).json
-    wanted = ("checksum", "shape", "dtype", "fortran_order")
-    return json.dumps([json_.get(name) for name in wanted] if isinstance(json_, dict) else text)
+    if isinstance(json_, dict) and json_.get("checksum"):
+        json_ = [json_.get(name) for name in ("checksum", "shape", "dtype", "fortran_order")]
+    return json.dumps(json_, sort_keys=True)
 
 
 def _hash(values: Mapping[str, str | None], attributes: Sequence[Attribute]) -> bytes:

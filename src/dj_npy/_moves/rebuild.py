@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -16,15 +16,12 @@ from dj_npy._datajoint.catalog import another_session, snapshot
 from dj_npy._datajoint.codec import describe
 from dj_npy._datajoint.insertmany import insert
 from dj_npy._errors import ArrayCorruptError, NpyError, StoreError
-from dj_npy._format import npyfile
-from dj_npy._format.accepted import check_header
-from dj_npy._format.npyfile import Header
 from dj_npy._format.path import name_in_path
 from dj_npy._moves.declaring import plain_table
 from dj_npy._moves.definitions import Definition, Structure
 from dj_npy._moves.findings import Findings
 from dj_npy._moves.incoming import decoded, take_all_values
-from dj_npy._moves.packedarrays import hashes
+from dj_npy._moves.packedarrays import hashes, stored_header
 from dj_npy._moves.pathkeys import FoundFile, FoundFiles, files_of, key_of_folder
 from dj_npy._moves.present import PresentRows
 from dj_npy._moves.selection import make_neutral
@@ -174,8 +171,9 @@ def rebuild(
             }
             there = [names[schema, table] for schema, table, _ in found if (schema, table) in names]
             definitions = Structure(now).with_parents(there)
-            for number, definition in enumerate(definitions):
-                present.add(number, definition, definition, now)
+            for number, each in enumerate(definitions):
+                keys = replace(each, attributes=tuple(a for a in each.attributes if a.in_key))
+                present.add(number, keys, keys, now)
         counts = {names[each[:2]]: each[2] for each in found if each[:2] in names}
         own = stack.enter_context(another_session(connection))
         take_all_values(own)
@@ -211,6 +209,7 @@ class _Rebuilding:
         self._definitions = {each.name: each for each in definitions}
         self._present = present
         self._ids = identity.read(store) or ()
+        self._tables: dict[tuple[str, str], tuple[Definition, Any]] = {}
 
     def rows(
         self,
@@ -307,7 +306,7 @@ class _Rebuilding:
     def _describe(self, file: FoundFile) -> str:
         """Return the JSON of a row that refers to a file."""
         nbytes, _, checksum = hashes(self._store.pieces(file.path))
-        header = _header(self._store, file.path, nbytes)
+        header = stored_header(self._store, file.path, nbytes)
         store_id = self._ids[0] if self._ids else None
         return json.dumps(describe(self._store, file.path, header, checksum, store_id))
 
@@ -324,7 +323,7 @@ class _Rebuilding:
             number = self._numbers[parent.name]
             if self._present.has(number, list(key.values())):
                 continue
-            wanted = [*_wants(parent), *(a.name for a in parent.attributes if _is_needed(a))]
+            wanted = _wants(parent, arrays=True)
             if wanted or not self._has_parents(parent, key, {}):
                 name, what = ".".join(parent.name), ", ".join(wanted)
                 message = f"it refers to a row of {name} that is not there"
@@ -345,17 +344,21 @@ class _Rebuilding:
     def _insert(self, given: Definition, rows: Sequence[Mapping[str, str]]) -> None:
         if not self._report.inserted:
             return
-        columns = tuple(each for each in given.attributes if each.in_key or each.is_array)
-        there = Definition(*given.name, columns)
-        backend = self._connection.adapter.backend
-        values = [decoded(there, [row.get(each.name) for each in columns], backend) for row in rows]
-        insert(plain_table(self._connection, there, arrays=False), values, allow_direct_insert=True)
+        if given.name not in self._tables:
+            columns = tuple(each for each in given.attributes if each.in_key or each.is_array)
+            there = Definition(*given.name, columns)
+            table = plain_table(self._connection, there, arrays=False)
+            self._tables[given.name] = there, table
+        there, table = self._tables[given.name]
+        names, backend = [each.name for each in there.attributes], self._connection.adapter.backend
+        cells = [[row.get(name) for name in names] for row in rows]
+        insert(table, [decoded(there, each, backend) for each in cells], allow_direct_insert=True)
 
     def _note_example(self, of_table: TableFound, attribute: str, file: FoundFile) -> None:
         if attribute in of_table.arrays:
             return
         try:
-            header = _header(self._store, file.path, file.nbytes)
+            header = stored_header(self._store, file.path, file.nbytes)
         except NpyError as error:
             of_table.arrays[attribute] = str(error)
         else:
@@ -376,21 +379,9 @@ class _Rebuilding:
         )
 
 
-def _wants(given: Definition) -> list[str]:
-    """Return the attributes that are neither in a path nor may be left out."""
+def _wants(given: Definition, arrays: bool = False) -> list[str]:
+    """Return the attributes, or also arrays, that a key does not tell and that must be there."""
     return [
-        each.name for each in given.attributes if not each.is_array and not each.in_key
+        each.name for each in given.attributes if (arrays or not each.is_array) and not each.in_key
         and not each.nullable and each.default is None and not each.name.startswith("_")
     ]  # fmt: skip
-
-
-def _is_needed(each: Any) -> bool:
-    return bool(each.is_array and not each.nullable)
-
-
-def _header(store: Store, path: str, nbytes: int) -> Header:
-    """Return the header of an array that can be stored; otherwise raise."""
-    beginning, _ = store.read_beginning(path, npyfile.MAX_HEADER)
-    header = npyfile.parse_header(beginning, nbytes, path)
-    check_header(header)
-    return header

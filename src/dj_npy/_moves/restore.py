@@ -1,28 +1,20 @@
 """Bring schemas, tables and rows back from a backup."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import datajoint as dj
 
 from dj_npy._concurrency.progress import Progress
-from dj_npy._datajoint.catalog import another_session
-from dj_npy._datajoint.insertmany import insert
+from dj_npy._datajoint.catalog import schema_name
 from dj_npy._errors import ArrayInvalidError, StoreError
 from dj_npy._moves.backups import Backup, Backups
-from dj_npy._moves.declaring import plain_table
 from dj_npy._moves.definitions import Definition
-from dj_npy._moves.findings import Findings
-from dj_npy._moves.incoming import (
-    Incoming,
-    Target,
-    as_there,
-    check_values,
-    decoded,
-    take_all_values,
-)
+from dj_npy._moves.findings import Findings, Insertions
+from dj_npy._moves.incoming import Incoming, Target, check_values, decoded
+from dj_npy._moves.rowfiles import Cells
 from dj_npy._upkeep.verify import SOUND, verify
 
 _EXACT = ["utf8mb4_0900_bin", "utf8mb4_nopad_bin", "utf8mb4_bin"]
@@ -30,7 +22,7 @@ _EXACT = ["utf8mb4_0900_bin", "utf8mb4_nopad_bin", "utf8mb4_bin"]
 
 
 @dataclass
-class Restored(Findings):
+class Restored(Insertions, Findings):
     """
     The result of `restore`.
 
@@ -41,27 +33,12 @@ class Restored(Findings):
     """Name of the store that the backup is in."""
     backup: str
     """Its name."""
-    dry_run: bool
-    """Whether it was only checked."""
-    tables: dict[str, int] = field(default_factory=dict)
-    """Number of rows that were inserted into each table, parents first."""
-    declared: list[str] = field(default_factory=list)
-    """Tables that were not there before."""
-    rows: int = 0
-    """Number of rows that were inserted."""
-    already: int = 0
-    """Number of rows that were there before, and are equal."""
     arrays: int = 0
     """Number of arrays of all rows; `findings` lists those whose file is missing or damaged."""
-    left_out: list[str] = field(default_factory=list)
-    """What of the tables the backup has not."""
 
     def __str__(self) -> str:
-        would = "would be" if self.dry_run else "were"
-        lines = [f"{self.rows:,} rows of backup {self.backup} {would} inserted"]
-        lines += [f"{rows:>10,} {table}" for table, rows in self.tables.items()]
-        if self.already:
-            lines.append(f"{self.already:>10,} rows were there before, and are equal")
+        lines = [f"{self.rows:,} rows of backup {self.backup} {self.inserted}"]
+        lines += self.table_lines()
         if not self.dry_run:
             lines.append(f"{self.arrays:,} arrays checked, {self.counts.total():,} with a finding")
         lines += [f"left out: {what}" for what in self.left_out]
@@ -69,7 +46,7 @@ class Restored(Findings):
 
 
 def restore(
-    *schemas: str,
+    *schemas: Any,
     store: str | None = None,
     backup: str | None = None,
     connection: Any = None,
@@ -86,8 +63,9 @@ def restore(
 
     Parameters
     ----------
-    *schemas : str
-        Names of schemas; with them come the rows of others to which these refer. Default: all.
+    *schemas : datajoint.Schema or str
+        Schemas or their names; with them come the rows of others to which these refer. Default:
+        all.
     store : str, optional
         Name of the store that the backup is in. Default: the default one.
     backup : str, optional
@@ -129,7 +107,8 @@ def restore(
         )
     backups = Backups(connection._config, store)
     name, found = backups.read(backup)
-    report = Restored(backups.store_name, name, dry_run, left_out=list(found.left_out))
+    left_out = list(found.left_out)
+    report = Restored(backups.store_name, name, dry_run=dry_run, left_out=left_out)
     wanted = _wanted(schemas, found)
     tables = [
         Incoming(definition, definition, partial(backups.rows, definition, chunks))
@@ -140,71 +119,40 @@ def restore(
     check_values(tables, backend, origin)
     advice = "Restore on a server without it"
     native = backend == found.database
-    collations = {
-        definition.schema: [found.collations[definition.schema]] if native else _EXACT
-        for definition, _ in found.tables
-        if not native or definition.schema in found.collations
-    }
-    with Target(connection, tables, origin, advice, native=native, collations=collations) as target:
+    collations = (
+        {schema: [collation] for schema, collation in found.collations.items()}
+        if native
+        else dict.fromkeys((each.given.schema for each in tables), _EXACT)
+    )
+
+    def values_of(incoming: Incoming, row: Cells) -> dict[str, Any]:
+        return decoded(incoming.given, row, backend)
+
+    with Target(
+        connection, tables, origin, advice, native=native, has_files=True, collations=collations
+    ) as target:
         target.check(lambda text: text)
         total = (0, sum(chunk.nbytes for _, chunks in found.tables for chunk in chunks))
-        with (
-            another_session(connection) as own,
-            Progress("restore", total if progress else None) as bar,
-        ):
-            if not dry_run:
-                report.declared += target.declare()
-                take_all_values(own)
-            for number, each in enumerate(tables):
-                table = None
-                if not dry_run:
-                    table = plain_table(own, as_there(own, each.target), arrays=False)
-                _insert(each, number, target, table, backend, report, bar.add)
-        report.already = target.already
+        with Progress("restore", total if progress else None) as bar:
+            target.insert(report, values_of, bar.add, arrays=False)
     if not dry_run:
         _verify(tables, connection, report)
     return report
 
 
-def _wanted(schemas: tuple[Any, ...], found: Backup) -> set[tuple[str, str]]:
+def _wanted(schemas: Sequence[Any], found: Backup) -> set[tuple[str, str]]:
     """Return the tables of some schemas, and those to which these refer."""
-    if unknown := [each for each in schemas if each not in found.schemas]:
+    names = [schema_name(each) or str(each) for each in schemas]
+    if unknown := [name for name in names if name not in found.schemas]:
         raise ArrayInvalidError(
-            f"the backup has no schema {', '.join(map(str, unknown))}; it has "
-            f"{', '.join(found.schemas)}"
+            f"the backup has no schema {', '.join(unknown)}; it has {', '.join(found.schemas)}"
         )
     wanted: set[tuple[str, str]] = set()
     for definition, _ in reversed(found.tables):  # children first
-        if not schemas or definition.schema in schemas or definition.name in wanted:
+        if not names or definition.schema in names or definition.name in wanted:
             wanted.add(definition.name)
             wanted |= {(key.schema, key.table) for key in definition.foreign_keys}
     return wanted
-
-
-def _insert(
-    incoming: Incoming,
-    number: int,
-    target: Target,
-    table: Any,
-    backend: str,
-    report: Restored,
-    advance: Callable[[int], None],
-) -> None:
-    """Insert rows as the database had them; without a table, only count them."""
-    name = ".".join(incoming.target.name)
-    report.tables[name] = 0
-    for some in target.new_rows(number):
-        if table is not None:
-            known = table.heading.attributes
-            rows = [decoded(incoming.given, row, backend) for row in some]
-            insert(
-                table,
-                [{n: v for n, v in row.items() if n in known} for row in rows],
-                allow_direct_insert=True,
-            )
-        report.tables[name] += len(some)
-        report.rows += len(some)
-        advance(sum(len(cell) for row in some for cell in row if cell))
 
 
 def _verify(tables: list[Incoming], connection: Any, report: Restored) -> None:

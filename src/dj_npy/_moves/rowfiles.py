@@ -19,6 +19,11 @@ _LONGEST_CELL = (1 << 31) - 1
 """Characters: `csv` takes 131,072 by default, and a blob may have a gigabyte."""
 
 
+def length_of(row: Cells) -> int:
+    """Return the number of characters of a row."""
+    return sum(len(cell) for cell in row if cell)
+
+
 class RowFile(NamedTuple):
     """A CSV file."""
 
@@ -123,7 +128,7 @@ def read_rows(place: Place, given: RowFile, names: Sequence[str]) -> Iterator[Ce
         if (source.nbytes, source.digest.hexdigest()) != (given.nbytes, given.sha256):
             raise ValueError("its bytes are not those that were written")
     except (ValueError, csv.Error, zlib.error) as error:  # also UnicodeDecodeError
-        raise ArrayCorruptError(f"{given.path} in the package {place.name}: {error}") from error
+        raise ArrayCorruptError(f"{given.path} in {place.name}: {error}") from error
 
 
 def _unzipped(pieces: Iterable[memoryview]) -> Iterator[memoryview]:
