@@ -251,6 +251,19 @@ def test_a_backup_that_was_changed_is_refused_before_anything_is_changed(
     assert len(recordings()) == 0
 
 
+def test_a_damaged_chunk_of_the_last_table_is_found_before_the_first_is_declared(
+    lab: Lab,
+) -> None:
+    database, schema, folder = lab
+    dj_npy.backup(schema, store="backups")
+    lose(database, schema.database)
+    [chunk] = folder.glob("rows/*.summary/*.csv.gz")
+    chunk.write_bytes(gzip.compress(gzip.decompress(chunk.read_bytes()) + b"x\r\n"))
+    with pytest.raises(dj_npy.ArrayCorruptError, match=r"summary.*Restore another backup"):
+        dj_npy.restore(store="backups", connection=database.connection)
+    assert schema.database not in dj.list_schemas(database.connection)
+
+
 def test_rows_that_refer_to_other_files_are_others(table: MakeTable, schema: Any) -> None:
     """As those of DataJoint's own codec, which have no checksum."""
     scan = table("n : int32\n---\nmovie : <npy@>", "Scan")
@@ -392,16 +405,17 @@ def test_old_backups_go_and_their_chunks(recordings: Any, schema: Any, store: Pa
     orphan = folder_of(store) / "rows" / "x.recording" / f"{'0' * 64}.00000000.csv.gz"
     orphan.parent.mkdir()
     orphan.write_bytes(b"of a backup that was killed")
+    young = orphan.with_name(f"{'1' * 64}.00000000.csv.gz")
     mine = folder_of(store) / "README"
     mine.write_text("mine")
     before = chunks(store)
     age([*lists[:3], *before, mine], 25)
+    young.write_bytes(b"of a backup that goes on")
     last = dj_npy.backup(schema, keep=2)
     assert last.written == 0  # old chunks of the newest list count, those of none do not
     assert last.removed == 2  # the newest that is older than a day stays
     assert [each.exists() for each in lists] == [False, False, True, True]
-    assert not orphan.exists()
-    assert mine.exists()
+    assert (orphan.exists(), young.exists(), mine.exists()) == (False, True, True)
     assert len(before - chunks(store)) == 1 + 2
     for name in (*names[2:], last.name):
         recordings.delete_quick()
